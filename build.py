@@ -1,0 +1,164 @@
+"""From flags or a checkpoint to model, videos and loaders: what all scripts share."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datasets import DATASETS
+from datasets.reading import CachedReader, JpegFolder, Reader, VideoFile
+from datasets.sampling import EvenClips, RandomClip, SlidingWindows
+from datasets.transforms import EvalTransform, TrainTransform
+from datasets.video import Video, VideoClips
+from hierarchy.embeddings import ClassEmbeddings, find_embeddings
+from hierarchy.tree import Hierarchy
+from models import HIPE, TRUNKS
+from training.push import PushRecord
+
+HERE = Path(__file__).resolve().parent
+READERS = {"jpg": JpegFolder, "video": VideoFile}
+
+
+def under_root(args: argparse.Namespace, path: str | Path) -> Path:
+    """The absolute path of a flag: relative ones hang off --root_path."""
+    return (Path(args.root_path).expanduser() / Path(path).expanduser()).resolve()
+
+
+def find_file(args: argparse.Namespace, name: str) -> Path:
+    """A file looked for under --root_path, then beside main.py.
+
+    Raises:
+        FileNotFoundError: naming both places.
+    """
+    for path in (under_root(args, name), HERE / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{name}: not found under {Path(args.root_path).resolve()}, nor in {HERE}; check the path")
+
+
+def choose_device(device: str | None, no_cuda: bool) -> torch.device:
+    """The device asked for, else a GPU where there is one.
+
+    Raises:
+        ValueError: where a device is insisted on and not there.
+    """
+    if device is not None:
+        if no_cuda and device.startswith("cuda"):
+            raise ValueError(f"--device {device} contradicts --no_cuda; give one of them")
+        try:
+            wanted = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from error
+        if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices that PyTorch "
+                             "can use; leave the flag out to use the CPU")
+        return wanted
+    if no_cuda or not torch.cuda.is_available():
+        if not no_cuda:
+            print("no CUDA device: running on the CPU", file=sys.stderr)
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float) -> HIPE:
+    """A fresh model as the flags say.
+
+    Args:
+        points: (K, D) tangent vectors of the nodes; c: curvature they were fitted for.
+    """
+    trunk = TRUNKS[args.model](args.model_depth, temporal_strides=args.temporal_strides,
+                               spatial_strides=args.spatial_strides, shortcut=args.resnet_shortcut,
+                               widen_factor=args.resnet_widen_factor, conv1_t_size=args.conv1_t_size,
+                               max_pool=not args.no_max_pool)
+    embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score)
+    model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, per_node=args.prototypes_per_node,
+                 neck=args.neck, last_scale=args.last_scale)
+    return model.to(memory_format=torch.channels_last_3d)  # 3D convolutions run up to a third faster so, on CPUs too
+
+
+def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
+    """The class embeddings of a new run, found in METHOD's order: given, shipped, cached, fitted."""
+    given = find_file(args, args.emb_file) if args.emb_file else None
+    return find_embeddings(hierarchy, emb_file=given, shipped=HERE / "hierarchy" / "UCF-101_embeddings.pth",
+                           cache=cache, dim=args.emb_dim, c=args.c, edge=args.edge)
+
+
+def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushRecord | None]:
+    """The model, the tree and the push record that a checkpoint carries.
+
+    Raises:
+        ValueError: naming the file, where its weights do not fit its own flags.
+    """
+    hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
+    args = argparse.Namespace(**checkpoint["args"])
+    model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"])
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its own flags; the file was changed: train again") from error
+    record = checkpoint["push_record"]
+    return model, hierarchy, None if record is None else PushRecord.from_dict(record)
+
+
+def read_videos(args: argparse.Namespace, hierarchy: Hierarchy) -> list[Video]:
+    """All videos that the annotation lists and that are on disk.
+
+    Raises:
+        ValueError, FileNotFoundError: as the dataset's reader, and where a path is not given.
+    """
+    for flag in ("video_path", "annotation_path"):
+        if not getattr(args, flag):
+            raise ValueError(f"--{flag} is missing; give the {flag.replace('_', ' ')} under --root_path")
+    return DATASETS[args.dataset](under_root(args, args.annotation_path), under_root(args, args.video_path), hierarchy,
+                                  file_type=args.file_type, strict=args.strict)
+
+
+def make_reader(args: argparse.Namespace, videos: list[Video]) -> Reader:
+    """The reader of --file_type, with the videos in memory as far as --memory_gb allows."""
+    reader = READERS[args.file_type]()
+    if args.memory_gb:
+        reader = CachedReader(reader, int(args.memory_gb * 1e9))
+        reader.preload([video.path for video in videos])
+    return reader
+
+
+def training_clips(args: argparse.Namespace, videos: list[Video], reader: Reader) -> VideoClips:
+    """One random, augmented clip of every video."""
+    least = args.train_crop_min_ratio
+    transform = TrainTransform(args.sample_size, scales=(args.train_crop_min_scale, 1.0), ratio=(least, 1 / least),
+                               flip=not args.no_hflip, crop=args.train_crop)
+    return VideoClips(videos, sampler=RandomClip(args.sample_duration, stride=args.sample_t_stride),
+                      transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict)
+
+
+def even_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, n: int) -> VideoClips:
+    """n evenly spaced, un-augmented clips of every video."""
+    return VideoClips(videos, sampler=EvenClips(args.sample_duration, n, stride=args.sample_t_stride),
+                      transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
+                      strict=args.strict)
+
+
+def window_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, step: int) -> VideoClips:
+    """All windows of every video, `step` frames apart."""
+    return VideoClips(videos, sampler=SlidingWindows(args.sample_duration, step, stride=args.sample_t_stride),
+                      transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
+                      strict=args.strict)
+
+
+def _quiet_worker(_: int) -> None:
+    """A loader process leaves stopping to its parent, whose handlers it has inherited."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,
+                batch_sampler=None) -> DataLoader:
+    """A loader in the dataset's order (batch_size) or in that of a batch sampler."""
+    n_threads = min(n_threads, len(dataset))
+    how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size}
+    return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
+                      persistent_workers=False, prefetch_factor=4 if n_threads else None, **how)

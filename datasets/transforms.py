@@ -1,0 +1,117 @@
+"""From a clip's frames to what the network sees: one small class for training, one for evaluation.
+
+Both keep uint8, so that the loader moves a quarter of the bytes; `normalise` runs on the device, after collation.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+# Mean and standard deviation of Kinetics in RGB, 0..1: what the published weights were trained with.
+MEAN = (0.4345, 0.4051, 0.3775)
+STD = (0.2768, 0.2713, 0.2737)
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    return (torch.tensor(MEAN, device=device).view(3, 1, 1, 1), torch.tensor(STD, device=device).view(3, 1, 1, 1))
+
+
+def normalise(clips: Tensor) -> Tensor:
+    """(..., 3, T, H, W) uint8 RGB to float32 with Kinetics' mean 0 and standard deviation 1."""
+    mean, std = _statistics(clips.device)
+    return clips.float().mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def denormalise(clips: Tensor) -> Tensor:
+    """The inverse of `normalise`: (..., 3, T, H, W) float to uint8 RGB, clamped to 0..255."""
+    mean, std = _statistics(clips.device)
+    return ((clips * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int) -> Tensor:
+    """Cut a region out of (T, H, W, 3) frames and resize it bilinearly: (T, 3, size, size).
+
+    Cutting first costs a fraction of resizing whole frames; channels-last uint8 is torch's fastest path.
+    """
+    region = frames[:, y:y + h, x:x + w].permute(0, 3, 1, 2)
+    return region if (h, w) == (size, size) else interpolate(region, (size, size), mode="bilinear")
+
+
+def _clip(cut: Tensor) -> Tensor:
+    return cut.transpose(0, 1).contiguous()  # (3, T, size, size)
+
+
+class EvalTransform:
+    """Short side to `size`, centre crop: what evaluation, push and explanation see.
+
+    Args:
+        size: height and width of the clip in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor, bool]:
+        """Transform a clip.
+
+        Args:
+            frames: (T, H, W, 3) uint8.
+            rng: not used.
+        Returns:
+            clip (3, T, size, size) uint8; crop (4,) float32: y0, x0, y1, x1 of the shown region in pixels of the
+            frames; flip: False.
+        """
+        height, width = frames.shape[1:3]
+        side = min(height, width)
+        y, x = (height - side) // 2, (width - side) // 2
+        clip = _clip(_cut(frames, y, x, side, side, self.size))
+        return clip, torch.tensor((y, x, y + side, x + side), dtype=torch.float32), False
+
+
+class TrainTransform:
+    """Random resized crop and horizontal flip, the same for all frames of a clip: what training sees.
+
+    Args:
+        size: height and width of the clip in pixels.
+        scales: range of the crop's area as a share (0..1] of the frame's.
+        ratio: range of the crop's width by its height, drawn log-uniformly.
+        flip: whether half of the clips are mirrored.
+        crop: "random", or "center" for the centre crop of evaluation.
+    Raises:
+        ValueError: a crop of another name, or an empty range.
+    """
+
+    def __init__(self, size: int, *, scales: tuple[float, float] = (0.25, 1.0),
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True, crop: str = "random") -> None:
+        if crop not in ("random", "center"):
+            raise ValueError(f"the training crop is random or center, not {crop}")
+        if not (0 < scales[0] <= scales[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+            raise ValueError(f"a crop needs areas within (0, 1] and ratios above 0 in order, got {scales} and {ratio}")
+        self.size, self.scales, self.flip, self.crop = size, scales, flip, crop
+        self.log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
+        self._center = EvalTransform(size)
+
+    def _region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """A random region y, x, h, w; the largest centred one of an allowed shape if ten tries do not fit the frame."""
+        for _ in range(10):
+            area, ratio = height * width * rng.uniform(*self.scales), math.exp(rng.uniform(*self.log_ratio))
+            h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+            if 0 < h <= height and 0 < w <= width:
+                return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+        ratio = min(max(width / height, math.exp(self.log_ratio[0])), math.exp(self.log_ratio[1]))
+        h, w = max(round(min(height, width / ratio)), 1), max(round(min(width, height * ratio)), 1)
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def __call__(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, bool]:
+        """Transform a clip; arguments and returns as `EvalTransform`, the crop before the flip, drawn from `rng`."""
+        if self.crop == "center":
+            clip, crop, _ = self._center(frames)
+        else:
+            y, x, h, w = self._region(*frames.shape[1:3], rng)
+            clip, crop = _cut(frames, y, x, h, w, self.size), torch.tensor((y, x, y + h, x + w), dtype=torch.float32)
+            clip = clip.transpose(0, 1)
+        flip = self.flip and bool(rng.random() < 0.5)
+        return (clip.flip(-1) if flip else clip).contiguous(), crop, flip

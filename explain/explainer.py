@@ -1,0 +1,217 @@
+"""Explain videos: find the window, match the prototypes, write the numbers, the pictures and the pages."""
+
+import hashlib
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.reading import Reader
+from datasets.transforms import normalise
+from datasets.video import Video, VideoClips
+from explain import render, report
+from explain.match import LevelMatch, Match, PushRecordLike, best_window, match_output
+from explain.names import file_name
+from explain.pictures import Painter, read_region
+from hierarchy.tree import Hierarchy
+from models.geometry import box_to_source, points_to_source
+from models.hipe import HIPE, HIPEOutput
+
+ALTERNATIVES = 4  # nodes of a level named beside the predicted one
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A clip that the model has seen."""
+
+    output: HIPEOutput  # B = 1
+    frames: Tensor  # (T,) in the video
+    crop: Tensor  # (4,) y0, x0, y1, x1 in the video's own pixels
+
+
+@torch.no_grad()
+def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> Iterator[tuple[int, list[_Window]]]:
+    """Video by video, its index and its windows; no window where the video cannot be read."""
+    device = model.last_layer.weight.device
+    current, windows = None, []
+    for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs):
+        output = model(normalise(batch["clip"].to(device)))
+        for i, video in enumerate(batch["video"].tolist()):
+            if video != current:
+                if current is not None:
+                    yield current, windows
+                current, windows = video, []
+            if batch["valid"][i]:
+                one = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
+                windows.append(_Window(one, batch["frames"][i], batch["crop"][i]))
+    if current is not None:
+        yield current, windows
+
+
+class _Narrator:
+    """Puts explanations into the words and numbers of explanation.json: source frames, source pixels, names."""
+
+    def __init__(self, hierarchy: Hierarchy, size: tuple[int, int, int], source_videos: Mapping[str, Video],
+                 source_reader: Reader, model_id: str) -> None:
+        self.hierarchy, self.size, self.model_id = hierarchy, size, model_id
+        self.source_videos, self.source_reader = source_videos, source_reader
+        self._source_fps: dict[str, float | None] = {}
+
+    def video(self, video: Video, fps: float | None, window: _Window, mean: Tensor, leaf: int,
+              levels: Sequence[LevelMatch]) -> dict:
+        """All of explanation.json; `mean` (K,) are the probabilities of the whole video."""
+        tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
+        first, last = int(window.frames.min()), int(window.frames.max()) + 1
+        return {
+            "video": video.name,
+            "window": [first, last],
+            "seconds": _seconds(first, last, fps),
+            "prediction": [tree.full_name(node) for node in path],
+            "path_scores": [_rounded(mean[node]) for node in path],
+            "truth": tree.full_name(video.label) if video.label >= 0 else None,
+            "levels": [self._level(found, window, fps) for found in levels],
+            "n_levels": tree.n_levels,
+            "crop": [_rounded(edge, 3) for edge in window.crop],
+            "fps": fps and _rounded(fps, 3),
+            "model": self.model_id,
+        }
+
+    def _level(self, found: LevelMatch, window: _Window, fps: float | None) -> dict:
+        tree = self.hierarchy
+        nodes = torch.tensor(tree.levels[found.level])
+        probability = window.output.log_probs[0].double().exp().cpu()
+        others = nodes[probability[nodes].argsort(descending=True)].tolist()
+        others.remove(found.node)
+        return {
+            "level": found.level,
+            "node": tree.full_name(found.node),
+            "probability": _rounded(found.probability),
+            "prototypes": [self._prototype(one, found.probability, window, fps) for one in found.matches],
+            "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
+                             for node in others[:ALTERNATIVES]],
+            "n_nodes": len(nodes),
+            "shares": {group: _rounded(value) for group, value in found.shares.items()},
+        }
+
+    def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None) -> dict:
+        size = self.size[1:]
+        box = box_to_source(found.box, window.frames, window.crop, size)
+        return {
+            "prototype": found.prototype,
+            "node": self.hierarchy.full_name(found.node),
+            "path": list(self.hierarchy.path(found.node)),
+            "similarity": _rounded(found.similarity),
+            "contribution": _rounded(found.contribution),
+            "probability_without": _rounded(probability * math.exp(-found.contribution)),
+            "peak": points_to_source(torch.tensor(found.peak), window.frames, window.crop, size).tolist(),
+            "box": list(box),
+            "seconds": _seconds(box[0], box[3], fps),
+            "source": self._source(found),
+        }
+
+    def _source(self, found: Match) -> dict | None:
+        source = found.source
+        if source is None:
+            return None
+        fps = self._fps(source.video)
+        return {"video": source.video, "frames": [int(source.frames.min()), int(source.frames.max()) + 1],
+                "box": list(source.box), "seconds": _seconds(source.box[0], source.box[3], fps)}
+
+    def _fps(self, name: str) -> float | None:
+        """Of a training video; None where it cannot be read, which its picture's place will say."""
+        if name not in self._source_fps:
+            try:
+                self._source_fps[name] = self.source_reader.info(self.source_videos[name].path).fps
+            except (KeyError, OSError, ValueError):
+                self._source_fps[name] = None
+        return self._source_fps[name]
+
+
+def _rounded(value: float | Tensor, digits: int = 6) -> float:
+    return round(float(value), digits)
+
+
+def _seconds(first: int, last: int, fps: float | None) -> list[float] | None:
+    return None if fps is None else [_rounded(first / fps, 3), _rounded(last / fps, 3)]
+
+
+def fingerprint(model: HIPE) -> str:
+    """Eight letters by which explanations of the same model know each other."""
+    weights = (model.prototype_layer.prototypes, model.last_layer.weight)
+    return hashlib.sha256(b"".join(weight.detach().cpu().numpy().tobytes() for weight in weights)).hexdigest()[:8]
+
+
+def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, record: PushRecordLike | None,
+                   levels: Sequence[int], out: Path, beside: Path | None = None,
+                   source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
+                   pictures: bool = True, batch_size: int = 8, n_jobs: int = 0, progress: bool = True) -> list[dict]:
+    """Explain every video of a dataset, each in a folder of its own under `out`.
+
+    A folder holds `explanation.json` and, with pictures, GIFs, `index.html` and, where `beside` explains the same
+    window at other levels, `story.html` of all levels; `out` gets an `index.html` of all its videos. What an
+    earlier run with other results left in a video's folder is removed.
+
+    Args:
+        model: in eval mode, on its device.
+        clips: the videos' windows (SlidingWindows, EvalTransform), as for inference.
+        record: where the prototypes come from; None where nothing was pushed yet.
+        levels: which to explain, 0 for the classes.
+        beside: where other levels of the same videos are explained, if anywhere.
+        source_videos: training videos by name. source_reader: of those; by default the one of `clips`.
+        k: prototypes a level.
+        pictures: False writes explanation.json alone.
+        batch_size: windows at a time. n_jobs: processes that load them.
+    Returns:
+        the contents of each explanation.json; a video that cannot be read has none.
+    Raises:
+        ValueError: for a level that the tree does not have, or where no video could be read.
+    """
+    wrong = [level for level in levels if not 0 <= level < hierarchy.n_levels]
+    if wrong or not levels:
+        raise ValueError(f"level {wrong} is not in the class tree; it has the levels 0 to {hierarchy.n_levels - 1}")
+    source_videos, source_reader = source_videos or {}, source_reader or clips.reader
+    out.mkdir(parents=True, exist_ok=True)
+    size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
+    narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model))
+    painter = Painter(source_videos, source_reader, size[1:])
+    n_leaves = hierarchy.n_leaves
+    explanations, skipped = [], []
+    videos = tqdm(_windows(model, clips, batch_size, n_jobs), desc="explaining", unit="video",
+                  total=len(clips.videos), disable=not progress)
+    for index, windows in videos:
+        video = clips.videos[index]
+        if not windows:
+            skipped.append(video.name)
+            continue
+        log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
+        leaf, best = best_window(log_probs, n_leaves)
+        window = windows[best]
+        found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf)
+        fps = clips.reader.info(video.path).fps
+        explanation = narrator.video(video, fps, window, log_probs.double().exp().mean(0), leaf, found)
+        explanations.append(explanation)
+
+        folder = out / file_name(video.name)
+        report.start_folder(folder, explanation)
+        if pictures:
+            pixels = read_region(clips.reader, video.path, window.frames, window.crop)
+            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), found)
+            report.write_pages(folder, beside and beside / folder.name)
+    if not explanations:
+        raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")
+    if pictures:
+        report.write_overviews(out, beside, narrator.model_id)
+    _warn("videos could not be read and are not explained", skipped)
+    _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
+    return explanations
+
+
+def _warn(what: str, names: Sequence[str] | set[str]) -> None:
+    if names:
+        print(f"warning: {len(names)} {what} (first: {min(names)})", file=sys.stderr)

@@ -1,0 +1,156 @@
+"""The picture files of explanations, and of every prototype of a push record."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from datasets.reading import Reader
+from datasets.video import Video
+from explain import render
+from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
+from explain.names import PARTS, file_name, picture_name
+from hierarchy.tree import Hierarchy
+
+CACHED_SOURCES = 128  # prototypes whose pictures are kept from video to video, about half a megabyte each
+PROTOTYPE_HEIGHT = 192  # pixels at most, of the pictures of all prototypes, of which there may be thousands
+
+
+def read_region(reader: Reader, path: Path, frames: Tensor, crop: Tensor,
+                largest: int = render.LARGEST) -> render.Pixels:
+    """The region of a video that a clip shows, at a good size for looking at it.
+
+    Args:
+        frames: (T,) frame indices.
+        crop: (4,) y0, x0, y1, x1 in the video's own pixels; what the reader has stored may be smaller.
+        largest: height in pixels of what is returned.
+    Returns:
+        (T, H', W', 3) uint8.
+    Raises:
+        ValueError, OSError: where the reader cannot read it.
+    """
+    pixels = np.asarray(reader.frames(path, frames))  # (T, h, w, 3)
+    stored, own = np.array(pixels.shape[1:3]), np.array(reader.size(path))
+    region = crop.double().numpy() * np.tile(stored / own, 2)
+    shown = region[2:] - region[:2]  # (2,) height, width
+    height, width = np.maximum(1, (shown * render.enlargement(shown[0], largest)).round().astype(int)).tolist()
+    return render.resize(pixels, (height, width), tuple(region))
+
+
+class Painter:
+    """Draws the pictures of explanations: of each a GIF for people, and a WebP and a still for the pages.
+
+    Args:
+        source_videos: training videos by name, for the pictures of where prototypes come from.
+        reader: of those videos.
+        clip_size: (H, W) of the clips that boxes are given in.
+    Attributes:
+        missing: names of the training videos that were wanted and could not be read.
+    """
+
+    def __init__(self, source_videos: Mapping[str, Video], reader: Reader, clip_size: tuple[int, int]) -> None:
+        self.source_videos, self.reader, self.clip_size = source_videos, reader, clip_size
+        self.missing: set[str] = set()
+        self._drawn: dict[int, dict[str, dict[str, bytes]]] = {}
+
+    def paint(self, folder: Path, pixels: render.Pixels, seconds: float, levels: Sequence[LevelMatch]) -> None:
+        """All pictures of one video: the clip, each level's map, and box, heat, source and patch of each prototype.
+
+        Args:
+            folder: exists.
+            pixels: (T, H', W', 3), the region that the clip shows.
+            seconds: of each frame.
+        """
+        (folder / PARTS).mkdir(exist_ok=True)
+        self._save(folder, "clip", _encode(pixels, seconds, levels[0].matches[0].peak[0]))
+        for level in levels:
+            heated = render.overlay(pixels, level.heat)
+            hottest = int(level.heat.amax((1, 2)).argmax())
+            self._save(folder, f"level{level.level}", _encode(heated, seconds, hottest))
+            sheet = render.webp(render.contact_sheet(heated))
+            (folder / PARTS / f"level{level.level}_sheet.webp").write_bytes(sheet)
+            for rank, found in enumerate(level.matches, 1):
+                pictures = {
+                    "box": _encode(render.draw_box(pixels, found.box, self.clip_size), seconds, found.peak[0]),
+                    "heat": _encode(render.overlay(pixels, found.heat), seconds, found.peak[0]),
+                    **self._of_source(found)}
+                for kind, picture in pictures.items():
+                    self._save(folder, picture_name(level.level, rank, kind), picture)
+
+    @staticmethod
+    def _save(folder: Path, name: str, picture: dict[str, bytes]) -> None:
+        (folder / f"{name}.gif").write_bytes(picture["gif"])
+        (folder / PARTS / f"{name}.webp").write_bytes(picture["webp"])
+        (folder / PARTS / f"{name}_still.webp").write_bytes(picture["still"])
+
+    def _of_source(self, found: Match) -> dict[str, dict[str, bytes]]:
+        if found.source is None:
+            return {}
+        if found.prototype not in self._drawn:
+            if len(self._drawn) == CACHED_SOURCES:
+                self._drawn.pop(next(iter(self._drawn)))
+            self._drawn[found.prototype] = self._draw_source(found.source)
+        return self._drawn[found.prototype]
+
+    def _draw_source(self, source: Source) -> dict[str, dict[str, bytes]]:
+        """The training video with the prototype's box, and the patch; nothing where the video cannot be read."""
+        try:
+            video = self.source_videos[source.video]
+            pixels = read_region(self.reader, video.path, source.frames, source.crop)
+            seconds = render.seconds_per_frame(source.frames, self.reader.info(video.path).fps)
+        except (KeyError, OSError, ValueError):
+            self.missing.add(source.video)
+            return {}
+        patch = render.readable(render.crop_box(pixels, source.clip_box, self.clip_size))
+        return {"source": _encode(render.draw_box(pixels, source.clip_box, self.clip_size), seconds,
+                                  source.peak_frame),
+                "patch": _encode(patch, seconds, source.peak_frame - source.clip_box[0])}
+
+
+def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes]:
+    """The files of one picture; `still` is the frame that stands for it where nothing may move."""
+    return {"gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
+            "still": render.webp(pixels[still:still + 1])}
+
+
+def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Tensor, *, videos: Mapping[str, Video],
+                       reader: Reader, out: Path, n_jobs: int = 1, progress: bool = False) -> list[str]:
+    """Draw every matched prototype from the push record alone, without the model.
+
+    Writes two files for each, `<prototype>_<node>.gif`, the clip it comes from with heat and box, and
+    `<prototype>_<node>_patch.png`, its own patch at its peak.
+
+    Args:
+        record: see training/push.py.
+        node_of: (P,) int64.
+        videos: training videos by name. reader: of those.
+        out: the folder, which is made.
+        n_jobs: threads.
+    Returns:
+        the names of videos that could not be read, whose prototypes have no picture.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+
+    def draw(prototype: int) -> str | None:
+        source = source_of(record, prototype)
+        try:
+            video = videos[source.video]
+            pixels = read_region(reader, video.path, source.frames, source.crop, PROTOTYPE_HEIGHT)
+            seconds = render.seconds_per_frame(source.frames, reader.info(video.path).fps)
+        except (KeyError, OSError, ValueError):
+            return source.video
+        name = f"{prototype:04d}_{file_name(hierarchy.names[int(node_of[prototype])])}"
+        heat = record.heat(prototype)
+        heated = render.draw_box(render.overlay(pixels, heat), source.clip_box, tuple(heat.shape[1:]))
+        (out / f"{name}.gif").write_bytes(render.gif(heated, seconds))
+        patch = render.readable(render.crop_box(pixels, source.clip_box, tuple(heat.shape[1:])))
+        (out / f"{name}_patch.png").write_bytes(render.png(patch[source.peak_frame - source.clip_box[0]:]))
+        return None
+
+    matched = [p for p, video in enumerate(record.video) if video is not None]
+    with ThreadPoolExecutor(max(1, n_jobs)) as pool:
+        drawn = tqdm(pool.map(draw, matched), desc="pictures", total=len(matched), disable=not progress, leave=False)
+        return sorted({video for video in drawn if video is not None})

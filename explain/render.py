@@ -1,0 +1,179 @@
+"""Arrays to pictures: heat and boxes on clips, patches, contact sheets, animated WebP and GIF.
+
+Pixels are uint8 (T, H, W, 3) RGB. Heat maps and boxes are given over the clip that the model saw, which shows the same
+region at another size; everything here scales them, and nothing moves them.
+"""
+
+import io
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+Pixels = np.ndarray  # (T, H, W, 3) uint8 RGB
+Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open
+
+READABLE = 160  # pixels of height below which a picture is enlarged
+WIDEST = 640  # pixels of width up to which it is
+LARGEST = 256  # pixels of height above which a video is shown smaller
+DEFAULT_FPS = 25.0
+BOX_COLOUR = (255, 214, 10)
+HEAT_ALPHA = 0.75  # opacity of the hottest spot
+
+# Inferno (Smith and van der Walt, CC0) at nine even steps: perceptually even, and readable without colour vision
+_INFERNO = np.array([(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51),
+                     (249, 140, 10), (249, 201, 50), (252, 255, 164)], dtype=np.float32)
+_PALETTE = np.stack([np.interp(np.linspace(0, 8, 256), np.arange(9), channel) for channel in _INFERNO.T], -1)
+
+
+def enlargement(height: float, largest: int = LARGEST) -> float:
+    """The factor by which to show a picture of this height: whole numbers for tiny ones, below 1 for large ones."""
+    return float(-(-READABLE // height)) if height < READABLE else min(1.0, largest / height)
+
+
+def resize(pixels: Pixels, size: tuple[int, int], region: tuple[float, float, float, float] | None = None) -> Pixels:
+    """Resize a region of every frame, bicubic.
+
+    Args:
+        pixels: (T, H, W, 3).
+        size: (H', W').
+        region: y0, x0, y1, x1 in (fractions of) pixels; None for the whole frame.
+    Returns:
+        (T, H', W', 3).
+    """
+    height, width = pixels.shape[1:3]
+    if region is None and size == (height, width):
+        return pixels
+    top, left, bottom, right = region or (0, 0, height, width)
+    inside = (max(0, left), max(0, top), min(width, right), min(height, bottom))
+    return np.stack([np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC, box=inside))
+                     for frame in pixels])
+
+
+def readable(pixels: Pixels) -> Pixels:
+    """Enlarge tiny pictures by a whole factor, but no further than is wide enough."""
+    _, height, width, _ = pixels.shape
+    factor = min(int(enlargement(height)), WIDEST // width)
+    return resize(pixels, (height * factor, width * factor)) if factor > 1 else pixels
+
+
+def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
+    """Lay heat over a clip: colour and opacity both grow from the map's smallest to its largest value.
+
+    Args:
+        pixels: (T, H', W', 3).
+        heat: (T, H, W), any range; a map without any contrast leaves the clip as it is.
+    Returns:
+        (T, H', W', 3).
+    """
+    heat = heat.detach().cpu().float()
+    low, high = heat.amin(), heat.amax()
+    if high <= low:
+        return pixels
+    scaled = F.interpolate(((heat - low) / (high - low))[:, None], pixels.shape[1:3], mode="bilinear",
+                           align_corners=False)[:, 0].numpy()  # (T, H', W')
+    alpha = HEAT_ALPHA * scaled[..., None] ** 1.5  # middling heat leaves the clip to be seen
+    colours = _PALETTE[(scaled * 255).round().astype(np.uint8)]  # (T, H', W', 3)
+    return (pixels * (1 - alpha) + colours * alpha).round().astype(np.uint8)
+
+
+def scale_box(box: Box, clip_size: tuple[int, int], size: tuple[int, int]) -> Box:
+    """Carry a box from clip pixels to those of a picture of the same region; at least one pixel remains.
+
+    Args:
+        box: in the clip. clip_size: (H, W) of the clip. size: (H', W') of the picture.
+    """
+    t0, y0, x0, t1, y1, x1 = box
+    (height, width), down, right = size, size[0] / clip_size[0], size[1] / clip_size[1]
+    top, left = min(int(y0 * down), height - 1), min(int(x0 * right), width - 1)
+    return t0, top, left, t1, max(top + 1, round(y1 * down)), max(left + 1, round(x1 * right))
+
+
+def draw_box(pixels: Pixels, box: Box, clip_size: tuple[int, int]) -> Pixels:
+    """Draw a box, dark outside and bright inside, on the frames that it spans and on no other.
+
+    Args:
+        pixels: (T, H', W', 3).
+        box: in the frames and pixels of a clip of `clip_size` (H, W).
+    """
+    t0, top, left, t1, bottom, right = scale_box(box, clip_size, pixels.shape[1:3])
+    line = max(1, pixels.shape[1] // 80)
+    drawn = pixels.copy()
+    for inset, width, colour in ((0, line + 1, (20, 20, 20)), (1, line, BOX_COLOUR)):
+        y0, x0, y1, x1 = top + inset, left + inset, bottom - inset, right - inset
+        for edge in ((slice(y0, y0 + width), slice(x0, x1)), (slice(max(y1 - width, y0), y1), slice(x0, x1)),
+                     (slice(y0, y1), slice(x0, x0 + width)), (slice(y0, y1), slice(max(x1 - width, x0), x1))):
+            drawn[t0:t1, edge[0], edge[1]] = colour
+    return drawn
+
+
+def crop_box(pixels: Pixels, box: Box, clip_size: tuple[int, int]) -> Pixels:
+    """What a box holds, over its frames: (t1 - t0, height, width, 3), as sharp as `pixels`."""
+    t0, top, left, t1, bottom, right = scale_box(box, clip_size, pixels.shape[1:3])
+    return pixels[t0:t1, top:bottom, left:right]
+
+
+def contact_sheet(pixels: Pixels, *, columns: int = 4, rows: int = 2, gap: int = 4) -> Pixels:
+    """Evenly spaced frames side by side, in reading order: (1, H', W', 3), on a grey for light and dark pages."""
+    chosen = np.linspace(0, len(pixels) - 1, columns * rows).round().astype(int).tolist()
+    _, height, width, _ = pixels.shape
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 128, dtype=np.uint8)
+    for i, frame in enumerate(chosen):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[top:top + height, left:left + width] = pixels[frame]
+    return sheet[None]
+
+
+def seconds_per_frame(frames: Tensor, fps: float | None) -> float:
+    """How long each frame of a clip is shown, for the clip to play at the video's own speed.
+
+    Args:
+        frames: (T,) frame indices in the video; a looped short clip jumps back.
+        fps: of the video; where it is unknown, 25.
+    """
+    steps = frames.diff()
+    forward = steps[steps > 0]
+    return (int(forward.median()) if len(forward) else 1) / (fps or DEFAULT_FPS)
+
+
+def _durations(n: int, seconds: float, unit: int) -> list[int]:
+    """Milliseconds of each of n frames in multiples of a unit, adding up to the right total."""
+    ends = np.round(np.arange(n + 1) * seconds * 1000 / unit) * unit
+    return np.diff(ends).astype(int).tolist()
+
+
+def gif(pixels: Pixels, seconds: float) -> bytes:
+    """An animated GIF that loops; each frame has its own 256 colours from the octree, which costs 3 ms, not 170.
+
+    Args:
+        pixels: (T, H, W, 3). seconds: of each frame (players slow down below .02).
+    """
+    images = [Image.fromarray(frame).quantize(256, method=Image.Quantize.FASTOCTREE) for frame in pixels]
+    durations = [max(20, d) for d in _durations(len(images), seconds, 10)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+def webp(pixels: Pixels, seconds: float = 0.04, quality: int = 75) -> bytes:
+    """A WebP that loops; of a single frame, a still.
+
+    Args:
+        pixels: (T, H, W, 3). seconds: of each frame. quality: 0 .. 100.
+    """
+    images = [Image.fromarray(frame) for frame in pixels]
+    buffer = io.BytesIO()
+    if len(images) == 1:
+        images[0].save(buffer, "WEBP", quality=quality, method=2)
+    else:
+        images[0].save(buffer, "WEBP", save_all=True, append_images=images[1:], quality=quality, method=0,
+                       duration=_durations(len(images), seconds, 1), loop=0)
+    return buffer.getvalue()
+
+
+def png(pixels: Pixels) -> bytes:
+    """The first frame of (T, H, W, 3), lossless."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[0]).save(buffer, "PNG")
+    return buffer.getvalue()

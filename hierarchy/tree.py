@@ -1,0 +1,201 @@
+"""The class tree: which nodes there are, and which lies above which."""
+
+import csv
+import difflib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def normalise(name: str) -> str:
+    """What remains of a name when case, spaces and punctuation do not count."""
+    return re.sub(r"[\W_]+", "", name.casefold()) or name
+
+
+class Hierarchy:
+    """A tree of classes whose leaves all have the same depth; it never changes once built.
+
+    A node is known by its path to the root, so two parents called "Other" are two nodes. Node ids go level by level,
+    leaves first; the leaves stand in the order of the rows, which is the class order everywhere, and the nodes of every
+    other level in the order in which the rows first mention them. The root itself is not a node.
+
+    Attributes:
+        names: (K,) node names.
+        levels: L ranges of node ids; ``levels[0]`` is the class labels.
+        ancestors: (K0, L) int64, the node above (or, at level 0, equal to) every leaf; ``ancestors[y, 0] == y``.
+        level_of: (K,) int64, the level of every node.
+        membership: (K, K0) float32, 1 where the leaf lies below the node or is the node, else 0.
+    """
+
+    names: tuple[str, ...]
+    levels: tuple[range, ...]
+    ancestors: Tensor
+    level_of: Tensor
+    membership: Tensor
+
+    def __init__(self, rows: Sequence[Sequence[str]], *, where: Callable[[int], str] = "row {}".format):
+        """Build the tree from one row per class: its name, its parent's and so on up, without the root.
+
+        Raises ``ValueError``, beginning with ``where(index of the row)``, for a row that is ragged, has an empty cell
+        or lists a class twice; spellings that differ only in case, spaces or punctuation are the same class.
+        """
+        rows = tuple(tuple(cell.strip() for cell in row) for row in rows)
+        _check(rows, where)
+        n_levels = len(rows[0])
+        paths, ids, levels, ancestors = [], {}, [], []
+        for level in range(n_levels):
+            first = len(paths)
+            for row in rows:
+                if row[level:] not in ids:
+                    ids[row[level:]] = len(paths)
+                    paths.append(row[level:])
+            levels.append(range(first, len(paths)))
+            ancestors.append([ids[row[level:]] for row in rows])
+
+        children = [[] for _ in paths]
+        for node, path in enumerate(paths):
+            if len(path) > 1:
+                children[ids[path[1:]]].append(node)
+
+        ancestors = torch.tensor(ancestors).T.contiguous()  # (K0, L)
+        membership = torch.zeros(len(paths), len(rows))
+        membership[ancestors, torch.arange(len(rows))[:, None]] = 1  # (K, K0)
+        self.__dict__.update(
+            names=tuple(path[0] for path in paths),
+            levels=tuple(levels),
+            ancestors=ancestors,
+            level_of=torch.tensor([n_levels - len(path) for path in paths]),
+            membership=membership,
+            _rows=rows,
+            _paths=tuple(paths),
+            _ids=ids,
+            _children=tuple(tuple(nodes) for nodes in children),
+            _labels={normalise(row[0]): label for label, row in enumerate(rows)},
+            _spellings=Counter(normalise(path[0]) for path in paths),
+        )
+
+    @classmethod
+    def from_csv(cls, path: str | Path, root: str = "Root") -> "Hierarchy":
+        """Read a file of one line per class, ``class,parent,...,top,Root``, without a header.
+
+        Raises ``FileNotFoundError`` when there is no such file and ``ValueError``, naming file and line, when a row is
+        ragged, has an empty cell, does not end with the root or lists a class twice.
+        """
+        path = Path(path)
+        rows, lines = [], []
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file, skipinitialspace=True)
+                for cells in reader:
+                    cells = [cell.strip() for cell in cells]
+                    if cells in ([], [""]):  # a blank line, such as the one some editors leave at the end
+                        continue
+                    if cells[-1] != root:
+                        raise ValueError(
+                            f"{path}:{reader.line_num}: the last cell is {cells[-1]!r}, but every line must end with "
+                            f"{root!r} (class,parent,...,{root}; no header)"
+                        )
+                    rows.append(cells[:-1])
+                    lines.append(reader.line_num)
+        except FileNotFoundError:
+            form = f"class,parent,...,{root}"
+            raise FileNotFoundError(f"{path}: there is no such class tree; give a CSV of lines {form}") from None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a UTF-8 CSV file ({error})") from None
+        if not rows:
+            raise ValueError(f"{path}: the class tree is empty; write one line class,parent,...,{root} per class")
+        return cls(rows, where=lambda row: f"{path}:{lines[row]}")
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[str]]) -> "Hierarchy":
+        """Build the tree from what ``rows`` gave: K0 rows of L names, leaf to top, without the root."""
+        return cls(rows)
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """K0 rows of L names, leaf to top, without the root: what a checkpoint keeps."""
+        return [list(row) for row in self._rows]
+
+    @property
+    def n_leaves(self) -> int:
+        """K0, the number of classes."""
+        return len(self._rows)
+
+    @property
+    def n_levels(self) -> int:
+        """L, the number of levels without the root."""
+        return len(self.levels)
+
+    def label(self, name: str) -> int:
+        """Leaf id of a class name, whatever its case, spaces and punctuation.
+
+        Raises ``ValueError`` with the nearest names for a name that is no class of the tree.
+        """
+        key = normalise(name)
+        if key not in self._labels:
+            near = difflib.get_close_matches(key, self._labels, n=3, cutoff=0)
+            near = ", ".join(self.names[self._labels[other]] for other in near)
+            raise ValueError(f"class {name!r} is not in the class tree; the nearest names are {near}")
+        return self._labels[key]
+
+    def path(self, node: int) -> tuple[str, ...]:
+        """Names from the node up to the top, without the root."""
+        return self._paths[node]
+
+    def path_ids(self, node: int) -> tuple[int, ...]:
+        """Node ids from the node up to the top, without the root."""
+        path = self._paths[node]
+        return tuple(self._ids[path[level:]] for level in range(len(path)))
+
+    def full_name(self, node: int) -> str:
+        """The node's name where the tree has it once, else its path joined by ``" / "``."""
+        return self.names[node] if self._spellings[normalise(self.names[node])] == 1 else " / ".join(self._paths[node])
+
+    def children(self, node: int) -> tuple[int, ...]:
+        """Node ids one level below the node."""
+        return self._children[node]
+
+    def leaves_below(self, node: int) -> Tensor:
+        """Leaf ids below the node, or the leaf itself: int64, ascending."""
+        return self.membership[node].nonzero().flatten()
+
+    def hops(self) -> Tensor:
+        """(K0, K0) int64, the number of edges between two leaves, through the root where nothing else joins them."""
+        return 2 * (self.ancestors[:, None] != self.ancestors[None]).sum(-1)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __eq__(self, other: object) -> bool:
+        return self._rows == other._rows if isinstance(other, Hierarchy) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Hierarchy({self.n_leaves} classes, {self.n_levels} levels, {len(self)} nodes)"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Hierarchy does not change: cannot set {name!r}")
+
+
+def _check(rows: tuple[tuple[str, ...], ...], where: Callable[[int], str]) -> None:
+    if not rows:
+        raise ValueError("a class tree needs at least one class")
+    if not rows[0]:
+        raise ValueError(f"{where(0)}: a row needs at least the name of its class")
+    seen: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{where(index)}: {len(row)} levels, but {len(rows[0])} in {where(0)}; every class needs as many levels"
+            )
+        if not all(row):
+            raise ValueError(f"{where(index)}: cell {row.index('') + 1} is empty; every node needs a name")
+        first = seen.setdefault(normalise(row[0]), index)
+        if first != index:
+            raise ValueError(f"{where(index)}: class {row[0]!r} is listed twice, first in {where(first)}")

@@ -1,0 +1,213 @@
+"""Every flag of main.py, with its unit and default; only scripts see the namespace that comes out of here."""
+
+import argparse
+from collections.abc import Sequence
+
+from datasets import DATASETS
+from models import TRUNKS
+from models.hipe import NECKS
+from models.resnet3d import DEPTHS
+from training.engine import OPTIMIZERS
+from training.schedule import SCHEDULERS
+
+# What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
+WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "conv1_t_size", "conv1_t_stride",
+                "no_max_pool", "temporal_strides", "spatial_strides", "neck", "prototype_channels",
+                "prototypes_per_node", "n_classes", "score", "c", "T", "emb_dim", "edge", "sample_size",
+                "sample_duration", "sample_t_stride")
+# What belongs to one call of the program and is never taken from a checkpoint.
+CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
+              "inference_subset", "inference_stride", "inference_batch_size", "output_topk", "n_threads", "device",
+              "no_cuda", "tensorboard", "no_img", "strict")
+
+# Defaults that depend on whether training starts from Kinetics weights (--pretrain_path) or from nothing.
+RECIPES = {
+    "pretrained": {
+        "trunk_epochs": 5, "trunk_optimizer": "sgd", "trunk_learning_rate": 0.01, "trunk_weight_decay": 1e-3,
+        "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.003, "warm_lr_scheduler": "constant",
+        "optimizer": "sgd", "learning_rate": 0.001, "head_learning_rate": 0.001, "weight_decay": 1e-5,
+        "lr_scheduler": "multistep", "train_crop_min_scale": 0.25},
+    "scratch": {
+        "trunk_epochs": 60, "trunk_optimizer": "adamw", "trunk_learning_rate": 0.004, "trunk_weight_decay": 0.01,
+        "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.006, "warm_lr_scheduler": "onecycle",
+        "optimizer": "adamw", "learning_rate": 3e-4, "head_learning_rate": 9e-4, "weight_decay": 1e-3,
+        "lr_scheduler": "onecycle", "train_crop_min_scale": 0.5},
+}
+
+
+def data_flags(parser: argparse.ArgumentParser) -> None:
+    """Where the videos are and how clips are cut from them."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--root_path", default=".", help="folder that relative paths hang off (default: .)")
+    group.add_argument("--video_path", help="folder of frame folders, or of video files (--file_type video)")
+    group.add_argument("--annotation_path", help="annotation JSON, as util_scripts.ucf101_json writes it")
+    group.add_argument("--dataset", default="ucf101", choices=sorted(DATASETS), help="layout of the data (default: %(default)s)")
+    group.add_argument("--file_type", default="jpg", choices=("jpg", "video"), help="what is in --video_path (default: jpg)")
+    group.add_argument("--n_classes", type=int, default=None, help="number of classes, checked against the tree (UCF-101: 101; default: the tree's)")
+    group.add_argument("--tree_file", default="UCF-101_hierarchy.csv", help="hierarchy CSV, looked for in --root_path and beside main.py (default: %(default)s)")
+    group.add_argument("--sample_size", type=int, default=112, help="height and width of a clip in pixels (default: 112)")
+    group.add_argument("--sample_duration", type=int, default=16, help="frames of a clip (default: 16)")
+    group.add_argument("--sample_t_stride", type=int, default=1, help="frames from one frame of a clip to the next (default: 1)")
+    group.add_argument("--train_crop", default="random", choices=("random", "center"), help="crop of training clips (default: random)")
+    group.add_argument("--train_crop_min_scale", type=float, help="smallest share of the area that a random crop keeps, 0..1 (default: .25 with --pretrain_path, else .5)")
+    group.add_argument("--train_crop_min_ratio", type=float, default=0.75, help="smallest aspect ratio of a random crop, 0..1 (default: .75)")
+    group.add_argument("--no_hflip", action="store_true", help="do not mirror training clips")
+    group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
+    group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in a push (default: 3)")
+    group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
+    group.add_argument("--memory_gb", type=float, default=0.0, help="GB of decoded frames to keep in memory (default: 0)")
+    group.add_argument("--strict", action="store_true", help="an unreadable file ends the run instead of being skipped with a warning")
+
+
+def model_flags(parser: argparse.ArgumentParser) -> None:
+    """Trunk, neck, prototypes and scores."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default="resnet", choices=sorted(TRUNKS), help="trunk (default: %(default)s)")
+    group.add_argument("--model_depth", type=int, default=18, choices=sorted(DEPTHS), help="layers of the trunk (default: 18)")
+    group.add_argument("--resnet_shortcut", default="B", choices=("A", "B"), help="A: zero padding, B: convolution (default: B)")
+    group.add_argument("--resnet_widen_factor", type=float, default=1.0, help="multiplies the trunk's channels (default: 1)")
+    group.add_argument("--conv1_t_size", type=int, default=7, help="frames that conv1 sees, odd (default: 7)")
+    group.add_argument("--conv1_t_stride", type=int, help="stride of conv1 in time; the first of --temporal_strides")
+    group.add_argument("--no_max_pool", action="store_true", help="stem without max-pool; strides 1 in second place")
+    group.add_argument("--temporal_strides", type=int, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 (default: 1 2 2 1 1; published: 1 2 2 2 2)")
+    group.add_argument("--spatial_strides", type=int, nargs=5, help="the same in space (default: 2 2 2 2 2)")
+    group.add_argument("--pretrain_path", help="published Kinetics checkpoint of the trunk")
+    group.add_argument("--neck", default="sigmoid", choices=sorted(NECKS), help="last activation of the neck (default: sigmoid; released code: leaky)")
+    group.add_argument("--prototype_channels", type=int, default=128, help="channels of a prototype (default: 128)")
+    group.add_argument("--prototypes_per_node", type=int, default=10, help="prototypes of each node of the tree (default: 10)")
+    group.add_argument("--last_scale", type=float, default=0.1, help="the last layer starts at this multiple of the nodes' tangent vectors (default: .1)")
+    group.add_argument("--emb_file", help="class embeddings; looked for in --root_path and beside main.py (default: shipped or fitted)")
+    group.add_argument("--emb_dim", type=int, default=300, help="dimensions of fitted embeddings (default: 300)")
+    group.add_argument("--edge", type=float, default=1.5, help="hyperbolic length of an edge of fitted embeddings (default: 1.5)")
+    group.add_argument("--score", default="hyperbolic", choices=("hyperbolic", "euclidean", "cosine"), help="distance to the classes (default: hyperbolic)")
+    group.add_argument("--c", type=float, default=1.0, help="curvature of the ball is -c (default: 1)")
+    group.add_argument("--T", type=float, help="temperature of the scores (default: so that a clip on its leaf gets .99)")
+
+
+def schedule_flags(parser: argparse.ArgumentParser) -> None:
+    """Epochs, pushes, rates and losses."""
+    group = parser.add_argument_group("schedule")
+    group.add_argument("--trunk_epochs", type=int, help="epochs of the trunk under a softmax head, not counted in --n_epochs (default: 5 with --pretrain_path, else 60)")
+    group.add_argument("--warm_epochs", type=int, default=10, help="epochs with the trunk frozen (default: 10)")
+    group.add_argument("--n_epochs", type=int, default=200, help="warm and joint epochs together (default: 200)")
+    group.add_argument("--push_start", type=int, default=10, help="first epoch that may end with a push (default: 10)")
+    group.add_argument("--push_every", type=int, default=10, help="epochs from one push to the next (default: 10)")
+    group.add_argument("--tune_iterations", type=int, default=20, help="full passes of the last layer after a push (default: 20)")
+    group.add_argument("--checkpoint", type=int, default=10, help="epochs from one checkpoint to the next (default: 10)")
+    group.add_argument("--val_every", type=int, default=1, help="epochs from one validation to the next (default: 1)")
+    group.add_argument("--batch_size", type=int, default=128, help="training clips a step (default: 128)")
+    group.add_argument("--manual_seed", type=int, default=1, help="seed of every random choice (default: 1)")
+    group = parser.add_argument_group("optimisation", "defaults: with --pretrain_path | from scratch")
+    for prefix, what in (("trunk_", "trunk epochs"), ("", "joint epochs")):
+        group.add_argument(f"--{prefix}optimizer", choices=sorted(OPTIMIZERS), help=f"of the {what} (default: sgd | adamw)")
+    group.add_argument("--trunk_learning_rate", type=float, help="of the trunk epochs (default: .01 | .004)")
+    group.add_argument("--warm_learning_rate", type=float, help="of the warm epochs, by Adam (default: .003 | .006)")
+    group.add_argument("--learning_rate", type=float, help="of the trunk in joint epochs (default: .001 | .0003)")
+    group.add_argument("--head_learning_rate", type=float, help="of neck, prototypes and last layer in joint epochs (default: .001 | .0009)")
+    group.add_argument("--last_learning_rate", type=float, default=0.001, help="of the last layer after a push, by Adam (default: .001)")
+    group.add_argument("--momentum", type=float, default=0.9, help="of SGD; first beta of Adam (default: .9)")
+    group.add_argument("--trunk_weight_decay", type=float, help="of the trunk epochs (default: .001 | .01)")
+    group.add_argument("--weight_decay", type=float, help="of the joint epochs (default: 1e-5 | 1e-3)")
+    for prefix, what, default in (("trunk_", "trunk", "onecycle"), ("warm_", "warm", "constant | onecycle"), ("", "joint", "multistep | onecycle")):
+        group.add_argument(f"--{prefix}lr_scheduler", choices=SCHEDULERS, help=f"of the {what} epochs (default: {default})")
+    group.add_argument("--multistep_milestones", type=int, nargs="+", default=[50, 100, 150], help="epochs after which multistep divides by 10 (default: 50 100 150)")
+    group = parser.add_argument_group("losses", "lists: one weight a level from the leaf up, the last serves all above")
+    group.add_argument("--ce_weight", type=float, nargs="+", default=[1, 0.5, 0.25], help="cross-entropy (default: 1 .5 .25)")
+    group.add_argument("--cluster_weight", type=float, nargs="+", default=[0.8, 0.5, 0.3], help="to the nearest own prototype (default: .8 .5 .3)")
+    group.add_argument("--separation_weight", type=float, nargs="+", default=[0.08, 0.11, 0.13], help="off the nearest other prototype of the level (default: .08 .11 .13)")
+    group.add_argument("--background_weight", type=float, default=0.5, help="off patches far down the class map, 0 for none (default: .5)")
+    group.add_argument("--coverage_weight", type=float, default=1.0, help="of every prototype to a patch of its node (default: 1)")
+    group.add_argument("--group_weight", type=float, default=1e-4, help="sparsity of the last layer (default: 1e-4)")
+    group.add_argument("--orthogonality_weight", type=float, default=0.0, help="between a node's prototypes (default: 0)")
+    group.add_argument("--sharing_weight", type=float, default=0.0, help="of ancestors' prototypes over their children (default: 0)")
+    group.add_argument("--separation_margin", type=float, default=10.0, help="squared distance beyond which nothing is pushed off (default: 10)")
+    group.add_argument("--focus", type=float, default=0.04, help="share of a clip's cells that cluster and coverage see, 1 for all (default: .04)")
+    group.add_argument("--background", type=float, default=0.5, help="share of a clip's cells that count as background (default: .5)")
+    group.add_argument("--no_start", action="store_true", help="random prototypes instead of patches at the peaks of the class maps")
+
+
+def device_flags(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    group = parser.add_argument_group("device")
+    group.add_argument("--device", default=None, help="cpu, cuda or cuda:N, insisted on (default: cuda where there is one)")
+    group.add_argument("--no_cuda", action="store_true", help="use the CPU even where there is a GPU")
+
+
+def run_flags(parser: argparse.ArgumentParser) -> None:
+    """What to do, and where to write."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--result_path", default=None, help="folder of all output (default: results, or the folder of --resume_path)")
+    group.add_argument("--resume_path", help="checkpoint to go on from, or auto for the newest whole one in --result_path")
+    group.add_argument("--overwrite", action="store_true", help="begin afresh in a folder that already holds a run")
+    group.add_argument("--no_train", action="store_true", help="do not train")
+    group.add_argument("--no_val", action="store_true", help="do not validate while training")
+    group.add_argument("--inference", action="store_true", help="write {subset}.json over sliding windows at the end")
+    group.add_argument("--inference_subset", default="val", choices=("train", "val", "test"), help="(default: val)")
+    group.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next (default: 16)")
+    group.add_argument("--inference_batch_size", type=int, default=1, help="windows at a time; 0 for --batch_size (default: 1)")
+    group.add_argument("--output_topk", type=int, default=5, help="classes written for each video (default: 5)")
+    group.add_argument("--tensorboard", action="store_true", help="also log to {result_path}/tensorboard")
+    group.add_argument("--no_img", action="store_true", help="do not render the prototypes after a push")
+    device_flags(parser)
+
+
+def parse_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
+    """Parse, and tell which flags were given.
+
+    Returns:
+        the namespace with all defaults, and the names of the flags on the command line.
+    """
+    args = parser.parse_args(argv)
+    untouched = object()  # defaults only fill in what the namespace does not have
+    second = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), untouched)))
+    return args, {name for name, value in vars(second).items() if value is not untouched}
+
+
+def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """The command line of main.py: the namespace before recipes, and the names of the given flags."""
+    parser = argparse.ArgumentParser(prog="main.py", allow_abbrev=False,
+                                     description="Train, push, evaluate and run HIPE.")
+    for add in (data_flags, model_flags, schedule_flags, run_flags):
+        add(parser)
+    return parse_given(parser, argv)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Fill in what depends on other flags: the recipe, and strides from their separate flags.
+
+    Raises:
+        ValueError: where two flags contradict each other or a number is outside its range.
+    """
+    for name, value in RECIPES["pretrained" if args.pretrain_path else "scratch"].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    given = args.temporal_strides
+    strides = list(given or (1, 2, 2, 1, 1))
+    if args.conv1_t_stride is not None:
+        if given and given[0] != args.conv1_t_stride:
+            raise ValueError(f"--conv1_t_stride {args.conv1_t_stride} contradicts --temporal_strides {given[0]} ...; give one")
+        strides[0] = args.conv1_t_stride
+    spatial = list(args.spatial_strides or (2, 2, 2, 2, 2))
+    if args.no_max_pool:
+        for flag, value in (("temporal_strides", given), ("spatial_strides", args.spatial_strides)):
+            if value and value[1] != 1:
+                raise ValueError(f"--no_max_pool contradicts --{flag}, whose second entry is {value[1]}; make it 1")
+        strides[1] = spatial[1] = 1
+    args.temporal_strides, args.spatial_strides = strides, spatial
+    args.conv1_t_stride = strides[0]
+    for name in ("batch_size", "sample_size", "sample_duration", "sample_t_stride", "prototypes_per_node", "checkpoint",
+                 "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "inference_stride",
+                 "output_topk", "emb_dim"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
+    for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "n_threads", "inference_batch_size", "manual_seed"):
+        if getattr(args, name) < 0:
+            raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
+    for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):
+        if not 0 < getattr(args, name) <= 1:
+            raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")
+    if min(args.temporal_strides + args.spatial_strides) < 1:
+        raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
+    for name in ("c", "edge", "resnet_widen_factor"):
+        if getattr(args, name) <= 0:
+            raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")

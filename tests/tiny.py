@@ -1,0 +1,106 @@
+"""A model whose answers are known: its only channel is the brightness around a cell. And videos with a bright spot."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.reading import VideoInfo
+from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
+from hierarchy.tree import Hierarchy
+from models.geometry import box_of, box_to_source, upsample
+from models.hipe import HIPE
+
+ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
+        ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]
+STRIDE = (2, 4, 8)  # different along each axis, as everything here, so that nothing can be transposed unnoticed
+
+
+class Brightness(nn.Module):
+    """A strided, padded mean over 3 x 5 x 9 voxels of all colours: (B, 3, T, H, W) -> (B, 1, t, h, w)."""
+
+    out_channels, stride = 1, STRIDE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 1, (3, 5, 9), STRIDE, (1, 2, 4), bias=False)
+        nn.init.constant_(self.conv.weight, 1 / (3 * 3 * 5 * 9))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.conv(clips)
+
+
+def tiny_hipe(*, per_node: int = 3, seed: int = 0) -> tuple[HIPE, Hierarchy]:
+    """An untrained model on brightness itself; each node's first prototype is the brightest spot there can be."""
+    torch.manual_seed(seed)
+    tree = Hierarchy.from_rows(ROWS)
+    embeddings = ClassEmbeddings(fit_embeddings(tree, dim=8, edge=1.5), tree.n_leaves)
+    model = HIPE(Brightness(), tree, embeddings, channels=1, per_node=per_node)
+    model.neck = nn.Identity()
+    with torch.no_grad():
+        model.prototype_layer.prototypes.uniform_(-2, 3)
+        model.prototype_layer.prototypes[::per_node] = 2.3
+        model.last_layer.weight += 0.05 * torch.randn_like(model.last_layer.weight)
+    return model.eval(), tree
+
+
+@dataclass
+class Spot:
+    """Where and when a video is bright: half-open, in its own frames and pixels."""
+
+    frames: tuple[int, int]
+    y: tuple[int, int]
+    x: tuple[int, int]
+
+    def paint(self, pixels: np.ndarray) -> np.ndarray:
+        pixels[slice(*self.frames), slice(*self.y), slice(*self.x)] = 255
+        return pixels
+
+    def holds(self, frame: float, y: float, x: float) -> bool:
+        pairs = zip((self.frames, self.y, self.x), (frame, y, x), strict=True)
+        return all(first <= at < last for (first, last), at in pairs)
+
+
+class MemoryReader:
+    """A reader of videos that are arrays; `shrink` stores them smaller than they claim to be."""
+
+    def __init__(self, videos: dict[str, np.ndarray], *, fps: float | None = 10.0, shrink: int = 1) -> None:
+        self.videos, self.fps, self.shrink = videos, fps, shrink
+
+    def frames(self, path: Path, indices: Tensor | None = None) -> Tensor:
+        pixels = self._pixels(path)
+        stored = torch.from_numpy(pixels[:, self.shrink // 2::self.shrink, self.shrink // 2::self.shrink].copy())
+        return stored if indices is None else stored[torch.as_tensor(indices)]
+
+    def info(self, path: Path) -> VideoInfo:
+        return VideoInfo(*self._pixels(path).shape[:3], self.fps)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        return self._pixels(path).shape[1:3]
+
+    def _pixels(self, path: Path) -> np.ndarray:
+        if str(path) not in self.videos:
+            raise ValueError(f"{path}: no such video; it is not in memory")
+        return self.videos[str(path)]
+
+
+class Record:
+    """A push record as explanations read it: prototypes that all come from one place, and some from nowhere."""
+
+    def __init__(self, video: list[str | None], frames: Tensor, crop: Tensor, maps: Tensor,
+                 size: tuple[int, int, int]) -> None:
+        n = len(video)
+        self.video, self.frames, self.crop = video, frames.expand(n, -1), crop.expand(n, -1)
+        self._heat = upsample(maps, size, STRIDE)
+
+    def heat(self, prototype: int) -> Tensor:
+        return self._heat
+
+    def clip_box(self, prototype: int) -> tuple[int, ...]:
+        return box_of(self._heat)
+
+    def box(self, prototype: int) -> tuple[int, ...]:
+        return box_to_source(self.clip_box(prototype), self.frames[prototype], self.crop[prototype],
+                             self._heat.shape[1:])

@@ -1,0 +1,354 @@
+"""Gradient steps of every kind, evaluation, and inference over sliding windows."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.video import Video, VideoClips
+from evaluation.recognition import VideoMean, accuracy_per_level, topk
+from hierarchy.tree import Hierarchy
+from models.hipe import HIPE
+from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
+from training.push import valid_clips
+from training.schedule import Step, rate_factor
+
+OPTIMIZERS = {
+    "sgd": lambda groups, momentum: torch.optim.SGD(groups, momentum=momentum),
+    "adam": lambda groups, momentum: torch.optim.Adam(groups, betas=(momentum, 0.999)),
+    "adamw": lambda groups, momentum: torch.optim.AdamW(groups, betas=(momentum, 0.999)),
+}
+
+
+@dataclass
+class Phase:
+    """How one kind of step is optimised: rates are of the trunk and of neck, prototypes and last layer ("head")."""
+
+    optimizer: str
+    trunk_rate: float
+    head_rate: float
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    scheduler: str = "constant"
+    milestones: list[int] = field(default_factory=list)
+
+
+@dataclass
+class LossWeights:
+    """Weights of the named losses; a list has one entry a level, leaves first, its last one serving all levels above."""
+
+    ce: list[float]
+    cluster: list[float]
+    separation: list[float]
+    background: float
+    coverage: float
+    group: float
+    orthogonality: float = 0.0
+    sharing: float = 0.0
+
+    def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
+        """The weight of a loss: a number, or (L,)."""
+        weight = getattr(self, name)
+        if not isinstance(weight, list):
+            return weight
+        filled = weight[:n_levels] + weight[-1:] * (n_levels - len(weight))
+        return torch.tensor(filled, device=device)
+
+
+def masks_of_maps(maps: Tensor, focus: float, background: float) -> tuple[Tensor, Tensor]:
+    """The cells at the top of a class map, and those far down it.
+
+    Args:
+        maps: (..., N) values of the map; focus, background: shares (0..1) of the cells.
+    Returns:
+        two (..., N) bool masks of at least one cell each.
+    """
+    n = maps.shape[-1]
+    order = maps.argsort(dim=-1, descending=True)
+    empty = torch.zeros_like(maps, dtype=torch.bool)
+    top = empty.scatter(-1, order[..., : max(1, round(focus * n))], True)
+    bottom = empty.scatter(-1, order[..., n - max(1, round(background * n)):], True)
+    return top, bottom
+
+
+class Trainer:
+    """Takes one gradient step of any kind, and keeps an optimiser for each.
+
+    Args:
+        model: on its device. phases: by kind (trunk, warm, joint, last). weights: of the losses.
+        margin: of separation. focus: share of a clip's cells that cluster and coverage see, 1 for all.
+        background: share of a clip's cells that background separation sees.
+    """
+
+    def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
+                 focus: float = 0.04, background: float = 0.5) -> None:
+        self.model, self.phases, self.weights = model, phases, weights
+        self.margin, self.focus, self.background = margin, focus, background
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.kind: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.last_layer.weight.device
+
+    def optimizer(self, kind: str) -> torch.optim.Optimizer:
+        """The optimiser of a kind of step, made on first use."""
+        if kind not in self.optimizers:
+            model, phase = self.model, self.phases[kind]
+            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *model.last_layer.parameters()]
+            trunk = list(model.trunk.parameters())
+            parts = {"trunk": [(trunk + list(model.pooled_head.parameters()), phase.trunk_rate)],
+                     "warm": [(head, phase.head_rate)],
+                     "joint": [(trunk, phase.trunk_rate), (head, phase.head_rate)],
+                     "last": [(list(model.last_layer.parameters()), phase.head_rate)]}[kind]
+            groups = [{"params": parameters, "lr": rate, "rate": rate, "weight_decay": phase.weight_decay}
+                      for parameters, rate in parts]
+            self.optimizers[kind] = OPTIMIZERS[phase.optimizer](groups, phase.momentum)
+        return self.optimizers[kind]
+
+    def enter(self, kind: str) -> None:
+        """Freeze and thaw what a kind of step wants; a frozen trunk keeps its batch-norm statistics, too."""
+        if kind == self.kind:
+            return
+        self.kind = kind
+        model = self.model
+        model.requires_grad_(kind == "joint")
+        model.pooled_head.requires_grad_(kind == "trunk")
+        model.trunk.requires_grad_(kind in ("trunk", "joint"))
+        model.last_layer.requires_grad_(kind in ("warm", "joint", "last"))
+        for part in (model.neck, model.prototype_layer):
+            part.requires_grad_(kind in ("warm", "joint"))
+        model.train(kind != "last")
+        model.trunk.train(kind in ("trunk", "joint"))
+        # what an earlier phase's optimiser remembers is of no use any more
+        earlier = {"warm": ["trunk"], "joint": ["trunk", "warm"]}.get(kind, [])
+        for other in earlier:
+            self.optimizers.pop(other, None)
+
+    def step(self, step: Step, progress: float, batch: dict) -> dict[str, Tensor]:
+        """One gradient step on a batch of the loader.
+
+        Args:
+            step: kind trunk, warm or joint. progress: share of the phase before this step, 0..1.
+            batch: as `valid_clips` gives it.
+        Returns:
+            named scalars on the device: every loss unscaled, `loss` (their weighted sum) and `top1`.
+        """
+        self.enter(step.kind)
+        if step.kind == "trunk":
+            log_probs = self.model.pooled_log_probs(self.model.trunk(batch["clip"]))
+            losses = {"ce": F.nll_loss(log_probs, batch["label"])}
+            total = losses["ce"]
+        else:
+            losses, total, log_probs = self.losses(batch["clip"], batch["label"])
+        self._descend(step, progress, total)
+        top1 = (log_probs.detach()[:, :self.model.ancestors.shape[0]].argmax(1) == batch["label"]).float().mean()
+        return {**losses, "loss": total.detach(), "top1": top1}
+
+    def losses(self, clips: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """All losses of HIPE on a batch.
+
+        Args:
+            clips: (B, 3, T, H, W) normalised; labels: (B,).
+        Returns:
+            named detached scalars, their weighted sum with its gradient, log_probs (B, K).
+        """
+        model = self.model
+        layer = model.prototype_layer
+        if model.trunk.training:
+            trunk = model.trunk(clips)
+        else:
+            with torch.no_grad():
+                trunk = model.trunk(clips)
+        output = model.head(trunk)
+        focused, background = self._masked_distances(trunk.detach(), output.features, labels)
+        terms = {"ce": cross_entropies(output.log_probs, labels, model.ancestors),
+                 **level_losses(output.distances, focused, background, labels, layer.node_of, model.ancestors,
+                                model.level_of, self.margin),
+                 "group": group_sparsity(model.last_layer.weight)}
+        if self.weights.orthogonality:
+            terms["orthogonality"] = orthogonality(layer.prototypes, len(layer.node_of) // len(model.level_of))
+        if self.weights.sharing:
+            terms["sharing"] = sharing(output.activations, labels, layer.node_of, model.ancestors, model.level_of)
+        return self._weigh(terms, output.log_probs)
+
+    def _weigh(self, terms: dict[str, Tensor], log_probs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        n_levels = self.model.ancestors.shape[1]
+        total = torch.zeros((), device=log_probs.device)
+        scalars = {}
+        for name, value in terms.items():
+            total = total + (self.weights.of(name, n_levels, value.device) * value).sum()
+            value = value.detach()
+            scalars |= {f"{name}_{level}": value[level] for level in range(n_levels)} if value.dim() else {name: value}
+        return scalars, total, log_probs
+
+    def _masked_distances(self, trunk: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances to the nearest focused and the nearest background cell: twice (B, P)."""
+        model, layer = self.model, self.model.prototype_layer
+        own = model.ancestors[labels]  # (B, L)
+        maps = model.class_maps(trunk, own).flatten(2)  # (B, L, N)
+        level = model.level_of[layer.node_of]  # (P,)
+        found = layer.search(features)  # (B, P, N)
+        return tuple(layer.distance(features, found.masked_fill(~mask[:, level], torch.inf).argmin(-1))
+                     for mask in masks_of_maps(maps, self.focus, self.background))
+
+    def _descend(self, step: Step, progress: float, total: Tensor) -> None:
+        optimizer, phase = self.optimizer(step.kind), self.phases[step.kind]
+        factor = rate_factor(phase.scheduler, progress, step.epoch, phase.milestones)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+
+    def tune(self, step: Step, progress: float, activations: Tensor, labels: Tensor,
+             chunk: int = 4096) -> dict[str, Tensor]:
+        """One full pass of the last layer alone over activations of the pushed prototypes.
+
+        Args:
+            step: kind last; its iteration 0 begins with a fresh optimiser. progress: as in `step`.
+            activations: (N, P); labels: (N,); both on the CPU. chunk: clips at a time on the device.
+        Returns:
+            named scalars as `step` does.
+        """
+        self.enter("last")
+        if step.iteration == 0:
+            self.optimizers.pop("last", None)
+        model, n_levels = self.model, self.model.ancestors.shape[1]
+        optimizer, phase = self.optimizer("last"), self.phases["last"]
+        factor = rate_factor(phase.scheduler, progress, step.epoch, phase.milestones)
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * factor
+        optimizer.zero_grad(set_to_none=True)
+        sums = {"ce": torch.zeros(n_levels, device=self.device)}
+        right = torch.zeros((), device=self.device)
+        for some, label in zip(activations.split(chunk), labels.split(chunk), strict=True):
+            some, label = some.to(self.device), label.to(self.device)
+            log_probs, _ = model.classify(some)
+            ce = cross_entropies(log_probs, label, model.ancestors) * (len(label) / len(labels))
+            (ce * self.weights.of("ce", n_levels, self.device)).sum().backward()
+            sums["ce"] += ce.detach()
+            right += (log_probs[:, :len(model.ancestors)].argmax(1) == label).sum()
+        group = group_sparsity(model.last_layer.weight)
+        (self.weights.group * group).backward()
+        optimizer.step()
+        scalars, total, _ = self._weigh({"ce": sums["ce"], "group": group.detach()}, activations)
+        return {**scalars, "loss": total, "top1": right / len(labels)}
+
+    def state(self) -> dict:
+        """The optimisers' states by kind."""
+        return {kind: optimizer.state_dict() for kind, optimizer in self.optimizers.items()}
+
+    def load_state(self, state: dict) -> None:
+        """Restore what `state` gave. Rates stay those of this trainer, so that a run can go on with others."""
+        for kind, values in state.items():
+            optimizer = self.optimizer(kind)
+            rates = [{key: group[key] for key in ("rate", "weight_decay")} for group in optimizer.param_groups]
+            optimizer.load_state_dict(values)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group.update(rate)
+
+
+class Meter:
+    """Means of named scalars, without waiting for the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.clips = 0
+        self.began = time.perf_counter()
+
+    def add(self, scalars: dict[str, Tensor], clips: int) -> None:
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+        self.count += 1
+        self.clips += clips
+
+    def means(self) -> dict[str, float]:
+        """Mean of every scalar, and clips a second since the first."""
+        rate = self.clips / max(time.perf_counter() - self.began, 1e-9)
+        return {name: float(value) / self.count for name, value in self.sums.items()} | {"clips_per_s": round(rate, 2)}
+
+
+@torch.no_grad()
+def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch.device, pooled: bool = False,
+            description: str | None = None) -> VideoMean:
+    """Probabilities of all nodes per video: the mean over its clips.
+
+    Args:
+        loader: batches of evaluation clips. n_videos: how many videos the batches' `video` counts.
+        pooled: ask the softmax head of the trunk epochs instead of the prototypes.
+        description: of the progress bar; None for none.
+    Returns:
+        the means, with the clip of highest probability for every video and class.
+    """
+    model.eval()
+    means = VideoMean(n_videos, len(model.level_of))
+    for batch in valid_clips(loader, device, description):
+        if pooled:
+            log_probs = model.node_log_probs(model.pooled_log_probs(model.trunk(batch["clip"])))
+        else:
+            log_probs = model(batch["clip"]).log_probs
+        means.add(batch["video"], log_probs.exp().cpu(), batch["item"])
+    return means
+
+
+def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: torch.device, pooled: bool = False,
+             description: str | None = None) -> dict[str, float]:
+    """Loss and accuracies over the videos of a subset.
+
+    Args:
+        labels: (n_videos,) leaves; the rest as in `predict`.
+    Returns:
+        loss (-log of the mean probability of the true leaf), top1, top5, level_1 ... of the predicted leaf's ancestors,
+        and videos, how many could be read.
+    Raises:
+        ValueError: where none could.
+    """
+    means = predict(model, loader, len(labels), device=device, pooled=pooled, description=description)
+    seen = means.seen
+    if not seen.any():
+        raise ValueError("validation: not one video can be read; mend the files named above, or give --no_val")
+    probs, labels = means.mean[seen], labels[seen]
+    n_leaves = len(model.ancestors)
+    leaves = probs[:, :n_leaves]
+    per_level = accuracy_per_level(leaves.argmax(1), labels, model.ancestors.cpu())
+    return {"loss": float(-leaves.gather(1, labels[:, None]).clamp(min=1e-12).log().mean()),
+            "top1": float(per_level[0]), "top5": float(topk(leaves, labels, min(5, n_leaves))),
+            **{f"level_{level}": float(per_level[level]) for level in range(1, len(per_level))},
+            "videos": int(seen.sum())}
+
+
+
+
+def results_json(means: VideoMean, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
+                 top: int) -> dict:
+    """The predictions of a subset in the published form, with the path to the top of the tree beside each class.
+
+    Args:
+        means: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
+    Returns:
+        `results`: the classes of each video, best first; `videos`: its true class, windows and most telling window
+        (half-open, source frames); `tree`: every leaf's path. A video of which nothing could be read is left out.
+    """
+    probs = means.mean  # (n_videos, K)
+    top = min(top, hierarchy.n_leaves)
+    scores, leaves = probs[:, :hierarchy.n_leaves].topk(top)  # (n_videos, top)
+    best = means.best.gather(1, leaves[:, :1])[:, 0]  # (n_videos,)
+    results, about = {}, {}
+    for v, video in enumerate(videos):
+        if not means.count[v]:
+            continue
+        results[video.name] = [
+            {"label": hierarchy.names[leaf], "score": score, "path": list(hierarchy.path(leaf)),
+             "path_scores": probs[v, list(hierarchy.path_ids(leaf))].tolist()}
+            for leaf, score in zip(leaves[v].tolist(), scores[v].tolist(), strict=True)]
+        frames = clips.item_frames(int(best[v]))
+        about[video.name] = {"truth": hierarchy.names[video.label] if video.label >= 0 else None,
+                             "windows": int(means.count[v]),
+                             "window": [int(frames.min()), int(frames.max()) + 1]}
+    tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
+    return {"results": results, "videos": about, "tree": tree}

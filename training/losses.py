@@ -1,0 +1,105 @@
+"""The losses, as named scalars; weights and sums are the engine's."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Tensor:
+    """Mean of -log p over the clips for the true node of each level.
+
+    Args:
+        log_probs: (B, K); labels: (B,) leaves; ancestors: (K0, L).
+    Returns:
+        (L,).
+    """
+    return -log_probs.gather(1, ancestors[labels]).mean(0)
+
+
+def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: Tensor, node_of: Tensor,
+                 ancestors: Tensor, level_of: Tensor, margin: float) -> dict[str, Tensor]:
+    """Cluster, separation, background and coverage losses of every level at once.
+
+    A clip is pulled towards the nearest prototype of its own node at each level and pushed off the nearest one of any
+    other node *of that level*, so never off its own ancestors. Coverage pulls every prototype, not only the nearest,
+    to some patch of its node (R1 of Li et al., AAAI 2018).
+
+    Args:
+        nearest, focused, background: (B, P) squared L2 from each prototype to the nearest of all cells, of the focused
+            cells and of the background cells of each clip.
+        labels: (B,) leaves.
+        node_of: (P,) node of each prototype.
+        ancestors: (K0, L); level_of: (K,).
+        margin: where the distances of separation and background are clamped.
+    Returns:
+        cluster, separation, background: (L,); coverage: ().
+    """
+    n_clips, n_nodes = len(labels), len(level_of)
+    n_levels = ancestors.shape[1]
+    own_nodes = ancestors[labels]  # (B, L)
+    owned = own_nodes[:, level_of[node_of]] == node_of  # (B, P)
+
+    def per_node(distances: Tensor) -> Tensor:
+        """The smallest distance over each node's prototypes: (B, P) -> (B, K)."""
+        empty = distances.new_full((n_clips, n_nodes), torch.inf)
+        return empty.scatter_reduce(1, node_of.expand(n_clips, -1), distances, "amin")
+
+    own_column = torch.zeros(n_clips, n_nodes, dtype=torch.bool, device=labels.device).scatter(1, own_nodes, True)
+    others = per_node(nearest).masked_fill(own_column, torch.inf)  # (B, K)
+    nearest_other = others.new_full((n_clips, n_levels), torch.inf)
+    nearest_other = nearest_other.scatter_reduce(1, level_of.expand(n_clips, -1), others, "amin")  # (B, L)
+
+    covered = focused.masked_fill(~owned, torch.inf).amin(0)  # (P,)
+    present = owned.any(0)  # (P,)
+    return {
+        "cluster": per_node(focused).gather(1, own_nodes).mean(0),
+        "separation": -nearest_other.clamp(max=margin).mean(0),
+        "background": -per_node(background).gather(1, own_nodes).clamp(max=margin).mean(0),
+        "coverage": covered[present].mean(),
+    }
+
+
+def group_sparsity(last_weight: Tensor) -> Tensor:
+    """Sum over the prototypes of the norm of the last layer's column: (D, P) -> ()."""
+    return last_weight.norm(dim=0).sum()
+
+
+def orthogonality(prototypes: Tensor, per_node: int) -> Tensor:
+    """Mean squared cosine between the prototypes of a node, around the sigmoid's middle .5.
+
+    Args:
+        prototypes: (P, C), node by node.
+        per_node: prototypes of each node; with one there is nothing to compare, and the loss is 0.
+    Returns:
+        (), 0 (orthogonal) .. 1 (all alike).
+    """
+    if per_node == 1:
+        return prototypes.new_zeros(())
+    unit = F.normalize(prototypes.unflatten(0, (-1, per_node)) - 0.5, dim=-1)  # (K, n, C)
+    cosines = unit @ unit.transpose(1, 2)  # (K, n, n)
+    different = ~torch.eye(per_node, dtype=torch.bool, device=prototypes.device)
+    return cosines[:, different].square().mean()
+
+
+def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor) -> Tensor:
+    """How far the ancestors' prototypes are from firing on every child (HComP-Net, arXiv 2409.02335).
+
+    -mean over (prototype of an ancestor, child of that ancestor in the batch) of
+    log tanh(mean activation over the child's clips).
+
+    Args:
+        activations: (B, P), not negative; labels, node_of, ancestors, level_of: as in `level_losses`.
+    Returns:
+        (), 0 in a tree of one level.
+    """
+    n_clips, n_levels = len(labels), ancestors.shape[1]
+    if n_levels == 1:
+        return activations.new_zeros(())
+    own = ancestors[labels]  # (B, L)
+    member = torch.zeros(n_clips, len(level_of), device=labels.device).scatter(1, own, 1.0)  # (B, K)
+    clips_of = member.sum(0)  # (K,)
+    means = member.T @ activations / clips_of.clamp(min=1)[:, None]  # (K, P)
+    parent = torch.full_like(level_of, -1)
+    parent = parent.scatter(0, ancestors[:, :-1].flatten(), ancestors[:, 1:].flatten())  # (K,), -1 at the top
+    pairs = (parent[:, None] == node_of) & (clips_of > 0)[:, None]  # (K, P)
+    return -means[pairs].clamp(min=1e-6).tanh().log().mean()

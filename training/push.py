@@ -1,0 +1,238 @@
+"""Push: every prototype becomes the nearest training patch of its node, and it is written down which one."""
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from datasets.transforms import normalise
+from hierarchy.tree import Hierarchy
+from models.geometry import box_of, box_to_source, upsample
+from models.hipe import HIPE
+from models.prototypes import PrototypeLayer
+
+
+@dataclass
+class PushRecord:
+    """Where every prototype comes from: data only; pictures are made from it later, without the model.
+
+    A prototype that no clip matched has video None, zeros elsewhere, and keeps its value.
+    """
+
+    epoch: int
+    video: list[str | None]  # (P,) names
+    frames: Tensor  # (P, T) int64, the clip's frames in its video
+    crop: Tensor  # (P, 4) float32: y0, x0, y1, x1 of the shown region in the video's own pixels
+    cell: Tensor  # (P,) int64, flat position of the patch in (t, h, w)
+    distance: Tensor  # (P,) float32, squared L2 from the prototype to the patch before the push
+    maps: Tensor  # (P, t, h, w) float32, similarity of the pushed prototype to all patches of its clip
+    clip_size: tuple[int, int, int]  # (T, H, W)
+    stride: tuple[int, int, int]  # of the trunk
+
+    def heat(self, prototype: int) -> Tensor:
+        """Similarity to the prototype over its own clip: (T, H, W)."""
+        return upsample(self.maps[prototype], self.clip_size, self.stride)
+
+    def clip_box(self, prototype: int) -> tuple[int, ...]:
+        """(t0, y0, x0, t1, y1, x1) of the patch in its clip."""
+        return box_of(self.heat(prototype))
+
+    def box(self, prototype: int) -> tuple[int, ...]:
+        """(t0, y0, x0, t1, y1, x1) of the patch in its video's own frames and pixels."""
+        return box_to_source(self.clip_box(prototype), self.frames[prototype], self.crop[prototype], self.clip_size[1:])
+
+    def to_dict(self) -> dict:
+        """Plain types and tensors, for a checkpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "PushRecord":
+        return cls(**{**values, "clip_size": tuple(values["clip_size"]), "stride": tuple(values["stride"])})
+
+    def rows(self, hierarchy: Hierarchy, node_of: Tensor) -> list[dict]:
+        """One plain dict a prototype, for prototypes.json; box in the video's own frames and pixels."""
+        rows = []
+        for p, video in enumerate(self.video):
+            row = {"prototype": p, "node": list(hierarchy.path(int(node_of[p]))), "video": video}
+            if video is not None:
+                row |= {"frames": [int(self.frames[p].min()), int(self.frames[p].max()) + 1],
+                        "cell": [int(i) for i in torch.unravel_index(self.cell[p], self.maps.shape[1:])],
+                        "box": list(self.box(p)), "distance": round(float(self.distance[p]), 6)}
+            rows.append(row)
+        return rows
+
+
+@dataclass
+class KeptFeatures:
+    """The neck's features of all valid push clips in half precision, which tuning compares with the pushed prototypes."""
+
+    features: Tensor  # (N, C, t, h, w) float16 on the CPU, or mapped from a file
+    labels: Tensor  # (N,) int64
+
+    @torch.no_grad()
+    def activations(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
+        """Similarities of the nearest patches to the prototypes as they are now: (N, P) float32 on the CPU."""
+        return torch.cat([layer.similarity(layer(part.to(device).float())[0]).cpu()
+                          for part in self.features.split(batch_size)])
+
+
+class _Shelf:
+    """Grows by batches to at most n clips, in memory up to a budget and in an unlinked file beyond it."""
+
+    def __init__(self, n: int, budget: int, folder: Path | None) -> None:
+        self.n, self.budget, self.folder, self.used = n, budget, folder, 0
+        self.features: Tensor | None = None
+        self.labels: list[Tensor] = []
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        if self.features is None:
+            shape = (self.n, *features.shape[1:])
+            size = torch.Size(shape).numel()
+            if size * 2 <= self.budget:
+                self.features = torch.empty(shape, dtype=torch.float16)
+            else:
+                with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+                    self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
+        self.features[self.used:self.used + len(labels)] = features.to("cpu", torch.float16)
+        self.labels.append(labels.cpu())
+        self.used += len(labels)
+
+    def kept(self) -> KeptFeatures:
+        return KeptFeatures(self.features[:self.used], torch.cat(self.labels))
+
+
+def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterable[dict]:
+    """The batches of a loader on the device: normalised clips, and only those that could be read."""
+    for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
+        if not bool(batch["valid"].all()):
+            batch = {key: value[batch["valid"]] for key, value in batch.items()}
+        if len(batch["label"]):
+            clips = normalise(batch["clip"].to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last_3d)
+            yield {**batch, "clip": clips, "label": batch["label"].to(device, non_blocking=True)}
+
+
+@torch.no_grad()
+def keep_features(model: HIPE, loader: Iterable[dict], *, device: torch.device, n_clips: int, budget: int = 2 << 30,
+                  folder: Path | None = None) -> KeptFeatures:
+    """The features that a push keeps, without pushing: what a run needs that was cut inside the tuning after one.
+
+    Arguments as in `push`.
+    """
+    model.eval()
+    shelf = _Shelf(n_clips, budget, folder)
+    for batch in valid_clips(loader, device):
+        shelf.add(model.neck(model.trunk(batch["clip"])), batch["label"])
+    return shelf.kept()
+
+
+@torch.no_grad()
+def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch.device, epoch: int = 0, n_clips: int,
+         budget: int = 2 << 30, folder: Path | None = None, progress: bool = False) -> tuple[PushRecord, KeptFeatures]:
+    """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
+
+    The earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
+
+    Args:
+        loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them.
+        names: video names by the batches' `video` index.
+        n_clips: how many clips the loader holds at most.
+        budget: bytes of features kept in memory; more go to a file in `folder`.
+    Returns:
+        the record, and the features for tuning.
+    Raises:
+        ValueError: where not one clip can be read.
+    """
+    layer = model.prototype_layer
+    n_prototypes, channels = layer.prototypes.shape
+    level = model.level_of[layer.node_of]  # (P,)
+    best = torch.full((n_prototypes,), torch.inf, device=device)
+    patches = layer.prototypes.detach().clone()
+    cell = torch.zeros(n_prototypes, dtype=torch.int64, device=device)
+    kept_at, video = torch.zeros_like(cell), torch.full_like(cell, -1)
+    frames = crop = grid = clip_size = None
+    shelf = _Shelf(n_clips, budget, folder)
+    model.eval()
+    for batch in valid_clips(loader, device, "push" if progress else None):
+        output = model(batch["clip"])
+        owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
+        nearest, winner = output.distances.masked_fill(~owned, torch.inf).min(0)  # (P,), the first of equals
+        better = (nearest < best).nonzero().squeeze(1)  # (n,) prototypes; a tie keeps the earlier clip
+        if frames is None:
+            grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
+            frames = torch.zeros(n_prototypes, clip_size[0], dtype=torch.int64)
+            crop = torch.zeros(n_prototypes, 4)
+        clip = winner[better]
+        best[better], cell[better] = nearest[better], output.cells[clip, better]
+        patches[better] = output.features.flatten(2)[clip, :, cell[better]].float()  # (n, C)
+        kept_at[better] = clip + shelf.used
+        on_cpu, better_on_cpu = clip.cpu(), better.cpu()
+        video[better] = batch["video"][on_cpu].to(device)
+        frames[better_on_cpu], crop[better_on_cpu] = batch["frames"][on_cpu], batch["crop"][on_cpu]
+        shelf.add(output.features, batch["label"])
+    if frames is None:
+        raise ValueError("push: not one training clip could be read; run util_scripts.generate_video_jpgs again")
+    layer.prototypes.copy_(patches)
+
+    matched = video >= 0
+    maps = torch.zeros(n_prototypes, *grid)
+    kept = shelf.kept()
+    for chosen in matched.nonzero().squeeze(1).cpu().split(256):
+        own = kept.features[kept_at.cpu()[chosen]].to(device).float()  # (n, C, t, h, w)
+        distances = (own - patches[chosen.to(device)][:, :, None, None, None]).square().sum(1)  # (n, t, h, w)
+        # the patch itself is at distance 0; half precision would say 1e-5
+        distances.flatten(1).scatter_(1, cell[chosen.to(device)][:, None], 0.0)
+        maps[chosen] = layer.similarity(distances).cpu()
+    record = PushRecord(epoch=epoch, video=[names[v] if v >= 0 else None for v in video.tolist()], frames=frames,
+                        crop=crop, cell=cell.cpu(), distance=best.masked_fill(~matched, 0).cpu(), maps=maps,
+                        clip_size=clip_size, stride=tuple(model.trunk.stride))
+    return record, kept
+
+
+@torch.no_grad()
+def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
+                     peaks: int = 3, sure: float = 0.5, progress: bool = False) -> int:
+    """Start each node's prototypes at patches where the pooled head sees the node's classes.
+
+    Sampled without replacement from the peaks of the node's class map, over clips of the node whose true class this
+    head gives a probability above `sure`; clips it is less sure of serve where a node has too few of those. A
+    prototype for which nothing is left keeps its random start.
+
+    Args:
+        loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
+        peaks: candidate cells of each clip and level.
+    Returns:
+        how many prototypes were placed.
+    """
+    layer = model.prototype_layer
+    n_levels = model.ancestors.shape[1]
+    model.eval()
+    patches, nodes, certain = [], [], []
+    for batch in valid_clips(loader, device, "start" if progress else None):
+        trunk = model.trunk(batch["clip"])
+        features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
+        own = model.ancestors[batch["label"]]  # (B, L)
+        maps = model.class_maps(trunk, own).flatten(2)  # (B, L, N)
+        cells = maps.topk(min(peaks, maps.shape[2]), -1).indices  # (B, L, n)
+        chosen = features.gather(1, cells.flatten(1)[..., None].expand(-1, -1, features.shape[2]))  # (B, L n, C)
+        likely = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp() > sure  # (B, 1)
+        patches.append(chosen.flatten(0, 1).cpu())
+        nodes.append(own[:, :, None].expand(-1, -1, cells.shape[2]).flatten().cpu())
+        certain.append(likely.expand(-1, n_levels * cells.shape[2]).flatten().cpu())
+    if not patches:
+        raise ValueError("start: not one training clip could be read; run util_scripts.generate_video_jpgs again")
+    patches, nodes, certain = torch.cat(patches), torch.cat(nodes), torch.cat(certain)
+    # shuffle, then order by node with the certain ones first: the first n of each node are a sample of it
+    order = torch.randperm(len(nodes), generator=generator)
+    order = order[(nodes[order] * 2 + (~certain[order]).long()).argsort(stable=True)]
+    count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
+    first = count.cumsum(0) - count
+    node_of = layer.node_of.cpu()
+    rank = torch.arange(len(node_of)) % (len(node_of) // len(count))  # (P,) place among the node's prototypes
+    placed = rank < count[node_of]
+    source = order[(first[node_of] + rank)[placed]]
+    layer.prototypes[placed.to(device)] = patches[source].to(device)
+    return int(placed.sum())

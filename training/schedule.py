@@ -1,0 +1,116 @@
+"""The run as a flat list of steps, a cursor into it, and the learning rate as a function of the place in it."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from datasets.sampling import EpochBatches
+
+
+class Step(NamedTuple):
+    """One unit of work after which a run may stop and go on.
+
+    kind: trunk, start, warm, joint, push or last; epoch: from 1, counted apart for trunk epochs; iteration: from 0.
+    """
+
+    kind: str
+    epoch: int
+    iteration: int
+
+
+GRADIENT_KINDS = ("trunk", "warm", "joint")  # the kinds of step that eat a batch of training clips
+_PHASE = {"trunk": 0, "start": 1, "warm": 2, "joint": 2, "push": 2, "last": 2}
+_ORDER = {"trunk": 0, "start": 0, "warm": 0, "joint": 0, "push": 1, "last": 2}
+
+
+def _place(step: Step) -> tuple[int, int, int, int]:
+    return _PHASE[step.kind], step.epoch, _ORDER[step.kind], step.iteration
+
+
+def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every: int) -> list[int]:
+    """The joint epochs that end with a push, and always the last epoch of the run."""
+    regular = [e for e in range(warm_epochs + 1, n_epochs + 1)
+               if e >= push_start and (e - push_start) % push_every == 0]
+    return sorted({*regular, n_epochs}) if n_epochs > 0 else []
+
+
+def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epochs: int, push_start: int,
+                   push_every: int, tune_iterations: int) -> list[Step]:
+    """All steps of a run in order: trunk epochs, the start of the prototypes, warm and joint epochs with their pushes.
+
+    Args:
+        n_batches: iterations of an epoch.
+        trunk_epochs: epochs of the trunk under its pooled head, not counted in n_epochs.
+        warm_epochs, n_epochs: epochs 1..warm_epochs are warm, the others up to n_epochs joint.
+        push_start, push_every: a push ends joint epoch e when e >= push_start and (e - push_start) % push_every == 0,
+            and the last epoch whatever its number; each push is followed by its tuning.
+        tune_iterations: passes of the last layer after each push.
+    """
+    steps = [Step("trunk", e, i) for e in range(1, trunk_epochs + 1) for i in range(n_batches)]
+    steps.append(Step("start", 0, 0))
+    pushed = set(push_epochs(n_epochs=n_epochs, warm_epochs=warm_epochs, push_start=push_start, push_every=push_every))
+    for epoch in range(1, n_epochs + 1):
+        kind = "warm" if epoch <= warm_epochs else "joint"
+        steps += [Step(kind, epoch, i) for i in range(n_batches)]
+        if epoch in pushed:
+            steps.append(Step("push", epoch, 0))
+            steps += [Step("last", epoch, i) for i in range(tune_iterations)]
+    return steps
+
+
+def remaining(steps: list[Step], done: Step | None) -> list[Step]:
+    """What is left after the last completed step, which a longer or shorter schedule need not contain."""
+    return steps if done is None else [step for step in steps if _place(step) > _place(done)]
+
+
+def completed(step: Step, done: Step) -> bool:
+    """Whether a step lies at or before the last completed one."""
+    return _place(step) <= _place(done)
+
+
+class ScheduledBatches:
+    """The batches of all remaining gradient steps in order: one loader serves a whole run, wherever it starts.
+
+    Yields lists of (pass, item), as `EpochBatches` does; a pass is an epoch counted over trunk and other epochs alike.
+    """
+
+    def __init__(self, steps: Iterable[Step], n_items: int, batch_size: int, *, seed: int, trunk_epochs: int) -> None:
+        self.steps = [step for step in steps if step.kind in GRADIENT_KINDS]
+        self.n_items, self.batch_size, self.seed, self.trunk_epochs = n_items, batch_size, seed, trunk_epochs
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = None
+        batches: Iterator = iter(())
+        for step in self.steps:
+            if (step.kind == "trunk", step.epoch) != epoch:
+                epoch = (step.kind == "trunk", step.epoch)
+                counted = step.epoch if step.kind == "trunk" else self.trunk_epochs + step.epoch
+                batches = iter(EpochBatches(self.n_items, self.batch_size, seed=self.seed, epoch=counted,
+                                            first=step.iteration))
+            yield next(batches)
+
+
+def rate_factor(scheduler: str, progress: float, epoch: int, milestones: Iterable[int] = ()) -> float:
+    """What the learning rate is multiplied with, a pure function of the place in the schedule, so nothing to resume.
+
+    Args:
+        scheduler: constant; multistep (a tenth after each milestone epoch); cosine (1 to 0); onecycle (Smith, 2018:
+            from 1/25 up to 1 over the first three tenths, then down to nothing, both along a cosine).
+        progress: share of the phase that is done before this step, 0..1.
+        epoch: from 1; milestones: epochs.
+    """
+    if scheduler == "constant":
+        return 1.0
+    if scheduler == "multistep":
+        return 0.1 ** sum(epoch > milestone for milestone in milestones)
+    if scheduler == "cosine":
+        return (1 + math.cos(math.pi * progress)) / 2
+    if progress < 0.3:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / 0.3)) / 2
+    return (1 + math.cos(math.pi * (progress - 0.3) / 0.7)) / 2
+
+
+SCHEDULERS = ("constant", "multistep", "cosine", "onecycle")

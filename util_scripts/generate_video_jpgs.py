@@ -1,0 +1,139 @@
+"""Turn videos into folders of JPEG frames, `JPG_DIR/Class/video/image_%05d.jpg` from 1, with an info.json each.
+
+Frames are 240 pixels high but never larger than the video. info.json keeps the video's own width, height and rate.
+A folder appears when it is complete, so the script can be stopped and started again: what is finished is skipped,
+what is not is redone.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
+from util_scripts.errors import user_errors
+
+QUALITY = 95
+COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder of frames has a whole info.json."""
+    try:
+        return json.loads((folder / INFO_NAME).read_text())["n_frames"] > 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
+    """Write the frames of one video.
+
+    Args:
+        file: the video.
+        folder: where the frames go; what an interrupted run has left there is removed.
+        size: height of the frames in pixels; smaller videos keep theirs.
+        fps: frames a second to keep at most; None for all.
+    Returns:
+        None, or a sentence about a video that breaks off: the frames before are kept.
+    Raises:
+        ValueError: no frame can be decoded; nothing is left behind.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    for leftover in (part, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    read = written = 0
+    warning = None
+    try:
+        for picture, stream in decode(file):
+            if read == 0:
+                height, width = picture.shape[:2]
+                shown = (min(size, height), max(round(width * min(size / height, 1)), 1))
+                rate, promised = stream.average_rate, stream.frames
+                keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
+            if math.floor(read * keep) > math.floor((read - 1) * keep):
+                written += 1
+                image = Image.fromarray(picture)
+                if shown != (height, width):
+                    image = image.resize(shown[::-1], Image.Resampling.BICUBIC)
+                image.save(part / FRAME_NAME.format(written), quality=QUALITY)
+            read += 1
+    except ValueError as error:
+        if read == 0:
+            shutil.rmtree(part)
+            raise
+        warning = str(error)
+    if warning is None and read < COMPLETE * promised:
+        warning = f"{file}: breaks off after {read} of {promised} frames"
+    info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
+            "stored_width": shown[1], "stored_height": shown[0]}
+    (part / INFO_NAME).write_text(json.dumps(info))
+    os.replace(part, folder)
+    return warning
+
+
+def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
+    """(warning, None) or (None, error): exceptions of one video must not stop the others."""
+    try:
+        return convert(*files, size=size, fps=fps), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def find_jobs(avi_dir: Path, jpg_dir: Path) -> dict[Path, Path]:
+    """Folder of frames -> video file, for every `Class/video.avi` under `avi_dir`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no video in it. ValueError: two videos of one name.
+    """
+    if not avi_dir.is_dir():
+        raise FileNotFoundError(f"{avi_dir}: no such folder; give the folder that holds the class folders of videos")
+    jobs: dict[Path, Path] = {}
+    for file in sorted(avi_dir.glob("[!.]*/[!.]*")):
+        if file.suffix.lower() in VIDEO_EXTENSIONS and file.is_file():
+            folder = jpg_dir / file.parent.name / file.stem
+            if folder in jobs:
+                raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
+            jobs[folder] = file
+    if not jobs:
+        raise FileNotFoundError(f"{avi_dir}: no video in it; videos are expected as {avi_dir}/Class/video.avi")
+    return jobs
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("avi_dir", type=Path, help="folder of class folders of video files")
+    parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
+    parser.add_argument("dataset", choices=["ucf101"], help="layout of AVI_DIR")
+    parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--size", type=int, default=240, help="height of the frames in pixels (default: 240)")
+    parser.add_argument("--fps", type=Fraction, help="frames a second to keep at most (default: all)")
+    args = parser.parse_args(argv)
+    with user_errors():
+        if args.n_jobs < 1 or args.size < 1 or (args.fps is not None and args.fps <= 0):
+            raise ValueError("--n_jobs, --size and --fps must be above 0")
+        jobs = find_jobs(args.avi_dir, args.jpg_dir)
+        todo = [(file, folder) for folder, file in jobs.items() if not is_complete(folder)]
+        with ProcessPoolExecutor(args.n_jobs) as pool:
+            done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),
+                             unit="video", desc="frames"))
+        broken = [error for _, error in done if error]
+        for message in [f"warning: {warning}" for warning, _ in done if warning] + [f"broken: {e}" for e in broken]:
+            print(message, file=sys.stderr)
+        print(f"{len(todo) - len(broken)} videos converted, {len(jobs) - len(todo)} were there already, "
+              f"{len(broken)} broken")
+        if len(broken) == len(jobs):
+            raise ValueError(f"{args.avi_dir}: none of the videos can be read; fetch them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Write the embedded demo data set: small synthetic action videos in UCF-101's layout, with their truth."""
+
+import argparse
+
+from datasets.synthetic import CLASSES, make_demo_dataset
+from util_scripts.errors import user_errors
+
+
+def main() -> None:
+    """Parse the command line and write the data set."""
+    parser = argparse.ArgumentParser(
+        prog="python -m util_scripts.make_demo_dataset",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("out_dir", help="folder to write videos/, ucfTrainTestlist/, hierarchy.csv and truth.json to")
+    parser.add_argument("--seed", type=int, default=1, help="another seed gives other videos")
+    parser.add_argument("--n_train_groups", type=int, default=24, help="training videos of every class")
+    parser.add_argument("--n_test_groups", type=int, default=12, help="test videos of every class")
+    parser.add_argument("--frames", type=int, default=40, help="frames of every video")
+    parser.add_argument("--size", type=int, default=72, help="height and width of the videos, in pixels")
+    parser.add_argument("--n_jobs", type=int, default=2, help="processes; the files do not depend on it")
+    args = parser.parse_args()
+    with user_errors():
+        make_demo_dataset(**vars(args))
+    n_videos = len(CLASSES) * (args.n_train_groups + args.n_test_groups)
+    print(f"{args.out_dir}: {n_videos} videos of {len(CLASSES)} classes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Write UCF-101's official lists as annotation files: OUT_DIR/ucf101_01.json and so on, one a split.
+
+Entries are for the videos that are in JPG_DIR, as folders of frames or as video files; the others are counted.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets.reading import JpegFolder, VideoFile
+from datasets.ucf101 import videos_on_disk
+from util_scripts.errors import user_errors
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names of classInd.txt (`1 ApplyEyeMakeup` a line), in the order of their numbers."""
+    numbered: dict[int, str] = {}
+    for line, text in _lines(path):
+        number, _, name = text.partition(" ")
+        if not number.isdigit() or not name.strip() or int(number) in numbered:
+            raise ValueError(f"{path}:{line}: expected a new number and a class name, got {text!r}")
+        numbered[int(number)] = name.strip()
+    if not numbered:
+        raise ValueError(f"{path}: no class in it; fetch UCF-101's lists again")
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def read_list(path: Path, classes: list[str]) -> list[tuple[str, str]]:
+    """(class, video) of every line `Class/v_Class_g01_c01.avi 1` of a list; the class as classInd.txt spells it."""
+    spelling = {name.casefold(): name for name in classes}
+    entries = []
+    for line, text in _lines(path):
+        # Only a number at the end is the label: names may hold spaces.
+        folder, _, file = re.sub(r"\s+\d+$", "", text).rpartition("/")
+        label = spelling.get(folder.rpartition("/")[2].casefold())
+        if label is None or not file:
+            raise ValueError(f"{path}:{line}: expected Class/video.avi of a class in classInd.txt, got {text!r}")
+        entries.append((label, os.path.splitext(file)[0]))
+    return entries
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Numbered lines that are not blank; CRLF as in the official lists, or not."""
+    try:
+        return [(i, line.strip()) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; give UCF-101's folder ucfTrainTestlist") from error
+
+
+def find_splits(folder: Path) -> list[int]:
+    """Numbers of the splits whose two lists are there."""
+    names = {path.name for path in folder.glob("*list*.txt")}
+    numbers = sorted({match[1] for name in names if (match := re.fullmatch(r"(?:train|test)list(\d+)\.txt", name))})
+    whole = [n for n in numbers if {f"trainlist{n}.txt", f"testlist{n}.txt"} <= names]
+    for n in numbers:
+        if n not in whole:
+            print(f"split {n} is left out: only one of its two lists is in {folder}", file=sys.stderr)
+    if not whole:
+        raise FileNotFoundError(f"{folder}: no trainlist01.txt with a testlist01.txt; give UCF-101's ucfTrainTestlist")
+    return whole
+
+
+def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
+    """Frames of every video, and a sentence for every one that cannot be read."""
+    def count(path: Path) -> int | str:
+        try:
+            return (JpegFolder() if path.is_dir() else VideoFile()).info(path).n_frames
+        except ValueError as error:
+            return str(error)
+
+    # Threads: decoding and waiting for the disk both leave the interpreter free.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ordered = sorted(paths)
+        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
+    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
+            [n for n in counts if isinstance(n, str)])
+
+
+def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str], Path],
+             n_frames: dict[Path, int]) -> dict[str, dict]:
+    """The `database` of one split: an entry for each listed video that is on disk and can be read.
+
+    Args:
+        lists: subset -> (class, video) in the list's order.
+        found: as `datasets.ucf101.videos_on_disk` gives it.
+        n_frames: of every readable video.
+    Raises:
+        ValueError: a video that is listed under two subsets or two classes.
+    """
+    database: dict[str, dict] = {}
+    for subset, entries in lists.items():
+        for label, name in entries:
+            path = found.get((label.casefold(), name.casefold()))
+            if path not in n_frames:
+                continue
+            key = path.name if path.is_dir() else path.stem  # as it is spelt on disk
+            entry = {"subset": subset, "annotations": {"label": label, "segment": [1, n_frames[path] + 1]}}
+            if database.setdefault(key, entry) != entry:
+                raise ValueError(f"{key} is listed twice in one split, in other lists or classes; correct the lists")
+    return database
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("annotation_dir", type=Path, help="folder of classInd.txt, trainlist01.txt, ...")
+    parser.add_argument("jpg_dir", type=Path, help="folder of class folders of frames or of video files")
+    parser.add_argument("out_dir", type=Path, help="folder to write ucf101_01.json, ... to")
+    args = parser.parse_args(argv)
+    with user_errors():
+        classes = read_classes(args.annotation_dir / "classInd.txt")
+        splits = {n: {subset: read_list(args.annotation_dir / f"{kind}list{n}.txt", classes)
+                      for kind, subset in (("train", "training"), ("test", "validation"))}
+                  for n in find_splits(args.annotation_dir)}
+        found = videos_on_disk(args.jpg_dir)
+        listed = {(label.casefold(), name.casefold())
+                  for lists in splits.values() for entries in lists.values() for label, name in entries}
+        if not listed & found.keys():
+            raise FileNotFoundError(f"{args.jpg_dir}: none of the {len(listed)} listed videos is here; prepare them "
+                                    "with util_scripts.generate_video_jpgs, as Class/video")
+        n_frames, broken = count_frames({found[video] for video in listed & found.keys()})
+        for sentence in broken:
+            print(f"left out: {sentence}", file=sys.stderr)
+        if not n_frames:
+            raise ValueError(f"{args.jpg_dir}: none of the listed videos can be read; prepare them again with "
+                             "util_scripts.generate_video_jpgs")
+        databases = {n: annotate(lists, found, n_frames) for n, lists in splits.items()}
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+        for n, database in databases.items():
+            file = args.out_dir / f"ucf101_{n}.json"
+            file.write_text(json.dumps({"labels": classes, "database": database}, indent=1))
+            subsets = [entry["subset"] for entry in database.values()]
+            print(f"{file}: {subsets.count('training')} training and {subsets.count('validation')} validation videos; "
+                  f"{sum(map(len, splits[n].values())) - len(database)} that the lists name are not in {args.jpg_dir}")
+
+
+if __name__ == "__main__":
+    main()
