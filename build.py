@@ -17,6 +17,8 @@ from datasets.video import Video, VideoClips
 from hierarchy.embeddings import ClassEmbeddings, find_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
+from options import CALL_FLAGS, WEIGHT_FLAGS, resolve
+from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +39,7 @@ def find_file(args: argparse.Namespace, name: str) -> Path:
     for path in (under_root(args, name), HERE / name):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{name}: not found under {Path(args.root_path).resolve()}, nor in {HERE}; check the path")
+    raise FileNotFoundError(f"{name}: neither under {Path(args.root_path).resolve()} nor in {HERE}; check the path")
 
 
 def choose_device(device: str | None, no_cuda: bool) -> torch.device:
@@ -54,8 +56,8 @@ def choose_device(device: str | None, no_cuda: bool) -> torch.device:
         except RuntimeError as error:
             raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from error
         if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"--device {device}: this machine has {torch.cuda.device_count()} CUDA devices that PyTorch "
-                             "can use; leave the flag out to use the CPU")
+            raise ValueError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; leave "
+                             "the flag out to use the CPU")
         return wanted
     if no_cuda or not torch.cuda.is_available():
         if not no_cuda:
@@ -130,7 +132,7 @@ def training_clips(args: argparse.Namespace, videos: list[Video], reader: Reader
     """One random, augmented clip of every video."""
     least = args.train_crop_min_ratio
     transform = TrainTransform(args.sample_size, scales=(args.train_crop_min_scale, 1.0), ratio=(least, 1 / least),
-                               flip=not args.no_hflip, crop=args.train_crop)
+                               flip=not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter)
     return VideoClips(videos, sampler=RandomClip(args.sample_duration, stride=args.sample_t_stride),
                       transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict)
 
@@ -162,3 +164,70 @@ def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, ba
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size}
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
                       persistent_workers=False, prefetch_factor=4 if n_threads else None, **how)
+
+
+def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path | None]:
+    """Find and read the checkpoint that --resume_path means, and take over its flags.
+
+    Model, data and schedule flags come from the checkpoint unless they are given; a given flag that contradicts the
+    weights is an error.
+    Returns:
+        the checkpoint and its path, or None twice for a fresh run. Sets args.result_path.
+    """
+    path = None
+    if args.resume_path == "auto":
+        args.result_path = under_root(args, args.result_path or "results")
+        path = newest_whole(args.result_path)
+        if path is None and checkpoints_in(args.result_path):
+            raise ValueError(f"{args.result_path}: none of its checkpoints can be read; begin afresh with --overwrite")
+    elif args.resume_path:
+        path = under_root(args, args.resume_path)
+        args.result_path = under_root(args, args.result_path) if args.result_path else path.parent
+    else:
+        args.result_path = under_root(args, args.result_path or "results")
+    for name in ("video_path", "annotation_path", "pretrain_path"):
+        if getattr(args, name):
+            setattr(args, name, str(under_root(args, getattr(args, name))))
+    args.root_path = str(Path(args.root_path).expanduser().resolve())
+    checkpoint = None if path is None else load_checkpoint(path)
+    if checkpoint is None:
+        resolve(args)
+        return None, None
+    stored = checkpoint["args"]
+    for name in WEIGHT_FLAGS:
+        # strides are judged by what they come to, not by which of their flags was given
+        if name in given and name in stored and name not in ("conv1_t_stride", "no_max_pool"):
+            value = getattr(args, name)
+            if value != stored[name]:
+                raise _contradiction(path, name, value, stored[name])
+    for name, value in stored.items():
+        if name not in given and name not in CALL_FLAGS:
+            setattr(args, name, value)
+    resolve(args)
+    for name in ("temporal_strides", "spatial_strides"):
+        if getattr(args, name) != stored[name]:
+            raise _contradiction(path, name, getattr(args, name), stored[name])
+    return checkpoint, path
+
+
+def _contradiction(path: Path, name: str, given: object, stored: object) -> ValueError:
+    return ValueError(f"{path}: --{name} {given} contradicts the checkpoint, which was trained with {stored}; leave "
+                      "the flag out, or train afresh")
+
+
+def check_tree(args: argparse.Namespace, given: set[str], checkpoint: dict | None, path: Path | None) -> Hierarchy:
+    """The class tree of the run, which must be the checkpoint's own where there is one."""
+    if checkpoint is None:
+        hierarchy = Hierarchy.from_csv(find_file(args, args.tree_file))
+    else:
+        hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
+        if "tree_file" in given:
+            other = find_file(args, args.tree_file)
+            if Hierarchy.from_csv(other) != hierarchy:
+                raise ValueError(f"{path}: trained on another tree than {other}; leave --tree_file out, or train "
+                                 "afresh")
+    if args.n_classes is not None and args.n_classes != hierarchy.n_leaves:
+        raise ValueError(f"--n_classes {args.n_classes} contradicts the tree {args.tree_file}, which has "
+                         f"{hierarchy.n_leaves} classes; mend one of them")
+    args.n_classes = hierarchy.n_leaves
+    return hierarchy

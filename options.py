@@ -26,12 +26,12 @@ RECIPES = {
         "trunk_epochs": 5, "trunk_optimizer": "sgd", "trunk_learning_rate": 0.01, "trunk_weight_decay": 1e-3,
         "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.003, "warm_lr_scheduler": "constant",
         "optimizer": "sgd", "learning_rate": 0.001, "head_learning_rate": 0.001, "weight_decay": 1e-5,
-        "lr_scheduler": "multistep", "train_crop_min_scale": 0.25},
+        "lr_scheduler": "multistep", "train_crop_min_scale": 0.25, "train_jitter": 0.0},
     "scratch": {
         "trunk_epochs": 60, "trunk_optimizer": "adamw", "trunk_learning_rate": 0.004, "trunk_weight_decay": 0.01,
         "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.006, "warm_lr_scheduler": "onecycle",
         "optimizer": "adamw", "learning_rate": 3e-4, "head_learning_rate": 9e-4, "weight_decay": 1e-3,
-        "lr_scheduler": "onecycle", "train_crop_min_scale": 0.5},
+        "lr_scheduler": "onecycle", "train_crop_min_scale": 0.5, "train_jitter": 0.3},
 }
 
 
@@ -51,6 +51,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train_crop", default="random", choices=("random", "center"), help="crop of training clips (default: random)")
     group.add_argument("--train_crop_min_scale", type=float, help="smallest share of the area that a random crop keeps, 0..1 (default: .25 with --pretrain_path, else .5)")
     group.add_argument("--train_crop_min_ratio", type=float, default=0.75, help="smallest aspect ratio of a random crop, 0..1 (default: .75)")
+    group.add_argument("--train_jitter", type=float, help="strength of random changes of contrast, brightness and tint in training clips, 0..1 (default: 0 with --pretrain_path, else .3)")
     group.add_argument("--no_hflip", action="store_true", help="do not mirror training clips")
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
     group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in a push (default: 3)")
@@ -206,6 +207,8 @@ def resolve(args: argparse.Namespace) -> None:
     for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")
+    if not 0 <= args.train_jitter <= 1:
+        raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
     if min(args.temporal_strides + args.spatial_strides) < 1:
         raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
     for name in ("c", "edge", "resnet_widen_factor"):

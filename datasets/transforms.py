@@ -80,17 +80,21 @@ class TrainTransform:
         ratio: range of the crop's width by its height, drawn log-uniformly.
         flip: whether half of the clips are mirrored.
         crop: "random", or "center" for the centre crop of evaluation.
+        jitter: strength (0..1) of a random change of contrast, brightness and tint; 0 for none.
     Raises:
         ValueError: a crop of another name, or an empty range.
     """
 
     def __init__(self, size: int, *, scales: tuple[float, float] = (0.25, 1.0),
-                 ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True, crop: str = "random") -> None:
+                 ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True, crop: str = "random",
+                 jitter: float = 0.0) -> None:
         if crop not in ("random", "center"):
             raise ValueError(f"the training crop is random or center, not {crop}")
         if not (0 < scales[0] <= scales[1] <= 1 and 0 < ratio[0] <= ratio[1]):
             raise ValueError(f"a crop needs areas within (0, 1] and ratios above 0 in order, got {scales} and {ratio}")
-        self.size, self.scales, self.flip, self.crop = size, scales, flip, crop
+        if not 0 <= jitter <= 1:
+            raise ValueError(f"the jitter of colours is between 0 and 1, not {jitter}")
+        self.size, self.scales, self.flip, self.crop, self.jitter = size, scales, flip, crop, jitter
         self.log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
         self._center = EvalTransform(size)
 
@@ -114,4 +118,12 @@ class TrainTransform:
             clip, crop = _cut(frames, y, x, h, w, self.size), torch.tensor((y, x, y + h, x + w), dtype=torch.float32)
             clip = clip.transpose(0, 1)
         flip = self.flip and bool(rng.random() < 0.5)
-        return (clip.flip(-1) if flip else clip).contiguous(), crop, flip
+        clip = (clip.flip(-1) if flip else clip).contiguous()
+        return (self._recolour(clip, rng) if self.jitter else clip), crop, flip
+
+    def _recolour(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
+        """Contrast around the middle grey, then brightness and tint, the same for all frames: (3, T, H, W) uint8."""
+        contrast = 1 + self.jitter * rng.uniform(-1, 1)
+        shift = 64 * self.jitter * (rng.uniform(-1, 1) + rng.uniform(-0.5, 0.5, size=3))  # (3,)
+        shift = torch.tensor(shift + 127.5 * (1 - contrast), dtype=torch.float32).view(3, 1, 1, 1)
+        return clip.float().mul_(contrast).add_(shift).clamp_(0, 255).to(torch.uint8)

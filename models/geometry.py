@@ -55,7 +55,9 @@ def box_of(heat: Tensor, share: float = 0.95) -> tuple[int, int, int, int, int, 
         (t0, y0, x0, t1, y1, x1), half-open.
     """
     values = heat.detach().cpu().numpy()
-    parts, _ = ndimage.label(values >= np.quantile(values, share))
+    level = np.quantile(values, share)
+    # more than `share` of a map can stand at its lowest value: only a map that is flat throughout is all region
+    parts, _ = ndimage.label(values > level if values.max() > level else values >= level)
     peak = parts[np.unravel_index(values.argmax(), values.shape)]
     spans = ndimage.find_objects((parts == peak).astype(np.int8))[0]
     return tuple(s.start for s in spans) + tuple(s.stop for s in spans)

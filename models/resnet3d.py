@@ -1,8 +1,8 @@
 """3D residual networks with the parameter names of Hara et al. (CVPR 2018), whose Kinetics weights load unchanged."""
 
+import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -122,12 +122,13 @@ class ResNet3D(nn.Module):
         self.layer3 = self._stage(block, planes[2], counts[2], strides[3])
         self.layer4 = self._stage(block, planes[3], counts[3], strides[4])
         self.out_channels = self._channels
-        self.stride: Stride = tuple(int(torch.tensor([s[axis] for s in strides]).prod()) for axis in range(3))
+        self.stride: Stride = tuple(math.prod(along) for along in zip(*strides, strict=True))
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, count: int, stride: Stride) -> nn.Sequential:
+    def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, count: int,
+               stride: Stride) -> nn.Sequential:
         downsample: nn.Module | None = None
         out_channels = planes * block.expansion
         if stride != (1, 1, 1) or self._channels != out_channels:

@@ -33,7 +33,9 @@ def load_pretrained(trunk: nn.Module, path: str | Path) -> list[str]:
         ValueError: naming the keys, where anything but the head is missing, unexpected or of another shape.
     """
     state = read_state(path)
-    state = state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: holds no weights; give the checkpoint of a trunk, with a state_dict")
     state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, torch.Tensor)}
     dropped = [key for key in state if key.startswith(HEADS)]
     state = {key: value for key, value in state.items() if key not in dropped}
@@ -44,8 +46,9 @@ def load_pretrained(trunk: nn.Module, path: str | Path) -> list[str]:
     reshaped = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in own
                 if key in state and state[key].shape != own[key].shape]
     if missing or unexpected or reshaped:
-        problems = "; ".join(f"{name} {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''} ({len(keys)})" for name, keys in
-                             (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)) if keys)
+        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        problems = "; ".join(f"{len(keys)} {name}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+                             for name, keys in lists if keys)
         raise ValueError(f"{path}: not the weights of this trunk: {problems}; check --model_depth, --resnet_shortcut, "
                          f"--resnet_widen_factor and --conv1_t_size")
     trunk.load_state_dict(state, strict=False)

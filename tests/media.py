@@ -31,11 +31,11 @@ def number_of(frames: np.ndarray) -> list[int]:
     return np.rint((left.mean((1, 2, 3)) - 10) / 5).astype(int).tolist()
 
 
-def write_video(path: Path, frames: np.ndarray, *, fps: int = 25, rotation: int = 0) -> Path:
+def write_video(path: Path, frames: np.ndarray, *, fps: int = 25, rotation: int = 0, codec: str = "mpeg4") -> Path:
     """A video file of (T, H, W, 3) frames; the container follows from the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=fps, options={"qmin": "1", "qmax": "2"})
+        stream = container.add_stream(codec, rate=fps, options={"qmin": "1", "qmax": "2"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt, stream.bit_rate, stream.codec_context.thread_count = "yuv420p", 4_000_000, 1
         if rotation:

@@ -16,12 +16,12 @@ from datasets.video import Video, VideoClips
 
 @pytest.fixture
 def videos(tmp_path):
-    """Frame folders of 5, 12 and 30 noisy frames of 24 x 32; the source of each was twice as high and wide."""
+    """Frame folders of 5, 12 and 30 noisy frames of 24 x 32; the source of each was twice as high, thrice as wide."""
     rng = np.random.default_rng(0)
     found = []
     for label, n in enumerate((5, 12, 30)):
         pixels = rng.integers(256, size=(n, 24, 32, 3), dtype=np.uint8)
-        path = write_frames(tmp_path / f"v{label}", pixels, info={"n_frames": n, "width": 64, "height": 48, "fps": 25})
+        path = write_frames(tmp_path / f"v{label}", pixels, info={"n_frames": n, "width": 96, "height": 48, "fps": 25})
         found.append(Video(f"v{label}", path, label, "training", n, (0, n)))
     return found
 
@@ -48,7 +48,7 @@ def test_an_item_tells_what_it_is(videos):
     assert {key: item[key] for key in ("label", "video", "flip", "item", "valid")} == {
         "label": 2, "video": 2, "flip": False, "item": 7, "valid": True}
     assert item["frames"].tolist() == list(range(16, 24))
-    assert item["crop"].tolist() == [0, 8, 48, 56]  # of the source, which is twice as large as the frames
+    assert item["crop"].tolist() == [0, 12, 48, 84]  # of the source: the frames' 0, 4, 24, 28
 
 
 def test_items_are_pairs_of_video_and_clip(videos):

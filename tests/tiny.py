@@ -12,6 +12,7 @@ from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
 from models.hipe import HIPE
+from models.resnet3d import ResNet3D
 
 ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
         ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]
@@ -104,3 +105,46 @@ class Record:
     def box(self, prototype: int) -> tuple[int, ...]:
         return box_to_source(self.clip_box(prototype), self.frames[prototype], self.crop[prototype],
                              self._heat.shape[1:])
+
+
+def random_tree(seed: int, n_levels: int, n_leaves: int) -> Hierarchy:
+    """A tree of any shape: some nodes have one child, some many."""
+    rng = np.random.default_rng(seed)
+    sizes = [n_leaves]
+    for _ in range(n_levels - 1):
+        sizes.append(int(rng.integers(1, max(2, sizes[-1]))))
+    above = [rng.integers(size, size=n) for n, size in zip(sizes, sizes[1:], strict=False)]
+    rows = []
+    for leaf in range(n_leaves):
+        ids = [leaf]
+        for parents in above:
+            ids.append(int(parents[ids[-1]]))
+        rows.append([f"level {level} node {node}" for level, node in enumerate(ids)])
+    return Hierarchy.from_rows(rows)
+
+
+def small_hipe(tree: Hierarchy, *, per_node: int = 2, channels: int = 6, neck: str = "sigmoid", seed: int = 0) -> HIPE:
+    """An untrained model on a real trunk of 8 to 64 channels, whose batch-norm statistics are nobody's default.
+
+    8 x 32 x 32 pixels make 2 x 4 x 4 cells.
+    """
+    torch.manual_seed(seed)
+    trunk = ResNet3D(10, widen_factor=0.125, conv1_t_size=3, spatial_strides=(2, 2, 2, 1, 1))
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    embeddings = ClassEmbeddings(fit_embeddings(tree, dim=max(8, tree.n_leaves), edge=1.5), tree.n_leaves)
+    return HIPE(trunk, tree, embeddings, channels=channels, per_node=per_node, neck=neck)
+
+
+def noise_batch(labels: list[int], *, first: int = 0, size: tuple[int, int, int] = (8, 32, 32), seed: int = 0) -> dict:
+    """A batch as the loader makes it, of noise clips: clip i is of video i, counted from `first`."""
+    generator = torch.Generator().manual_seed(seed * 1000 + first)
+    n, (frames, height, width) = len(labels), size
+    clip = torch.randint(256, (n, 3, 1, height, width), generator=generator, dtype=torch.uint8).repeat(1, 1, frames, 1, 1)
+    clip = clip // 2 + torch.randint(128, (n, 3, frames, height, width), generator=generator, dtype=torch.uint8)
+    items = torch.arange(first, first + n)
+    return {"clip": clip, "label": torch.tensor(labels), "video": items, "item": items,
+            "frames": torch.arange(frames) + 10 * items[:, None], "flip": torch.zeros(n, dtype=torch.bool),
+            "crop": torch.tensor([0.0, 8, 64, 72]) + items[:, None], "valid": torch.ones(n, dtype=torch.bool)}

@@ -31,7 +31,7 @@ def write_whole(path: str | Path, write) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise OSError(f"{path}: cannot be written; free some space or choose another --result_path ({error})") from error
+        raise OSError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
     finally:
         with contextlib.suppress(OSError):
             beside.unlink()

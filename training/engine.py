@@ -38,7 +38,7 @@ class Phase:
 
 @dataclass
 class LossWeights:
-    """Weights of the named losses; a list has one entry a level, leaves first, its last one serving all levels above."""
+    """Weights of the named losses; a list has one entry a level, leaves first, the last one serving all above."""
 
     ce: list[float]
     cluster: list[float]

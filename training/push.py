@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
-from models.geometry import box_of, box_to_source, upsample
+from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
 from models.prototypes import PrototypeLayer
 
@@ -45,6 +45,11 @@ class PushRecord:
         """(t0, y0, x0, t1, y1, x1) of the patch in its video's own frames and pixels."""
         return box_to_source(self.clip_box(prototype), self.frames[prototype], self.crop[prototype], self.clip_size[1:])
 
+    def peak(self, prototype: int) -> Tensor:
+        """(3,) int64 frame, y, x of the patch's centre in its video's own frames and pixels."""
+        centre = cell_centre(self.cell[prototype], tuple(self.maps.shape[1:]), self.stride, self.clip_size)
+        return points_to_source(centre, self.frames[prototype], self.crop[prototype], self.clip_size[1:])
+
     def to_dict(self) -> dict:
         """Plain types and tensors, for a checkpoint."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -54,21 +59,22 @@ class PushRecord:
         return cls(**{**values, "clip_size": tuple(values["clip_size"]), "stride": tuple(values["stride"])})
 
     def rows(self, hierarchy: Hierarchy, node_of: Tensor) -> list[dict]:
-        """One plain dict a prototype, for prototypes.json; box in the video's own frames and pixels."""
+        """One plain dict a prototype, for prototypes.json; peak and box in the video's own frames and pixels."""
         rows = []
         for p, video in enumerate(self.video):
             row = {"prototype": p, "node": list(hierarchy.path(int(node_of[p]))), "video": video}
             if video is not None:
                 row |= {"frames": [int(self.frames[p].min()), int(self.frames[p].max()) + 1],
                         "cell": [int(i) for i in torch.unravel_index(self.cell[p], self.maps.shape[1:])],
-                        "box": list(self.box(p)), "distance": round(float(self.distance[p]), 6)}
+                        "peak": self.peak(p).tolist(), "box": list(self.box(p)),
+                        "distance": round(float(self.distance[p]), 6)}
             rows.append(row)
         return rows
 
 
 @dataclass
 class KeptFeatures:
-    """The neck's features of all valid push clips in half precision, which tuning compares with the pushed prototypes."""
+    """The neck's features of all valid push clips in half precision: what tuning compares with pushed prototypes."""
 
     features: Tensor  # (N, C, t, h, w) float16 on the CPU, or mapped from a file
     labels: Tensor  # (N,) int64
@@ -111,7 +117,8 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
         if not bool(batch["valid"].all()):
             batch = {key: value[batch["valid"]] for key, value in batch.items()}
         if len(batch["label"]):
-            clips = normalise(batch["clip"].to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last_3d)
+            clips = normalise(batch["clip"].to(device, non_blocking=True))
+            clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
             yield {**batch, "clip": clips, "label": batch["label"].to(device, non_blocking=True)}
 
 

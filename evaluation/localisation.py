@@ -1,0 +1,86 @@
+"""Does an explanation point at what makes the class what it is? Regions of truth, and points held against them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tube:
+    """Where and when an event can be seen: one box a frame.
+
+    first_frame: from 0, in the source video. boxes: (n, 4) x, y, width, height in the source's pixels.
+    """
+
+    first_frame: int
+    boxes: np.ndarray
+
+    @property
+    def last_frame(self) -> int:
+        """Exclusive."""
+        return self.first_frame + len(self.boxes)
+
+    @property
+    def sweep(self) -> tuple[float, float, float, float]:
+        """y0, x0, y1, x1 of the box that holds all of the tube's boxes."""
+        corner, end = self.boxes[:, :2].min(0), (self.boxes[:, :2] + self.boxes[:, 2:]).max(0)
+        return float(corner[1]), float(corner[0]), float(end[1]), float(end[0])
+
+    def hit_by(self, frame: int, y: float, x: float, *, strict: bool = False) -> bool:
+        """Whether a pixel of the source lies in the event's frames and in the box it sweeps, or (strict) in the box of
+        that very frame."""
+        if not self.first_frame <= frame < self.last_frame:
+            return False
+        if strict:
+            left, top, width, height = self.boxes[frame - self.first_frame]
+            return bool(top <= y < top + height and left <= x < left + width)
+        y0, x0, y1, x1 = self.sweep
+        return y0 <= y < y1 and x0 <= x < x1
+
+
+def read_truth(path: str | Path) -> dict[str, list[Tube]]:
+    """Read truth.json, or boxes.json of the same form.
+
+    Returns:
+        the tubes of every video.
+    Raises:
+        FileNotFoundError, ValueError: naming the file, where it is missing or of another form.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        return {video: [Tube(int(tube["first_frame"]), np.array(tube["boxes_x_y_w_h"], dtype=float).reshape(-1, 4))
+                        for tube in entry["tubes"]] for video, entry in content.items()}
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; make_demo_dataset writes truth.json") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a file of tubes ({error}); see docs/FORMATS.md") from error
+
+
+def points_at(peak: tuple[int, float, float], tubes: list[Tube], *, strict: bool = False) -> bool:
+    """The pointing game (Zhang et al., IJCV 2018) in space and time: is a peak (frame, y, x) in one of the tubes?"""
+    return any(tube.hit_by(*peak, strict=strict) for tube in tubes)
+
+
+def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, strict: bool = False) -> float:
+    """The probability that a random point of a clip lies in one of the tubes: what pointing must be held against.
+
+    Args:
+        frames: (T,) of the clip in the source. crop: (4,) y0, x0, y1, x1 of the source's pixels that the clip shows.
+    Returns:
+        0..1, exactly, counted over all pixels of all frames.
+    """
+    y0, x0, y1, x1 = np.asarray(crop, dtype=float)
+    y = np.arange(np.ceil(y0), np.ceil(y1))[:, None]
+    x = np.arange(np.ceil(x0), np.ceil(x1))[None, :]
+    hits = 0.0
+    for frame in np.asarray(frames).tolist():
+        held = np.zeros(np.broadcast_shapes(y.shape, x.shape), dtype=bool)
+        for tube in tubes:
+            if tube.first_frame <= frame < tube.last_frame:
+                left, top, width, height = tube.boxes[frame - tube.first_frame]
+                top, left, bottom, right = (top, left, top + height, left + width) if strict else tube.sweep
+                held |= (top <= y) & (y < bottom) & (left <= x) & (x < right)
+        hits += held.mean()
+    return hits / len(frames)

@@ -1,0 +1,137 @@
+"""Explain clips with the prototypes of their predicted classes (local_analysis_parents.py: of the classes' ancestors)."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import build
+from datasets.reading import VideoFile
+from datasets.ucf101 import subset_of
+from datasets.video import Video
+from explain import explain_videos
+from hierarchy.tree import Hierarchy
+from options import device_flags, parse_given
+from training.checkpoint import load_checkpoint
+from util_scripts.errors import user_errors
+
+FOLDERS = ("local_analysis", "local_analysis_parents")
+
+
+def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
+    """The command line of both analysis scripts, and which flags were given."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+    parser.add_argument("--resume_path", required=True, help="checkpoint to explain with; it carries all other flags")
+    parser.add_argument("--root_path", default=".", help="folder that relative paths hang off, when the data has moved (default: .)")
+    parser.add_argument("--video_path", help="folder of the videos, when it has moved (default: the checkpoint's)")
+    parser.add_argument("--annotation_path", help="annotation JSON, when it has moved (default: the checkpoint's)")
+    parser.add_argument("--file_type", choices=tuple(build.READERS), help="what is in --video_path (default: the checkpoint's)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--videos", nargs="+", metavar="NAME", help="videos to explain, by their names in the annotation")
+    which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
+    which.add_argument("--n_videos", type=int, default=8, help="how many to explain, spread over the classes; 0 for all (default: 8)")
+    parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
+    parser.add_argument("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
+    parser.add_argument("--k", type=int, default=3, help="prototypes of each predicted node (default: 3)")
+    parser.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next (default: 16)")
+    parser.add_argument("--inference_batch_size", type=int, default=8, help="windows at a time (default: 8)")
+    parser.add_argument("--n_threads", type=int, default=0, help="loader processes (default: 0)")
+    parser.add_argument("--no_img", action="store_true", help="write explanation.json alone, without pictures and pages")
+    device_flags(parser)
+    args, given = parse_given(parser, argv)
+    for name, least in (("k", 1), ("inference_stride", 1), ("inference_batch_size", 1), ("n_videos", 0), ("n_threads", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    return args, given
+
+
+def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
+    """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
+    stored = argparse.Namespace(**checkpoint["args"])
+    old_root = Path(stored.root_path)
+    for name in ("video_path", "annotation_path"):
+        if name in given:
+            setattr(stored, name, str(build.under_root(args, getattr(args, name))))
+        elif "root_path" in given and Path(getattr(stored, name)).is_relative_to(old_root):
+            setattr(stored, name, str(build.under_root(args, Path(getattr(stored, name)).relative_to(old_root))))
+    stored.root_path = args.root_path
+    stored.file_type = args.file_type or stored.file_type
+    stored.strict, stored.memory_gb = False, 0.0
+    return stored
+
+
+def spread(videos: Sequence[Video], n: int) -> list[Video]:
+    """n videos, as many classes as possible, the classes evenly spaced where there are more of them; 0 for all."""
+    if n == 0 or n >= len(videos):
+        return list(videos)
+    by_class: dict[int, list[Video]] = {}
+    for video in videos:
+        by_class.setdefault(video.label, []).append(video)
+    order = [by_class[label] for label in sorted(by_class)]
+    if n <= len(order):
+        return [order[i * len(order) // n][0] for i in range(n)]
+    rounds = max(map(len, order))
+    return [group[i] for i in range(rounds) for group in order if i < len(group)][:n]
+
+
+def choose(args: argparse.Namespace, videos: list[Video]) -> list[Video]:
+    """The videos that the flags ask for.
+
+    Raises:
+        ValueError: for a name that is not in the annotation or not on disk, or a subset without videos.
+    """
+    if args.videos:
+        by_name = {video.name: video for video in videos}
+        unknown = [name for name in args.videos if name not in by_name]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: not a video of the annotation that is on disk; names are like {videos[0].name}")
+        return [by_name[name] for name in args.videos]
+    wanted = [args.subset] if args.subset else ["val", "train"]
+    for subset in wanted:
+        found = [video for video in videos if video.subset == subset_of(subset)]
+        if found:
+            return spread(found, args.n_videos)
+    raise ValueError(f"no video of the subset {' or '.join(wanted)} is on disk; check --video_path and --subset")
+
+
+def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[int]], argv: Sequence[str] | None = None) -> None:
+    """Explain videos at some levels of the tree, from a checkpoint alone.
+
+    Args:
+        prog, description: of the script. levels_of: the levels to explain, of a tree.
+    """
+    args, given = parse(prog, description, argv)
+    path = build.under_root(args, args.resume_path)
+    checkpoint = load_checkpoint(path)
+    device = build.choose_device(args.device, args.no_cuda)
+    model, hierarchy, record = build.model_of(checkpoint, path)
+    if record is None:
+        print(f"{path}: nothing was pushed yet, so no prototype has a training video to show", file=sys.stderr)
+    stored = stored_flags(checkpoint, args, given)
+    try:
+        known = build.read_videos(stored, hierarchy)
+    except (ValueError, FileNotFoundError) as error:
+        if args.video is None:
+            raise
+        print(f"training videos are not shown: {error}", file=sys.stderr)
+        known = []
+    source_reader = build.READERS[stored.file_type]()
+    if args.video is None:
+        chosen, reader = choose(args, known), source_reader
+    else:
+        file, reader = args.video.expanduser().resolve(), VideoFile()
+        n_frames = reader.info(file).n_frames
+        chosen = [Video(file.stem, file, -1, "testing", n_frames, (0, n_frames))]
+    out = Path(args.out).expanduser().resolve() if args.out else path.parent / prog.removesuffix(".py")
+    other = next(name for name in FOLDERS if name != prog.removesuffix(".py"))
+    explanations = explain_videos(
+        model.to(device).eval(), build.window_clips(stored, chosen, reader, args.inference_stride), hierarchy=hierarchy,
+        record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
+        source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
+        pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads)
+    print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        analyse("local_analysis.py", __doc__, lambda hierarchy: [0])

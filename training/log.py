@@ -1,0 +1,65 @@
+"""What a run writes down while it goes, and how it notices that it is asked to stop."""
+
+import json
+import signal
+from pathlib import Path
+
+from training.checkpoint import write_whole
+from training.schedule import Step, completed
+
+
+class Log:
+    """metrics.jsonl, one line an event, and the same numbers for tensorboard where it is wanted.
+
+    Args:
+        folder: of the results. done: the step a run goes on from; lines of later steps are dropped, for what they tell
+            of is about to happen again. tensorboard: whether to write `tensorboard/` as well.
+    """
+
+    def __init__(self, folder: Path, done: Step | None, *, tensorboard: bool = False) -> None:
+        self.path = folder / "metrics.jsonl"
+        if self.path.is_file():
+            kept = [line for line in self.path.read_text().splitlines() if _happened(line, done)]
+            write_whole(self.path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
+        self.writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and wanted by few runs
+            self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def add(self, event: str, done: Step, **values: float | str) -> None:
+        """Append one event at a place in the schedule."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"event": event, "epoch": done.epoch, **values, "done": list(done)}) + "\n")
+        if self.writer is not None:
+            group = event if event == done.kind else f"{event}_after_{done.kind}"
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self.writer.add_scalar(f"{group}/{name}", value, done.epoch)
+            self.writer.flush()
+
+    def image(self, name: str, pixels, epoch: int) -> None:
+        """Show a picture (H, W, 3) uint8 in tensorboard, where that is written."""
+        if self.writer is not None:
+            self.writer.add_image(name, pixels, epoch, dataformats="HWC")
+            self.writer.flush()
+
+
+def _happened(line: str, done: Step | None) -> bool:
+    try:
+        return done is not None and completed(Step(*json.loads(line)["done"]), done)
+    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+        return False
+
+
+class Stop:
+    """Remembers that the program was asked to stop (SIGTERM, Ctrl-C once), so that it can do so between two steps."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._ask)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = True
