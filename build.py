@@ -119,13 +119,10 @@ def read_videos(args: argparse.Namespace, hierarchy: Hierarchy) -> list[Video]:
                                   file_type=args.file_type, strict=args.strict)
 
 
-def make_reader(args: argparse.Namespace, videos: list[Video]) -> Reader:
-    """The reader of --file_type, with the videos in memory as far as --memory_gb allows."""
+def make_reader(args: argparse.Namespace) -> Reader:
+    """The reader of --file_type, which keeps videos in memory as far as --memory_gb allows."""
     reader = READERS[args.file_type]()
-    if args.memory_gb:
-        reader = CachedReader(reader, int(args.memory_gb * 1e9))
-        reader.preload([video.path for video in videos])
-    return reader
+    return CachedReader(reader, int(args.memory_gb * 1e9)) if args.memory_gb else reader
 
 
 def training_clips(args: argparse.Namespace, videos: list[Video], reader: Reader) -> VideoClips:
@@ -152,8 +149,7 @@ def window_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, 
 
 
 def _quiet_worker(_: int) -> None:
-    """A loader process leaves stopping to its parent, whose handlers it has inherited."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """A loader process leaves stopping to its parent (SIGTERM is torch's own, which ends it quietly)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -162,8 +158,10 @@ def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, ba
     """A loader in the dataset's order (batch_size) or in that of a batch sampler."""
     n_threads = min(n_threads, len(dataset))
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size}
+    # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
-                      persistent_workers=False, prefetch_factor=4 if n_threads else None, **how)
+                      persistent_workers=False, prefetch_factor=4 if n_threads else None, generator=torch.Generator(),
+                      **how)
 
 
 def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path | None]:

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import build
-from datasets.reading import Reader
+from datasets.reading import CachedReader, Reader
 from datasets.sampling import n_batches
 from datasets.ucf101 import subset_of
 from datasets.video import Video
-from explain import prototype_pictures
+from explain import patch_sheet, prototype_pictures
 from models import HIPE
 from models.weights import load_pretrained
 from options import parse_main
@@ -50,11 +50,13 @@ class Run:
         torch.manual_seed(args.manual_seed)
         self.model = self._model().to(self.device)
         self.trainer = Trainer(self.model, self._phases(), self._weights(), margin=args.separation_margin,
-                               focus=args.focus, background=args.background)
+                               focus=args.focus if args.trunk_epochs else 1.0, background=args.background,
+                               sure=args.sure if args.trunk_epochs else 0.0)  # an untrained head is sure of nothing
         if self.checkpoint is not None:
             self._restore()
         self._write_json("opts.json", self._plain_args(), indent=1)
-        self.readers: dict[str, Reader] = {}
+        self.source = build.make_reader(args)
+        self.preloaded: set[str] = set()
 
     def _model(self) -> HIPE:
         args = self.args
@@ -96,7 +98,8 @@ class Run:
     def _weights(self) -> LossWeights:
         args = self.args
         return LossWeights(ce=args.ce_weight, cluster=args.cluster_weight, separation=args.separation_weight,
-                           background=args.background_weight, coverage=args.coverage_weight, group=args.group_weight,
+                           background=args.background_weight if args.trunk_epochs else 0.0,
+                           coverage=args.coverage_weight, group=args.group_weight,
                            orthogonality=args.orthogonality_weight, sharing=args.sharing_weight)
 
     def _plain_args(self) -> dict:
@@ -111,10 +114,11 @@ class Run:
         return [video for video in self.videos if video.subset == subset_of(name)]
 
     def reader(self, subset: str) -> Reader:
-        """One reader a subset, so that what it keeps in memory is read once."""
-        if subset not in self.readers:
-            self.readers[subset] = build.make_reader(self.args, self.subset(subset))
-        return self.readers[subset]
+        """The reader, with the videos of a subset in memory as far as they fit, before loader processes share it."""
+        if isinstance(self.source, CachedReader) and subset not in self.preloaded:
+            self.preloaded.add(subset)
+            self.source.preload(video.path for video in self.subset(subset))
+        return self.source
 
     def save(self, name: str) -> None:
         """Write a checkpoint into the results folder."""
@@ -133,7 +137,14 @@ class Run:
 
     def train(self) -> bool:
         """Walk the schedule from where it stands; False when asked to stop before its end."""
-        args, stop = self.args, Stop()
+        stop = Stop()
+        try:
+            return self._train(stop)
+        finally:
+            stop.release()
+
+    def _train(self, stop: Stop) -> bool:
+        args = self.args
         training = self.subset("train")
         if not training:
             raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
@@ -221,10 +232,14 @@ class Run:
                   file=sys.stderr)
 
     def _start(self, loader: DataLoader, log: Log, step: Step) -> None:
+        if not self.args.trunk_epochs:
+            tqdm.write("no trunk epochs, so no class maps: prototypes start at random patches of their nodes, and "
+                       "focus and background separation are off", file=sys.stderr)
         placed = 0
         if not self.args.no_start:
             generator = torch.Generator().manual_seed(self.args.manual_seed)
-            placed = start_prototypes(self.model, loader, device=self.device, generator=generator, progress=True)
+            placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
+                                      sure=self.args.sure, mapped=self.args.trunk_epochs > 0, progress=True)
         log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of))
 
     def _push(self, loader: DataLoader, log: Log, step: Step, training: list[Video], n_clips: int) -> KeptFeatures:
@@ -244,10 +259,16 @@ class Run:
         return kept
 
     def _pictures(self, step: Step, training: list[Video], log: Log) -> None:
-        if not self.args.no_img:
-            prototype_pictures(self.record, self.hierarchy, self.model.prototype_layer.node_of.cpu(),
-                               videos={video.name: video for video in training}, reader=self.reader("train"),
-                               out=self.results / "img" / f"epoch_{step.epoch}", n_jobs=self.args.n_threads)
+        if self.args.no_img:
+            return
+        out, node_of = self.results / "img" / f"epoch_{step.epoch}", self.model.prototype_layer.node_of.cpu()
+        prototype_pictures(self.record, self.hierarchy, node_of, videos={video.name: video for video in training},
+                           reader=self.reader("train"), out=out, n_jobs=self.args.n_threads, progress=True)
+        if self.args.tensorboard:
+            for node in range(len(self.hierarchy)):
+                sheet = patch_sheet(out, (node_of == node).nonzero().flatten().tolist())
+                if sheet is not None:
+                    log.image(f"prototypes/{self.hierarchy.full_name(node)}", sheet, step.epoch)
 
     def validate(self, *, pooled: bool = False) -> dict[str, float] | None:
         """Accuracies over the validation videos, by the prototypes or by the trunk epochs' softmax head."""

@@ -31,7 +31,7 @@ RECIPES = {
         "trunk_epochs": 60, "trunk_optimizer": "adamw", "trunk_learning_rate": 0.004, "trunk_weight_decay": 0.01,
         "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.006, "warm_lr_scheduler": "onecycle",
         "optimizer": "adamw", "learning_rate": 3e-4, "head_learning_rate": 9e-4, "weight_decay": 1e-3,
-        "lr_scheduler": "onecycle", "train_crop_min_scale": 0.5, "train_jitter": 0.3},
+        "lr_scheduler": "onecycle", "train_crop_min_scale": 0.7, "train_jitter": 0.3},
 }
 
 
@@ -49,7 +49,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sample_duration", type=int, default=16, help="frames of a clip (default: 16)")
     group.add_argument("--sample_t_stride", type=int, default=1, help="frames from one frame of a clip to the next (default: 1)")
     group.add_argument("--train_crop", default="random", choices=("random", "center"), help="crop of training clips (default: random)")
-    group.add_argument("--train_crop_min_scale", type=float, help="smallest share of the area that a random crop keeps, 0..1 (default: .25 with --pretrain_path, else .5)")
+    group.add_argument("--train_crop_min_scale", type=float, help="smallest share of the area that a random crop keeps, 0..1 (default: .25 with --pretrain_path, else .7)")
     group.add_argument("--train_crop_min_ratio", type=float, default=0.75, help="smallest aspect ratio of a random crop, 0..1 (default: .75)")
     group.add_argument("--train_jitter", type=float, help="strength of random changes of contrast, brightness and tint in training clips, 0..1 (default: 0 with --pretrain_path, else .3)")
     group.add_argument("--no_hflip", action="store_true", help="do not mirror training clips")
@@ -124,6 +124,7 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--separation_margin", type=float, default=10.0, help="squared distance beyond which nothing is pushed off (default: 10)")
     group.add_argument("--focus", type=float, default=0.04, help="share of a clip's cells that cluster and coverage see, 1 for all (default: .04)")
     group.add_argument("--background", type=float, default=0.5, help="share of a clip's cells that count as background (default: .5)")
+    group.add_argument("--sure", type=float, default=0.5, help="a clip places prototypes when the softmax head gives its class more than this, 0..1 (default: .5)")
     group.add_argument("--no_start", action="store_true", help="random prototypes instead of patches at the peaks of the class maps")
 
 

@@ -1,6 +1,6 @@
 """Explanations: which prototypes speak for a prediction (match), as pictures (render), as pages (report)."""
 
 from explain.explainer import explain_videos
-from explain.pictures import prototype_pictures
+from explain.pictures import patch_sheet, prototype_pictures
 
-__all__ = ["explain_videos", "prototype_pictures"]
+__all__ = ["explain_videos", "patch_sheet", "prototype_pictures"]

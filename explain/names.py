@@ -23,5 +23,5 @@ def file_name(name: str) -> str:
 
 
 def picture_name(level: int, rank: int, kind: str) -> str:
-    """Without its ending: of one of a prototype's pictures (box, heat, source, patch), ranks counting from 1."""
+    """Without its ending: of one of a prototype's pictures (box, heat, source, patch, card), ranks counting from 1."""
     return f"level{level}_{rank}_{kind}"

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
 from explain.names import PARTS, file_name, picture_name
 from hierarchy.tree import Hierarchy
 
-CACHED_SOURCES = 128  # prototypes whose pictures are kept from video to video, about half a megabyte each
+CACHED_SOURCES = 48  # prototypes whose pictures are kept from video to video, a few megabytes each
 PROTOTYPE_HEIGHT = 192  # pixels at most, of the pictures of all prototypes, of which there may be thousands
 
 
@@ -54,10 +55,11 @@ class Painter:
     def __init__(self, source_videos: Mapping[str, Video], reader: Reader, clip_size: tuple[int, int]) -> None:
         self.source_videos, self.reader, self.clip_size = source_videos, reader, clip_size
         self.missing: set[str] = set()
-        self._drawn: dict[int, dict[str, dict[str, bytes]]] = {}
+        self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
 
     def paint(self, folder: Path, pixels: render.Pixels, seconds: float, levels: Sequence[LevelMatch]) -> None:
-        """All pictures of one video: the clip, each level's map, and box, heat, source and patch of each prototype.
+        """All pictures of one video: the clip, each level's map, and box, heat, source and patch of each prototype,
+        with a GIF of the whole card.
 
         Args:
             folder: exists.
@@ -79,14 +81,16 @@ class Painter:
                     **self._of_source(found)}
                 for kind, picture in pictures.items():
                     self._save(folder, picture_name(level.level, rank, kind), picture)
+                card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
+                (folder / f"{picture_name(level.level, rank, 'card')}.gif").write_bytes(render.gif(card, seconds))
 
     @staticmethod
-    def _save(folder: Path, name: str, picture: dict[str, bytes]) -> None:
+    def _save(folder: Path, name: str, picture: dict[str, bytes | render.Pixels]) -> None:
         (folder / f"{name}.gif").write_bytes(picture["gif"])
         (folder / PARTS / f"{name}.webp").write_bytes(picture["webp"])
         (folder / PARTS / f"{name}_still.webp").write_bytes(picture["still"])
 
-    def _of_source(self, found: Match) -> dict[str, dict[str, bytes]]:
+    def _of_source(self, found: Match) -> dict[str, dict[str, bytes | render.Pixels]]:
         if found.source is None:
             return {}
         if found.prototype not in self._drawn:
@@ -95,7 +99,7 @@ class Painter:
             self._drawn[found.prototype] = self._draw_source(found.source)
         return self._drawn[found.prototype]
 
-    def _draw_source(self, source: Source) -> dict[str, dict[str, bytes]]:
+    def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
         """The training video with the prototype's box, and the patch; nothing where the video cannot be read."""
         try:
             video = self.source_videos[source.video]
@@ -110,9 +114,9 @@ class Painter:
                 "patch": _encode(patch, seconds, source.peak_frame - source.clip_box[0])}
 
 
-def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes]:
-    """The files of one picture; `still` is the frame that stands for it where nothing may move."""
-    return {"gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
+def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes | render.Pixels]:
+    """A picture and its files; `still` is the frame that stands for it where nothing may move."""
+    return {"pixels": pixels, "gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
             "still": render.webp(pixels[still:still + 1])}
 
 
@@ -154,3 +158,20 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
     with ThreadPoolExecutor(max(1, n_jobs)) as pool:
         drawn = tqdm(pool.map(draw, matched), desc="pictures", total=len(matched), disable=not progress, leave=False)
         return sorted({video for video in drawn if video is not None})
+
+
+def patch_sheet(folder: Path, prototypes: Sequence[int], height: int = 96) -> np.ndarray | None:
+    """The patches that `prototype_pictures` drew into a folder, side by side.
+
+    Args:
+        prototypes: which, in this order. height: of the sheet, in pixels.
+    Returns:
+        (height, W, 3) uint8, or None where none of them was drawn.
+    """
+    files = [file for p in prototypes for file in folder.glob(f"{p:04d}_*_patch.png")]
+    pictures = []
+    for file in files:
+        with Image.open(file) as image:
+            width = max(1, round(image.width * height / image.height))
+            pictures.append(np.asarray(image.convert("RGB").resize((width, height))))
+    return np.concatenate(pictures, 1) if pictures else None

@@ -5,6 +5,7 @@ region at another size; everything here scales them, and nothing moves them.
 """
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -123,6 +124,23 @@ def contact_sheet(pixels: Pixels, *, columns: int = 4, rows: int = 2, gap: int =
         top, left = i // columns * (height + gap), i % columns * (width + gap)
         sheet[top:top + height, left:left + width] = pixels[frame]
     return sheet[None]
+
+
+def side_by_side(clips: Sequence[Pixels], height: int = 160, gap: int = 6) -> Pixels:
+    """Clips next to each other on white, as long as the first; shorter ones start over.
+
+    Args:
+        clips: (T_i, H_i, W_i, 3) each. height: of the result in pixels.
+    Returns:
+        (T_0, height, W, 3).
+    """
+    fitted = []
+    for clip in clips:
+        _, own, width, _ = clip.shape
+        scaled = resize(clip, (height, max(1, round(width * height / own))))
+        repeated = scaled[np.arange(len(clips[0])) % len(scaled)]
+        fitted += [repeated, np.full((len(clips[0]), height, gap, 3), 255, dtype=np.uint8)]
+    return np.concatenate(fitted[:-1], 2)
 
 
 def seconds_per_frame(frames: Tensor, fps: float | None) -> float:

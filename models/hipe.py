@@ -107,16 +107,13 @@ class HIPE(nn.Module):
         """The softmax head of the trunk epochs: (B, C', t, h, w) -> (B, K0) log-probabilities of the leaves."""
         return self.pooled_head(trunk_features.mean((2, 3, 4))).log_softmax(-1)
 
-    def class_maps(self, trunk_features: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Where the pooled head sees its classes: its class weights applied to every cell (Zhou et al., CVPR 2016).
+    def class_map(self, trunk_features: Tensor, labels: Tensor) -> Tensor:
+        """Where the pooled head sees a class: its class weights applied to every cell (Zhou et al., CVPR 2016).
 
         Args:
             trunk_features: (B, C', t, h, w).
-            nodes: (B, n) int64 nodes wanted of each clip, or None for all leaves; a node's map is its classes' sum.
+            labels: (B,) int64, the leaf whose map is wanted of each clip.
         Returns:
-            (B, n or K0, t, h, w).
+            (B, t, h, w).
         """
-        if nodes is None:
-            return torch.einsum("kc,bcthw->bkthw", self.pooled_head.weight, trunk_features)
-        weights = self.membership @ self.pooled_head.weight  # (K, C')
-        return torch.einsum("bnc,bcthw->bnthw", weights[nodes], trunk_features)
+        return torch.einsum("bc,bcthw->bthw", self.pooled_head.weight[labels], trunk_features)

@@ -163,3 +163,13 @@ def test_a_region_is_cut_alike_from_frames_stored_smaller():
         scale = pixels.shape[1] / 96
         rows, columns = lit[1].any(1).nonzero()[0] / scale, lit[1].any(0).nonzero()[0] / scale + 42
         assert (rows[0], rows[-1], columns[0], columns[-1]) == pytest.approx((30, 60, 90, 120), abs=1.2)
+
+
+def test_side_by_side_keeps_order_and_length():
+    red, blue = np.zeros((6, 20, 30, 3), np.uint8), np.zeros((4, 40, 20, 3), np.uint8)
+    red[..., 0], blue[..., 2] = 200, np.arange(4)[:, None, None] * 50
+    card = render.side_by_side([red, blue], height=40, gap=5)
+    assert card.shape == (6, 40, 60 + 5 + 20, 3)
+    assert (card[:, :, :60, 0] == 200).all()
+    assert (card[:, :, 60:65] == 255).all()
+    assert card[:, 20, 75, 2].tolist() == [0, 50, 100, 150, 0, 50]  # the shorter clip starts over

@@ -142,8 +142,8 @@ def noise_batch(labels: list[int], *, first: int = 0, size: tuple[int, int, int]
     """A batch as the loader makes it, of noise clips: clip i is of video i, counted from `first`."""
     generator = torch.Generator().manual_seed(seed * 1000 + first)
     n, (frames, height, width) = len(labels), size
-    clip = torch.randint(256, (n, 3, 1, height, width), generator=generator, dtype=torch.uint8).repeat(1, 1, frames, 1, 1)
-    clip = clip // 2 + torch.randint(128, (n, 3, frames, height, width), generator=generator, dtype=torch.uint8)
+    still = torch.randint(128, (n, 3, 1, height, width), generator=generator, dtype=torch.uint8)
+    clip = still + torch.randint(128, (n, 3, frames, height, width), generator=generator, dtype=torch.uint8)
     items = torch.arange(first, first + n)
     return {"clip": clip, "label": torch.tensor(labels), "video": items, "item": items,
             "frames": torch.arange(frames) + 10 * items[:, None], "flip": torch.zeros(n, dtype=torch.bool),

@@ -81,12 +81,14 @@ class Trainer:
         model: on its device. phases: by kind (trunk, warm, joint, last). weights: of the losses.
         margin: of separation. focus: share of a clip's cells that cluster and coverage see, 1 for all.
         background: share of a clip's cells that background separation sees.
+        sure: a clip to whose true class the pooled head gives no higher probability than this does not place
+            prototypes: where such a clip shows its class, if it does at all, nobody knows.
     """
 
     def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
-                 focus: float = 0.04, background: float = 0.5) -> None:
+                 focus: float = 0.04, background: float = 0.5, sure: float = 0.5) -> None:
         self.model, self.phases, self.weights = model, phases, weights
-        self.margin, self.focus, self.background = margin, focus, background
+        self.margin, self.focus, self.background, self.sure = margin, focus, background, sure
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.kind: str | None = None
 
@@ -140,8 +142,8 @@ class Trainer:
         self.enter(step.kind)
         if step.kind == "trunk":
             log_probs = self.model.pooled_log_probs(self.model.trunk(batch["clip"]))
-            losses = {"ce": F.nll_loss(log_probs, batch["label"])}
-            total = losses["ce"]
+            total = F.nll_loss(log_probs, batch["label"])
+            losses = {"ce": total.detach()}
         else:
             losses, total, log_probs = self.losses(batch["clip"], batch["label"])
         self._descend(step, progress, total)
@@ -164,10 +166,10 @@ class Trainer:
             with torch.no_grad():
                 trunk = model.trunk(clips)
         output = model.head(trunk)
-        focused, background = self._masked_distances(trunk.detach(), output.features, labels)
+        focused, background, sure = self._masked_distances(trunk.detach(), output.features, labels)
         terms = {"ce": cross_entropies(output.log_probs, labels, model.ancestors),
                  **level_losses(output.distances, focused, background, labels, layer.node_of, model.ancestors,
-                                model.level_of, self.margin),
+                                model.level_of, self.margin, sure=sure),
                  "group": group_sparsity(model.last_layer.weight)}
         if self.weights.orthogonality:
             terms["orthogonality"] = orthogonality(layer.prototypes, len(layer.node_of) // len(model.level_of))
@@ -185,15 +187,20 @@ class Trainer:
             scalars |= {f"{name}_{level}": value[level] for level in range(n_levels)} if value.dim() else {name: value}
         return scalars, total, log_probs
 
-    def _masked_distances(self, trunk: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances to the nearest focused and the nearest background cell: twice (B, P)."""
+    def _masked_distances(self, trunk: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances to the nearest focused and the nearest background cell: twice (B, P); and (B,) bool, the clips
+        whose class map can be believed.
+
+        The map of the clip's own class serves its ancestors too: the sum of their classes' maps has its peaks where
+        classes do not disagree, which is mostly where there is nothing to see.
+        """
         model, layer = self.model, self.model.prototype_layer
-        own = model.ancestors[labels]  # (B, L)
-        maps = model.class_maps(trunk, own).flatten(2)  # (B, L, N)
-        level = model.level_of[layer.node_of]  # (P,)
+        maps = model.class_map(trunk, labels).flatten(1)  # (B, N)
         found = layer.search(features)  # (B, P, N)
-        return tuple(layer.distance(features, found.masked_fill(~mask[:, level], torch.inf).argmin(-1))
-                     for mask in masks_of_maps(maps, self.focus, self.background))
+        focused, background = (layer.distance(features, found.masked_fill(~mask[:, None], torch.inf).argmin(-1))
+                               for mask in masks_of_maps(maps, self.focus, self.background))
+        sure = model.pooled_log_probs(trunk).gather(1, labels[:, None])[:, 0].exp() > self.sure
+        return focused, background, sure
 
     def _descend(self, step: Step, progress: float, total: Tensor) -> None:
         optimizer, phase = self.optimizer(step.kind), self.phases[step.kind]

@@ -56,8 +56,12 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def release(self) -> None:
+        """Let the signals do again what they did before: nobody looks at `asked` any more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
         if self.asked and number == signal.SIGINT:

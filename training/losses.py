@@ -17,7 +17,8 @@ def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Ten
 
 
 def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: Tensor, node_of: Tensor,
-                 ancestors: Tensor, level_of: Tensor, margin: float) -> dict[str, Tensor]:
+                 ancestors: Tensor, level_of: Tensor, margin: float, *,
+                 sure: Tensor | None = None) -> dict[str, Tensor]:
     """Cluster, separation, background and coverage losses of every level at once.
 
     A clip is pulled towards the nearest prototype of its own node at each level and pushed off the nearest one of any
@@ -31,6 +32,7 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         node_of: (P,) node of each prototype.
         ancestors: (K0, L); level_of: (K,).
         margin: where the distances of separation and background are clamped.
+        sure: (B,) bool, the clips that cluster, background and coverage are means over; None, or none of them, for all.
     Returns:
         cluster, separation, background: (L,); coverage: ().
     """
@@ -38,6 +40,8 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
     n_levels = ancestors.shape[1]
     own_nodes = ancestors[labels]  # (B, L)
     owned = own_nodes[:, level_of[node_of]] == node_of  # (B, P)
+    counts = torch.ones_like(labels, dtype=torch.bool) if sure is None else sure | ~sure.any()
+    share = counts[:, None] / counts.sum()  # (B, 1), each clip's part of a mean
 
     def per_node(distances: Tensor) -> Tensor:
         """The smallest distance over each node's prototypes: (B, P) -> (B, K)."""
@@ -49,12 +53,13 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
     nearest_other = others.new_full((n_clips, n_levels), torch.inf)
     nearest_other = nearest_other.scatter_reduce(1, level_of.expand(n_clips, -1), others, "amin")  # (B, L)
 
-    covered = focused.masked_fill(~owned, torch.inf).amin(0)  # (P,)
-    present = owned.any(0)  # (P,)
+    covering = owned & counts[:, None]  # (B, P)
+    covered = focused.masked_fill(~covering, torch.inf).amin(0)  # (P,)
+    present = covering.any(0)  # (P,)
     return {
-        "cluster": per_node(focused).gather(1, own_nodes).mean(0),
+        "cluster": (per_node(focused).gather(1, own_nodes) * share).sum(0),
         "separation": -nearest_other.clamp(max=margin).mean(0),
-        "background": -per_node(background).gather(1, own_nodes).clamp(max=margin).mean(0),
+        "background": -(per_node(background).gather(1, own_nodes).clamp(max=margin) * share).sum(0),
         "coverage": covered[present].mean(),
     }
 

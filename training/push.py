@@ -201,37 +201,41 @@ def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch
 
 @torch.no_grad()
 def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
-                     peaks: int = 3, sure: float = 0.5, progress: bool = False) -> int:
-    """Start each node's prototypes at patches where the pooled head sees the node's classes.
+                     peaks: int = 3, sure: float = 0.5, mapped: bool = True, progress: bool = False) -> int:
+    """Start each node's prototypes at patches where the pooled head sees the clips' classes.
 
-    Sampled without replacement from the peaks of the node's class map, over clips of the node whose true class this
+    Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
     head gives a probability above `sure`; clips it is less sure of serve where a node has too few of those. A
     prototype for which nothing is left keeps its random start.
 
     Args:
         loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
-        peaks: candidate cells of each clip and level.
+        peaks: candidate cells of each clip.
+        mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
     Returns:
         how many prototypes were placed.
     """
     layer = model.prototype_layer
     n_levels = model.ancestors.shape[1]
     model.eval()
-    patches, nodes, certain = [], [], []
+    patches, leaves, certain = [], [], []
     for batch in valid_clips(loader, device, "start" if progress else None):
         trunk = model.trunk(batch["clip"])
         features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
-        own = model.ancestors[batch["label"]]  # (B, L)
-        maps = model.class_maps(trunk, own).flatten(2)  # (B, L, N)
-        cells = maps.topk(min(peaks, maps.shape[2]), -1).indices  # (B, L, n)
-        chosen = features.gather(1, cells.flatten(1)[..., None].expand(-1, -1, features.shape[2]))  # (B, L n, C)
+        maps = model.class_map(trunk, batch["label"]).flatten(1)  # (B, N)
+        if not mapped:
+            maps = torch.rand(maps.shape, generator=generator).to(device)
+        cells = maps.topk(min(peaks, maps.shape[1]), -1).indices  # (B, n)
+        chosen = features.gather(1, cells[..., None].expand(-1, -1, features.shape[2]))  # (B, n, C)
         likely = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp() > sure  # (B, 1)
         patches.append(chosen.flatten(0, 1).cpu())
-        nodes.append(own[:, :, None].expand(-1, -1, cells.shape[2]).flatten().cpu())
-        certain.append(likely.expand(-1, n_levels * cells.shape[2]).flatten().cpu())
+        leaves.append(batch["label"][:, None].expand_as(cells).flatten().cpu())
+        certain.append(likely.expand_as(cells).flatten().cpu())
     if not patches:
         raise ValueError("start: not one training clip could be read; run util_scripts.generate_video_jpgs again")
-    patches, nodes, certain = torch.cat(patches), torch.cat(nodes), torch.cat(certain)
+    patches = torch.cat(patches)
+    nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
+    certain = torch.cat(certain).repeat_interleave(n_levels)
     # shuffle, then order by node with the certain ones first: the first n of each node are a sample of it
     order = torch.randperm(len(nodes), generator=generator)
     order = order[(nodes[order] * 2 + (~certain[order]).long()).argsort(stable=True)]
@@ -241,5 +245,5 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     rank = torch.arange(len(node_of)) % (len(node_of) // len(count))  # (P,) place among the node's prototypes
     placed = rank < count[node_of]
     source = order[(first[node_of] + rank)[placed]]
-    layer.prototypes[placed.to(device)] = patches[source].to(device)
+    layer.prototypes[placed.to(device)] = patches[source // n_levels].to(device)
     return int(placed.sum())

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -16,5 +17,13 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # progress bars are closed, and loader processes end in order
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; what a loader process passes on comes without the traceback that torch puts around it."""
+    lines = str(error).strip().splitlines()
+    wrapped = len(lines) > 1 and "DataLoader worker process" in lines[0]
+    return lines[-1].partition(": ")[2] if wrapped else str(error)

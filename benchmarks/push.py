@@ -1,0 +1,99 @@
+"""A push over N clips costs at most 1.15 times an evaluation pass over the same clips, and writes no picture meanwhile.
+
+    python -m benchmarks.push [--root_path ~/data --video_path UCF-101-JPEG --annotation_path ucf101_01.json]
+
+The model is main.py's default, with fresh weights; both take turns over one loader, and the ratio is the median of the
+turns'. Without data, JPEG files of 320 x 240 are made. Tuning and pictures, which follow a push, are timed apart.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+
+import build
+from datasets.reading import FRAME_NAME
+from datasets.video import Video
+from explain import prototype_pictures
+from hierarchy.tree import Hierarchy
+from options import parse_main, resolve
+from training.engine import LossWeights, Phase, Trainer, predict
+from training.push import push
+from training.schedule import Step
+from util_scripts.errors import user_errors
+
+N_FRAMES = 40
+
+
+def made_videos(folder: Path, n: int, n_classes: int) -> list[Video]:
+    """Folders of JPEG files with drifting smooth noise, the classes in turn."""
+    rng, videos = np.random.default_rng(1), []
+    for v in range(n):
+        (path := folder / f"video_{v}").mkdir()
+        noise = Image.fromarray(rng.integers(0, 256, (20, 26, 3), dtype=np.uint8)).resize((416, 320))
+        for i in range(N_FRAMES):
+            noise.crop((i, i, i + 320, i + 240)).save(path / FRAME_NAME.format(i + 1), quality=95)
+        videos.append(Video(path.name, path, v * n_classes // n, "training", N_FRAMES, (0, N_FRAMES)))
+    return videos
+
+
+def timed(work: Callable, *args, **kwargs) -> tuple[object, float]:
+    """What a call returns, which here always ends on the CPU and so waits for a GPU, and the seconds it takes."""
+    began = time.perf_counter()
+    return work(*args, **kwargs), time.perf_counter() - began
+
+
+def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeats: int, folder: Path) -> None:
+    """Time everything in an empty folder, and print a table and the ratio."""
+    torch.manual_seed(args.manual_seed)
+    device, n = build.choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
+    model = build.build_model(args, hierarchy, *build.fresh_embedding(args, hierarchy, cache=None)).to(device)
+    known = build.read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
+    by_name = {video.name: video for video in [video for video in known if video.subset == "training"][:n]}
+    reader = build.make_reader(args)
+    clips = build.even_clips(args, list(by_name.values()), reader, args.push_clips)
+    loader = build.make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
+    turns, there = [], set(folder.iterdir())
+    for _ in range(repeats + 1):
+        _, evaluation = timed(predict, model, loader, len(by_name), device=device)
+        with mock.patch.object(Image.Image, "save") as save:
+            (record, kept), pushing = timed(push, model, loader, names=list(by_name), device=device, n_clips=len(clips))
+        assert not save.called and set(folder.iterdir()) == there, "the push wrote a picture"
+        turns.append((evaluation, pushing))  # of which the first warms up
+    trainer = Trainer(model, {"last": Phase("adam", 0, 1e-3)}, LossWeights(args.ce_weight, [0], [0], 0, 0, 1e-4))
+    activations, tuning = timed(kept.activations, model.prototype_layer, device)
+    for i in range(args.tune_iterations):
+        tuning += timed(lambda i=i: float(trainer.tune(Step("last", 1, i), 0.0, activations, kept.labels)["loss"]))[1]
+    _, drawing = timed(prototype_pictures, record, hierarchy, model.prototype_layer.node_of.cpu(), videos=by_name,
+                       reader=reader, out=folder / "img")
+    evaluation, pushing = (statistics.median(times) for times in zip(*turns[1:], strict=True))
+    ratios = sorted(b / a for a, b in turns[1:])
+    print(f"{len(kept.labels)} clips, {len(record.video)} prototypes ({len(record.video) - record.video.count(None)} "
+          f"matched), {device}, {torch.get_num_threads()} threads\n\n| what | seconds |\n| --- | --- |\n"
+          f"| evaluation | {evaluation:.3f} |\n| push | {pushing:.3f} |\n| tuning, {args.tune_iterations} passes | "
+          f"{tuning:.3f} |\n| pictures | {drawing:.3f} |\n\nratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to "
+          f"{ratios[-1]:.3f} in {repeats} turns; goal: at most 1.15)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.push", allow_abbrev=False,
+                                     description=__doc__.splitlines()[0], epilog="The other flags are main.py's.")
+    parser.add_argument("--n_clips", type=int, default=48, help="at most, three of each video (default: 48)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, after one not counted (default: 3)")
+    own, others = parser.parse_known_args()
+    args, given = parse_main(["--batch_size", "8", *others])
+    resolve(args)
+    with tempfile.TemporaryDirectory() as folder:
+        measure(args, build.check_tree(args, given, None, None), own.n_clips, own.repeats, Path(folder))
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

@@ -1,0 +1,180 @@
+"""Who may import whom (DESIGN), and what no source of the project may hold: read from the sources themselves."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {"hierarchy": 0, "models": 1, "datasets": 1, "evaluation": 2, "attribution": 2, "training": 3, "explain": 3,
+          "util_scripts": 4, "benchmarks": 4}
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))  # the top floor: main, build, options, local_analysis, ...
+TOP = 4
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    found = {name: ROOT / f"{name}.py" for name in SCRIPTS}
+    for package in FLOORS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def floor_of(module: str) -> int:
+    return FLOORS.get(package_of(module), TOP)
+
+
+def ours(name: str) -> str | None:
+    """The longest prefix of a dotted name that is a module of the project."""
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def imports(module: str, *, lazy: bool = True) -> set[str]:
+    """The project's modules that a module imports; with lazy=False only those imported when it is."""
+    path = MODULES[module]
+    is_package = path.name == "__init__.py"
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                up = parts[:len(parts) - node.level + is_package]
+                base = ".".join([*up, base] if base else up)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+        if not lazy and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            return
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return {target for target in map(ours, found) if target and target != module}
+
+
+def test_the_house_is_read():
+    """Were nothing found, nothing would be wrong."""
+    assert {"main", "options", "hierarchy.tree", "models.hipe", "training.engine", "explain.match"} <= set(MODULES)
+    assert "models.hipe" in imports("training.engine") and "hierarchy.tree" in imports("models.hipe")
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here and in DESIGN"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_imports_from_lower_floors_or_its_own_package(module):
+    for target in imports(module):
+        below = floor_of(target) < floor_of(module)
+        same_package = package_of(target) == package_of(module)
+        assert below or same_package or floor_of(module) == TOP, f"{module} imports {target}"
+
+
+def test_rooms_that_never_meet():
+    for one, other in (("models", "datasets"), ("training", "explain"), ("evaluation", "attribution")):
+        for module in MODULES:
+            packages = {package_of(target) for target in imports(module)}
+            assert not (package_of(module) == one and other in packages), f"{module} imports {other}"
+            assert not (package_of(module) == other and one in packages), f"{module} imports {one}"
+
+
+def test_attribution_imports_nothing_of_ours():
+    for module in MODULES:
+        if package_of(module) == "attribution":
+            assert {package_of(target) for target in imports(module)} <= {"attribution"}, module
+
+
+def test_no_circles():
+    """Neither within a package nor among the scripts, for what is imported when a module is."""
+    done, path = set(), []
+
+    def walk(module: str) -> None:
+        assert module not in path, " -> ".join([*path[path.index(module):], module])
+        if module in done:
+            return
+        path.append(module)
+        for target in sorted(imports(module, lazy=False)):
+            # a package's __init__ gathers its modules, whose imports of siblings pass through it unharmed
+            if not (target == package_of(module) or (module in FLOORS and module == package_of(target))):
+                walk(target)
+        path.pop()
+        done.add(module)
+
+    for module in MODULES:
+        walk(module)
+
+
+def test_only_the_top_floor_sees_options():
+    for module in MODULES:
+        if floor_of(module) < TOP:
+            targets = imports(module)
+            assert not {"options", "build", "main"} & targets, f"{module} imports a script"
+            text = MODULES[module].read_text(encoding="utf-8")
+            assert "argparse" not in text, f"{module} knows argparse"
+
+
+def functions(path: Path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+
+
+def test_no_namespace_below_the_top_floor():
+    for module, path in MODULES.items():
+        if floor_of(module) == TOP:
+            continue
+        for function in functions(path):
+            given = function.args
+            for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs):
+                annotation = ast.unparse(argument.annotation) if argument.annotation else ""
+                assert argument.arg not in ("args", "opt", "opts"), f"{module}:{argument.lineno} takes {argument.arg}"
+                assert "Namespace" not in annotation, f"{module}:{argument.lineno} takes a Namespace"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_source_insists_on_a_gpu(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            assert node.func.attr != "cuda", f"{module}:{node.lineno} calls .cuda("
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_public_things_say_what_they_are(module):
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    assert not tree.body or ast.get_docstring(tree), f"{module} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "main":
+            assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def test_no_large_file_is_tracked():
+    large = [f"{path.name}: {path.stat().st_size} bytes" for path in tracked() if path.is_file()
+             and path.stat().st_size > 1_000_000]
+    assert not large
+
+
+def test_nothing_names_the_machine_it_was_made_on():
+    """Absolute paths work on one machine only."""
+    for path in tracked():
+        if path.suffix in (".py", ".md", ".csv", ".toml", ".txt", ".html", ".cff") and path.name != Path(__file__).name:
+            text = path.read_text(encoding="utf-8")
+            assert not [word for word in ("/home/", "/work/", "/root/") if word in text], path

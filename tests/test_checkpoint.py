@@ -1,0 +1,108 @@
+"""Checkpoints are written whole or not at all, and what is broken or foreign is told apart."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, save_checkpoint, write_whole
+
+CONTENT = {"done": ["joint", 3, 1], "args": {"n_epochs": 4, "c": 1.0, "T": None, "ce_weight": [1, 0.5]},
+           "hierarchy_rows": [["a", "top"]], "model": {"weight": torch.arange(6.0)}, "push_record": None}
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "deep" / "folder" / "save_1.pth"
+    save_checkpoint(path, CONTENT)
+    found = load_checkpoint(path)
+    assert torch.equal(found["model"].pop("weight"), CONTENT["model"]["weight"])
+    assert {key: value for key, value in found.items() if key not in ("format", "model")} == {
+        key: value for key, value in CONTENT.items() if key != "model"}
+    assert os.listdir(path.parent) == ["save_1.pth"]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), RuntimeError("unexpected pos"), KeyboardInterrupt()])
+def test_a_failing_write_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "save_1.pth"
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+
+    def half(file):
+        file.write(b"half of it")
+        raise error
+
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError) as caught:
+        write_whole(path, half)
+    if not isinstance(error, KeyboardInterrupt):
+        assert str(path) in str(caught.value)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["save_1.pth"]
+
+
+def test_what_cannot_be_pickled_leaves_the_old_file(tmp_path):
+    path = tmp_path / "save_1.pth"
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_checkpoint(path, CONTENT | {"args": threading.Lock()})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["save_1.pth"]
+
+
+def test_the_target_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "val.json"
+
+    def write(file):
+        file.write(b"{")
+        assert not path.exists()
+        file.write(b"}")
+
+    write_whole(path, write)
+    assert path.read_bytes() == b"{}"
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "results").write_text("a file where a folder is wanted")
+    with pytest.raises(OSError, match="results"):
+        save_checkpoint(tmp_path / "results" / "save_1.pth", CONTENT)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"conv1.weight": torch.zeros(1)}}, [1, 2], {"format": "other"}])
+def test_a_foreign_file_is_told_apart(tmp_path, content):
+    torch.save(content, tmp_path / "save_1.pth")
+    with pytest.raises(ValueError, match="save_1.pth: not a HIPE checkpoint.*--pretrain_path"):
+        load_checkpoint(tmp_path / "save_1.pth")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="save_9.pth"):
+        load_checkpoint(tmp_path / "save_9.pth")
+
+
+def put(folder, name, age, content=None):
+    """A checkpoint that was written `age` seconds ago."""
+    save_checkpoint(folder / name, CONTENT)
+    if content is not None:
+        (folder / name).write_bytes(content)
+    os.utime(folder / name, (1e9 - age, 1e9 - age))
+    return folder / name
+
+
+def test_the_newest_whole_one_is_found(tmp_path):
+    assert newest_whole(tmp_path) is None and newest_whole(tmp_path / "nowhere") is None
+    old = put(tmp_path, "save_10.pth", 30)
+    trunk = put(tmp_path, "trunk.pth", 40)
+    assert newest_whole(tmp_path) == old
+    cut = put(tmp_path, "save_20.pth", 20, content=old.read_bytes()[:-200])
+    empty = put(tmp_path, "save_30.pth", 10, content=b"")
+    assert checkpoints_in(tmp_path) == [empty, cut, old, trunk]
+    assert newest_whole(tmp_path) == old
+    last = put(tmp_path, "last.pth", 5)
+    assert newest_whole(tmp_path) == last
+
+
+def test_other_files_are_no_checkpoints(tmp_path):
+    for name in ("embeddings.pth", "save_.pth", "save_3.pth.77.part", "xsave_3.pth", "save_3.json", "my_save_1.pth"):
+        put(tmp_path, name, 0)
+    (tmp_path / "last.pth").mkdir()
+    torch.save({"state_dict": {}}, tmp_path / "trunk.pth")
+    assert newest_whole(tmp_path) is None

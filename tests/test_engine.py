@@ -1,0 +1,313 @@
+"""Each kind of step moves what it should and nothing else; the masks and the means are what loops say."""
+
+import pytest
+import torch
+from tiny import noise_batch, random_tree, small_hipe
+from torch import nn
+
+from datasets.video import Video
+from training.engine import (
+    OPTIMIZERS,
+    LossWeights,
+    Meter,
+    Phase,
+    Trainer,
+    evaluate,
+    masks_of_maps,
+    predict,
+    results_json,
+)
+from training.push import valid_clips
+from training.schedule import Step
+
+CPU = torch.device("cpu")
+PARTS = ("trunk", "neck", "prototype_layer", "last_layer", "pooled_head")
+MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", "last_layer"},
+         "joint": {"trunk", "neck", "prototype_layer", "last_layer"}, "last": {"last_layer"}}
+
+
+def weights(**changes) -> LossWeights:
+    return LossWeights(**{"ce": [1.0, 0.5], "cluster": [0.8], "separation": [0.1], "background": 0.5, "coverage": 1.0,
+                          "group": 1e-3, **changes})
+
+
+def trainer(model, *, scheduler="constant", loss_weights=None, **options) -> Trainer:
+    phases = {"trunk": Phase("adamw", 0.01, 0, 0.01, scheduler=scheduler),
+              "warm": Phase("adam", 0, 0.01, scheduler=scheduler),
+              "joint": Phase("sgd", 0.01, 0.02, 1e-4, scheduler=scheduler), "last": Phase("adam", 0, 0.01)}
+    return Trainer(model, phases, loss_weights or weights(), **options)
+
+
+def first_batch(labels=(0, 3, 3, 4)) -> dict:
+    return next(iter(valid_clips([noise_batch(list(labels))], CPU)))
+
+
+@pytest.fixture
+def model():
+    return small_hipe(random_tree(4, 3, 5))
+
+
+def state_of(model) -> dict:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def changed(model, before) -> set[str]:
+    return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+
+
+def take(run: Trainer, kind: str, iteration: int = 0, progress: float = 0.0) -> dict:
+    if kind == "last":
+        n_prototypes = len(run.model.prototype_layer.node_of)
+        activations = 3 * torch.rand(4, n_prototypes, generator=torch.Generator().manual_seed(0))
+        return run.tune(Step("last", 1, iteration), progress, activations, torch.tensor([0, 3, 3, 4]))
+    return run.step(Step(kind, 1, iteration), progress, first_batch())
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_a_step_moves_what_it_should(model, kind):
+    before = state_of(model)
+    scalars = take(trainer(model), kind)
+    moved = changed(model, before)
+    assert {key.split(".")[0] for key in moved} == MOVES[kind]
+    for name, _ in model.named_parameters():  # not one of them was forgotten
+        assert (name in moved) == (name.split(".")[0] in MOVES[kind]), name
+    statistics = {key for key in moved if "running" in key or "num_batches" in key}
+    assert bool(statistics) == ("trunk" in MOVES[kind])
+    assert all(value.dim() == 0 and value.isfinite() and not value.requires_grad for value in scalars.values())
+    assert {"ce" if kind == "trunk" else "ce_0", "loss", "top1"} <= set(scalars)
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_entering_freezes_and_thaws(model, kind):
+    run = trainer(model)
+    for before in MOVES:  # whatever came before
+        run.enter(before)
+        run.enter(kind)
+        for part in PARTS:
+            wanted = {parameter.requires_grad for parameter in getattr(model, part).parameters()}
+            assert wanted == {part in MOVES[kind]}, part
+        assert model.trunk.training == ("trunk" in MOVES[kind])
+        assert all(module.training == ("trunk" in MOVES[kind]) for module in model.trunk.modules()
+                   if isinstance(module, nn.BatchNorm3d))
+
+
+def test_phases_follow_each_other(model):
+    run = trainer(model)
+    for kind in ("trunk", "warm", "joint", "last", "joint", "last"):
+        before = state_of(model)
+        take(run, kind)
+        assert {key.split(".")[0] for key in changed(model, before)} == MOVES[kind], kind
+    assert set(run.optimizers) == {"joint", "last"}  # what went before is not carried along in checkpoints
+
+
+def test_losses_have_names_and_add_up(model):
+    run = trainer(model, loss_weights=weights(orthogonality=0.3, sharing=0.2))
+    batch = first_batch()
+    run.enter("warm")
+    scalars, total, log_probs = run.losses(batch["clip"], batch["label"])
+    assert log_probs.shape == (4, len(model.level_of))
+    lists = {name: [1.0, 0.5, 0.5] if name == "ce" else [0.8] * 3 if name == "cluster" else [0.1] * 3
+             for name in ("ce", "cluster", "separation")}
+    lists["background"] = [0.5] * 3
+    numbers = {"coverage": 1.0, "group": 1e-3, "orthogonality": 0.3, "sharing": 0.2}
+    assert set(scalars) == {f"{name}_{level}" for name in lists for level in range(3)} | set(numbers)
+    expected = sum(weight * scalars[f"{name}_{level}"] for name, row in lists.items()
+                   for level, weight in enumerate(row))
+    expected += sum(weight * scalars[name] for name, weight in numbers.items())
+    torch.testing.assert_close(total.detach(), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("focus", "background"), [(0.04, 0.5), (0.2, 0.1), (1.0, 1.0)])
+@pytest.mark.parametrize("n_sure", [4, 2, 0])
+def test_focus_and_background_see_the_cells_of_the_own_class_map(model, focus, background, n_sure):
+    """Cluster, coverage and background by loops over clips, levels, prototypes and cells; none sure is all sure."""
+    batch = first_batch()
+    trunk = model.eval().trunk(batch["clip"])
+    patches = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
+    certainty = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp()
+    order = certainty.argsort(descending=True).tolist()
+    bounds = [1.0, *certainty[order].tolist(), 0.0]  # n_sure of them lie above
+    run = trainer(model, focus=focus, background=background, margin=1.5, sure=(bounds[n_sure] + bounds[n_sure + 1]) / 2)
+    run.enter("warm")
+    scalars, _, _ = run.losses(batch["clip"], batch["label"])
+    layer = model.prototype_layer
+    n_top, n_bottom = max(1, round(focus * 32)), max(1, round(background * 32))
+    covered = {}
+    for level in range(3):
+        cluster, behind = [], []
+        for b in order[:n_sure or 4]:
+            label = int(batch["label"][b])
+            node = int(model.ancestors[label, level])
+            heights = torch.einsum("c,cn->n", model.pooled_head.weight[label], trunk[b].flatten(1)).tolist()
+            cells = sorted(range(32), key=lambda n, heights=heights: -heights[n])
+            mine = (layer.node_of == node).nonzero()[:, 0].tolist()
+            far = [[float((patches[b, n] - layer.prototypes[p]).square().sum()) for n in cells] for p in mine]
+            cluster.append(min(min(row[:n_top]) for row in far))
+            behind.append(min(1.5, min(min(row[-n_bottom:]) for row in far)))
+            for p, row in zip(mine, far, strict=True):
+                covered[p] = min(covered.get(p, 1e9), min(row[:n_top]))
+        assert float(scalars[f"cluster_{level}"]) == pytest.approx(sum(cluster) / len(cluster), rel=1e-4)
+        assert float(scalars[f"background_{level}"]) == pytest.approx(-sum(behind) / len(behind), rel=1e-4)
+    assert float(scalars["coverage"]) == pytest.approx(sum(covered.values()) / len(covered), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "focus", "background", "tops", "bottoms"), [
+    (32, 0.04, 0.5, 1, 16), (100, 0.06, 0.3, 6, 30), (10, 0.001, 0.001, 1, 1), (7, 1, 1, 7, 7), (1, 0.5, 0.5, 1, 1)])
+def test_masks_of_maps(n, focus, background, tops, bottoms):
+    maps = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(0))
+    top, bottom = masks_of_maps(maps, focus, background)
+    assert top.dtype == bottom.dtype == torch.bool and top.shape == bottom.shape == maps.shape
+    for one, high, low in zip(maps.view(-1, n), top.view(-1, n), bottom.view(-1, n), strict=True):
+        ordered = sorted(one.tolist())
+        assert sorted(one[high].tolist()) == ordered[n - tops:] and sorted(one[low].tolist()) == ordered[:bottoms]
+
+
+def test_masks_of_a_flat_map_have_their_size():
+    top, bottom = masks_of_maps(torch.zeros(1, 50), 0.04, 0.5)
+    assert int(top.sum()) == 2 and int(bottom.sum()) == 25 and not (top & bottom).any()
+
+
+def test_tuning_is_full_batch_whatever_the_chunk(model):
+    activations = 3 * torch.rand(7, len(model.prototype_layer.node_of))
+    labels = torch.tensor([0, 1, 2, 3, 4, 4, 4])
+    start, found = state_of(model), []
+    for chunk in (4096, 3, 1):
+        model.load_state_dict(start)
+        run = trainer(model)
+        scalars = [run.tune(Step("last", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
+        found.append((model.last_layer.weight.detach().clone(), scalars))
+    for weight, scalars in found[1:]:
+        torch.testing.assert_close(weight, found[0][0])
+        for one, other in zip(scalars, found[0][1], strict=True):
+            torch.testing.assert_close(one, other)
+    losses = [float(one["loss"]) for one in found[0][1]]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_tuning_begins_with_a_fresh_optimiser(model):
+    run = trainer(model)
+    take(run, "last", 0)
+    first = run.optimizers["last"]
+    take(run, "last", 1)
+    assert run.optimizers["last"] is first
+    take(run, "last", 0)
+    assert run.optimizers["last"] is not first
+
+
+@pytest.mark.parametrize("kind", ["trunk", "warm", "joint"])
+def test_restored_optimisers_go_on_to_the_same_bits(kind):
+    def fresh():
+        return small_hipe(random_tree(4, 3, 5))
+
+    whole = trainer(fresh())
+    for i in range(2):
+        take(whole, kind, i)
+    half = trainer(fresh())
+    take(half, kind, 0)
+    resumed = trainer(fresh())
+    resumed.model.load_state_dict(half.model.state_dict())
+    resumed.load_state(half.state())
+    take(resumed, kind, 1)
+    assert not changed(resumed.model, whole.model.state_dict())
+
+
+def test_restored_optimisers_keep_the_rates_of_this_run(model):
+    run = trainer(model)
+    take(run, "joint")
+    other = trainer(model)
+    other.phases["joint"] = Phase("sgd", 0.5, 0.25, 0.125)
+    other.load_state(run.state())
+    groups = other.optimizers["joint"].param_groups
+    assert [(group["rate"], group["weight_decay"]) for group in groups] == [(0.5, 0.125), (0.25, 0.125)]
+
+
+def test_rates_follow_the_schedule(model):
+    run = trainer(model, scheduler="onecycle")
+    take(run, "joint", progress=0.3)
+    assert [group["lr"] for group in run.optimizers["joint"].param_groups] == [0.01, 0.02]
+    take(run, "joint", 1, progress=0.0)
+    assert [group["lr"] for group in run.optimizers["joint"].param_groups] == pytest.approx([0.0004, 0.0008])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_moves_the_weights(model, name):
+    run = trainer(model)
+    run.phases["warm"] = Phase(name, 0, 0.01)
+    before = state_of(model)
+    take(run, "warm")
+    assert "prototype_layer.prototypes" in changed(model, before)
+
+
+def test_weights_of_levels():
+    some = weights(ce=[1.0, 0.5, 0.25], cluster=[0.8])
+    assert some.of("ce", 2, CPU).tolist() == [1, 0.5] and some.of("ce", 5, CPU).tolist() == [1, 0.5, 0.25, 0.25, 0.25]
+    assert some.of("cluster", 3, CPU).tolist() == pytest.approx([0.8] * 3) and some.of("coverage", 3, CPU) == 1.0
+
+
+def test_meters_take_means():
+    meter = Meter()
+    for value in (1.0, 2.0, 6.0):
+        meter.add({"loss": torch.tensor(value)}, 4)
+    means = meter.means()
+    assert means["loss"] == 3 and means["clips_per_s"] > 0 and meter.count == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooled", [False, True])
+def test_predictions_are_means_over_the_clips_of_a_video(model, pooled):
+    """Three videos of 2, 2 and 1 clips; one clip cannot be read, and nor can the last video."""
+    made = [noise_batch([0, 0, 3]), noise_batch([3, 4], first=3)]
+    made[0]["video"], made[1]["video"] = torch.tensor([0, 0, 1]), torch.tensor([1, 2])
+    made[0]["valid"][1] = made[1]["valid"][1] = False
+    means = predict(model, made, 3, device=CPU, pooled=pooled)
+    clips = torch.cat([batch["clip"] for batch in valid_clips(made, CPU)])
+    if pooled:
+        probs = model.node_log_probs(model.pooled_log_probs(model.eval().trunk(clips))).exp()
+    else:
+        probs = model.eval()(clips).log_probs.exp()
+    assert means.count.tolist() == [1, 2, 0]
+    torch.testing.assert_close(means.mean[0].float(), probs[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(means.mean[1].float(), probs[1:].mean(0), atol=1e-5, rtol=1e-4)
+
+    scores = evaluate(model, made, torch.tensor([0, 3, 4]), device=CPU, pooled=pooled)
+    assert set(scores) == {"loss", "top1", "top5", "level_1", "level_2", "videos"} and scores["videos"] == 2
+    expected = -(means.mean[0, 0].log() + means.mean[1, 3].log()) / 2
+    assert scores["loss"] == pytest.approx(float(expected), rel=1e-5) and scores["top5"] == 1
+
+
+def test_nothing_readable_cannot_be_validated(model):
+    batch = noise_batch([0, 1])
+    batch["valid"][:] = False
+    with pytest.raises(ValueError, match="not one video"):
+        evaluate(model, [batch], torch.tensor([0, 1]), device=CPU)
+
+
+class Windows:
+    """What results_json asks of a dataset: the frames of an item."""
+
+    @staticmethod
+    def item_frames(item):
+        return torch.arange(10 * item, 10 * item + 8)
+
+
+@torch.no_grad()
+def test_results_have_the_published_form(model):
+    tree = random_tree(4, 3, 5)
+    made = [noise_batch([0, 0, 3, 4])]
+    made[0]["video"], made[0]["valid"][3] = torch.tensor([0, 0, 1, 2]), False
+    videos = [Video(f"v{i}", None, label, "validation", 9, (0, 9)) for i, label in enumerate((0, -1, 4))]
+    means = predict(model, made, 3, device=CPU)
+    found = results_json(means, videos, Windows(), tree, top=9)
+    assert set(found) == {"results", "videos", "tree"} and set(found["results"]) == {"v0", "v1"}  # v2 was not readable
+    assert found["tree"] == {tree.names[leaf]: list(tree.path(leaf)) for leaf in range(5)}
+    assert found["videos"]["v0"]["truth"] == tree.names[0] and found["videos"]["v1"]["truth"] is None
+    assert found["videos"]["v0"]["windows"] == 2 and found["videos"]["v1"]["window"] == [20, 28]
+    for name, row in found["results"].items():
+        scores = [entry["score"] for entry in row]
+        assert len(row) == 5 and scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1)
+        for entry in row:
+            assert entry["path"] == found["tree"][entry["label"]] and entry["path_scores"][0] == entry["score"]
+            assert entry["path_scores"] == sorted(entry["path_scores"])  # an ancestor is no less probable
+        first = tree.label(row[0]["label"])
+        assert found["videos"][name]["window"][0] == 10 * int(means.best[int(name[1]), first])

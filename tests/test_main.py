@@ -1,0 +1,640 @@
+"""The whole program on a tiny data set: what it writes, how it goes on after any cut, and what it says of bad input."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from media import write_frames
+
+import local_analysis
+import local_analysis_parents
+import main
+from hierarchy.tree import Hierarchy
+from training.checkpoint import load_checkpoint
+from training.engine import Trainer
+from util_scripts import eval_accuracy
+from util_scripts.errors import user_errors
+
+ROOT = Path(__file__).parents[1]
+ROWS = [("Run", "Legs", "Body"), ("Jump", "Legs", "Body"), ("Wave", "Arms", "Body"), ("Saw", "Tool", "Thing")]
+TREE = Hierarchy.from_rows(ROWS)
+HEIGHT, WIDTH, FRAMES = 36, 48, 12
+
+DATA = "--video_path jpg --annotation_path ucf101_01.json --tree_file tree.csv"
+MODEL = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 32 "
+         "--sample_duration 8 --prototype_channels 6 --prototypes_per_node 2 --emb_dim 8")
+SCHEDULE = ("--trunk_epochs 2 --warm_epochs 1 --n_epochs 3 --push_start 2 --push_every 1 --tune_iterations 3 "
+            "--checkpoint 1 --batch_size 6 --push_clips 2")
+QUICK = "--trunk_epochs 1 --warm_epochs 0 --n_epochs 1 --tune_iterations 1 --batch_size 6 --push_clips 1"
+CALL = "--n_threads 0 --no_cuda --no_img"
+# In order: 2 x 2 trunk, start, 2 warm, 2 joint, push, 3 last, 2 joint, push, 3 last.
+N_STEPS = {"trunk": 4, "start": 1, "warm": 2, "joint": 4, "push": 2, "last": 6}
+
+
+def write_data(root: Path, rows=ROWS, n_train: int = 3, n_val: int = 1) -> Path:
+    """Frame folders, annotation and tree, as the util_scripts leave them: each class a square on its own way."""
+    database = {}
+    for label, row in enumerate(rows):
+        for group in range(n_train + n_val):
+            name = f"v_{row[0]}_g{group:02d}_c01"
+            rng = np.random.default_rng((label, group))
+            frames = rng.integers(90, size=(1, HEIGHT, WIDTH, 3)) + rng.integers(9, size=(FRAMES, 1, 1, 3))
+            for t in range(FRAMES):
+                y, x = (3 + 2 * t, 20) if label % 2 else (14, 4 + 3 * t)
+                frames[t, y:y + 9, x:x + 9, label % 3] = 250
+            info = {"n_frames": FRAMES, "height": 2 * HEIGHT, "width": 2 * WIDTH, "fps": 10}
+            write_frames(root / "jpg" / row[0] / name, frames.astype(np.uint8), info=info)
+            database[name] = {"subset": "training" if group < n_train else "validation",
+                              "annotations": {"label": row[0], "segment": [1, FRAMES + 1]}}
+    content = {"labels": [row[0] for row in rows], "database": database}
+    (root / "ucf101_01.json").write_text(json.dumps(content))
+    (root / "tree.csv").write_text("".join(",".join((*row, "Root")) + "\n" for row in rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def own_data(data, tmp_path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def call(*lines: str | Path) -> None:
+    """main.py in this process: fifty times faster than another one."""
+    with user_errors():
+        main.main([word for line in lines for word in (line.split() if isinstance(line, str) else [str(line)])])
+
+
+def explain_classes(*words: str | Path) -> None:
+    """local_analysis.py in this process."""
+    with user_errors():
+        local_analysis.analyse("local_analysis.py", "", lambda tree: [0], [*map(str, words), "--no_cuda"])
+
+
+def explain_ancestors(*words: str | Path) -> None:
+    """local_analysis_parents.py in this process."""
+    with user_errors():
+        local_analysis.analyse("local_analysis_parents.py", "", local_analysis_parents.ancestor_levels,
+                               [*map(str, words), "--no_cuda"])
+
+
+def train(data: Path, results: Path, *more: str | Path, schedule: str = SCHEDULE) -> Path:
+    call("--root_path", data, "--result_path", results, DATA, MODEL, schedule, CALL, *more)
+    return results
+
+
+def go_on(results: Path, *more: str) -> None:
+    """As a person would: no flag but where."""
+    call("--resume_path auto --result_path", results, CALL, *more)
+
+
+@pytest.fixture(scope="session")
+def whole(data, tmp_path_factory) -> Path:
+    """The results of an uninterrupted run."""
+    return train(data, tmp_path_factory.mktemp("whole"))
+
+
+def flat(value, name: str = "") -> dict:
+    """The leaves of nested dicts and lists by their paths."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for inner, one in items for key, leaf in flat(one, f"{name}/{inner}").items()}
+    return {name: value}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two checkpoints are the same to the bit in everything but where they were written."""
+    first, second = (flat({key: value for key, value in load_checkpoint(path).items() if key != "args"})
+                     for path in (one, other))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert value.dtype == second[name].dtype and torch.equal(value, second[name]), name
+        else:
+            assert value == second[name], name
+
+
+# --- what a run writes
+
+
+def test_a_run_writes_what_is_documented(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert names == {"trunk.pth", "save_1.pth", "save_2.pth", "save_3.pth", "embeddings.pth", "metrics.jsonl",
+                     "opts.json", "prototypes.json"}
+    opts = json.loads((whole / "opts.json").read_text())
+    assert (opts["n_epochs"], opts["n_classes"], opts["trunk_optimizer"]) == (3, 4, "adamw")
+    assert Path(opts["video_path"]).is_absolute() and Path(opts["annotation_path"]).is_absolute()
+
+    events = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == [
+        "trunk", "val", "trunk", "val", "start", "warm", "val", "joint", "val", "push", "val", "last", "val",
+        "joint", "val", "push", "val", "last", "val"]
+    for event in events:
+        assert all(np.isfinite(value) for value in event.values() if isinstance(value, float))
+        if event["event"] == "val":
+            assert {"loss", "top1", "top5", "level_1", "level_2", "videos"} <= set(event) and event["videos"] == 4
+        if event["event"] == "push":
+            assert (event["matched"], event["unmatched"], event["clips"]) == (18, 0, 24)
+    assert events[4]["placed"] == events[4]["prototypes"] == 18
+
+    rows = json.loads((whole / "prototypes.json").read_text())
+    assert [row["prototype"] for row in rows] == list(range(18))
+    for row in rows:
+        leaf = next(name for name in sorted(TREE.names[:4]) if name in row["video"])
+        assert tuple(row["node"]) in {TREE.path(node) for node in TREE.path_ids(TREE.label(leaf))}
+        t0, y0, x0, t1, y1, x1 = row["box"]
+        assert 0 <= row["frames"][0] <= t0 < t1 <= row["frames"][1] <= FRAMES
+        assert 0 <= y0 < y1 <= 2 * HEIGHT and WIDTH - HEIGHT <= x0 < x1 <= WIDTH + HEIGHT  # the source video's pixels
+        assert t0 <= row["peak"][0] < t1 and y0 <= row["peak"][1] < y1 and x0 <= row["peak"][2] < x1
+
+
+def test_a_checkpoint_holds_what_is_documented(whole):
+    found = load_checkpoint(whole / "save_3.pth")
+    assert set(found) == {"format", "done", "args", "hierarchy_rows", "embedding", "model", "optimizers", "rng",
+                          "push_record"}
+    assert found["done"] == ["last", 3, 2] and [tuple(row) for row in found["hierarchy_rows"]] == ROWS
+    assert load_checkpoint(whole / "save_1.pth")["done"] == ["warm", 1, 1]
+    assert load_checkpoint(whole / "trunk.pth")["done"] == ["trunk", 2, 1]
+    assert found["push_record"]["epoch"] == 3 and load_checkpoint(whole / "save_2.pth")["push_record"]["epoch"] == 2
+    plain = str | int | float | bool | None
+    assert all(isinstance(value, torch.Tensor | plain) for value in flat(found).values())
+
+
+# --- going on
+
+
+class Killed(BaseException):
+    """What kill -9 would have done."""
+
+
+@contextlib.contextmanager
+def cut(kind: str, nth: int, how: str):
+    """Make the nth step of a kind the last one of this run: "term" asks it to stop, "kill" ends it at once."""
+    count = 0
+
+    def passing(found: str) -> None:
+        nonlocal count
+        count += found == kind
+        if found == kind and count == nth:
+            if how == "kill":
+                raise Killed
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def wrap(function, kind_of):
+        def wrapped(*args, **options):
+            result = function(*args, **options)
+            passing(kind_of(*args))
+            return result
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", wrap(Trainer.step, lambda trainer, step, *_: step.kind))
+        patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "last"))
+        patch.setattr(main, "start_prototypes", wrap(main.start_prototypes, lambda *_: "start"))
+        patch.setattr(main, "push", wrap(main.push, lambda *_: "push"))
+        if how == "kill":
+            with pytest.raises(Killed):
+                yield
+        else:
+            yield
+    assert count == nth
+
+
+def test_a_run_cut_in_every_kind_of_step_ends_at_the_same_bits(data, whole, tmp_path, capsys):
+    results, handler = tmp_path / "results", signal.getsignal(signal.SIGTERM)
+    with cut("trunk", 3, "term"):
+        train(data, results)
+    assert "--resume_path auto" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is handler  # what comes after can be stopped, too
+    assert load_checkpoint(results / "last.pth")["done"] == ["trunk", 2, 0]
+    for kind, nth, how, done in (
+            ("start", 1, "kill", ["trunk", 2, 1]), ("start", 1, "term", ["start", 0, 0]),
+            ("warm", 1, "term", ["warm", 1, 0]), ("joint", 2, "kill", ["warm", 1, 1]),
+            ("joint", 1, "term", ["joint", 2, 0]), ("push", 1, "kill", ["joint", 2, 0]),
+            ("push", 1, "term", ["push", 2, 0]), ("last", 1, "term", ["last", 2, 0]),
+            ("last", 1, "kill", ["last", 2, 0]), ("joint", 1, "term", ["joint", 3, 0]),
+            ("last", 2, "term", ["last", 3, 1])):
+        with cut(kind, nth, how):
+            go_on(results)
+        newest = max(results.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
+        assert load_checkpoint(newest)["done"] == done, kind
+    go_on(results)
+    for name in ("save_1.pth", "save_2.pth", "save_3.pth"):
+        assert_same(results / name, whole / name)
+    assert (results / "prototypes.json").read_bytes() == (whole / "prototypes.json").read_bytes()
+    one, other = ([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+                  for folder in (results, whole))
+    assert [event["done"] for event in one] == [event["done"] for event in other]
+    for first, second in zip(one, other, strict=True):
+        if first["event"] == "val":
+            assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kill", "term"])
+@pytest.mark.parametrize(("kind", "nth"), [(kind, i + 1) for kind, n in N_STEPS.items() for i in range(n)])
+def test_a_run_cut_anywhere_ends_at_the_same_bits(data, whole, tmp_path, kind, nth, how):
+    with cut(kind, nth, how):
+        train(data, tmp_path)
+    train(data, tmp_path, "--resume_path auto")  # afresh where it was cut before the first checkpoint
+    assert_same(tmp_path / "save_3.pth", whole / "save_3.pth")
+
+
+CUT_ITSELF = """
+import os, runpy, signal, sys
+from training.engine import Trainer
+number, kind, nth = signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+take, count = Trainer.step, 0
+def step(self, step, *rest):
+    global count
+    scalars = take(self, step, *rest)
+    count += step.kind == kind
+    if step.kind == kind and count == nth:
+        os.kill(os.getpid(), number)
+    return scalars
+Trainer.step = step
+sys.argv = sys.argv[4:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def shell(log: Path, *lines: str | Path, cut_by: str | None = None) -> subprocess.CompletedProcess:
+    """A command line in a process of its own, which a signal to itself may cut; its output is in `log`."""
+    words = [word for line in lines for word in (line.split() if isinstance(line, str) else [str(line)])]
+    if cut_by is not None:
+        words = ["-c", CUT_ITSELF, *cut_by.split(), *words]
+    with open(log, "w") as out:  # a pipe would be kept open by the loader processes of a killed run
+        return subprocess.run([sys.executable, *words], cwd=ROOT, stdout=out, stderr=out, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+
+def test_from_the_command_line_to_explanations(data, whole, tmp_path):
+    """Asked to stop, killed, resumed, inferred, judged and explained, each in a process of its own with two loaders."""
+    log, results = tmp_path / "log.txt", tmp_path / "results"
+    settings = ("--root_path", data, "--result_path", results, "--n_threads 2 --no_cuda")
+    asked = shell(log, "main.py", *settings, DATA, MODEL, SCHEDULE, "--no_img", cut_by="SIGTERM trunk 3")
+    assert asked.returncode == 0, log.read_text()
+    assert (results / "last.pth").is_file() and "asked to stop" in log.read_text()
+    killed = shell(log, "main.py", *settings, "--resume_path auto --no_img", cut_by="SIGKILL joint 3")
+    assert killed.returncode == -signal.SIGKILL, log.read_text()
+    assert not (results / "save_3.pth").exists()
+
+    ended = shell(log, "main.py", *settings, "--resume_path auto --inference --inference_stride 3")
+    assert ended.returncode == 0, log.read_text()
+    assert_same(results / "save_3.pth", whole / "save_3.pth")
+    assert "Traceback" not in log.read_text()
+    assert len(list((results / "img").glob("epoch_3/**/*.gif"))) >= 18
+
+    found = json.loads((results / "val.json").read_text())
+    names = {f"v_{row[0]}_g03_c01" for row in ROWS}
+    assert set(found) == {"results", "videos", "tree"} and set(found["results"]) == set(found["videos"]) == names
+    assert found["tree"] == {row[0]: list(row) for row in ROWS}
+    for name, guesses in found["results"].items():
+        assert len(guesses) == 4
+        assert sum(guess["score"] for guess in guesses) == pytest.approx(1, abs=1e-5)
+        assert [guess["score"] for guess in guesses] == sorted((guess["score"] for guess in guesses), reverse=True)
+        assert all(guess["path"] == found["tree"][guess["label"]] for guess in guesses)
+        assert found["videos"][name]["truth"] in name and found["videos"][name]["windows"] == 3
+        first, last = found["videos"][name]["window"]
+        assert 0 <= first < last <= FRAMES and last - first == 8
+
+    judged = shell(log, "-m util_scripts.eval_accuracy", data / "ucf101_01.json", results / "val.json",
+                   "--subset val -k 1 --ignore")
+    assert judged.returncode == 0, log.read_text()
+    right = sum(guesses[0]["label"] in name for name, guesses in found["results"].items()) / 4
+    assert f"class accuracy: {right:.4f}" in log.read_text()
+
+    for script, levels in (("local_analysis", [0]), ("local_analysis_parents", [1, 2])):
+        explained = shell(log, f"{script}.py --no_cuda --n_videos 2 --inference_stride 3 --resume_path",
+                          results / "save_3.pth")
+        assert explained.returncode == 0, log.read_text()
+        folders = [path.parent for path in (results / script).glob("*/explanation.json")]
+        assert len(folders) == 2 and (results / script / "index.html").is_file()
+        for folder in folders:
+            one = json.loads((folder / "explanation.json").read_text())
+            video = found["results"][one["video"]]
+            assert one["prediction"] == video[0]["path"] and one["truth"] in one["video"]
+            assert one["window"] == found["videos"][one["video"]]["window"]
+            assert [level["level"] for level in one["levels"]] == levels
+            for level in one["levels"]:
+                assert level["node"] == one["prediction"][level["level"]] and 0 <= level["probability"] <= 1
+                assert [match["node"] for match in level["prototypes"]] == [level["node"]] * 2
+                gains = [match["contribution"] for match in level["prototypes"]]
+                assert gains == sorted(gains, reverse=True)
+                for match in level["prototypes"]:
+                    assert 0 <= match["similarity"] <= 9.22 and match["source"]["video"].startswith("v_")
+                    assert all(low <= at < high for low, at, high in
+                               zip(match["box"][:3], match["peak"], match["box"][3:], strict=True))
+            assert (folder / "index.html").is_file() and list(folder.glob("*.gif"))
+    assert list((results / "local_analysis_parents").glob("*/story.html"))
+
+
+def test_workers_and_memory_change_nothing(data, whole, tmp_path):
+    train(data, tmp_path, "--n_threads 2 --memory_gb .1")
+    assert_same(tmp_path / "save_3.pth", whole / "save_3.pth")
+
+
+def test_another_seed_changes_everything(data, whole, tmp_path):
+    train(data, tmp_path, "--manual_seed 2", schedule=SCHEDULE.replace("--n_epochs 3", "--n_epochs 1"))
+    one, other = (load_checkpoint(path)["model"] for path in (tmp_path / "save_1.pth", whole / "save_1.pth"))
+    assert not torch.equal(one["trunk.conv1.weight"], other["trunk.conv1.weight"])
+
+
+def test_a_finished_run_is_told_so(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "results")
+    before = (tmp_path / "results" / "metrics.jsonl").read_bytes()
+    go_on(tmp_path / "results")
+    assert "the run is finished" in capsys.readouterr().err
+    assert (tmp_path / "results" / "metrics.jsonl").read_bytes() == before
+    assert not (tmp_path / "results" / "last.pth").exists()
+
+
+def test_a_finished_run_goes_on_with_more_epochs(whole, tmp_path, monkeypatch):
+    """From its pushed and tuned state; what it did before stays in the log."""
+    shutil.copytree(whole, tmp_path / "results")
+    at_start, take = [], Trainer.step
+
+    def step(trainer, step, *rest):
+        if not at_start:
+            at_start.append((step, {key: value.clone() for key, value in trainer.model.state_dict().items()}))
+        return take(trainer, step, *rest)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    go_on(tmp_path / "results", "--n_epochs 4")
+    (first, state), finished = at_start[0], load_checkpoint(whole / "save_3.pth")["model"]
+    assert first == ("joint", 4, 0)
+    assert all(torch.equal(value, finished[key]) for key, value in state.items())
+    found = load_checkpoint(tmp_path / "results" / "save_4.pth")
+    assert found["done"] == ["last", 4, 2] and found["push_record"]["epoch"] == 4 and found["args"]["n_epochs"] == 4
+    assert_same(tmp_path / "results" / "save_3.pth", whole / "save_3.pth")
+    lines = (tmp_path / "results" / "metrics.jsonl").read_text()
+    assert lines.startswith((whole / "metrics.jsonl").read_text())
+
+
+def test_inference_alone_with_data_that_moved(whole, own_data, tmp_path):
+    call("--resume_path", whole / "save_3.pth", "--result_path", tmp_path / "out", "--video_path", own_data / "jpg",
+         "--annotation_path", own_data / "ucf101_01.json", "--no_train --no_val --inference --inference_subset train",
+         CALL)
+    found = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert len(found["results"]) == 12
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_overwrite_begins_afresh(data, whole, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    train(data, results, "--overwrite", schedule=QUICK)
+    assert {path.name for path in results.glob("*.pth")} == {"trunk.pth", "save_1.pth", "embeddings.pth"}
+    events = [json.loads(line)["event"] for line in (results / "metrics.jsonl").read_text().splitlines()]
+    assert events.count("start") == 1
+
+
+def test_published_weights_are_where_the_trunk_starts(data, whole, tmp_path, capsys, monkeypatch):
+    """And bring their own recipe along; those of another trunk are refused."""
+    trunk = {f"module.{key.removeprefix('trunk.')}": value + 0.01 if value.is_floating_point() else value
+             for key, value in load_checkpoint(whole / "trunk.pth")["model"].items() if key.startswith("trunk.")}
+    torch.save({"state_dict": trunk | {"module.fc.weight": torch.zeros(400, 64)}}, tmp_path / "kinetics.pth")
+    begun, take = [], Trainer.step
+
+    def step(trainer, *rest):
+        begun.append(trainer.model.trunk.conv1.weight.detach().clone())
+        return take(trainer, *rest)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    train(data, tmp_path / "results", "--no_val --pretrain_path", tmp_path / "kinetics.pth", schedule=QUICK)
+    assert torch.equal(begun[0], trunk["module.conv1.weight"])
+    assert "head dropped (fc.weight)" in capsys.readouterr().err
+    assert json.loads((tmp_path / "results" / "opts.json").read_text())["trunk_optimizer"] == "sgd"
+    error = refused(capsys, *fresh(data, tmp_path / "other"), "--model_depth 18 --pretrain_path",
+                    tmp_path / "kinetics.pth")
+    assert "layer1.1.conv1.weight" in error and "--model_depth" in error
+
+
+@pytest.mark.slow
+def test_tensorboard(data, tmp_path):
+    train(data, tmp_path, "--tensorboard", schedule=QUICK)
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+# --- bad input
+
+
+def refused(capsys, *lines: str | Path, caller=call) -> str:
+    """The one sentence of a call that ends with exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        caller(*lines)
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and "Traceback" not in err
+    errors = [line for line in re.split("[\r\n]+", err)
+              if line.strip() and "it/s]" not in line and not line.startswith(("no CUDA device", "warning: "))]
+    assert len(errors) == 1 and errors[0].startswith("error: "), err
+    return errors[0]
+
+
+def fresh(data: Path, results: Path) -> list:
+    return ["--root_path", data, "--result_path", results, DATA, MODEL, QUICK, CALL]
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    ("--annotation_path nowhere.json", ["nowhere.json", "no such annotation file", "ucf101_json"]),
+    ("--video_path nowhere", ["nowhere", "no such folder"]),
+    ("--tree_file nowhere.csv", ["nowhere.csv"]),
+    ("--n_classes 101", ["--n_classes 101", "4 classes"]),
+    ("--no_train", ["--no_train", "--resume_path"]),
+    ("--resume_path nowhere.pth", ["nowhere.pth"]),
+    ("--conv1_t_size 4", ["conv1_t_size", "odd"]),
+    ("--pretrain_path nowhere.pth", ["nowhere.pth"]),
+    ("--emb_file nowhere.pth", ["nowhere.pth"]),
+    ("--batch_size 0", ["--batch_size"]),
+    ("--device mars", ["--device mars"]),
+])
+def test_bad_flags(data, tmp_path, capsys, more, words):
+    error = refused(capsys, *fresh(data, tmp_path / "results"), more)
+    assert all(word in error for word in words), error
+    assert not list(tmp_path.rglob("*.pth.*")) and not list(tmp_path.rglob("save_*.pth"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
+def test_a_gpu_that_is_not_there(data, tmp_path, capsys, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    line = [word for word in fresh(data, tmp_path) if word != CALL]
+    assert f"--device {device}" in refused(capsys, *line, "--n_threads 0 --device", device)
+    assert "--no_cuda" in refused(capsys, *fresh(data, tmp_path), "--device", device)
+
+
+def test_no_flag_for_the_data(tmp_path, capsys):
+    assert "--video_path" in refused(capsys, "--root_path", tmp_path, CALL)
+
+
+def test_a_class_that_the_tree_does_not_know(own_data, tmp_path, capsys):
+    path = own_data / "ucf101_01.json"
+    path.write_text(path.read_text().replace('"label": "Wave"', '"label": "Wafe"'))
+    error = refused(capsys, *fresh(own_data, tmp_path))
+    assert "ucf101_01.json" in error and "'Wafe'" in error and "nearest names are Wave" in error
+
+
+def test_an_empty_folder_and_a_damaged_annotation(own_data, tmp_path, capsys):
+    shutil.rmtree(own_data / "jpg")
+    (own_data / "jpg").mkdir()
+    error = refused(capsys, *fresh(own_data, tmp_path))
+    assert "jpg" in error and "16 of the 16" in error
+    (own_data / "ucf101_01.json").write_text("{")
+    assert "ucf101_01.json" in refused(capsys, *fresh(own_data, tmp_path))
+
+
+def test_a_subset_without_videos(data, whole, tmp_path, capsys):
+    error = refused(capsys, "--resume_path", whole / "save_3.pth", "--result_path", tmp_path,
+                    "--no_train --no_val --inference --inference_subset test", CALL)
+    assert "--inference_subset test" in error
+
+
+def test_a_checkpoint_of_another_tree_or_trunk(data, whole, tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("".join(",".join((*row[:2], "All", "Root")) + "\n" for row in ROWS))
+    resumed = ["--resume_path", whole / "save_2.pth", "--result_path", tmp_path, CALL]
+    error = refused(capsys, *resumed, "--tree_file", tmp_path / "other.csv")
+    assert "save_2.pth" in error and "another tree" in error and "other.csv" in error
+    for more in ("--model_depth 18", "--resnet_widen_factor .25", "--prototypes_per_node 3", "--resnet_shortcut A",
+                 "--temporal_strides 1 2 2 2 2", "--no_max_pool", "--conv1_t_stride 2", "--sample_size 64"):
+        error = refused(capsys, *resumed, more)
+        assert "contradicts" in error, error
+    assert "--n_classes" in refused(capsys, *resumed, "--n_classes 101")
+    call(*resumed, "--model_depth 10 --n_classes 4 --temporal_strides 1 2 2 1 1 --conv1_t_stride 1 --no_train --no_val")
+
+
+def test_a_folder_that_holds_a_run(data, whole, capsys):
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir())
+    error = refused(capsys, *fresh(data, whole))
+    assert str(whole) in error and "--resume_path auto" in error and "--overwrite" in error
+    assert sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir()) == before
+
+
+def test_broken_checkpoints(data, whole, tmp_path, capsys):
+    cut_short = tmp_path / "save_9.pth"
+    cut_short.write_bytes((whole / "save_3.pth").read_bytes()[:-500])
+    assert "save_9.pth" in refused(capsys, "--resume_path", cut_short, CALL)
+    assert str(tmp_path) in refused(capsys, "--resume_path auto --result_path", tmp_path, CALL)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
+    assert "--pretrain_path" in refused(capsys, "--resume_path", tmp_path / "foreign.pth", CALL)
+    for analyse in (explain_classes, explain_ancestors):
+        assert "save_9.pth" in refused(capsys, "--resume_path", cut_short, caller=analyse)
+        error = refused(capsys, "--resume_path", whole / "save_3.pth", "--videos", "v_Run_g99_c01", caller=analyse)
+        assert "v_Run_g99_c01" in error
+
+
+def test_the_newest_whole_checkpoint_is_taken(whole, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    (results / "save_3.pth").write_bytes((whole / "save_3.pth").read_bytes()[:-500])
+    go_on(results)
+    assert_same(results / "save_3.pth", whole / "save_3.pth")
+
+
+def test_one_sentence_from_the_command_line(data, tmp_path):
+    done = shell(tmp_path / "log.txt", "main.py", *fresh(data, tmp_path / "results"), "--annotation_path nowhere.json")
+    said = (tmp_path / "log.txt").read_text()
+    assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "nowhere.json" in said
+
+
+# --- odd data, survived
+
+
+def spoil(data: Path, name: str, frame: int = 3) -> Path:
+    file = data / "jpg" / name.split("_")[1] / name / f"image_{frame:05d}.jpg"
+    file.write_bytes(file.read_bytes()[:100])
+    return file
+
+
+def test_corrupt_jpegs_are_named_and_left_out(own_data, tmp_path):
+    spoil(own_data, "v_Jump_g01_c01", 6)
+    spoil(own_data, "v_Wave_g03_c01", 6)
+    with pytest.warns(RuntimeWarning) as told:
+        train(own_data, tmp_path / "results", "--inference", schedule=QUICK)
+    said = " ".join(str(one.message) for one in told)
+    assert "v_Jump_g01_c01" in said and "v_Wave_g03_c01" in said and "image_00006.jpg" in said
+    found = json.loads((tmp_path / "results" / "val.json").read_text())
+    assert set(found["results"]) == {f"v_{name}_g03_c01" for name in ("Run", "Jump", "Saw")}
+    sources = {row["video"] for row in json.loads((tmp_path / "results" / "prototypes.json").read_text())}
+    assert "v_Jump_g01_c01" not in sources and any("Jump" in name for name in sources)
+
+
+@pytest.mark.parametrize("n_threads", [0, 2])
+def test_corrupt_jpegs_are_an_error_where_one_is_strict(own_data, tmp_path, capsys, n_threads):
+    spoil(own_data, "v_Jump_g01_c01", 6)
+    error = refused(capsys, *fresh(own_data, tmp_path), "--strict --n_threads", str(n_threads))
+    assert "v_Jump_g01_c01" in error and "image_00006.jpg" in error
+
+
+def test_videos_that_are_not_on_disk_are_counted(own_data, tmp_path, capsys):
+    shutil.rmtree(own_data / "jpg" / "Run" / "v_Run_g00_c01")
+    shutil.rmtree(own_data / "jpg" / "Saw")
+    train(own_data, tmp_path / "results", schedule=QUICK)
+    err = capsys.readouterr().err
+    assert len([line for line in err.splitlines() if "5 of the 16 videos" in line]) == 1
+    assert "1 of 4 classes have no training video on disk (Saw); their prototypes stay unmatched" in err
+    rows = json.loads((tmp_path / "results" / "prototypes.json").read_text())
+    unmatched = {row["node"][0] for row in rows if row["video"] is None}
+    assert unmatched == {"Saw", "Tool", "Thing"}
+    assert "5 of the 16" in refused(capsys, *fresh(own_data, tmp_path / "strict"), "--strict")
+
+
+def test_clips_longer_than_the_videos_are_looped(data, tmp_path):
+    train(data, tmp_path, "--sample_duration 20 --inference", schedule=QUICK)
+    found = json.loads((tmp_path / "val.json").read_text())
+    assert all(about["window"] == [0, FRAMES] and about["windows"] == 1 for about in found["videos"].values())
+    for row in json.loads((tmp_path / "prototypes.json").read_text()):
+        assert row["frames"] == [0, FRAMES] and 0 <= row["box"][0] < row["box"][3] <= FRAMES
+
+
+def test_batches_of_one(data, tmp_path):
+    train(data, tmp_path, "--batch_size 1", schedule=QUICK)
+    assert load_checkpoint(tmp_path / "save_1.pth")["done"] == ["last", 1, 0]
+
+
+@pytest.mark.parametrize("n_levels", [1, 3])
+def test_one_class(tmp_path, n_levels, capsys):
+    data = write_data(tmp_path / "data", rows=[ROWS[0][:n_levels]], n_train=2)
+    train(data, tmp_path / "results", "--inference", schedule=QUICK)
+    found = json.loads((tmp_path / "results" / "val.json").read_text())
+    assert found["results"]["v_Run_g02_c01"][0]["score"] == 1
+    if n_levels == 1:
+        error = refused(capsys, "--resume_path", tmp_path / "results" / "save_1.pth", caller=explain_ancestors)
+        assert "one level" in error
+
+
+def test_two_parents_of_one_name(tmp_path):
+    """Nodes are known by their path: two nodes called Other, and one called like a class."""
+    rows = [("Run", "Other", "Body"), ("Saw", "Other", "Thing"), ("Wave", "Run", "Body")]
+    data = write_data(tmp_path / "data", rows=rows, n_train=2)
+    train(data, tmp_path / "results", "--inference", schedule=QUICK)
+    eval_accuracy.main([str(data / "ucf101_01.json"), str(tmp_path / "results" / "val.json"), "--subset", "val"])
+    nodes = {tuple(row["node"]) for row in json.loads((tmp_path / "results" / "prototypes.json").read_text())}
+    assert len(nodes) == 3 + 3 + 2
+
+
+def test_without_validation_and_without_trunk_epochs(data, tmp_path, capsys):
+    """There is no class map then, and nothing may depend on the one of a head that nobody trained."""
+    train(data, tmp_path, "--trunk_epochs 0 --no_val", schedule=QUICK)
+    err = capsys.readouterr().err
+    assert len([line for line in err.splitlines() if "no class maps" in line]) == 1
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "joint", "push", "last"]
+    assert events[0]["placed"] == events[0]["prototypes"] == 18
+    joint = events[1]
+    expected = sum(row[level] * joint[f"{name}_{level}"] for name, row in (
+        ("ce", [1, 0.5, 0.25]), ("cluster", [0.8, 0.5, 0.3]), ("separation", [0.08, 0.11, 0.13])) for level in range(3))
+    assert joint["loss"] == pytest.approx(expected + joint["coverage"] + 1e-4 * joint["group"], rel=1e-4)

@@ -1,0 +1,143 @@
+"""Flags: which were given, what depends on what, and what contradicts what."""
+
+import argparse
+import contextlib
+import io
+
+import pytest
+
+from options import (
+    CALL_FLAGS,
+    RECIPES,
+    WEIGHT_FLAGS,
+    data_flags,
+    model_flags,
+    parse_main,
+    resolve,
+    run_flags,
+    schedule_flags,
+)
+
+DATA = "--root_path ~/data --video_path UCF-101-JPEG --annotation_path ucf101_01.json --dataset ucf101"
+PUBLISHED = [
+    f"{DATA} --result_path results --model resnet --model_depth 18 --n_classes 101 --batch_size 128 --n_threads 4 "
+    "--checkpoint 5",
+    f"{DATA} --resume_path results/save_100.pth --model_depth 18 --n_classes 101 --batch_size 128 --n_threads 4 "
+    "--checkpoint 5",
+    f"{DATA} --result_path results --resume_path results/save_200.pth --model_depth 18 --n_classes 101 --n_threads 4 "
+    "--no_train --no_val --inference --output_topk 5 --inference_batch_size 1"]
+
+
+def resolved(line: str) -> argparse.Namespace:
+    args, _ = parse_main(line.split())
+    resolve(args)
+    return args
+
+
+@pytest.mark.parametrize("line", PUBLISHED)
+def test_published_command_lines(line):
+    args, given = parse_main(line.split())
+    resolve(args)
+    assert given == {word.removeprefix("--") for word in line.split() if word.startswith("--")}
+    assert (args.model_depth, args.n_classes) == (18, 101)
+
+
+def test_published_defaults():
+    args = resolved("")
+    expected = {"n_epochs": 200, "warm_epochs": 10, "batch_size": 128, "inference_batch_size": 1,
+                "inference_stride": 16, "n_val_samples": 3, "output_topk": 5, "checkpoint": 10, "manual_seed": 1,
+                "sample_size": 112, "sample_duration": 16, "n_threads": 4, "push_start": 10, "push_every": 10,
+                "tune_iterations": 20, "prototypes_per_node": 10,
+                "root_path": ".", "tree_file": "UCF-101_hierarchy.csv", "c": 1,
+                "prototype_channels": 128, "temporal_strides": [1, 2, 2, 1, 1], "spatial_strides": [2, 2, 2, 2, 2]}
+    assert {name: getattr(args, name) for name in expected} == expected
+    weighted = resolved("--pretrain_path kinetics.pth")
+    expected = {"learning_rate": 0.001, "warm_learning_rate": 0.003, "momentum": 0.9, "weight_decay": 1e-5,
+                "multistep_milestones": [50, 100, 150], "trunk_epochs": 5, "optimizer": "sgd",
+                "lr_scheduler": "multistep"}
+    assert {name: getattr(weighted, name) for name in expected} == expected
+
+
+def test_given_flags_are_told_from_defaults():
+    assert parse_main([])[1] == set()
+    line = "--n_epochs 200 --no_train --ce_weight 1 .5 --T 2"  # 200 is the default, and given
+    args, given = parse_main(line.split())
+    assert given == {"n_epochs", "no_train", "ce_weight", "T"}
+    assert (args.n_epochs, args.no_train, args.ce_weight, args.T) == (200, True, [1, 0.5], 2)
+    assert args.no_val is False and args.warm_epochs == 10 and args.cluster_weight == [0.8, 0.5, 0.3]
+
+
+def test_recipes_depend_on_the_pretrained_weights():
+    assert RECIPES["pretrained"].keys() == RECIPES["scratch"].keys()
+    for name, line in (("scratch", ""), ("pretrained", "--pretrain_path x.pth")):
+        args = resolved(line)
+        assert {key: getattr(args, key) for key in RECIPES[name]} == RECIPES[name]
+    args = resolved("--pretrain_path x.pth --trunk_epochs 0 --learning_rate .5 --trunk_optimizer adam")
+    assert (args.trunk_epochs, args.learning_rate, args.trunk_optimizer) == (0, 0.5, "adam")
+    assert args.warm_learning_rate == RECIPES["pretrained"]["warm_learning_rate"]
+
+
+def test_strides_from_their_own_flags():
+    assert resolved("--conv1_t_stride 2").temporal_strides == [2, 2, 2, 1, 1]
+    assert resolved("--temporal_strides 2 1 1 1 1 --conv1_t_stride 2").temporal_strides == [2, 1, 1, 1, 1]
+    without = resolved("--no_max_pool")
+    assert (without.temporal_strides, without.spatial_strides) == ([1, 1, 2, 1, 1], [2, 1, 2, 2, 2])
+    assert resolved("--no_max_pool --spatial_strides 1 1 2 2 2").spatial_strides == [1, 1, 2, 2, 2]
+    once = resolved("--no_max_pool --conv1_t_stride 2")
+    before = (list(once.temporal_strides), list(once.spatial_strides))
+    resolve(once)  # as a resumed run does with what its checkpoint carries
+    assert (once.temporal_strides, once.spatial_strides) == before
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("--conv1_t_stride 2 --temporal_strides 1 2 2 1 1", ("--conv1_t_stride 2", "--temporal_strides 1")),
+    ("--no_max_pool --temporal_strides 1 2 2 1 1", ("--no_max_pool", "--temporal_strides")),
+    ("--no_max_pool --spatial_strides 2 2 2 2 2", ("--no_max_pool", "--spatial_strides")),
+    ("--batch_size 0", ("--batch_size", "0")),
+    ("--sample_duration -3", ("--sample_duration", "-3")),
+    ("--n_epochs -1", ("--n_epochs", "-1")),
+    ("--n_threads -1", ("--n_threads",)),
+    ("--manual_seed -1", ("--manual_seed",)),
+    ("--focus 0", ("--focus", "share")),
+    ("--background 1.5", ("--background", "1.5")),
+    ("--train_crop_min_scale 0", ("--train_crop_min_scale",)),
+    ("--spatial_strides 2 2 0 1 1", ("--spatial_strides",)),
+    ("--c 0", ("--c ", "above 0")),
+    ("--edge -1", ("--edge",)),
+    ("--resnet_widen_factor 0", ("--resnet_widen_factor",)),
+])
+def test_contradictions_and_ranges(line, words):
+    with pytest.raises(ValueError) as caught:
+        resolved(line)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["--n_epoch 3", "--epochs 3", "--model vgg", "--model_depth 17", "--n_epochs many",
+                                  "--temporal_strides 1 2"])
+def test_unknown_flags_and_values(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        resolved(line)
+    assert caught.value.code == 2 and line.split()[0] in capsys.readouterr().err
+
+
+def test_lists_of_flags_name_flags():
+    names = set(vars(parse_main([])[0]))
+    assert set(WEIGHT_FLAGS) <= names and set(CALL_FLAGS) <= names and set(RECIPES["scratch"]) <= names
+    assert not set(WEIGHT_FLAGS) & set(CALL_FLAGS)
+
+
+def test_every_flag_has_a_help_text_that_fits_its_default():
+    parser = argparse.ArgumentParser()
+    for add in (data_flags, model_flags, schedule_flags, run_flags):
+        add(parser)
+    for action in parser._actions:
+        assert action.help, action.option_strings
+        if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+            text = action.help % {"default": action.default}
+            stated = text.rpartition("default: ")[2].rstrip(")")
+            assert stated and float(stated) == action.default, f"{action.option_strings}: {text}"
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
+        parse_main(["--help"])
+    assert "--temporal_strides" in out.getvalue()
