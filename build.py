@@ -1,7 +1,7 @@
 """From flags or a checkpoint to model, videos and loaders: what all scripts share."""
 
 import argparse
-import signal
+import os
 import sys
 from pathlib import Path
 
@@ -149,8 +149,8 @@ def window_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, 
 
 
 def _quiet_worker(_: int) -> None:
-    """A loader process leaves stopping to its parent (SIGTERM is torch's own, which ends it quietly)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A loader process leaves stopping to its parent: what is sent to the whole group of processes passes it by."""
+    os.setpgid(0, 0)
 
 
 def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,

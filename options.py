@@ -79,7 +79,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--last_scale", type=float, default=0.1, help="the last layer starts at this multiple of the nodes' tangent vectors (default: .1)")
     group.add_argument("--emb_file", help="class embeddings; looked for in --root_path and beside main.py (default: shipped or fitted)")
     group.add_argument("--emb_dim", type=int, default=300, help="dimensions of fitted embeddings (default: 300)")
-    group.add_argument("--edge", type=float, default=1.5, help="hyperbolic length of an edge of fitted embeddings (default: 1.5)")
+    group.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge of fitted embeddings (default: 3)")
     group.add_argument("--score", default="hyperbolic", choices=("hyperbolic", "euclidean", "cosine"), help="distance to the classes (default: hyperbolic)")
     group.add_argument("--c", type=float, default=1.0, help="curvature of the ball is -c (default: 1)")
     group.add_argument("--T", type=float, help="temperature of the scores (default: so that a clip on its leaf gets .99)")
@@ -123,7 +123,7 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sharing_weight", type=float, default=0.0, help="of ancestors' prototypes over their children (default: 0)")
     group.add_argument("--separation_margin", type=float, default=10.0, help="squared distance beyond which nothing is pushed off (default: 10)")
     group.add_argument("--focus", type=float, default=0.04, help="share of a clip's cells that cluster and coverage see, 1 for all (default: .04)")
-    group.add_argument("--background", type=float, default=0.5, help="share of a clip's cells that count as background (default: .5)")
+    group.add_argument("--background", type=float, default=0.8, help="share of a clip's cells that count as background (default: .8)")
     group.add_argument("--sure", type=float, default=0.5, help="a clip places prototypes when the softmax head gives its class more than this, 0..1 (default: .5)")
     group.add_argument("--no_start", action="store_true", help="random prototypes instead of patches at the peaks of the class maps")
 

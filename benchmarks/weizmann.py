@@ -1,13 +1,16 @@
-"""Real people, judged on actors never seen in training: HIPE before push, after push and after tuning, beside the same
-trunk with a pooled softmax head trained for the same number of epochs.
+"""Real people, judged on actors never seen in training.
+
+HIPE's mean video accuracy before push, after push and after tuning, beside the same trunk with a pooled softmax head
+trained for the same number of epochs. A video's probabilities are the mean over eight clips.
 
     python -m benchmarks.weizmann --data DIR [--seeds 1 2 3] [--test_actors 6 7]
 
-DIR holds videos/ in UCF-101's layout and hierarchy.csv. Prints a row a seed and the means, and appends nothing anywhere.
+DIR holds videos/ and ucfTrainTestlist/ in UCF-101's layout, and hierarchy.csv. Prints a row a seed and the means.
 """
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +19,8 @@ import build
 from util_scripts.errors import user_errors
 
 LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
- --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img --val_every 75
- --n_val_samples 8"""
+ --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img
+ --val_every 75 --n_val_samples 8"""
 HIPE = "--trunk_epochs 40 --warm_epochs 15 --n_epochs 35 --push_start 35"
 SOFTMAX = "--trunk_epochs 75 --n_epochs 0"
 
@@ -42,7 +45,7 @@ def prepare(data: Path, work: Path, test_actors: list[int] | None) -> str:
         return "ucf101_01.json"
     annotation = json.loads((work / "ucf101_01.json").read_text())
     for name, entry in annotation["database"].items():
-        actor = int(name.split("_g")[1][:2])
+        actor = int(re.search(r"_g(\d+)_c\d+$", name).group(1))
         entry["subset"] = "validation" if actor in test_actors else "training"
     name = f"split_{'_'.join(map(str, test_actors))}.json"
     (work / name).write_text(json.dumps(annotation))
@@ -51,7 +54,7 @@ def prepare(data: Path, work: Path, test_actors: list[int] | None) -> str:
 
 def accuracies(work: Path, annotation: str, seed: int) -> dict[str, float]:
     """Video accuracy on the test actors at every stage of one seed."""
-    line = [*LINE.format(annotation=annotation).split(), "--root_path", str(work), "--manual_seed", str(seed), "--overwrite"]
+    line = [*LINE.format(annotation=annotation).split(), "--root_path", work, "--manual_seed", seed, "--overwrite"]
     for name, flags in (("hipe", HIPE), ("softmax", SOFTMAX)):
         python("main.py", *line, *flags.split(), "--result_path", f"{name}_{annotation[:-5]}_{seed}")
     found = {}
@@ -66,8 +69,9 @@ def accuracies(work: Path, annotation: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weizmann", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with videos/, ucfTrainTestlist/, hierarchy.csv")
-    parser.add_argument("--work", type=Path, default=Path("results/weizmann"), help="folder to fill (default: results/weizmann)")
+    parser.add_argument("--data", type=Path, required=True, help="folder of videos/, ucfTrainTestlist/, hierarchy.csv")
+    parser.add_argument("--work", type=Path, default=Path("results/weizmann"),
+                        help="folder to fill (default: results/weizmann)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: 1 2 3)")
     parser.add_argument("--test_actors", type=int, nargs="+", help="actors to test on (default: those of the test list)")
     args = parser.parse_args()

@@ -186,7 +186,8 @@ def test_gifs_lie_beside(world, tmp_path):
     folder = tmp_path / ODD_NAMES[0]
     gifs = {file.name for file in folder.glob("*.gif")}
     assert gifs == {"clip.gif", "level0.gif",
-                    *(f"level0_{rank}_{kind}.gif" for rank in (1, 2, 3) for kind in ("box", "heat", "source", "patch", "card"))}
+                    *(f"level0_{rank}_{kind}.gif" for rank in (1, 2, 3)
+                      for kind in ("box", "heat", "source", "patch", "card"))}
     with Image.open(folder / "clip.gif") as image:
         assert image.size == (192, 192)
         assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) == 800  # 8 frames, 10 a second

@@ -86,7 +86,7 @@ class Trainer:
     """
 
     def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
-                 focus: float = 0.04, background: float = 0.5, sure: float = 0.5) -> None:
+                 focus: float = 0.04, background: float = 0.8, sure: float = 0.5) -> None:
         self.model, self.phases, self.weights = model, phases, weights
         self.margin, self.focus, self.background, self.sure = margin, focus, background, sure
         self.optimizers: dict[str, torch.optim.Optimizer] = {}

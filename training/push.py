@@ -205,8 +205,8 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     """Start each node's prototypes at patches where the pooled head sees the clips' classes.
 
     Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
-    head gives a probability above `sure`; clips it is less sure of serve where a node has too few of those. A
-    prototype for which nothing is left keeps its random start.
+    head gives a probability above `sure`. A node with too few of these takes the peaks of the clips it is surest of,
+    then any patch of its clips, then keeps random values.
 
     Args:
         loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
@@ -214,36 +214,43 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
     Returns:
         how many prototypes were placed.
+    Raises:
+        ValueError: where not one clip can be read.
     """
     layer = model.prototype_layer
-    n_levels = model.ancestors.shape[1]
+    n_leaves, n_levels = model.ancestors.shape
+    per_node = len(layer.node_of) // len(model.level_of)
+    patches, leaves, merits = [], [], []  # a candidate's merit: 2..3 a sure peak, 1..2 another peak, 0..1 any patch
+    clips_of = torch.zeros(n_leaves, dtype=torch.int64)
     model.eval()
-    patches, leaves, certain = [], [], []
     for batch in valid_clips(loader, device, "start" if progress else None):
-        trunk = model.trunk(batch["clip"])
+        trunk, label = model.trunk(batch["clip"]), batch["label"].cpu()
         features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
-        maps = model.class_map(trunk, batch["label"]).flatten(1)  # (B, N)
-        if not mapped:
-            maps = torch.rand(maps.shape, generator=generator).to(device)
-        cells = maps.topk(min(peaks, maps.shape[1]), -1).indices  # (B, n)
-        chosen = features.gather(1, cells[..., None].expand(-1, -1, features.shape[2]))  # (B, n, C)
-        likely = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp() > sure  # (B, 1)
-        patches.append(chosen.flatten(0, 1).cpu())
-        leaves.append(batch["label"][:, None].expand_as(cells).flatten().cpu())
-        certain.append(likely.expand_as(cells).flatten().cpu())
+        draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
+        n_peaks = min(peaks, features.shape[1]) if mapped else 0
+        best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
+        true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
+        merit = torch.where(true > sure, 2 + draw.gather(1, best), 1 + true)  # (B, n)
+        # patches off the peaks are needed only of classes with few clips
+        others = draw.scatter(1, best, -1).topk(min(per_node, features.shape[1]) - n_peaks if per_node > n_peaks else 0)
+        few = clips_of[label] * max(n_peaks, 1) < per_node  # (B,)
+        clips_of += torch.bincount(label, minlength=n_leaves)
+        for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
+            chosen = features[which.to(device)].gather(
+                1, cells[which].to(device)[..., None].expand(-1, -1, features.shape[2]))  # (b, n, C)
+            patches.append(chosen.flatten(0, 1).cpu())
+            leaves.append(label[which, None].expand(-1, cells.shape[1]).flatten())
+            merits.append(value[which].flatten())
     if not patches:
-        raise ValueError("start: not one training clip could be read; run util_scripts.generate_video_jpgs again")
-    patches = torch.cat(patches)
+        raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
     nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
-    certain = torch.cat(certain).repeat_interleave(n_levels)
-    # shuffle, then order by node with the certain ones first: the first n of each node are a sample of it
-    order = torch.randperm(len(nodes), generator=generator)
-    order = order[(nodes[order] * 2 + (~certain[order]).long()).argsort(stable=True)]
+    merit = torch.cat(merits).repeat_interleave(n_levels)
+    order = merit.argsort(descending=True, stable=True)
+    order = order[nodes[order].argsort(stable=True)]  # by node, the best of each first
     count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
-    first = count.cumsum(0) - count
     node_of = layer.node_of.cpu()
-    rank = torch.arange(len(node_of)) % (len(node_of) // len(count))  # (P,) place among the node's prototypes
+    rank = torch.arange(len(node_of)) % per_node  # (P,) place among the node's prototypes
     placed = rank < count[node_of]
-    source = order[(first[node_of] + rank)[placed]]
-    layer.prototypes[placed.to(device)] = patches[source // n_levels].to(device)
+    source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
+    layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)
     return int(placed.sum())
