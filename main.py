@@ -252,6 +252,8 @@ class Run:
         rows = self.record.rows(self.hierarchy, self.model.prototype_layer.node_of)
         self._write_json("prototypes.json", rows)
         self._pictures(step, training, log)
+        tqdm.write(f"push {step.epoch}: {matched} of {len(rows)} prototypes matched"
+                   + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else ""))
         log.add("push", step, matched=matched, unmatched=len(rows) - matched, clips=len(kept.labels),
                 gap=float(self.record.distance.sum()) / max(matched, 1), seconds=round(seconds, 3),
                 picture_seconds=round(time.perf_counter() - began, 3))

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("results/weizmann"),
                         help="folder to fill (default: results/weizmann)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="(default: 1 2 3)")
-    parser.add_argument("--test_actors", type=int, nargs="+", help="actors to test on (default: those of the test list)")
+    parser.add_argument("--test_actors", type=int, nargs="+", help="actors to test on (default: the test list's)")
     args = parser.parse_args()
     if not (args.data / "videos").is_dir():
         raise ValueError(f"{args.data}: has no folder videos/; give the folder of the Weizmann clips")

@@ -10,6 +10,7 @@ ValueError that names the file and the remedy; no frame is ever skipped.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp")
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
+THREADS, CHUNK = 4, 64  # of preloading: at once, and videos between two looks at the budget
 INFO_NAME = "info.json"  # written last: a folder that has it is complete
 
 
@@ -236,24 +238,36 @@ class CachedReader:
     def preload(self, paths: Iterable[Path], *, progress: bool = True) -> int:
         """Read videos until the budget is spent; unreadable ones are left for the dataset to tell. Returns how many
         are in memory."""
-        for path in tqdm(list(paths), desc="reading videos", unit="video", disable=not progress):
-            if self._left <= 0:
-                break
-            try:
-                self._hold(path)
-            except ValueError:
-                continue
+        paths = [path for path in paths if str(path) not in self._videos]
+        with (tqdm(total=len(paths), desc="reading videos", unit="video", disable=not progress, leave=False) as bar,
+              ThreadPoolExecutor(THREADS) as pool):  # decoders release the interpreter's lock
+            for first in range(0, len(paths), CHUNK):
+                chunk = paths[first:first + CHUNK]
+                for path, video in zip(chunk, pool.map(self._read, chunk), strict=True):
+                    if video is not None:
+                        self._keep(path, *video)
+                    bar.update()
+                if self._left <= 0:
+                    break
         return len(self._videos)
+
+    def _read(self, path: Path) -> tuple[Tensor, VideoInfo] | None:
+        try:
+            return self.reader.frames(path), self.reader.info(path)
+        except ValueError:
+            return None
+
+    def _keep(self, path: Path, frames: Tensor, info: VideoInfo) -> tuple[Tensor, VideoInfo] | None:
+        if frames.numel() > self._left:
+            self._left = 0  # full: do not decode another whole video in vain
+            return None
+        self._left -= frames.numel()
+        self._videos[str(path)] = (frames, info)
+        return frames, info
 
     def _hold(self, path: Path) -> tuple[Tensor, VideoInfo] | None:
         """The video in memory, taking it in if the budget allows."""
         held = self._videos.get(str(path))
         if held is None and self._left > 0:
-            info = self.reader.info(path)
-            frames = self.reader.frames(path)
-            if frames.numel() > self._left:
-                self._left = 0  # full: do not decode another whole video in vain
-                return None
-            self._left -= frames.numel()
-            held = self._videos[str(path)] = (frames, info)
+            held = self._keep(path, self.reader.frames(path), self.reader.info(path))
         return held
