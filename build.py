@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets import DATASETS
-from datasets.reading import CachedReader, JpegFolder, Reader, VideoFile
+from datasets.reading import READERS, CachedReader, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips
@@ -22,7 +22,7 @@ from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
 
 HERE = Path(__file__).resolve().parent
-READERS = {"jpg": JpegFolder, "video": VideoFile}
+DATA_PATHS = ("video_path", "annotation_path")
 
 
 def under_root(args: argparse.Namespace, path: str | Path) -> Path:
@@ -42,23 +42,31 @@ def find_file(args: argparse.Namespace, name: str) -> Path:
     raise FileNotFoundError(f"{name}: neither under {Path(args.root_path).resolve()} nor in {HERE}; check the path")
 
 
+def moved(path: str | None, old_root: str, new_root: str) -> str | None:
+    """A stored path, under the new root where the data has moved there from the old one."""
+    if path and Path(path).is_relative_to(old_root):
+        there = Path(new_root).expanduser().resolve() / Path(path).relative_to(old_root)
+        if there.exists():
+            return str(there)
+    return path
+
+
 def choose_device(device: str | None, no_cuda: bool) -> torch.device:
     """The device asked for, else a GPU where there is one.
 
     Raises:
         ValueError: where a device is insisted on and not there.
     """
+    # TF32 would put a patch at 1e-5 of itself, where the similarity is steepest
+    torch.backends.cudnn.allow_tf32 = False
     if device is not None:
         if no_cuda and device.startswith("cuda"):
             raise ValueError(f"--device {device} contradicts --no_cuda; give one of them")
         try:
-            wanted = torch.device(device)
-        except RuntimeError as error:
-            raise ValueError(f"--device {device}: no such device; give cpu, cuda or cuda:N") from error
-        if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"--device {device}: PyTorch finds {torch.cuda.device_count()} CUDA devices here; leave "
-                             "the flag out to use the CPU")
-        return wanted
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"--device {device}: PyTorch cannot use it here ({str(error).splitlines()[0]}); leave the "
+                             "flag out to use the CPU") from error
     if no_cuda or not torch.cuda.is_available():
         if not no_cuda:
             print("no CUDA device: running on the CPU", file=sys.stderr)
@@ -84,8 +92,7 @@ def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
     """The class embeddings of a new run, found in METHOD's order: given, shipped, cached, fitted."""
-    given = find_file(args, args.emb_file) if args.emb_file else None
-    return find_embeddings(hierarchy, emb_file=given, shipped=HERE / "hierarchy" / "UCF-101_embeddings.pth",
+    return find_embeddings(hierarchy, emb_file=args.emb_file, shipped=HERE / "hierarchy" / "UCF-101_embeddings.pth",
                            cache=cache, dim=args.emb_dim, c=args.c, edge=args.edge)
 
 
@@ -176,6 +183,8 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     if args.resume_path == "auto":
         args.result_path = under_root(args, args.result_path or "results")
         path = newest_whole(args.result_path)
+        if path is not None:
+            print(f"{path}: going on from here", file=sys.stderr)
         if path is None and checkpoints_in(args.result_path):
             raise ValueError(f"{args.result_path}: none of its checkpoints can be read; begin afresh with --overwrite")
     elif args.resume_path:
@@ -186,6 +195,8 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     for name in ("video_path", "annotation_path", "pretrain_path"):
         if getattr(args, name):
             setattr(args, name, str(under_root(args, getattr(args, name))))
+    if args.emb_file:
+        args.emb_file = str(find_file(args, args.emb_file))
     args.root_path = str(Path(args.root_path).expanduser().resolve())
     checkpoint = None if path is None else load_checkpoint(path)
     if checkpoint is None:
@@ -200,7 +211,7 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
                 raise _contradiction(path, name, value, stored[name])
     for name, value in stored.items():
         if name not in given and name not in CALL_FLAGS:
-            setattr(args, name, value)
+            setattr(args, name, moved(value, stored["root_path"], args.root_path) if name in DATA_PATHS else value)
     resolve(args)
     for name in ("temporal_strides", "spatial_strides"):
         if getattr(args, name) != stored[name]:
@@ -216,7 +227,8 @@ def _contradiction(path: Path, name: str, given: object, stored: object) -> Valu
 def check_tree(args: argparse.Namespace, given: set[str], checkpoint: dict | None, path: Path | None) -> Hierarchy:
     """The class tree of the run, which must be the checkpoint's own where there is one."""
     if checkpoint is None:
-        hierarchy = Hierarchy.from_csv(find_file(args, args.tree_file))
+        args.tree_file = str(find_file(args, args.tree_file))
+        hierarchy = Hierarchy.from_csv(args.tree_file)
     else:
         hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
         if "tree_file" in given:

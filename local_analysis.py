@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import build
-from datasets.reading import VideoFile
+from datasets.reading import READERS, VideoFile
 from datasets.ucf101 import subset_of
 from datasets.video import Video
 from explain import explain_videos
@@ -25,7 +25,7 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
     parser.add_argument("--root_path", default=".", help="folder that relative paths hang off, when the data has moved (default: .)")
     parser.add_argument("--video_path", help="folder of the videos, when it has moved (default: the checkpoint's)")
     parser.add_argument("--annotation_path", help="annotation JSON, when it has moved (default: the checkpoint's)")
-    parser.add_argument("--file_type", choices=tuple(build.READERS), help="what is in --video_path (default: the checkpoint's)")
+    parser.add_argument("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos to explain, by their names in the annotation")
     which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
@@ -33,14 +33,14 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
     parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
     parser.add_argument("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
     parser.add_argument("--k", type=int, default=3, help="prototypes of each predicted node (default: 3)")
-    parser.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next (default: 16)")
+    parser.add_argument("--inference_stride", type=int, help="frames from one window to the next (default: the checkpoint's)")
     parser.add_argument("--inference_batch_size", type=int, default=8, help="windows at a time (default: 8)")
     parser.add_argument("--n_threads", type=int, default=0, help="loader processes (default: 0)")
     parser.add_argument("--no_img", action="store_true", help="write explanation.json alone, without pictures and pages")
     device_flags(parser)
     args, given = parse_given(parser, argv)
     for name, least in (("k", 1), ("inference_stride", 1), ("inference_batch_size", 1), ("n_videos", 0), ("n_threads", 0)):
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
     return args, given
 
@@ -48,13 +48,13 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
 def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
     stored = argparse.Namespace(**checkpoint["args"])
-    old_root = Path(stored.root_path)
-    for name in ("video_path", "annotation_path"):
+    for name in build.DATA_PATHS:
         if name in given:
             setattr(stored, name, str(build.under_root(args, getattr(args, name))))
-        elif "root_path" in given and Path(getattr(stored, name)).is_relative_to(old_root):
-            setattr(stored, name, str(build.under_root(args, Path(getattr(stored, name)).relative_to(old_root))))
+        else:
+            setattr(stored, name, build.moved(getattr(stored, name), stored.root_path, args.root_path))
     stored.root_path = args.root_path
+    stored.inference_stride = args.inference_stride or stored.inference_stride
     stored.file_type = args.file_type or stored.file_type
     stored.strict, stored.memory_gb = False, 0.0
     return stored
@@ -115,7 +115,7 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
             raise
         print(f"training videos are not shown: {error}", file=sys.stderr)
         known = []
-    source_reader = build.READERS[stored.file_type]()
+    source_reader = READERS[stored.file_type]()
     if args.video is None:
         chosen, reader = choose(args, known), source_reader
     else:
@@ -125,7 +125,7 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
     out = Path(args.out).expanduser().resolve() if args.out else path.parent / prog.removesuffix(".py")
     other = next(name for name in FOLDERS if name != prog.removesuffix(".py"))
     explanations = explain_videos(
-        model.to(device).eval(), build.window_clips(stored, chosen, reader, args.inference_stride), hierarchy=hierarchy,
+        model.to(device).eval(), build.window_clips(stored, chosen, reader, stored.inference_stride), hierarchy=hierarchy,
         record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
         pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections import Counter
@@ -156,8 +157,11 @@ class Run:
         if not todo:
             print(f"{self.results}: the run is finished; a larger --n_epochs goes on", file=sys.stderr)
             return True
-        for old in self.earlier:  # not before everything else was found in order
-            old.unlink()
+        if self.earlier:  # not before everything else was found in order
+            for old in [*self.earlier, self.results / "prototypes.json"]:
+                old.unlink(missing_ok=True)
+            for folder in ("img", "tensorboard"):
+                shutil.rmtree(self.results / folder, ignore_errors=True)
         log = Log(self.results, self.done, tensorboard=args.tensorboard)
         totals = Counter(step.kind for step in steps)
         behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
@@ -263,8 +267,12 @@ class Run:
         if self.args.no_img:
             return
         out, node_of = self.results / "img" / f"epoch_{step.epoch}", self.model.prototype_layer.node_of.cpu()
-        prototype_pictures(self.record, self.hierarchy, node_of, videos={video.name: video for video in training},
-                           reader=self.reader("train"), out=out, n_jobs=self.args.n_threads, progress=True)
+        by_name = {video.name: video for video in training}
+        lost = prototype_pictures(self.record, self.hierarchy, node_of, videos=by_name, reader=self.reader("train"),
+                                  out=out, n_jobs=self.args.n_threads, progress=True)
+        if lost:
+            tqdm.write(f"warning: {len(lost)} training videos cannot be read any more; prototypes from them have no "
+                       f"picture (first: {lost[0]})", file=sys.stderr)
         if self.args.tensorboard:
             for node in range(len(self.hierarchy)):
                 sheet = patch_sheet(out, (node_of == node).nonzero().flatten().tolist())
@@ -314,6 +322,9 @@ class Run:
         loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
                                    batch_size=args.inference_batch_size or args.batch_size)
         means = predict(self.model, loader, len(videos), device=self.device, description="inference")
+        if not means.seen.any():
+            raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
+                             "with util_scripts.generate_video_jpgs")
         content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk)
         print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos")
 

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 
 from datasets import DATASETS
+from datasets.reading import READERS
+from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
 from models.resnet3d import DEPTHS
@@ -13,8 +15,8 @@ from training.schedule import SCHEDULERS
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
 WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "conv1_t_size", "conv1_t_stride",
                 "no_max_pool", "temporal_strides", "spatial_strides", "neck", "prototype_channels",
-                "prototypes_per_node", "n_classes", "score", "c", "T", "emb_dim", "edge", "sample_size",
-                "sample_duration", "sample_t_stride")
+                "prototypes_per_node", "n_classes", "score", "c", "T", "emb_dim", "edge", "emb_file", "last_scale",
+                "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
               "inference_subset", "inference_stride", "inference_batch_size", "output_topk", "n_threads", "device",
@@ -42,7 +44,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video_path", help="folder of frame folders, or of video files (--file_type video)")
     group.add_argument("--annotation_path", help="annotation JSON, as util_scripts.ucf101_json writes it")
     group.add_argument("--dataset", default="ucf101", choices=sorted(DATASETS), help="layout of the data (default: %(default)s)")
-    group.add_argument("--file_type", default="jpg", choices=("jpg", "video"), help="what is in --video_path (default: jpg)")
+    group.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="what is in --video_path (default: jpg)")
     group.add_argument("--n_classes", type=int, default=None, help="number of classes, checked against the tree (UCF-101: 101; default: the tree's)")
     group.add_argument("--tree_file", default="UCF-101_hierarchy.csv", help="hierarchy CSV, looked for in --root_path and beside main.py (default: %(default)s)")
     group.add_argument("--sample_size", type=int, default=112, help="height and width of a clip in pixels (default: 112)")
@@ -80,7 +82,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--emb_file", help="class embeddings; looked for in --root_path and beside main.py (default: shipped or fitted)")
     group.add_argument("--emb_dim", type=int, default=300, help="dimensions of fitted embeddings (default: 300)")
     group.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge of fitted embeddings (default: 3)")
-    group.add_argument("--score", default="hyperbolic", choices=("hyperbolic", "euclidean", "cosine"), help="distance to the classes (default: hyperbolic)")
+    group.add_argument("--score", default="hyperbolic", choices=sorted(SCORES), help="distance to the classes (default: hyperbolic)")
     group.add_argument("--c", type=float, default=1.0, help="curvature of the ball is -c (default: 1)")
     group.add_argument("--T", type=float, help="temperature of the scores (default: so that a clip on its leaf gets .99)")
 
@@ -205,6 +207,12 @@ def resolve(args: argparse.Namespace) -> None:
     for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "n_threads", "inference_batch_size", "manual_seed"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
+    for name in ("learning_rate", "head_learning_rate", "trunk_learning_rate", "warm_learning_rate", "last_learning_rate",
+                 "separation_margin"):
+        if not getattr(args, name) > 0:
+            raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
+    if args.memory_gb < 0 or not 0 <= args.sure <= 1:
+        raise ValueError("--memory_gb must not be negative, and --sure is a probability between 0 and 1")
     for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")

@@ -191,6 +191,9 @@ class VideoFile:
                 raise
 
 
+READERS = {"jpg": JpegFolder, "video": VideoFile}  # by --file_type
+
+
 def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
     return (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
 

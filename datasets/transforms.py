@@ -15,20 +15,10 @@ MEAN = (0.4345, 0.4051, 0.3775)
 STD = (0.2768, 0.2713, 0.2737)
 
 
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    return (torch.tensor(MEAN, device=device).view(3, 1, 1, 1), torch.tensor(STD, device=device).view(3, 1, 1, 1))
-
-
 def normalise(clips: Tensor) -> Tensor:
     """(..., 3, T, H, W) uint8 RGB to float32 with Kinetics' mean 0 and standard deviation 1."""
-    mean, std = _statistics(clips.device)
+    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (MEAN, STD))
     return clips.float().mul_(1 / (255 * std)).sub_(mean / std)
-
-
-def denormalise(clips: Tensor) -> Tensor:
-    """The inverse of `normalise`: (..., 3, T, H, W) float to uint8 RGB, clamped to 0..255."""
-    mean, std = _statistics(clips.device)
-    return ((clips * std + mean) * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int) -> Tensor:

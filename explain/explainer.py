@@ -193,7 +193,10 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         leaf, best = best_window(log_probs, n_leaves)
         window = windows[best]
         found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf)
-        fps = clips.reader.info(video.path).fps
+        try:
+            fps = clips.reader.info(video.path).fps
+        except ValueError:  # this window could be read, though not the whole video
+            fps = None
         explanation = narrator.video(video, fps, window, log_probs.double().exp().mean(0), leaf, found)
         explanations.append(explanation)
 

@@ -85,7 +85,6 @@ def _euclidean(u: Tensor, w: Tensor) -> Tensor:
     return torch.cdist(u, w, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-
 def _straight(u: Tensor, w: Tensor, c: float) -> Tensor:
     """2 |u - w| for all pairs, what the hyperbolic distance tends to as c goes to 0."""
     return 2 * _euclidean(*_same_precision(u, w))

@@ -94,5 +94,6 @@ def box_to_source(box: tuple[int, ...], frames: Tensor, crop: Tensor, size: tupl
     visited = frames[t0:t1]
     top, left, bottom, right = crop.double().tolist()
     height, width = (bottom - top) / size[0], (right - left) / size[1]
-    return (int(visited.min()), int(np.floor(top + y0 * height)), int(np.floor(left + x0 * width)),
-            int(visited.max()) + 1, int(np.ceil(top + y1 * height)), int(np.ceil(left + x1 * width)))
+    # whole pixels that the box touches; a thousandth of one is rounding
+    return (int(visited.min()), int(np.floor(top + y0 * height + 1e-3)), int(np.floor(left + x0 * width + 1e-3)),
+            int(visited.max()) + 1, int(np.ceil(top + y1 * height - 1e-3)), int(np.ceil(left + x1 * width - 1e-3)))

@@ -22,13 +22,15 @@ class PrototypeLayer(nn.Module):
         n_nodes = sum(level_sizes)
         self.prototypes = nn.Parameter(torch.rand(n_nodes * per_node, channels))
         self.register_buffer("node_of", torch.arange(n_nodes).repeat_interleave(per_node), persistent=False)
-        starts = torch.tensor([0, *level_sizes]).cumsum(0) * per_node
-        self._levels = [slice(int(a), int(b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        starts = torch.tensor([0, *level_sizes]).cumsum(0).tolist()
+        self.node_levels = tuple(range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))  # L ranges of nodes
+        self.per_node = per_node
         self.node_of: Tensor
 
     def level(self, level: int) -> slice:
         """The prototypes of a level."""
-        return self._levels[level]
+        nodes = self.node_levels[level]
+        return slice(nodes.start * self.per_node, nodes.stop * self.per_node)
 
     @staticmethod
     def similarity(distances: Tensor) -> Tensor:

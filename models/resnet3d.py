@@ -110,6 +110,8 @@ class ResNet3D(nn.Module):
             strides[1] = (1, 1, 1)
         block, counts = DEPTHS[depth]
         planes = [int(n * widen_factor) for n in (64, 128, 256, 512)]
+        if planes[0] < 1:
+            raise ValueError(f"a widen_factor of {widen_factor} leaves conv1 without channels; take at least 1/64")
         self.shortcut = shortcut
         self.conv1 = nn.Conv3d(3, planes[0], (conv1_t_size, 7, 7), stride=strides[0],
                                padding=(conv1_t_size // 2, 3, 3), bias=False)

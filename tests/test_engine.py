@@ -271,7 +271,8 @@ def test_predictions_are_means_over_the_clips_of_a_video(model, pooled):
     torch.testing.assert_close(means.mean[1].float(), probs[1:].mean(0), atol=1e-5, rtol=1e-4)
 
     scores = evaluate(model, made, torch.tensor([0, 3, 4]), device=CPU, pooled=pooled)
-    assert set(scores) == {"loss", "top1", "top5", "level_1", "level_2", "videos"} and scores["videos"] == 2
+    assert set(scores) == {"loss", "top1", "top5", "level_1", "level_2", "own_argmax_1", "own_argmax_2", "severity",
+                           "videos"} and scores["videos"] == 2
     expected = -(means.mean[0, 0].log() + means.mean[1, 3].log()) / 2
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-5) and scores["top5"] == 1
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -66,9 +67,12 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 
 def newest_whole(folder: str | Path) -> Path | None:
-    """The newest checkpoint of a results folder that can be read, or None."""
+    """The newest checkpoint of a results folder that can be read, or None; newer broken ones are warned of."""
     for path in checkpoints_in(folder):
-        with contextlib.suppress(ValueError, FileNotFoundError):
+        try:
             load_checkpoint(path)
+        except (ValueError, FileNotFoundError) as error:
+            warnings.warn(f"passed over: {error}", RuntimeWarning, stacklevel=2)
+        else:
             return path
     return None

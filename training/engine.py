@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.video import Video, VideoClips
-from evaluation.recognition import VideoMean, accuracy_per_level, topk
+from evaluation.recognition import VideoMean, accuracy_per_level, level_argmax_accuracy, mistake_severity, topk
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
@@ -172,7 +172,7 @@ class Trainer:
                                 model.level_of, self.margin, sure=sure),
                  "group": group_sparsity(model.last_layer.weight)}
         if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, len(layer.node_of) // len(model.level_of))
+            terms["orthogonality"] = orthogonality(layer.prototypes, layer.per_node)
         if self.weights.sharing:
             terms["sharing"] = sharing(output.activations, labels, layer.node_of, model.ancestors, model.level_of)
         return self._weigh(terms, output.log_probs)
@@ -203,13 +203,18 @@ class Trainer:
         return focused, background, sure
 
     def _descend(self, step: Step, progress: float, total: Tensor) -> None:
+        optimizer = self._ready(step, progress)
+        total.backward()
+        optimizer.step()
+
+    def _ready(self, step: Step, progress: float) -> torch.optim.Optimizer:
+        """The optimiser of a step, with its rate set and no gradients."""
         optimizer, phase = self.optimizer(step.kind), self.phases[step.kind]
         factor = rate_factor(phase.scheduler, progress, step.epoch, phase.milestones)
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * factor
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
+        return optimizer
 
     def tune(self, step: Step, progress: float, activations: Tensor, labels: Tensor,
              chunk: int = 4096) -> dict[str, Tensor]:
@@ -225,11 +230,7 @@ class Trainer:
         if step.iteration == 0:
             self.optimizers.pop("last", None)
         model, n_levels = self.model, self.model.ancestors.shape[1]
-        optimizer, phase = self.optimizer("last"), self.phases["last"]
-        factor = rate_factor(phase.scheduler, progress, step.epoch, phase.milestones)
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
-        optimizer.zero_grad(set_to_none=True)
+        optimizer = self._ready(step, progress)
         sums = {"ce": torch.zeros(n_levels, device=self.device)}
         right = torch.zeros((), device=self.device)
         for some, label in zip(activations.split(chunk), labels.split(chunk), strict=True):
@@ -246,17 +247,20 @@ class Trainer:
         return {**scalars, "loss": total, "top1": right / len(labels)}
 
     def state(self) -> dict:
-        """The optimisers' states by kind."""
-        return {kind: optimizer.state_dict() for kind, optimizer in self.optimizers.items()}
+        """By kind of step: the optimiser's name and its state."""
+        return {kind: (self.phases[kind].optimizer, optimizer.state_dict())
+                for kind, optimizer in self.optimizers.items()}
 
     def load_state(self, state: dict) -> None:
-        """Restore what `state` gave. Rates stay those of this trainer, so that a run can go on with others."""
-        for kind, values in state.items():
+        """Restore what `state` gave; rates, decay and momentum stay this trainer's, so a run can go on with others."""
+        for kind, (name, values) in state.items():
+            if name != self.phases[kind].optimizer:
+                continue  # another optimiser has other memories, and begins without any
             optimizer = self.optimizer(kind)
-            rates = [{key: group[key] for key in ("rate", "weight_decay")} for group in optimizer.param_groups]
+            own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(values)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group.update(rate)
+            for group, options in zip(optimizer.param_groups, own, strict=True):
+                group.update(options)
 
 
 class Meter:
@@ -311,7 +315,8 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
         labels: (n_videos,) leaves; the rest as in `predict`.
     Returns:
         loss (-log of the mean probability of the true leaf), top1, top5, level_1 ... of the predicted leaf's ancestors,
-        and videos, how many could be read.
+        own_argmax_1 ... of each level's own most probable node, severity of the mistakes, and videos, how many could be
+        read.
     Raises:
         ValueError: where none could.
     """
@@ -322,13 +327,15 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
     probs, labels = means.mean[seen], labels[seen]
     n_leaves = len(model.ancestors)
     leaves = probs[:, :n_leaves]
-    per_level = accuracy_per_level(leaves.argmax(1), labels, model.ancestors.cpu())
+    predicted, ancestors = leaves.argmax(1), model.ancestors.cpu()
+    per_level = accuracy_per_level(predicted, labels, ancestors)
+    levels = range(1, len(per_level))
+    own = level_argmax_accuracy(probs, labels, ancestors, model.prototype_layer.node_levels)
     return {"loss": float(-leaves.gather(1, labels[:, None]).clamp(min=1e-12).log().mean()),
             "top1": float(per_level[0]), "top5": float(topk(leaves, labels, min(5, n_leaves))),
-            **{f"level_{level}": float(per_level[level]) for level in range(1, len(per_level))},
-            "videos": int(seen.sum())}
-
-
+            **{f"level_{level}": float(per_level[level]) for level in levels},
+            **{f"own_argmax_{level}": float(own[level]) for level in levels},
+            "severity": mistake_severity(predicted, labels, ancestors), "videos": int(seen.sum())}
 
 
 def results_json(means: VideoMean, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,

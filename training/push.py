@@ -1,5 +1,6 @@
 """Push: every prototype becomes the nearest training patch of its node, and it is written down which one."""
 
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.transforms import normalise
+from datasets.video import VideoClips
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
@@ -102,6 +104,8 @@ class _Shelf:
                 self.features = torch.empty(shape, dtype=torch.float16)
             else:
                 with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash on a sparse file
+                        os.posix_fallocate(file.fileno(), 0, size * 2)
                     self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
         self.features[self.used:self.used + len(labels)] = features.to("cpu", torch.float16)
         self.labels.append(labels.cpu())
@@ -113,8 +117,11 @@ class _Shelf:
 
 def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterable[dict]:
     """The batches of a loader on the device: normalised clips, and only those that could be read."""
+    dataset = getattr(loader, "dataset", None)
     for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
         if not bool(batch["valid"].all()):
+            if isinstance(dataset, VideoClips):  # loader processes have told; those of the next pass need not
+                dataset.unreadable.update(batch["video"][~batch["valid"]].tolist())
             batch = {key: value[batch["valid"]] for key, value in batch.items()}
         if len(batch["label"]):
             clips = normalise(batch["clip"].to(device, non_blocking=True))
@@ -219,8 +226,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     """
     layer = model.prototype_layer
     n_leaves, n_levels = model.ancestors.shape
-    per_node = len(layer.node_of) // len(model.level_of)
-    patches, leaves, merits = [], [], []  # a candidate's merit: 2..3 a sure peak, 1..2 another peak, 0..1 any patch
+    patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
     clips_of = torch.zeros(n_leaves, dtype=torch.int64)
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
@@ -230,10 +236,11 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         n_peaks = min(peaks, features.shape[1]) if mapped else 0
         best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
         true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
-        merit = torch.where(true > sure, 2 + draw.gather(1, best), 1 + true)  # (B, n)
+        merit = torch.where(true > sure, 2.0, 1 + true).expand_as(best)  # (B, n)
         # patches off the peaks are needed only of classes with few clips
-        others = draw.scatter(1, best, -1).topk(min(per_node, features.shape[1]) - n_peaks if per_node > n_peaks else 0)
-        few = clips_of[label] * max(n_peaks, 1) < per_node  # (B,)
+        n_others = max(min(layer.per_node, features.shape[1]) - n_peaks, 0)
+        others = draw.scatter(1, best, -1).topk(n_others)
+        few = clips_of[label] * max(n_peaks, 1) < layer.per_node  # (B,)
         clips_of += torch.bincount(label, minlength=n_leaves)
         for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
             chosen = features[which.to(device)].gather(
@@ -245,11 +252,14 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
     nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
     merit = torch.cat(merits).repeat_interleave(n_levels)
+    # every level draws for itself, or ancestors would start at their classes' own patches
+    draw = torch.rand(len(merit), generator=generator)
+    merit = torch.where(merit >= 2, 2 + draw, torch.where(merit < 1, draw, merit))
     order = merit.argsort(descending=True, stable=True)
     order = order[nodes[order].argsort(stable=True)]  # by node, the best of each first
     count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
     node_of = layer.node_of.cpu()
-    rank = torch.arange(len(node_of)) % per_node  # (P,) place among the node's prototypes
+    rank = torch.arange(len(node_of)) % layer.per_node  # (P,) place among the node's prototypes
     placed = rank < count[node_of]
     source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
     layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)

@@ -47,7 +47,8 @@ def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epo
         tune_iterations: passes of the last layer after each push.
     """
     steps = [Step("trunk", e, i) for e in range(1, trunk_epochs + 1) for i in range(n_batches)]
-    steps.append(Step("start", 0, 0))
+    if n_epochs:
+        steps.append(Step("start", 0, 0))
     pushed = set(push_epochs(n_epochs=n_epochs, warm_epochs=warm_epochs, push_start=push_start, push_every=push_every))
     for epoch in range(1, n_epochs + 1):
         kind = "warm" if epoch <= warm_epochs else "joint"

@@ -26,7 +26,7 @@ from evaluation.recognition import accuracy_per_level, mean_frame_linear
 from explain.names import file_name
 from models import HIPE
 from models.geometry import points_to_source, upsample
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, newest_whole
 from util_scripts.errors import user_errors
 
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.
@@ -111,7 +111,7 @@ def summarise(out: Path, minutes: float) -> dict:
         out: the demo's folder; minutes: of work, as measured.
     """
     results = out / "results"
-    checkpoint = load_checkpoint(max(results.glob("save_*.pth"), key=lambda path: path.stat().st_mtime_ns))
+    checkpoint = load_checkpoint(newest_whole(results))
     model, hierarchy, _ = build.model_of(checkpoint, results)
     args = argparse.Namespace(**checkpoint["args"])
     videos = build.read_videos(args, hierarchy)
@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--n_threads", type=int, default=2, help="processes that prepare the data (default: 2)")
     args = parser.parse_args()
     out = args.out.resolve()
+    if out.is_dir() and any(out.iterdir()) and not (out / "truth.json").is_file():
+        raise ValueError(f"{out}: holds something else than an earlier demo; give an empty folder")
     began = time.monotonic()
     for part in ("videos", "jpg", "results"):  # of an earlier demo
         shutil.rmtree(out / part, ignore_errors=True)
@@ -167,7 +169,7 @@ def main() -> None:
         "--dataset", "ucf101", "--tree_file", "hierarchy.csv", "--manual_seed", str(args.seed), *TRAINING.split(),
         "--inference", "--inference_batch_size", "48", "--overwrite", "--no_img")
     results = out / "results"
-    checkpoint = max(results.glob("save_*.pth"))
+    checkpoint = newest_whole(results)
     run("-m", "util_scripts.eval_accuracy", out / "ucf101_01.json", results / "val.json", "--subset", "val", "-k", "1")
     run("local_analysis.py", "--resume_path", checkpoint, "--n_videos", "0", "--no_img", "--inference_batch_size", "24")
     run("local_analysis.py", "--resume_path", checkpoint)

@@ -1,6 +1,7 @@
 """How every script of the project reports bad input: one sentence and exit code 2."""
 
 import contextlib
+import errno
 import sys
 import traceback
 import warnings
@@ -24,6 +25,8 @@ def user_errors() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     """What an error says; what a loader process passes on comes without the traceback that torch puts around it."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename or 'the disk'}: no space left; free some, or write to another folder"
     lines = str(error).strip().splitlines()
     wrapped = len(lines) > 1 and "DataLoader worker process" in lines[0]
     return lines[-1].partition(": ")[2] if wrapped else str(error)
