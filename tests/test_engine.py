@@ -312,3 +312,17 @@ def test_results_have_the_published_form(model):
             assert entry["path_scores"] == sorted(entry["path_scores"])  # an ancestor is no less probable
         first = tree.label(row[0]["label"])
         assert found["videos"][name]["window"][0] == 10 * int(means.best[int(name[1]), first])
+
+
+def test_another_optimiser_begins_without_the_memories_of_the_first(model):
+    def trainer(**phase):
+        return Trainer(model, {"trunk": Phase(trunk_rate=0.01, head_rate=0, **phase)}, None)
+
+    first = trainer(optimizer="adamw", momentum=0.9)
+    first.step(Step("trunk", 1, 0), 0.0, next(iter(valid_clips([noise_batch([0, 1])], CPU))))
+    same = trainer(optimizer="adamw", momentum=0.5)
+    same.load_state(first.state())
+    assert same.optimizers["trunk"].state and same.optimizers["trunk"].param_groups[0]["betas"][0] == 0.5
+    other = trainer(optimizer="sgd", momentum=0.9)
+    other.load_state(first.state())
+    assert not other.optimizer("trunk").state

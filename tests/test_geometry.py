@@ -123,3 +123,10 @@ def test_a_bright_spot_comes_back_to_where_it_was(height, width):
     assert box[0] == 9 and box[3] == 10
     for side, expected in zip(box[1:3] + box[4:6], (y, x, y + 6, x + 6), strict=True):
         assert abs(side - expected) <= max(height, width) / 32
+
+
+@pytest.mark.parametrize("side", [72, 116, 225, 240, 246, 450])
+def test_a_box_of_the_whole_clip_is_the_whole_crop(side):
+    frames = torch.arange(16)
+    assert box_to_source((0, 0, 0, 16, 112, 112), frames, torch.tensor([0.0, 3.0, side, side + 3.0]),
+                         (112, 112)) == (0, 0, 3, 16, side, side + 3)

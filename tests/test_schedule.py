@@ -28,7 +28,8 @@ def literal(*, n_batches, trunk_epochs, warm_epochs, n_epochs, push_start, push_
     for epoch in range(1, trunk_epochs + 1):  # "trunk epochs are not counted"
         for iteration in range(n_batches):
             steps.append(("trunk", epoch, iteration))
-    steps.append(("start", 0, 0))
+    if n_epochs:
+        steps.append(("start", 0, 0))
     for epoch in range(1, n_epochs + 1):  # "epochs count 1..n_epochs over warm + joint"
         joint = epoch > warm_epochs
         for iteration in range(n_batches):

@@ -257,7 +257,8 @@ class Trainer:
             if name != self.phases[kind].optimizer:
                 continue  # another optimiser has other memories, and begins without any
             optimizer = self.optimizer(kind)
-            own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+            own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
+                   for group in optimizer.param_groups]  # lr is set at every step
             optimizer.load_state_dict(values)
             for group, options in zip(optimizer.param_groups, own, strict=True):
                 group.update(options)

@@ -124,9 +124,9 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
                 dataset.unreadable.update(batch["video"][~batch["valid"]].tolist())
             batch = {key: value[batch["valid"]] for key, value in batch.items()}
         if len(batch["label"]):
-            clips = normalise(batch["clip"].to(device, non_blocking=True))
+            clips = batch["clip"].to(device, non_blocking=True)
             clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
-            yield {**batch, "clip": clips, "label": batch["label"].to(device, non_blocking=True)}
+            yield {**batch, "clip": normalise(clips), "label": batch["label"].to(device, non_blocking=True)}
 
 
 @torch.no_grad()
