@@ -162,8 +162,8 @@ def _quiet_worker(_: int) -> None:
 
 def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,
                 batch_sampler=None) -> DataLoader:
-    """A loader in the dataset's order (batch_size) or in that of a batch sampler."""
-    n_threads = min(n_threads, len(dataset))
+    """A loader in the dataset's order (batch_size) or in that of a batch sampler, with no more processes than cores."""
+    n_threads = min(n_threads, len(dataset), os.cpu_count() or 1)
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
