@@ -41,7 +41,10 @@ class PushRecord:
 
     def clip_box(self, prototype: int) -> tuple[int, ...]:
         """(t0, y0, x0, t1, y1, x1) of the patch in its clip."""
-        return box_of(self.heat(prototype))
+        boxes = self.__dict__.setdefault("_boxes", {})  # the same few prototypes explain many videos
+        if prototype not in boxes:
+            boxes[prototype] = box_of(self.heat(prototype))
+        return boxes[prototype]
 
     def box(self, prototype: int) -> tuple[int, ...]:
         """(t0, y0, x0, t1, y1, x1) of the patch in its video's own frames and pixels."""
