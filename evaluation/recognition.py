@@ -136,6 +136,6 @@ def mean_frame_linear(train_frames: np.ndarray, train_labels: np.ndarray, test_f
     # leaves N numbers a video instead of all pixels.
     span = np.linalg.svd(train, full_matrices=False)[2].T  # (h w 3, N)
     folding = GroupKFold(folds) if groups is not None else StratifiedKFold(folds, shuffle=True, random_state=0)
-    search = GridSearchCV(LogisticRegression(max_iter=500), {"C": 10.0 ** np.arange(-5, -1)}, cv=folding)
+    search = GridSearchCV(LogisticRegression(max_iter=500), {"C": 10.0 ** np.arange(-5, -1)}, cv=folding, n_jobs=-1)
     search.fit(train @ span, train_labels, groups=groups)
     return float(search.score(test @ span, test_labels))
