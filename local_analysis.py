@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import build
-from datasets.reading import READERS, VideoFile
+from datasets.reading import READERS, CachedReader, VideoFile
 from datasets.ucf101 import subset_of
 from datasets.video import Video
 from explain import explain_videos
@@ -16,6 +16,7 @@ from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
 
 FOLDERS = ("local_analysis", "local_analysis_parents")
+MEMORY_GB = 1.0  # of decoded frames: windows overlap
 
 
 def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -56,7 +57,7 @@ def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) ->
     stored.root_path = args.root_path
     stored.inference_stride = args.inference_stride or stored.inference_stride
     stored.file_type = args.file_type or stored.file_type
-    stored.strict, stored.memory_gb = False, 0.0
+    stored.strict, stored.memory_gb = False, MEMORY_GB
     return stored
 
 
@@ -115,11 +116,11 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
             raise
         print(f"training videos are not shown: {error}", file=sys.stderr)
         known = []
-    source_reader = READERS[stored.file_type]()
+    source_reader = build.make_reader(stored)
     if args.video is None:
         chosen, reader = choose(args, known), source_reader
     else:
-        file, reader = args.video.expanduser().resolve(), VideoFile()
+        file, reader = args.video.expanduser().resolve(), CachedReader(VideoFile(), int(MEMORY_GB * 1e9))
         n_frames = reader.info(file).n_frames
         chosen = [Video(file.stem, file, -1, "testing", n_frames, (0, n_frames))]
     out = Path(args.out).expanduser().resolve() if args.out else path.parent / prog.removesuffix(".py")

@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -17,15 +20,16 @@ import build
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import n_batches
 from datasets.ucf101 import subset_of
-from datasets.video import Video
+from datasets.video import Video, VideoClips
 from explain import patch_sheet, prototype_pictures
 from models import HIPE
 from models.weights import load_pretrained
 from options import parse_main
 from training.checkpoint import checkpoints_in, save_checkpoint, write_whole
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
+from training.features import KeptFeatures, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.push import KeptFeatures, PushRecord, keep_features, push, start_prototypes, valid_clips
+from training.push import PushRecord, push, start_prototypes
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, remaining, training_steps
 from util_scripts.errors import user_errors
 
@@ -165,11 +169,9 @@ class Run:
         log = Log(self.results, self.done, tensorboard=args.tensorboard)
         totals = Counter(step.kind for step in steps)
         behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
-        batches = valid_clips(build.make_loader(
-            clips, n_threads=args.n_threads, device=self.device, batch_sampler=ScheduledBatches(
-                todo, len(clips), args.batch_size, seed=args.manual_seed, trunk_epochs=args.trunk_epochs)), self.device)
+        batches = self._batches(clips, steps, todo)
         still = build.even_clips(args, training, self.reader("train"), args.push_clips)
-        push_loader = build.make_loader(still, n_threads=args.n_threads, batch_size=args.batch_size, device=self.device)
+        push_loader = self._loader(still)
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
         meter, bar = Meter(), None
@@ -178,15 +180,15 @@ class Run:
             behind[step.kind] += 1
             bar = bar or self._bar(step, todo)
             if step.kind in GRADIENT_KINDS:
-                batch = next(batches)
+                batch = next(batches[step.kind])
                 meter.add(self.trainer.step(step, progress, batch), len(batch["label"]))
             elif step.kind == "start":
                 self._start(push_loader, log, step)
             elif step.kind == "push":
                 kept, tuning = self._push(push_loader, log, step, training, len(still)), None
             else:
-                kept = kept or keep_features(self.model, push_loader, device=self.device, n_clips=len(still),
-                                             folder=self.results)
+                kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), push_loader,
+                                             device=self.device, n_clips=len(still), folder=self.results)
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels), len(kept.labels))
@@ -201,6 +203,8 @@ class Run:
                     log.add(step.kind, step, **meter.means())
                 self._validate(log, step)
                 meter, bar = Meter(), None
+                if step.kind == "warm" and (following is None or following.kind != "warm"):
+                    del batches["warm"]  # and with it the kept features
                 if step.kind == "last":
                     kept, tuning = None, None
                 self._checkpoint(step, following)
@@ -210,6 +214,45 @@ class Run:
                       "with --resume_path auto", file=sys.stderr)
                 return False
         return True
+
+    def _loader(self, clips: VideoClips, order: Iterable[list] | None = None) -> DataLoader:
+        """Batches of clips in their own order, or in another."""
+        how = {"batch_size": self.args.batch_size} if order is None else {"batch_sampler": order}
+        return build.make_loader(clips, n_threads=self.args.n_threads, device=self.device, **how)
+
+    def _batches(self, clips: VideoClips, steps: list[Step], todo: list[Step]) -> dict[str, Iterator[dict]]:
+        """By kind of step, the batches of all that is left to do."""
+        def order(*kinds: str) -> ScheduledBatches:
+            return ScheduledBatches([step for step in todo if step.kind in kinds], len(clips), self.args.batch_size,
+                                    seed=self.args.manual_seed, trunk_epochs=self.args.trunk_epochs)
+
+        views = self._views(len(clips), steps) if any(step.kind == "warm" for step in todo) else None
+        if views is None:
+            return dict.fromkeys(GRADIENT_KINDS, valid_clips(self._loader(clips, order(*GRADIENT_KINDS)), self.device))
+        loaded = valid_clips(self._loader(clips, order("trunk", "joint")), self.device)
+        return {"trunk": loaded, "warm": self._cached(clips, views, order("warm")), "joint": loaded}
+
+    def _views(self, n_clips: int, steps: list[Step]) -> Views | None:
+        """The views of --cache_features, where the schedule has more warm epochs than these and they fit the budget."""
+        args, trunk = self.args, self.model.trunk
+        if not 0 < args.cache_features < len({step.epoch for step in steps if step.kind == "warm"}):
+            return None
+        views = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
+        size = (args.sample_duration, args.sample_size, args.sample_size)
+        cells = math.prod(-(-n // stride) for n, stride in zip(size, trunk.stride, strict=True))
+        gigabytes = len(views) * trunk.out_channels * cells * 2 / 1e9
+        fit = gigabytes <= args.cache_gb
+        print(f"warm epochs: the trunk's features of {args.cache_features} views of each of {n_clips} clips "
+              + (f"are kept ({gigabytes:.2g} GB)" if fit else
+                 f"would take {gigabytes:.2g} GB, more than --cache_gb {args.cache_gb:g}: every epoch runs the trunk"),
+              file=sys.stderr)
+        return views if fit else None
+
+    def _cached(self, clips: VideoClips, views: Views, order: ScheduledBatches) -> Iterator[dict]:
+        """Batches of the trunk's features of the views, which are computed when the first batch is asked for."""
+        kept = keep_features(self.model.trunk, self._loader(clips, views.passes(self.args.batch_size)),
+                             device=self.device, n_clips=len(views), budget=math.inf, description="trunk features")
+        yield from kept.batches(views.items(order), self.device)
 
     @staticmethod
     def _watch(means: dict[str, float], step: Step, bar: tqdm) -> None:
@@ -285,9 +328,8 @@ class Run:
         if not videos:
             return None
         clips = build.even_clips(args, videos, self.reader("val"), args.n_val_samples)
-        loader = build.make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=self.device)
         labels = torch.tensor([video.label for video in videos])
-        scores = evaluate(self.model, loader, labels, device=self.device, pooled=pooled, description="val")
+        scores = evaluate(self.model, self._loader(clips), labels, device=self.device, pooled=pooled, description="val")
         self.trainer.kind = None  # evaluation left the model in eval mode
         return scores
 

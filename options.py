@@ -58,6 +58,8 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
     group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in a push (default: 3)")
     group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
+    group.add_argument("--cache_features", type=int, default=4, help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new view every epoch (default: 4)")
+    group.add_argument("--cache_gb", type=float, default=4.0, help="GB of memory for these features; where they do not fit, every warm epoch runs the trunk (default: 4)")
     group.add_argument("--memory_gb", type=float, default=0.0, help="GB of decoded frames to keep in memory (default: 0)")
     group.add_argument("--strict", action="store_true", help="an unreadable file ends the run instead of being skipped with a warning")
 
@@ -204,15 +206,15 @@ def resolve(args: argparse.Namespace) -> None:
                  "output_topk", "emb_dim"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "n_threads", "inference_batch_size", "manual_seed"):
+    for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "cache_features", "n_threads", "inference_batch_size", "manual_seed"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
     for name in ("learning_rate", "head_learning_rate", "trunk_learning_rate", "warm_learning_rate", "last_learning_rate",
                  "separation_margin"):
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
-    if args.memory_gb < 0 or not 0 <= args.sure <= 1:
-        raise ValueError("--memory_gb must not be negative, and --sure is a probability between 0 and 1")
+    if min(args.memory_gb, args.cache_gb) < 0 or not 0 <= args.sure <= 1:
+        raise ValueError("--memory_gb and --cache_gb must not be negative, and --sure is a probability between 0 and 1")
     for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")

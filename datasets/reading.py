@@ -9,6 +9,7 @@ ValueError that names the file and the remedy; no frame is ever skipped.
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from tqdm import tqdm
 
 VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp")
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
-THREADS, CHUNK = 4, 64  # of preloading: at once, and videos between two looks at the budget
+THREADS = min(os.cpu_count() or 1, 8)  # that preload; decoders release the interpreter's lock
+CHUNK = 64  # videos between two looks at the budget
 INFO_NAME = "info.json"  # written last: a folder that has it is complete
 
 
@@ -213,6 +215,7 @@ class CachedReader:
         self.reader, self.budget_bytes = reader, budget_bytes
         self._videos: dict[str, tuple[Tensor, VideoInfo]] = {}
         self._left = budget_bytes
+        self._damaged: set[str] = set()
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0, a copy; see the top of this file."""
@@ -243,10 +246,10 @@ class CachedReader:
         are in memory."""
         paths = [path for path in paths if str(path) not in self._videos]
         with (tqdm(total=len(paths), desc="reading videos", unit="video", disable=not progress, leave=False) as bar,
-              ThreadPoolExecutor(THREADS) as pool):  # decoders release the interpreter's lock
+              ThreadPoolExecutor(THREADS) as pool):
             for first in range(0, len(paths), CHUNK):
                 chunk = paths[first:first + CHUNK]
-                for path, video in zip(chunk, pool.map(self._read, chunk), strict=True):
+                for path, video in zip(chunk, pool.map(self._readable, chunk), strict=True):
                     if video is not None:
                         self._keep(path, *video)
                     bar.update()
@@ -254,15 +257,21 @@ class CachedReader:
                     break
         return len(self._videos)
 
-    def _read(self, path: Path) -> tuple[Tensor, VideoInfo] | None:
+    def _read(self, path: Path) -> tuple[Tensor | None, VideoInfo]:
+        """A whole video, or None in place of frames that would not fit, which are not decoded."""
+        info = self.reader.info(path)
+        fits = self.reader.frames(path, [0]).numel() * info.n_frames <= self._left
+        return self.reader.frames(path) if fits else None, info
+
+    def _readable(self, path: Path) -> tuple[Tensor | None, VideoInfo] | None:
         try:
-            return self.reader.frames(path), self.reader.info(path)
+            return self._read(path)
         except ValueError:
             return None
 
-    def _keep(self, path: Path, frames: Tensor, info: VideoInfo) -> tuple[Tensor, VideoInfo] | None:
-        if frames.numel() > self._left:
-            self._left = 0  # full: do not decode another whole video in vain
+    def _keep(self, path: Path, frames: Tensor | None, info: VideoInfo) -> tuple[Tensor, VideoInfo] | None:
+        if frames is None or frames.numel() > self._left:
+            self._left = 0  # full: do not try another one in vain
             return None
         self._left -= frames.numel()
         self._videos[str(path)] = (frames, info)
@@ -271,6 +280,10 @@ class CachedReader:
     def _hold(self, path: Path) -> tuple[Tensor, VideoInfo] | None:
         """The video in memory, taking it in if the budget allows."""
         held = self._videos.get(str(path))
-        if held is None and self._left > 0:
-            held = self._keep(path, self.reader.frames(path), self.reader.info(path))
+        if held is None and self._left > 0 and str(path) not in self._damaged:
+            found = self._readable(path)
+            if found is None:  # somewhere, which need not be where frames are wanted
+                self._damaged.add(str(path))
+                return None
+            held = self._keep(path, *found)
         return held

@@ -41,7 +41,8 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
     device = model.last_layer.weight.device
     current, windows = None, []
     for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs):
-        output = model(normalise(batch["clip"].to(device)))
+        shown = batch["clip"].to(device).contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights
+        output = model(normalise(shown))
         for i, video in enumerate(batch["video"].tolist()):
             if video != current:
                 if current is not None:

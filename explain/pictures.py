@@ -48,12 +48,14 @@ class Painter:
         source_videos: training videos by name, for the pictures of where prototypes come from.
         reader: of those videos.
         clip_size: (H, W) of the clips that boxes are given in.
+        n_jobs: threads; what costs time here happens in libraries that release the interpreter's lock.
     Attributes:
         missing: names of the training videos that were wanted and could not be read.
     """
 
-    def __init__(self, source_videos: Mapping[str, Video], reader: Reader, clip_size: tuple[int, int]) -> None:
-        self.source_videos, self.reader, self.clip_size = source_videos, reader, clip_size
+    def __init__(self, source_videos: Mapping[str, Video], reader: Reader, clip_size: tuple[int, int], *,
+                 n_jobs: int = 4) -> None:
+        self.source_videos, self.reader, self.clip_size, self.n_jobs = source_videos, reader, clip_size, n_jobs
         self.missing: set[str] = set()
         self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
 
@@ -67,37 +69,42 @@ class Painter:
             seconds: of each frame.
         """
         (folder / PARTS).mkdir(exist_ok=True)
-        self._save(folder, "clip", _encode(pixels, seconds, levels[0].matches[0].peak[0]))
-        for level in levels:
+        matches = [(level.level, rank, found) for level in levels for rank, found in enumerate(level.matches, 1)]
+        sources = {found.prototype: found.source for _, _, found in matches if found.source is not None}
+
+        def paint_level(level: LevelMatch) -> None:
             heated = render.overlay(pixels, level.heat)
             hottest = int(level.heat.amax((1, 2)).argmax())
             self._save(folder, f"level{level.level}", _encode(heated, seconds, hottest))
             sheet = render.webp(render.contact_sheet(heated))
             (folder / PARTS / f"level{level.level}_sheet.webp").write_bytes(sheet)
-            for rank, found in enumerate(level.matches, 1):
-                pictures = {
-                    "box": _encode(render.draw_box(pixels, found.box, self.clip_size), seconds, found.peak[0]),
-                    "heat": _encode(render.overlay(pixels, found.heat), seconds, found.peak[0]),
-                    **self._of_source(found)}
-                for kind, picture in pictures.items():
-                    self._save(folder, picture_name(level.level, rank, kind), picture)
-                card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
-                (folder / f"{picture_name(level.level, rank, 'card')}.gif").write_bytes(render.gif(card, seconds))
+
+        def paint_match(level: int, rank: int, found: Match) -> None:
+            pictures = {
+                "box": _encode(render.draw_box(pixels, found.box, self.clip_size), seconds, found.peak[0]),
+                "heat": _encode(render.overlay(pixels, found.heat), seconds, found.peak[0]),
+                **self._drawn.get(found.prototype, {})}
+            for kind, picture in pictures.items():
+                self._save(folder, picture_name(level, rank, kind), picture)
+            card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
+            (folder / f"{picture_name(level, rank, 'card')}.gif").write_bytes(render.gif(card, seconds))
+
+        with ThreadPoolExecutor(self.n_jobs) as pool:
+            new = [prototype for prototype in sources if prototype not in self._drawn]
+            self._drawn |= zip(new, pool.map(self._draw_source, [sources[prototype] for prototype in new]), strict=True)
+            todo = [pool.submit(paint_level, level) for level in levels]
+            todo += [pool.submit(paint_match, *match) for match in matches]
+            self._save(folder, "clip", _encode(pixels, seconds, levels[0].matches[0].peak[0]))
+            for part in todo:
+                part.result()
+        for prototype in list(self._drawn)[:max(0, len(self._drawn) - CACHED_SOURCES)]:
+            del self._drawn[prototype]
 
     @staticmethod
     def _save(folder: Path, name: str, picture: dict[str, bytes | render.Pixels]) -> None:
         (folder / f"{name}.gif").write_bytes(picture["gif"])
         (folder / PARTS / f"{name}.webp").write_bytes(picture["webp"])
         (folder / PARTS / f"{name}_still.webp").write_bytes(picture["still"])
-
-    def _of_source(self, found: Match) -> dict[str, dict[str, bytes | render.Pixels]]:
-        if found.source is None:
-            return {}
-        if found.prototype not in self._drawn:
-            if len(self._drawn) == CACHED_SOURCES:
-                self._drawn.pop(next(iter(self._drawn)))
-            self._drawn[found.prototype] = self._draw_source(found.source)
-        return self._drawn[found.prototype]
 
     def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
         """The training video with the prototype's box, and the patch; nothing where the video cannot be read."""

@@ -1,5 +1,6 @@
 """HIPE: a trunk, a neck, prototypes of every node of the class tree, and scores in hyperbolic space."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ class HIPEOutput:
     distances: Tensor  # (B, P), squared L2 of the nearest patch
     cells: Tensor  # (B, P), its flat position in (t, h, w)
     features: Tensor  # (B, C, t, h, w), the neck's output
+    masked: tuple[Tensor, ...] = ()  # each (B, P), squared L2 of the nearest patch in one of the masks given
 
 
 class HIPE(nn.Module):
@@ -66,13 +68,14 @@ class HIPE(nn.Module):
         """(B, 3, T, H, W) normalised clips -> HIPEOutput."""
         return self.head(self.trunk(clips))
 
-    def head(self, trunk_features: Tensor) -> HIPEOutput:
-        """(B, C', t, h, w) features of the trunk -> HIPEOutput."""
+    def head(self, trunk_features: Tensor, masks: Sequence[Tensor] = ()) -> HIPEOutput:
+        """(B, C', t, h, w) features of the trunk, and masks (B, t h w) of their cells -> HIPEOutput."""
         features = self.neck(trunk_features)
-        distances, cells = self.prototype_layer(features)
+        (distances, cells), *masked = self.prototype_layer.nearest(features, masks)
         activations = self.prototype_layer.similarity(distances)
         log_probs, tangent = self.classify(activations)
-        return HIPEOutput(log_probs, tangent, activations, distances, cells, features)
+        return HIPEOutput(log_probs, tangent, activations, distances, cells, features,
+                          tuple(nearest for nearest, _ in masked))
 
     def classify(self, activations: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of all nodes from the prototypes' activations.

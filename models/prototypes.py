@@ -1,5 +1,7 @@
 """Prototypes: learned patches that are compared with every patch of a clip."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -76,8 +78,20 @@ class PrototypeLayer(nn.Module):
         Returns:
             nearest: (B, P) float32 squared L2; cells: (B, P) int64 flat positions of those patches.
         """
-        cells = self.search(features).argmin(-1)
-        return self.distance(features, cells), cells
+        return self.nearest(features)[0]
+
+    def nearest(self, features: Tensor, masks: Sequence[Tensor] = ()) -> list[tuple[Tensor, Tensor]]:
+        """The nearest of all patches, and the nearest of those in each mask, by one search.
+
+        Args:
+            features: (B, C, t, h, w).
+            masks: each (B, t h w) bool, with a cell in every clip.
+        Returns:
+            what `forward` returns, for all patches and then for each mask.
+        """
+        found = self.search(features)  # (B, P, N)
+        cells = [found.argmin(-1), *(found.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)]
+        return [(self.distance(features, chosen), chosen) for chosen in cells]
 
     def maps(self, features: Tensor, which: Tensor) -> Tensor:
         """Exact squared distances of some prototypes to every patch.

@@ -17,7 +17,7 @@ from training.engine import (
     predict,
     results_json,
 )
-from training.push import valid_clips
+from training.features import valid_clips
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def test_losses_have_names_and_add_up(model):
     run = trainer(model, loss_weights=weights(orthogonality=0.3, sharing=0.2))
     batch = first_batch()
     run.enter("warm")
-    scalars, total, log_probs = run.losses(batch["clip"], batch["label"])
+    scalars, total, log_probs = run.losses(model.trunk(batch["clip"]), batch["label"])
     assert log_probs.shape == (4, len(model.level_of))
     lists = {name: [1.0, 0.5, 0.5] if name == "ce" else [0.8] * 3 if name == "cluster" else [0.1] * 3
              for name in ("ce", "cluster", "separation")}
@@ -130,7 +130,7 @@ def test_focus_and_background_see_the_cells_of_the_own_class_map(model, focus, b
     bounds = [1.0, *certainty[order].tolist(), 0.0]  # n_sure of them lie above
     run = trainer(model, focus=focus, background=background, margin=1.5, sure=(bounds[n_sure] + bounds[n_sure + 1]) / 2)
     run.enter("warm")
-    scalars, _, _ = run.losses(batch["clip"], batch["label"])
+    scalars, _, _ = run.losses(model.trunk(batch["clip"]), batch["label"])
     layer = model.prototype_layer
     n_top, n_bottom = max(1, round(focus * 32)), max(1, round(background * 32))
     covered = {}

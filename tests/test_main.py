@@ -254,6 +254,62 @@ def test_a_run_cut_anywhere_ends_at_the_same_bits(data, whole, tmp_path, kind, n
     assert_same(tmp_path / "save_3.pth", whole / "save_3.pth")
 
 
+# --- warm epochs on features of the frozen trunk, computed once
+
+
+WARM = ("--trunk_epochs 1 --warm_epochs 4 --n_epochs 5 --tune_iterations 1 --checkpoint 2 --batch_size 5 "
+        "--push_clips 1 --no_val")
+
+
+def warm_batches(data: Path, results: Path, *more: str) -> dict[int, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """By warm epoch, the batches of a run: the trunk's features and the labels."""
+    seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    take = Trainer.step
+
+    def step(self, step, progress, batch):
+        if step.kind == "warm":
+            features = batch.get("trunk", self.model.trunk(batch["clip"]) if "clip" in batch else None)
+            seen.setdefault(step.epoch, []).append((features.detach(), batch["label"]))
+        return take(self, step, progress, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        train(data, results, *more, schedule=WARM)
+    return seen
+
+
+def test_cached_views_are_what_the_trunk_would_make_of_the_clips(data, tmp_path):
+    cached = warm_batches(data, tmp_path / "cached", "--cache_features 2")
+    fresh = warm_batches(data, tmp_path / "fresh", "--cache_features 0")
+    for epoch in (1, 2):  # the views are those of the first epochs, in the same order
+        for (one, label), (other, same) in zip(cached[epoch], fresh[epoch], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+            assert torch.equal(label, same)
+    for epoch in (3, 4):  # and then they come again, in the order of their own epoch
+        labels, same = (torch.cat([label for _, label in batches[epoch]]) for batches in (cached, fresh))
+        assert torch.equal(labels, same)
+        again, before = (torch.cat([features for features, _ in cached[e]]).flatten(1) for e in (epoch, epoch - 2))
+        assert torch.equal(again[again.sum(1).argsort()], before[before.sum(1).argsort()])
+        assert not torch.equal(again, before)
+
+
+def test_a_run_cut_on_cached_features_ends_at_the_same_bits(data, tmp_path):
+    train(data, tmp_path / "whole", "--cache_features 2", schedule=WARM)
+    for nth, how in ((2, "kill"), (3, "term"), (1, "kill"), (5, "term")):
+        with cut("warm", nth, how):
+            train(data, tmp_path / "cut", "--cache_features 2", "--resume_path auto", schedule=WARM)
+    train(data, tmp_path / "cut", "--resume_path auto", schedule=WARM)
+    assert_same(tmp_path / "cut" / "save_5.pth", tmp_path / "whole" / "save_5.pth")
+
+
+def test_features_that_do_not_fit_are_not_cached(data, tmp_path, capsys):
+    train(data, tmp_path / "small", "--cache_features 2 --cache_gb 0", schedule=WARM)
+    assert "more than --cache_gb 0" in capsys.readouterr().err
+    train(data, tmp_path / "none", "--cache_features 0", schedule=WARM)
+    assert "trunk's features" not in capsys.readouterr().err
+    assert_same(tmp_path / "small" / "save_5.pth", tmp_path / "none" / "save_5.pth")
+
+
 CUT_ITSELF = """
 import os, runpy, signal, sys
 from training.engine import Trainer

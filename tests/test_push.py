@@ -11,7 +11,8 @@ from torch import nn
 from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
-from training.push import KeptFeatures, PushRecord, keep_features, push, start_prototypes, valid_clips
+from training.features import KeptFeatures, keep_features, valid_clips
+from training.push import PushRecord, push, start_prototypes
 
 CPU = torch.device("cpu")
 LABELS = [0, 3, 5, 3, 0, 2, 5, 5]  # of 7 classes: 1, 4 and 6 have no clip
@@ -187,7 +188,8 @@ def test_what_is_kept_is_what_was_seen(tree, loader):
     _, kept = push(model, loader, names=NAMES, device=CPU, n_clips=8)
     assert kept.features.dtype == torch.float16
     assert torch.equal(kept.features, seen.half()) and torch.equal(kept.labels, labels)
-    again = keep_features(model, loader, device=CPU, n_clips=8)  # as after a kill inside the tuning
+    part = nn.Sequential(model.trunk, model.neck)
+    again = keep_features(part, loader, device=CPU, n_clips=8)  # as after a kill inside the tuning
     assert torch.equal(again.features, kept.features) and torch.equal(again.labels, kept.labels)
 
 

@@ -196,7 +196,26 @@ def test_memory_holds_videos_until_its_budget_is_spent(tmp_path):
         for path in paths:
             assert number_of(reader.frames(path, [2, 7])) == [2, 7]
     assert reader.reader.whole <= 3
-    assert reader.reader.parts == 3  # of the video that did not fit
+    assert reader.reader.parts == 3 + 3  # a first look at each, and of the video that did not fit
+
+
+def test_a_video_larger_than_the_budget_is_never_decoded_whole(tmp_path):
+    path = write_frames(tmp_path / "v", shades(9))
+    reader = CachedReader(Counting(), 8 * 24 * 32 * 3)
+    for _ in range(3):
+        assert number_of(reader.frames(path, [2, 7])) == [2, 7]
+    assert reader.reader.whole == 0
+
+
+def test_a_video_with_one_bad_frame_is_read_where_it_is_good(tmp_path):
+    path = write_frames(tmp_path / "v", shades(9))
+    (path / "image_00009.jpg").write_bytes(b"no picture")
+    reader = CachedReader(Counting(), 10**6)
+    for _ in range(3):
+        assert number_of(reader.frames(path, [2, 7])) == [2, 7]
+    with pytest.raises(ValueError, match="image_00009.jpg"):
+        reader.frames(path, [8])
+    assert reader.reader.whole == 1
 
 
 def test_preloading_passes_over_what_cannot_be_read(tmp_path):

@@ -12,8 +12,8 @@ from datasets.video import Video, VideoClips
 from evaluation.recognition import VideoMean, accuracy_per_level, level_argmax_accuracy, mistake_severity, topk
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
+from training.features import valid_clips
 from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
-from training.push import valid_clips
 from training.schedule import Step, rate_factor
 
 OPTIMIZERS = {
@@ -135,7 +135,7 @@ class Trainer:
 
         Args:
             step: kind trunk, warm or joint. progress: share of the phase before this step, 0..1.
-            batch: as `valid_clips` gives it.
+            batch: as `valid_clips` gives it; `trunk` (B, C', t, h, w), a frozen trunk's features, may replace `clip`.
         Returns:
             named scalars on the device: every loss unscaled, `loss` (their weighted sum) and `top1`.
         """
@@ -145,28 +145,30 @@ class Trainer:
             total = F.nll_loss(log_probs, batch["label"])
             losses = {"ce": total.detach()}
         else:
-            losses, total, log_probs = self.losses(batch["clip"], batch["label"])
+            losses, total, log_probs = self.losses(self._trunk(batch), batch["label"])
         self._descend(step, progress, total)
         top1 = (log_probs.detach()[:, :self.model.ancestors.shape[0]].argmax(1) == batch["label"]).float().mean()
         return {**losses, "loss": total.detach(), "top1": top1}
 
-    def losses(self, clips: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _trunk(self, batch: dict) -> Tensor:
+        if "trunk" in batch:
+            return batch["trunk"]
+        with torch.set_grad_enabled(self.model.trunk.training):
+            return self.model.trunk(batch["clip"])
+
+    def losses(self, trunk: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """All losses of HIPE on a batch.
 
         Args:
-            clips: (B, 3, T, H, W) normalised; labels: (B,).
+            trunk: (B, C', t, h, w) features of the trunk; labels: (B,).
         Returns:
             named detached scalars, their weighted sum with its gradient, log_probs (B, K).
         """
         model = self.model
         layer = model.prototype_layer
-        if model.trunk.training:
-            trunk = model.trunk(clips)
-        else:
-            with torch.no_grad():
-                trunk = model.trunk(clips)
-        output = model.head(trunk)
-        focused, background, sure = self._masked_distances(trunk.detach(), output.features, labels)
+        masks, sure = self._places(trunk.detach(), labels)
+        output = model.head(trunk, masks)
+        focused, background = output.masked
         terms = {"ce": cross_entropies(output.log_probs, labels, model.ancestors),
                  **level_losses(output.distances, focused, background, labels, layer.node_of, model.ancestors,
                                 model.level_of, self.margin, sure=sure),
@@ -187,20 +189,17 @@ class Trainer:
             scalars |= {f"{name}_{level}": value[level] for level in range(n_levels)} if value.dim() else {name: value}
         return scalars, total, log_probs
 
-    def _masked_distances(self, trunk: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances to the nearest focused and the nearest background cell: twice (B, P); and (B,) bool, the clips
-        whose class map can be believed.
+    @torch.no_grad()
+    def _places(self, trunk: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Where prototypes should be and where not: masks of the focused and of the background cells (B, N); and the
+        clips whose class map can be believed: (B,) bool.
 
         The map of the clip's own class serves its ancestors too: the sum of their classes' maps has its peaks where
         classes do not disagree, which is mostly where there is nothing to see.
         """
-        model, layer = self.model, self.model.prototype_layer
-        maps = model.class_map(trunk, labels).flatten(1)  # (B, N)
-        found = layer.search(features)  # (B, P, N)
-        focused, background = (layer.distance(features, found.masked_fill(~mask[:, None], torch.inf).argmin(-1))
-                               for mask in masks_of_maps(maps, self.focus, self.background))
-        sure = model.pooled_log_probs(trunk).gather(1, labels[:, None])[:, 0].exp() > self.sure
-        return focused, background, sure
+        masks = masks_of_maps(self.model.class_map(trunk, labels).flatten(1), self.focus, self.background)
+        sure = self.model.pooled_log_probs(trunk).gather(1, labels[:, None])[:, 0].exp() > self.sure
+        return masks, sure
 
     def _descend(self, step: Step, progress: float, total: Tensor) -> None:
         optimizer = self._ready(step, progress)

@@ -1,21 +1,16 @@
 """Push: every prototype becomes the nearest training patch of its node, and it is written down which one."""
 
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from datasets.transforms import normalise
-from datasets.video import VideoClips
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
-from models.prototypes import PrototypeLayer
+from training.features import KeptFeatures, Shelf, valid_clips
 
 
 @dataclass
@@ -77,75 +72,6 @@ class PushRecord:
         return rows
 
 
-@dataclass
-class KeptFeatures:
-    """The neck's features of all valid push clips in half precision: what tuning compares with pushed prototypes."""
-
-    features: Tensor  # (N, C, t, h, w) float16 on the CPU, or mapped from a file
-    labels: Tensor  # (N,) int64
-
-    @torch.no_grad()
-    def activations(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
-        """Similarities of the nearest patches to the prototypes as they are now: (N, P) float32 on the CPU."""
-        return torch.cat([layer.similarity(layer(part.to(device).float())[0]).cpu()
-                          for part in self.features.split(batch_size)])
-
-
-class _Shelf:
-    """Grows by batches to at most n clips, in memory up to a budget and in an unlinked file beyond it."""
-
-    def __init__(self, n: int, budget: int, folder: Path | None) -> None:
-        self.n, self.budget, self.folder, self.used = n, budget, folder, 0
-        self.features: Tensor | None = None
-        self.labels: list[Tensor] = []
-
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        if self.features is None:
-            shape = (self.n, *features.shape[1:])
-            size = torch.Size(shape).numel()
-            if size * 2 <= self.budget:
-                self.features = torch.empty(shape, dtype=torch.float16)
-            else:
-                with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash on a sparse file
-                        os.posix_fallocate(file.fileno(), 0, size * 2)
-                    self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
-        self.features[self.used:self.used + len(labels)] = features.to("cpu", torch.float16)
-        self.labels.append(labels.cpu())
-        self.used += len(labels)
-
-    def kept(self) -> KeptFeatures:
-        return KeptFeatures(self.features[:self.used], torch.cat(self.labels))
-
-
-def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterable[dict]:
-    """The batches of a loader on the device: normalised clips, and only those that could be read."""
-    dataset = getattr(loader, "dataset", None)
-    for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
-        if not bool(batch["valid"].all()):
-            if isinstance(dataset, VideoClips):  # loader processes have told; those of the next pass need not
-                dataset.unreadable.update(batch["video"][~batch["valid"]].tolist())
-            batch = {key: value[batch["valid"]] for key, value in batch.items()}
-        if len(batch["label"]):
-            clips = batch["clip"].to(device, non_blocking=True)
-            clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
-            yield {**batch, "clip": normalise(clips), "label": batch["label"].to(device, non_blocking=True)}
-
-
-@torch.no_grad()
-def keep_features(model: HIPE, loader: Iterable[dict], *, device: torch.device, n_clips: int, budget: int = 2 << 30,
-                  folder: Path | None = None) -> KeptFeatures:
-    """The features that a push keeps, without pushing: what a run needs that was cut inside the tuning after one.
-
-    Arguments as in `push`.
-    """
-    model.eval()
-    shelf = _Shelf(n_clips, budget, folder)
-    for batch in valid_clips(loader, device):
-        shelf.add(model.neck(model.trunk(batch["clip"])), batch["label"])
-    return shelf.kept()
-
-
 @torch.no_grad()
 def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch.device, epoch: int = 0, n_clips: int,
          budget: int = 2 << 30, folder: Path | None = None, progress: bool = False) -> tuple[PushRecord, KeptFeatures]:
@@ -171,7 +97,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch
     cell = torch.zeros(n_prototypes, dtype=torch.int64, device=device)
     kept_at, video = torch.zeros_like(cell), torch.full_like(cell, -1)
     frames = crop = grid = clip_size = None
-    shelf = _Shelf(n_clips, budget, folder)
+    shelf = Shelf(n_clips, budget, folder)
     model.eval()
     for batch in valid_clips(loader, device, "push" if progress else None):
         output = model(batch["clip"])

@@ -18,11 +18,12 @@ import torch
 
 import build
 from attribution import METHODS
-from datasets.reading import JpegFolder
+from datasets.reading import JpegFolder, VideoFile
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video
+from evaluation.baselines import mean_frame_linear
 from evaluation.localisation import Tube, points_at, random_hits, read_truth
-from evaluation.recognition import accuracy_per_level, mean_frame_linear
+from evaluation.recognition import accuracy_per_level
 from explain.names import file_name
 from models import HIPE
 from models.geometry import points_to_source, upsample
@@ -31,7 +32,7 @@ from util_scripts.errors import user_errors
 
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.
 TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --temporal_strides 2 1 2 1 1
- --spatial_strides 2 2 2 1 1 --sample_size 64 --batch_size 24 --trunk_epochs 30 --warm_epochs 12 --n_epochs 12
+ --spatial_strides 2 2 2 1 1 --sample_size 64 --batch_size 24 --trunk_epochs 32 --warm_epochs 14 --n_epochs 14
  --train_jitter 0 --focus 0.02 --background 0.8 --background_weight 0.75 --prototypes_per_node 4
  --tune_iterations 100 --val_every 100 --n_val_samples 1 --inference_stride 4 --n_threads 0 --memory_gb 1"""
 
@@ -48,17 +49,18 @@ def run(*command: str | Path) -> None:
         raise ValueError(f"python {shlex.join(words)} failed; its own message stands above")
 
 
-def mean_frames(videos: list[Video]) -> np.ndarray:
-    """(N, H, W, 3) mean of all frames of every video."""
-    reader = JpegFolder()
-    return np.stack([reader.frames(video.path).float().mean(0).numpy() for video in videos])
+def mean_frames(files: list[Path]) -> np.ndarray:
+    """(N, H, W, 3) mean of all frames of every video file."""
+    reader = VideoFile()
+    return np.stack([reader.frames(file).float().mean(0).numpy() for file in files])
 
 
-def linear_accuracy(train: list[Video], test: list[Video]) -> float:
+def linear_accuracy(folder: Path, train: list[Video], test: list[Video]) -> float:
     """How much a linear model tells from the videos' mean frames alone: the data must not be that easy."""
     groups = np.array([video.name.split("_")[2] for video in train])
-    return mean_frame_linear(mean_frames(train), np.array([video.label for video in train]), mean_frames(test),
-                             np.array([video.label for video in test]), groups=groups)
+    frames, labels = zip(*((mean_frames([folder / video.path.parent.name / f"{video.name}.avi" for video in videos]),
+                            np.array([video.label for video in videos])) for videos in (train, test)), strict=True)
+    return mean_frame_linear(frames[0], labels[0], frames[1], labels[1], groups=groups)
 
 
 def grad_cam_peak(model: HIPE, video: Video, explanation: dict, label: int, size: int) -> tuple[int, int, int]:
@@ -128,7 +130,8 @@ def summarise(out: Path, minutes: float) -> dict:
     info = JpegFolder().info(test[0].path)
     rows = json.loads((results / "prototypes.json").read_text())
     return {"minutes": round(minutes, 2), "top1": round(float(accuracy[0]), 4),
-            "top_level": round(float(accuracy[-1]), 4), "mean_frame_linear": round(linear_accuracy(train, test), 4),
+            "top_level": round(float(accuracy[-1]), 4),
+            "mean_frame_linear": round(linear_accuracy(out / "videos", train, test), 4),
             **pointing(model.eval(), test, explanations, truth, args.sample_size),
             "prototypes_on_event": on_event(rows, truth, hierarchy.n_levels),
             "test_videos": len(test), "frame_size": [info.height, info.width],

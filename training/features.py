@@ -1,0 +1,136 @@
+"""Clips as the network wants them, and the features of its frozen parts, computed once and kept."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datasets.transforms import normalise
+from datasets.video import VideoClips
+from models.prototypes import PrototypeLayer
+
+
+def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterator[dict]:
+    """The batches of a loader on the device: normalised clips, and only those that could be read."""
+    dataset = getattr(loader, "dataset", None)
+    for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
+        if not bool(batch["valid"].all()):
+            if isinstance(dataset, VideoClips):  # loader processes have told; those of the next pass need not
+                dataset.unreadable.update(batch["video"][~batch["valid"]].tolist())
+            batch = {key: value[batch["valid"]] for key, value in batch.items()}
+        if len(batch["label"]):
+            clips = batch["clip"].to(device, non_blocking=True)
+            clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
+            yield {**batch, "clip": normalise(clips), "label": batch["label"].to(device, non_blocking=True)}
+
+
+@dataclass
+class KeptFeatures:
+    """Features of clips in half precision, in the order of their loader."""
+
+    features: Tensor  # (N, C, t, h, w) float16 on the CPU, or mapped from a file
+    labels: Tensor  # (N,) int64
+
+    @torch.no_grad()
+    def activations(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
+        """Of the neck's features: similarities of the nearest patches to the prototypes as they are now.
+
+        Returns:
+            (N, P) float32 on the CPU.
+        """
+        return torch.cat([layer.similarity(layer(part.to(device).float())[0]).cpu()
+                          for part in self.features.split(batch_size)])
+
+    def batches(self, order: Iterable[list[int]], device: torch.device) -> Iterator[dict]:
+        """Of the trunk's features: batches of given items, as `Trainer.step` takes them."""
+        for items in order:
+            yield {"trunk": self.features[items].to(device, non_blocking=True).float(),
+                   "label": self.labels[items].to(device, non_blocking=True)}
+
+
+class Shelf:
+    """Where features are kept while they are computed, batch by batch.
+
+    Args:
+        n: clips at most.
+        budget: bytes in memory; more go to an unlinked file in `folder`.
+    """
+
+    def __init__(self, n: int, budget: float, folder: Path | None) -> None:
+        self.n, self.budget, self.folder, self.used = n, budget, folder, 0
+        self.features: Tensor | None = None
+        self.labels: list[Tensor] = []
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """(B, C, t, h, w) features and (B,) labels of the next clips."""
+        if self.features is None:
+            shape = (self.n, *features.shape[1:])
+            size = torch.Size(shape).numel()
+            if size * 2 <= self.budget:
+                self.features = torch.empty(shape, dtype=torch.float16)
+            else:
+                with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+                    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash on a sparse file
+                        os.posix_fallocate(file.fileno(), 0, size * 2)
+                    self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
+        self.features[self.used:self.used + len(labels)] = features.to("cpu", torch.float16)
+        self.labels.append(labels.cpu())
+        self.used += len(labels)
+
+    def kept(self) -> KeptFeatures:
+        """All that was added."""
+        return KeptFeatures(self.features[:self.used], torch.cat(self.labels))
+
+
+@torch.no_grad()
+def keep_features(part: nn.Module, loader: Iterable[dict], *, device: torch.device, n_clips: int,
+                  budget: float = 2 << 30, folder: Path | None = None, description: str | None = None) -> KeptFeatures:
+    """What a part of the network, in eval mode, makes of every clip of a loader.
+
+    Args:
+        part: clips (B, 3, T, H, W) -> (B, C, t, h, w).
+        n_clips: how many clips the loader holds at most.
+        budget: bytes of features kept in memory; more go to a file in `folder`.
+        description: of the progress bar; None for none.
+    Raises:
+        ValueError: where not one clip can be read.
+    """
+    part.eval()
+    shelf = Shelf(n_clips, budget, folder)
+    for batch in valid_clips(loader, device, description):
+        shelf.add(part(batch["clip"]), batch["label"])
+    if not shelf.used:
+        raise ValueError("not one training clip can be read; run util_scripts.generate_video_jpgs again")
+    return shelf.kept()
+
+
+class Views:
+    """A few augmented views of every training clip, which the epochs of a frozen trunk take turns with.
+
+    View v shows clips as epoch `first + v` augments them, so the first epochs see what they would see without.
+
+    Args:
+        n_views, n_clips: how many; features of clip i in view v stand at `v * n_clips + i`.
+        first: the pass that the first of these epochs is.
+    """
+
+    def __init__(self, n_views: int, n_clips: int, *, first: int) -> None:
+        self.n_views, self.n_clips, self.first = n_views, n_clips, first
+
+    def __len__(self) -> int:
+        return self.n_views * self.n_clips
+
+    def passes(self, batch_size: int) -> list[list[tuple[int, int]]]:
+        """The batches (pass, item) of all views, in order, for a loader of `VideoClips`."""
+        return [[(self.first + v, i) for i in range(start, min(start + batch_size, self.n_clips))]
+                for v in range(self.n_views) for start in range(0, self.n_clips, batch_size)]
+
+    def items(self, batches: Iterable[list[tuple[int, int]]]) -> Iterator[list[int]]:
+        """Where the features of scheduled batches (pass, item) stand."""
+        for batch in batches:
+            yield [(epoch - self.first) % self.n_views * self.n_clips + item for epoch, item in batch]
