@@ -91,7 +91,7 @@ def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, 
 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
-    """The class embeddings of a new run, found in METHOD's order: given, shipped, cached, fitted."""
+    """The class embeddings of a new run, found in this order: given, shipped, cached, fitted."""
     return find_embeddings(hierarchy, emb_file=args.emb_file, shipped=HERE / "hierarchy" / "UCF-101_embeddings.pth",
                            cache=cache, dim=args.emb_dim, c=args.c, edge=args.edge)
 
@@ -211,7 +211,12 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
                 raise _contradiction(path, name, value, stored[name])
     for name, value in stored.items():
         if name not in given and name not in CALL_FLAGS:
-            setattr(args, name, moved(value, stored["root_path"], args.root_path) if name in DATA_PATHS else value)
+            setattr(args, name, value)
+    if "root_path" in given:
+        for name in set(DATA_PATHS) - given:
+            setattr(args, name, moved(getattr(args, name), stored["root_path"], args.root_path))
+    else:
+        args.root_path = stored["root_path"]
     resolve(args)
     for name in ("temporal_strides", "spatial_strides"):
         if getattr(args, name) != stored[name]:

@@ -52,9 +52,8 @@ def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) ->
     for name in build.DATA_PATHS:
         if name in given:
             setattr(stored, name, str(build.under_root(args, getattr(args, name))))
-        else:
+        elif "root_path" in given:
             setattr(stored, name, build.moved(getattr(stored, name), stored.root_path, args.root_path))
-    stored.root_path = args.root_path
     stored.inference_stride = args.inference_stride or stored.inference_stride
     stored.file_type = args.file_type or stored.file_type
     stored.strict, stored.memory_gb = False, MEMORY_GB
@@ -86,7 +85,7 @@ def choose(args: argparse.Namespace, videos: list[Video]) -> list[Video]:
         unknown = [name for name in args.videos if name not in by_name]
         if unknown:
             raise ValueError(f"{unknown[0]}: not a video of the annotation that is on disk; names are like {videos[0].name}")
-        return [by_name[name] for name in args.videos]
+        return [by_name[name] for name in dict.fromkeys(args.videos)]
     wanted = [args.subset] if args.subset else ["val", "train"]
     for subset in wanted:
         found = [video for video in videos if video.subset == subset_of(subset)]

@@ -25,7 +25,7 @@ from explain import patch_sheet, prototype_pictures
 from models import HIPE
 from models.weights import load_pretrained
 from options import parse_main
-from training.checkpoint import checkpoints_in, save_checkpoint, write_whole
+from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, write_whole
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, Views, keep_features, valid_clips
 from training.log import Log, Stop
@@ -154,6 +154,7 @@ class Run:
             raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
         self._tell_empty_classes(training)
         clips = build.training_clips(args, training, self.reader("train"))
+        tell_looped(clips)
         steps = training_steps(n_batches=n_batches(len(clips), args.batch_size), trunk_epochs=args.trunk_epochs,
                                warm_epochs=args.warm_epochs, n_epochs=args.n_epochs, push_start=args.push_start,
                                push_every=args.push_every, tune_iterations=args.tune_iterations)
@@ -166,6 +167,8 @@ class Run:
                 old.unlink(missing_ok=True)
             for folder in ("img", "tensorboard"):
                 shutil.rmtree(self.results / folder, ignore_errors=True)
+        for ahead in put_aside(self.results, self.done):
+            print(f"{ahead.name}: lies ahead of where this run goes on; kept as {ahead.name}.ahead", file=sys.stderr)
         log = Log(self.results, self.done, tensorboard=args.tensorboard)
         totals = Counter(step.kind for step in steps)
         behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
@@ -213,7 +216,7 @@ class Run:
                 print(f"asked to stop: {self.results / 'last.pth'} stands at {step.kind} epoch {step.epoch}; go on "
                       "with --resume_path auto", file=sys.stderr)
                 return False
-        return True
+        return not stop.asked  # during the last step: what would come after is not what was asked for
 
     def _loader(self, clips: VideoClips, order: Iterable[list] | None = None) -> DataLoader:
         """Batches of clips in their own order, or in another."""
@@ -295,13 +298,15 @@ class Run:
                                  epoch=step.epoch, n_clips=n_clips, folder=self.results, progress=True)
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
+        twice = self.record.duplicates(self.model.prototype_layer.node_of)
         began = time.perf_counter()
         rows = self.record.rows(self.hierarchy, self.model.prototype_layer.node_of)
         self._write_json("prototypes.json", rows)
         self._pictures(step, training, log)
         tqdm.write(f"push {step.epoch}: {matched} of {len(rows)} prototypes matched"
-                   + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else ""))
-        log.add("push", step, matched=matched, unmatched=len(rows) - matched, clips=len(kept.labels),
+                   + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else "")
+                   + (f"; {twice} came to the patch of another one of their node" if twice else ""))
+        log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice, clips=len(kept.labels),
                 gap=float(self.record.distance.sum()) / max(matched, 1), seconds=round(seconds, 3),
                 picture_seconds=round(time.perf_counter() - began, 3))
         return kept
@@ -360,7 +365,11 @@ class Run:
         videos = self.subset(name)
         if not videos:
             raise ValueError(f"{args.annotation_path}: lists no video of --inference_subset {name} that is on disk")
+        if self.record is None:
+            print("inference: nothing was pushed yet, so these predictions are not by training patches",
+                  file=sys.stderr)
         clips = build.window_clips(args, videos, self.reader(name), args.inference_stride)
+        tell_looped(clips)
         loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
                                    batch_size=args.inference_batch_size or args.batch_size)
         means = predict(self.model, loader, len(videos), device=self.device, description="inference")
@@ -371,6 +380,13 @@ class Run:
         print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos")
 
 
+def tell_looped(clips: VideoClips) -> None:
+    """Print how many videos are shorter than a clip, where there are any."""
+    if clips.looped:
+        print(f"warning: {clips.looped} of {len(clips.videos)} videos are shorter than a clip, and are looped; a "
+              "smaller --sample_duration would show every frame once", file=sys.stderr)
+
+
 def tell(what: str, scores: dict[str, float]) -> None:
     """Print accuracies in one line."""
     tqdm.write(f"{what}: validation " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
@@ -379,6 +395,8 @@ def tell(what: str, scores: dict[str, float]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Do what the command line says."""
     args, given = parse_main(argv)
+    if args.no_train and args.no_val and not args.inference:
+        print("--no_train and --no_val leave nothing to do; add --inference", file=sys.stderr)
     run = Run(args, given)
     if not args.no_train:
         if not run.train():

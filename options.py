@@ -19,7 +19,7 @@ WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor"
                 "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
-              "inference_subset", "inference_stride", "inference_batch_size", "output_topk", "n_threads", "device",
+              "inference_subset", "inference_batch_size", "output_topk", "n_threads", "device",
               "no_cuda", "tensorboard", "no_img", "strict")
 
 # Defaults that depend on whether training starts from Kinetics weights (--pretrain_path) or from nothing.
@@ -213,6 +213,12 @@ def resolve(args: argparse.Namespace) -> None:
                  "separation_margin"):
         if not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
+    for name in ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing"):
+        weight = getattr(args, f"{name}_weight")
+        if min(weight if isinstance(weight, list) else [weight]) < 0:
+            raise ValueError(f"--{name}_weight must not be negative, as {weight} is")
+    if not 0 <= args.momentum < 1:
+        raise ValueError(f"--momentum must be at least 0 and below 1, not {args.momentum}")
     if min(args.memory_gb, args.cache_gb) < 0 or not 0 <= args.sure <= 1:
         raise ValueError("--memory_gb and --cache_gb must not be negative, and --sure is a probability between 0 and 1")
     for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):

@@ -27,6 +27,7 @@ VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".m
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 THREADS = min(os.cpu_count() or 1, 8)  # that preload; decoders release the interpreter's lock
 CHUNK = 64  # videos between two looks at the budget
+REMEDY = "delete its folder and run generate_video_jpgs again"
 INFO_NAME = "info.json"  # written last: a folder that has it is complete
 
 
@@ -64,7 +65,7 @@ class JpegFolder:
         decoded = {i: self._image(path, i) for i in dict.fromkeys(wanted)}  # a looped clip asks for frames twice
         shapes = {image.shape for image in decoded.values()}
         if len(shapes) > 1:
-            raise ValueError(f"{path}: frames differ in size; run generate_video_jpgs again for this video")
+            raise ValueError(f"{path}: frames differ in size; {REMEDY}")
         return torch.from_numpy(np.stack([decoded[i] for i in wanted]))  # (T, H, W, 3)
 
     def info(self, path: Path) -> VideoInfo:
@@ -78,8 +79,7 @@ class JpegFolder:
             raise ValueError(f"{path}: no such folder of frames; run generate_video_jpgs or check the paths") from error
         for i in range(1, len(names) + 1):
             if FRAME_NAME.format(i) not in names:
-                raise ValueError(f"{path / FRAME_NAME.format(i)}: this frame is missing among {len(names)}; "
-                                 "run generate_video_jpgs again for this video")
+                raise ValueError(f"{path / FRAME_NAME.format(i)}: this frame is missing among {len(names)}; {REMEDY}")
         if not names:
             raise ValueError(f"{path}: no frame image_00001.jpg; run generate_video_jpgs for this video")
         return VideoInfo(len(names), *self._image(path, 0).shape[:2], None)
@@ -96,7 +96,7 @@ class JpegFolder:
         except OSError:
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path / INFO_NAME}: damaged; run generate_video_jpgs again for this video") from error
+            raise ValueError(f"{path / INFO_NAME}: damaged; {REMEDY}") from error
 
     @staticmethod
     def _image(path: Path, index: int) -> np.ndarray:
@@ -105,9 +105,9 @@ class JpegFolder:
             with Image.open(file) as image:
                 return np.asarray(image.convert("RGB"))
         except FileNotFoundError as error:
-            raise ValueError(f"{file}: this frame is missing; run generate_video_jpgs again for this video") from error
+            raise ValueError(f"{file}: this frame is missing; {REMEDY}") from error
         except (OSError, SyntaxError) as error:  # Pillow tells of a broken header by SyntaxError
-            raise ValueError(f"{file}: not a readable JPEG ({error}); run generate_video_jpgs again") from error
+            raise ValueError(f"{file}: not a readable JPEG ({error}); {REMEDY}") from error
 
 
 def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
@@ -127,6 +127,8 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
     try:
         with av.open(str(path)) as container:
             for stream in container.streams.video[:1]:
+                if stream.codec_context is None:  # as PyAV tells of a codec that it does not know
+                    raise ValueError(f"{path}: of an unknown codec; replace the file or take it out")
                 stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
                 for frame in container.decode(stream):
                     n += 1

@@ -66,6 +66,12 @@ class VideoClips(Dataset):
     def __len__(self) -> int:
         return len(self.item_video)
 
+    @property
+    def looped(self) -> int:
+        """How many videos are shorter than a clip, which then shows frames twice."""
+        lengths = self._spans[:, 1] - self._spans[:, 0]
+        return int(((lengths > 0) & (lengths <= (self.sampler.duration - 1) * self.sampler.stride)).sum())
+
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
         """One clip.
 

@@ -112,8 +112,10 @@ def write_pages(folder: Path, beside: Path | None) -> None:
     mine = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
     theirs = load(beside)
     if theirs is None or any(mine[key] != theirs.get(key) for key in SAME_WINDOW):
-        (folder / STORY).unlink(missing_ok=True)
-        _write_page(folder, mine, None, None)
+        for place, its in ((folder, mine), (beside, theirs)):
+            if its is not None and (place == folder or (place / PAGE).is_file()):  # which may link what was here before
+                (place / STORY).unlink(missing_ok=True)
+                _write_page(place, its, None, None)
         return
     for here, its, there, other in ((folder, mine, beside, theirs), (beside, theirs, folder, mine)):
         _write_page(here, its, there, other)
@@ -150,9 +152,12 @@ def write_overviews(out: Path, beside: Path | None, model: str) -> None:
     """
     folders = [folder for folder in (out, beside) if folder is not None and folder.is_dir()]
     entries = {folder: _entries(folder, model) for folder in folders}
+    if beside in entries and not entries[beside] and (beside / PAGE).is_file():  # of another model, with links to here
+        entries[beside] = _entries(beside, None)
+        folders.remove(beside)
     filled = [folder for folder in folders if entries[folder]]
-    for folder in filled:
-        others = [other for other in filled if other != folder]
+    for folder in entries:
+        others = [other for other in filled if other != folder] if folder in filled else []
         levels = [sorted({level["level"] for entry in entries[place] for level in entry["explanation"]["levels"]})
                   for place in (folder, *others)]
         links = {"other": _link(others[0] / PAGE, folder / PAGE), "other_levels": levels[1]} if others else {}
@@ -160,10 +165,12 @@ def write_overviews(out: Path, beside: Path | None, model: str) -> None:
             entries=entries[folder], levels=levels[0], links=links))
 
 
-def _entries(out: Path, model: str) -> list[dict]:
+def _entries(out: Path, model: str | None) -> list[dict]:
+    """The explanations in a folder that are by a model, or by whichever comes first."""
     entries = []
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         explanation = load(folder)
+        model = model or (explanation or {}).get("model")
         if explanation is not None and explanation.get("model") == model:
             entries.append({"folder": folder, "explanation": explanation, "page": quote(f"{folder.name}/{PAGE}"),
                             "story": quote(f"{folder.name}/{STORY}") if (folder / STORY).is_file() else None})

@@ -47,7 +47,7 @@ def distance(u: Tensor, w: Tensor, c: float) -> Tensor:
         (..., B, K) >= 0, in the unit in which ``exp0(u)`` is 2 |u| from the origin. The gradient is finite for |u| up
         to 1e4, at u = 0 and u = w too.
 
-    METHOD: d = 2/sqrt(c) asinh sqrt(sinh^2((r1 - r2)/2) + sinh(r1) sinh(r2) q) with r = 2 sqrt(c) |u| and
+    d = 2/sqrt(c) asinh sqrt(sinh^2((r1 - r2)/2) + sinh(r1) sinh(r2) q) with r = 2 sqrt(c) |u| and
     q = |u/|u| - w/|w||^2 / 4, whose terms are here divided by exp(|r1 - r2|) so that none of them overflows.
     """
     with torch.autocast(u.device.type, enabled=False):
@@ -121,7 +121,7 @@ class ClassEmbeddings(nn.Module):
         temperature: float | None = None,
         score: str = "hyperbolic",
     ):
-        """Keep the points; without a temperature take METHOD 1.5's, T = (smallest distance of two leaves)/ln(100 K0).
+        """Keep the points; without a temperature take T = (smallest distance of two leaves)/ln(100 K0).
 
         With it a clip on its leaf's own point gets p >= .99. A single class has T = 1.
         Raises ``ValueError`` where no T could do that, as two leaves are the same to float32, and where an argument is
@@ -334,16 +334,19 @@ def save_embeddings(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    torch.save(content if edge is None else content | {"edge": float(edge)}, part)
-    part.replace(path)
+    try:
+        torch.save(content if edge is None else content | {"edge": float(edge)}, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, float]:
     """Read a published or saved embedding, whatever its order and spelling of the tree's nodes.
 
-    Names are compared without case, spaces and punctuation, and by METHOD 4's aliases. Warned of are inner nodes that
-    the file lacks, which get the mean of their leaves' tangent vectors, and points at or beyond the border of the ball,
-    which are pulled back to radius 12.2 (at c = 1). The curvature is the file's ``c``, else 1.
+    Names are compared without case, spaces and punctuation, and by aliases of the published spellings. Warned of are
+    inner nodes that the file lacks, which get the mean of their leaves' tangent vectors, and points at or beyond the
+    border of the ball, which are pulled back to radius 12.2 (at c = 1). The curvature is the file's ``c``, else 1.
 
     Returns the points (K, D) float64 as tangent vectors at the origin, and c. Raises ``FileNotFoundError``, and
     ``ValueError`` for a file of another form or one that lacks a class.

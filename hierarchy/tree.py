@@ -135,7 +135,7 @@ class Hierarchy:
 
         Raises ``ValueError`` with the nearest names for a name that is no class of the tree.
         """
-        key = normalise(name)
+        key = normalise(str(name))
         if key not in self._labels:
             near = difflib.get_close_matches(key, self._labels, n=3, cutoff=0)
             near = ", ".join(self.names[self._labels[other]] for other in near)

@@ -1,4 +1,4 @@
-"""Who may import whom (DESIGN), and what no source of the project may hold: read from the sources themselves."""
+"""Who may import whom, and what no source of the project may hold: read from the sources themselves."""
 
 import ast
 import subprocess
@@ -71,7 +71,7 @@ def test_the_house_is_read():
     assert {"main", "options", "hierarchy.tree", "models.hipe", "training.engine", "explain.match"} <= set(MODULES)
     assert "models.hipe" in imports("training.engine") and "hierarchy.tree" in imports("models.hipe")
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here and in DESIGN"
+    assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here and in the README"
 
 
 @pytest.mark.parametrize("module", MODULES)

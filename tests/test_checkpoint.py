@@ -6,7 +6,8 @@ import threading
 import pytest
 import torch
 
-from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, save_checkpoint, write_whole
+from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, put_aside, save_checkpoint, write_whole
+from training.schedule import Step
 
 CONTENT = {"done": ["joint", 3, 1], "args": {"n_epochs": 4, "c": 1.0, "T": None, "ce_weight": [1, 0.5]},
            "hierarchy_rows": [["a", "top"]], "model": {"weight": torch.arange(6.0)}, "push_record": None}
@@ -78,27 +79,58 @@ def test_a_missing_file(tmp_path):
         load_checkpoint(tmp_path / "save_9.pth")
 
 
-def put(folder, name, age, content=None):
+def put(folder, name, age, done=("joint", 1, 0), content=None):
     """A checkpoint that was written `age` seconds ago."""
-    save_checkpoint(folder / name, CONTENT)
+    save_checkpoint(folder / name, {**CONTENT, "done": list(done)})
     if content is not None:
         (folder / name).write_bytes(content)
     os.utime(folder / name, (1e9 - age, 1e9 - age))
     return folder / name
 
 
-def test_the_newest_whole_one_is_found(tmp_path):
+def test_the_whole_one_that_is_farthest_is_found(tmp_path):
+    """Whatever the times of the files: those of a copied folder follow the alphabet."""
     assert newest_whole(tmp_path) is None and newest_whole(tmp_path / "nowhere") is None
-    old = put(tmp_path, "save_10.pth", 30)
-    trunk = put(tmp_path, "trunk.pth", 40)
-    assert newest_whole(tmp_path) == old
-    cut = put(tmp_path, "save_20.pth", 20, content=old.read_bytes()[:-200])
+    trunk = put(tmp_path, "trunk.pth", 0, ("trunk", 30, 4))
+    assert newest_whole(tmp_path) == trunk
+    nine = put(tmp_path, "save_9.pth", 20, ("last", 9, 5))
+    ten = put(tmp_path, "save_10.pth", 50, ("last", 10, 5))
+    assert newest_whole(tmp_path) == ten
+    cut = put(tmp_path, "save_20.pth", 60, content=ten.read_bytes()[:-200])
     empty = put(tmp_path, "save_30.pth", 10, content=b"")
-    assert checkpoints_in(tmp_path) == [empty, cut, old, trunk]
+    assert checkpoints_in(tmp_path) == [trunk, empty, nine, ten, cut]
     with pytest.warns(RuntimeWarning, match="passed over"):
-        assert newest_whole(tmp_path) == old
-    last = put(tmp_path, "last.pth", 5)
-    assert newest_whole(tmp_path) == last
+        assert newest_whole(tmp_path) == ten
+
+
+@pytest.mark.parametrize(("done", "wins"), [
+    (("trunk", 3, 1), False), (("start", 0, 0), False), (("joint", 8, 2), False), (("last", 9, 4), False),
+    (("joint", 10, 0), True)])
+def test_where_a_run_was_asked_to_stop_counts_when_it_is_farther(tmp_path, done, wins):
+    save = put(tmp_path, "save_9.pth", 20, ("last", 9, 5))
+    put(tmp_path, "trunk.pth", 30, ("trunk", 3, 4))
+    last = put(tmp_path, "last.pth", 10, done)
+    assert newest_whole(tmp_path) == (last if wins else save)
+    os.utime(last, (1, 1))
+    assert newest_whole(tmp_path) == (last if wins else save)
+
+
+def test_of_equals_the_newer_file_is_found(tmp_path):
+    save, last = (put(tmp_path, name, 20, ("last", 9, 5)) for name in ("save_9.pth", "last.pth"))
+    for age, found in ((10, last), (30, save)):
+        os.utime(last, (1e9 - age, 1e9 - age))
+        assert newest_whole(tmp_path) == found
+
+
+@pytest.mark.parametrize(("done", "aside"), [
+    (None, []), (("trunk", 2, 1), ["save_10.pth", "save_5.pth"]), (("start", 0, 0), ["save_10.pth", "save_5.pth"]),
+    (("last", 5, 3), ["save_10.pth"]), (("joint", 7, 3), ["save_10.pth"]), (("last", 10, 3), [])])
+def test_checkpoints_ahead_of_a_run_are_put_aside(tmp_path, done, aside):
+    for name in ("trunk.pth", "save_5.pth", "save_10.pth", "last.pth"):
+        put(tmp_path, name, 0)
+    assert sorted(path.name for path in put_aside(tmp_path, done and Step(*done))) == aside
+    assert sorted(path.name for path in tmp_path.glob("*.ahead")) == [f"{name}.ahead" for name in aside]
+    assert len(checkpoints_in(tmp_path)) == 4 - len(aside)
 
 
 def test_other_files_are_no_checkpoints(tmp_path):

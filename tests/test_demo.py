@@ -65,6 +65,19 @@ def test_pointing_counts_the_first_prototype_of_correct_videos(monkeypatch):
     assert found["pointing_random"] == pytest.approx(8 / 16 * 144 / 4096, abs=1e-4)
 
 
+def test_a_demo_begins_afresh_over_another_one_and_over_nothing_else(tmp_path, monkeypatch, capsys):
+    def begin(*command):
+        raise ValueError("begun")
+
+    monkeypatch.setattr(demo, "run", begin)
+    for part, said in (("videos", "begun"), ("results", "begun"), ("holiday.mov", "holiday.mov")):
+        (tmp_path / part).mkdir()
+        monkeypatch.setattr("sys.argv", ["demo", str(tmp_path)])
+        with pytest.raises(ValueError, match=said):
+            demo.main()
+    assert not (tmp_path / "videos").exists() and (tmp_path / "holiday.mov").exists()
+
+
 def test_prototypes_on_the_event_are_those_of_classes_that_were_pushed():
     rows = [{"node": ["a", "A", "X"], "video": "v", "peak": [5, 15, 35]},
             {"node": ["a", "A", "X"], "video": "v", "peak": [5, 40, 35]},

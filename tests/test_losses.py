@@ -1,4 +1,4 @@
-"""Losses equal slow, obvious loops in values and gradients, and keep what METHOD promises of them."""
+"""Losses equal slow, obvious loops in values and gradients, and keep what is promised of them."""
 
 import math
 
@@ -39,7 +39,7 @@ def losses_of(case, margin=10.0, sure=None):
 
 
 def slow_losses(case, margin=10.0, sure=None):
-    """METHOD 2's table, one clip, level and prototype at a time; clips that are not sure, if any is, only separate."""
+    """One clip, level and prototype at a time; clips that are not sure, if any is, only separate."""
     tree, labels, node_of, (nearest, focused, background) = case
     sure = [True] * len(labels) if sure is None or not sure.any() else sure.tolist()
     found = {"cluster": [], "separation": [], "background": []}

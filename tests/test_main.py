@@ -450,6 +450,48 @@ def test_inference_alone_with_data_that_moved(whole, own_data, tmp_path):
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
+def test_data_is_looked_for_where_it_was_whatever_folder_one_is_in(data, whole, own_data, tmp_path, monkeypatch):
+    """Another set of the same layout is not taken for it unless --root_path says so."""
+    spoilt = json.loads((own_data / "ucf101_01.json").read_text())
+    spoilt["database"] = {name: entry for name, entry in spoilt["database"].items() if "Run" in name}
+    (own_data / "ucf101_01.json").write_text(json.dumps(spoilt))
+    monkeypatch.chdir(own_data)
+    alone = f"--no_train --no_val --inference {CALL}"
+    call("--resume_path", whole / "save_3.pth", "--result_path", tmp_path / "there", alone)
+    assert len(json.loads((tmp_path / "there" / "val.json").read_text())["results"]) == 4
+    assert json.loads((tmp_path / "there" / "opts.json").read_text())["root_path"] == str(data)
+    call("--resume_path", whole / "save_3.pth", "--result_path", tmp_path / "here", "--root_path", own_data, alone)
+    assert len(json.loads((tmp_path / "here" / "val.json").read_text())["results"]) == 1
+    explain_classes("--resume_path", whole / "save_3.pth", "--out", tmp_path / "out", "--n_videos", 0, "--no_img")
+    assert len(list((tmp_path / "out").glob("*/explanation.json"))) == 4
+
+
+def test_going_back_keeps_what_lies_ahead(whole, tmp_path, capsys):
+    results = tmp_path / "results"
+    shutil.copytree(whole, results)
+    with cut("joint", 1, "term"):
+        call("--resume_path", results / "save_1.pth", CALL)
+    assert "save_3.pth.ahead" in capsys.readouterr().err
+    assert {path.name for path in results.glob("save_*")} == {"save_1.pth", "save_2.pth.ahead", "save_3.pth.ahead"}
+    go_on(results)
+    assert_same(results / "save_3.pth", results / "save_3.pth.ahead")
+
+
+def test_a_run_asked_to_stop_in_its_last_step_does_not_infer(data, tmp_path):
+    with cut("last", 1, "term"):
+        train(data, tmp_path, "--inference", schedule=QUICK)
+    assert (tmp_path / "save_1.pth").is_file() and not (tmp_path / "val.json").exists()
+
+
+def test_short_videos_and_unpushed_prototypes_are_told_of(data, whole, tmp_path, capsys):
+    train(data, tmp_path, "--sample_duration 13", schedule=QUICK)
+    assert "12 of 12 videos are shorter than a clip" in capsys.readouterr().err
+    call("--resume_path", whole / "save_1.pth", "--result_path", tmp_path / "out", CALL,
+         "--no_train --no_val --inference")
+    said = capsys.readouterr().err
+    assert "nothing was pushed" in said and "shorter" not in said
+
+
 def test_overwrite_begins_afresh(data, whole, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(whole, results)

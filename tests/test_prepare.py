@@ -137,6 +137,24 @@ def test_broken_videos_are_named_at_the_end_and_stop_nothing(films, tmp_path, ca
     assert not list((tmp_path / "jpg" / "YoYo").glob(".*"))
 
 
+def test_a_video_of_an_unknown_codec_is_named_and_stops_nothing(films, tmp_path, capsys):
+    film = films / "Run" / "v_Run_g09_c01.avi"
+    write_video(film, shades(3))
+    film.write_bytes(film.read_bytes().replace(b"FMP4", b"\0q\1x"))
+    jpgs(films, tmp_path / "jpg")
+    out, err = capsys.readouterr()
+    assert "v_Run_g09_c01.avi" in out + err and "codec" in out + err and "1 broken" in out + err
+
+
+def test_a_folder_that_has_lost_a_frame_is_made_again(films, tmp_path, capsys):
+    jpgs(films, tmp_path / "jpg")
+    lost = sorted((tmp_path / "jpg").rglob("image_00002.jpg"))[0]
+    lost.unlink()
+    capsys.readouterr()
+    jpgs(films, tmp_path / "jpg")
+    assert lost.is_file() and "1 videos converted" in "".join(capsys.readouterr())
+
+
 def test_a_video_that_is_cut_off_keeps_its_frames_with_a_warning(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(256, size=(40, 48, 64, 3), dtype=np.uint8)
     file = write_video(tmp_path / "avi" / "A" / "v.avi", noise)

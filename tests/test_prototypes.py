@@ -95,7 +95,7 @@ def test_similarity():
 
 
 def test_the_slope_of_the_similarity():
-    """What METHOD 3 says of it: .01 at distance 10, and still finite at 0."""
+    """.01 at distance 10, and still finite at 0."""
     distances = torch.tensor([0.0, 10]).requires_grad_()
     PrototypeLayer.similarity(distances).sum().backward()
     assert distances.grad[0] == pytest.approx(1 - 1 / EPSILON, rel=1e-4)

@@ -266,6 +266,20 @@ def test_other_models_explanations_are_not_mixed_in(world, tmp_path):
         "../b" not in link for link in Page(classes / "index.html").links)
 
 
+def test_pages_of_another_model_do_not_link_what_has_changed(world, tmp_path):
+    classes, parents = tmp_path / "a", tmp_path / "b"
+    world(parents, levels=(1,), beside=classes, n=1, k=1)
+    world(classes, beside=parents, n=1, k=1)
+    pages = [parents / ODD_NAMES[0] / "index.html", parents / "index.html"]
+    assert all(any("../a" in link for link in Page(page).links) for page in pages)
+    with torch.no_grad():
+        world.model.last_layer.weight *= 1.5
+    world(classes, beside=parents, n=1, k=1)
+    assert not (parents / ODD_NAMES[0] / "story.html").exists()
+    assert not any("../a" in link or "story" in link for page in pages for link in Page(page).links)
+    assert any("index.html" in link for link in Page(pages[1]).links)  # its own videos are still listed
+
+
 def test_unreadable_videos_are_counted(world, tmp_path, capsys):
     del world.reader.videos[ODD_NAMES[1]]
     with pytest.warns(RuntimeWarning, match="escape"):

@@ -1,4 +1,4 @@
-"""The list of steps is METHOD 3 read literally; any cut of it goes on as if nothing had happened."""
+"""The list of steps is the schedule read literally; any cut of it goes on as if nothing had happened."""
 
 import itertools
 
@@ -23,7 +23,7 @@ MANY = [dict(zip(SMALL, values, strict=True)) for values in itertools.product(
 
 
 def literal(*, n_batches, trunk_epochs, warm_epochs, n_epochs, push_start, push_every, tune_iterations):
-    """METHOD 3, sentence by sentence."""
+    """Phase by phase, in loops."""
     steps = []
     for epoch in range(1, trunk_epochs + 1):  # "trunk epochs are not counted"
         for iteration in range(n_batches):

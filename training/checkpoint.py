@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from models.weights import read_state
+from training.schedule import Step, completed
 
 FORMAT = "hipe-1"
 _NAME = re.compile(r"(save_\d+|trunk|last)\.pth")
@@ -67,12 +68,46 @@ def checkpoints_in(folder: str | Path) -> list[Path]:
 
 
 def newest_whole(folder: str | Path) -> Path | None:
-    """The newest checkpoint of a results folder that can be read, or None; newer broken ones are warned of."""
-    for path in checkpoints_in(folder):
+    """The checkpoint of a results folder that has come farthest in the schedule, of those that can be read, or None.
+
+    Broken ones that would have come first are warned of. File times decide only between equals: a copied folder has
+    others.
+    """
+    found = checkpoints_in(folder)
+    in_order = sorted(found, key=_epoch, reverse=True)
+    best: tuple[Path, Step] | None = None
+    for path in [path for path in in_order if path.stem == "last"] + [path for path in in_order if path.stem != "last"]:
         try:
-            load_checkpoint(path)
+            done = Step(*load_checkpoint(path)["done"])
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(f"passed over: {error}", RuntimeWarning, stacklevel=2)
-        else:
-            return path
-    return None
+            continue
+        newer = best is None or (found.index(path) < found.index(best[0]) if done == best[1]
+                                 else not completed(done, best[1]))
+        if newer:
+            best = path, done
+        if path.stem != "last":  # those after it are of earlier epochs
+            break
+    return None if best is None else best[0]
+
+
+def put_aside(folder: str | Path, done: Step | None) -> list[Path]:
+    """Rename the checkpoints of epochs that a run is about to train again, so that they are not taken for its newest.
+
+    Args:
+        done: the step that the run goes on from; None for a run from the beginning, which has no earlier checkpoints.
+    Returns:
+        their paths until now; `.ahead` was added to their names.
+    """
+    if done is None:
+        return []
+    reached = 0 if done.kind in ("trunk", "start") else done.epoch
+    ahead = [path for path in checkpoints_in(folder) if _epoch(path) > reached]
+    for path in ahead:
+        path.replace(path.with_name(f"{path.name}.ahead"))
+    return ahead
+
+
+def _epoch(path: Path) -> int:
+    """The epoch in a checkpoint's name; 0 where it has none."""
+    return int("".join(filter(str.isdigit, path.stem)) or 0)

@@ -50,6 +50,13 @@ class PushRecord:
         centre = cell_centre(self.cell[prototype], tuple(self.maps.shape[1:]), self.stride, self.clip_size)
         return points_to_source(centre, self.frames[prototype], self.crop[prototype], self.clip_size[1:])
 
+    def duplicates(self, node_of: Tensor) -> int:
+        """How many prototypes are the very patch that another prototype of their node is; node_of (P,)."""
+        patches = [(node, video, cell, *frames) for node, video, cell, frames
+                   in zip(node_of.tolist(), self.video, self.cell.tolist(), self.frames.tolist(), strict=True)
+                   if video is not None]
+        return len(patches) - len(set(patches))
+
     def to_dict(self) -> dict:
         """Plain types and tensors, for a checkpoint."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -36,6 +36,9 @@ TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --tem
  --train_jitter 0 --focus 0.02 --background 0.8 --background_weight 0.75 --prototypes_per_node 4
  --tune_iterations 100 --val_every 100 --n_val_samples 1 --inference_stride 4 --n_threads 0 --memory_gb 1"""
 
+PARTS = {"videos", "ucfTrainTestlist", "hierarchy.csv", "truth.json", "jpg", "ucf101_01.json", "results",
+         "summary.json"}  # what a demo writes
+
 
 def run(*command: str | Path) -> None:
     """Run one of the project's command lines, showing it as a user would type it.
@@ -159,10 +162,10 @@ def main() -> None:
     parser.add_argument("--n_threads", type=int, default=2, help="processes that prepare the data (default: 2)")
     args = parser.parse_args()
     out = args.out.resolve()
-    if out.is_dir() and any(out.iterdir()) and not (out / "truth.json").is_file():
-        raise ValueError(f"{out}: holds something else than an earlier demo; give an empty folder")
+    if out.is_dir() and (foreign := {path.name for path in out.iterdir()} - PARTS):
+        raise ValueError(f"{out}: holds {min(foreign)}, which no demo has made; give an empty folder")
     began = time.monotonic()
-    for part in ("videos", "jpg", "results"):  # of an earlier demo
+    for part in ("videos", "jpg", "results"):  # of an earlier demo, whole or not
         shutil.rmtree(out / part, ignore_errors=True)
     jobs = ("--n_jobs", str(args.n_threads))
     run("-m", "util_scripts.make_demo_dataset", out, "--seed", str(args.seed), *jobs)

@@ -27,6 +27,8 @@ def _sentence(error: Exception) -> str:
     """What an error says; what a loader process passes on comes without the traceback that torch puts around it."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{error.filename or 'the disk'}: no space left; free some, or write to another folder"
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; choose another path, or look at its permissions"
     lines = str(error).strip().splitlines()
     wrapped = len(lines) > 1 and "DataLoader worker process" in lines[0]
     return lines[-1].partition(": ")[2] if wrapped else str(error)

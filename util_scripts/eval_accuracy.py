@@ -31,7 +31,7 @@ def find_tree(results: dict, tree_file: Path | None, *, path: Path) -> Hierarchy
     """The class tree: of `tree_file` where given, else of the result file."""
     if tree_file is not None:
         return Hierarchy.from_csv(tree_file)
-    if not results.get("tree"):
+    if not isinstance(results.get("tree"), dict):
         raise ValueError(f"{path}: holds no class tree; give one with --tree_file")
     return Hierarchy.from_rows(list(results["tree"].values()))
 

@@ -27,9 +27,11 @@ COMPLETE = 0.95  # a file that has less of the frames that its header promises h
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a folder of frames has a whole info.json."""
+    """Whether a folder of frames has a whole info.json and as many frames as that says."""
     try:
-        return json.loads((folder / INFO_NAME).read_text())["n_frames"] > 0
+        n_frames = json.loads((folder / INFO_NAME).read_text())["n_frames"]
+        with os.scandir(folder) as entries:
+            return 0 < n_frames <= sum(entry.name.endswith(".jpg") for entry in entries)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -51,6 +51,8 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         return [(i, line.strip()) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; give UCF-101's folder ucfTrainTestlist") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason}); save it in that encoding") from error
 
 
 def find_splits(folder: Path) -> list[int]:
