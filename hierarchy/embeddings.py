@@ -90,7 +90,8 @@ class ClassEmbeddings(nn.Module):
                 f"classes {first} and {second} cannot be told apart by their embeddings; fit some with a shorter "
                 "--edge or more --dim"
             )
-        if exact.dtype == torch.float64 and not math.isclose(nearest, self._closest(exact)[0], rel_tol=0.1):
+        pair = exact[[first, second]].double()
+        if not math.isclose(nearest, self._closest(pair)[0], rel_tol=0.1):
             warnings.warn(
                 f"classes {first} and {second} lie so far out that float32 moves them by more than a tenth of their "
                 "distance; fit embeddings with a shorter --edge or more --dim",
