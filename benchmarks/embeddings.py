@@ -22,8 +22,8 @@ from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import METHODS
 from util_scripts.errors import user_errors
 
-COLUMNS = ("nodes", "levels", "largest family", "dims", "fit CPU s", "measure CPU s", "peak GB", "mAP", "mean distortion",
-           "worst distortion", "disordered leaves")
+COLUMNS = ("nodes", "levels", "largest family", "dims", "fit CPU s", "measure CPU s", "peak GB", "mAP",
+           "mean distortion", "worst distortion", "disordered leaves")
 
 
 def uneven_tree(n_nodes: int, n_levels: int, *, seed: int = 0) -> Hierarchy:

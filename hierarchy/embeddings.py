@@ -87,8 +87,8 @@ class ClassEmbeddings(nn.Module):
         nearest, first, second = self._closest(self.points[: self.n_leaves].double())
         if nearest < 1e-12:
             raise ValueError(
-                f"classes {first} and {second} cannot be told apart by their embeddings; fit some with a shorter "
-                "--edge or more --dim"
+                f"classes {first} and {second} cannot be told apart by their embeddings' {self.score} score; fit some "
+                "with a shorter --edge or more --dim"
             )
         pair = exact[[first, second]].double()
         if not math.isclose(nearest, self._closest(pair)[0], rel_tol=0.1):
@@ -123,7 +123,7 @@ class ClassEmbeddings(nn.Module):
             return -SCORES[self.score](v, self.points[: self.n_leaves], self.c) / self.T
 
     def extra_repr(self) -> str:
-        return f"{self.n_leaves} classes, {self.score}, c={self.c}, temperature={float(self.T):.3g}"
+        return f"{self.n_leaves} classes, {self.score}, c={self.c}, temperature={self.T.item():.3g}"
 
 
 METHODS = ("constructive", "losses", "both")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _ZERO = 1e-12  # |u| below this counts as zero; its square is still a normal float32
+_NO_TURN = 1e-280  # q below this counts as this: sqrt and atan2 have no gradient at 0, and its square root has a square
 _DIRECT = 30.0  # where exp(2 x) still fits into float32: beyond it asinh(exp(x)) equals x + log 2 anyway
 
 
@@ -68,13 +69,14 @@ def outward_angle(u: Tensor, w: Tensor, c: float) -> Tensor:
     """Angle at ``exp0(u)`` between the ray away from the origin and the way to ``exp0(w)``.
 
     Args:
-        u, w: (..., D) float64 tangent vectors at the origin, at radii below 300 / sqrt(c).
+        u, w: (..., D) float64 tangent vectors at the origin, at radii below 30 / sqrt(c), beyond which float64 knows no
+            directions.
     Returns:
         (...) radians, 0 .. pi, with a finite gradient everywhere. Ganea et al. (ICML 2018), equation 28, here from the
         point's coordinates in the Lorentz model after the boost that takes ``exp0(u)`` to the origin.
     """
     r1, r2 = (2 * math.sqrt(c) * norm(x)[..., 0] for x in (u, w))
-    q = ((u / norm(u) - w / norm(w)).square().sum(-1) / 4).clamp(_ZERO**2, 1 - _ZERO)  # sqrt and atan2 are steep there
+    q = ((u / norm(u) - w / norm(w)).square().sum(-1) / 4).clamp(_NO_TURN, 1 - _ZERO)
     along = torch.sinh(r2 - r1) - 2 * q * torch.cosh(r1) * torch.sinh(r2)
     return torch.atan2(2 * torch.sinh(r2) * (q * (1 - q)).sqrt(), along)
 

@@ -1,6 +1,7 @@
 """The class tree placed by gradient descent: hypernym loss and large-margin leaves, then entailment cones."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import geoopt
 import torch
@@ -18,7 +19,7 @@ RATE = 0.1  # hyperbolic distance that a point moves in the first step, at c = 1
 N_NEGATIVES = 10  # of every pair
 CONE_MARGIN = 0.01  # radians by which a node must lie outside the cones of those that are not above it
 LEAF_WEIGHT = 1.0  # of the leaves' margin beside the other loss
-BATCH = 2048  # pairs a step, and leaves
+N_PAIRS, N_LEAVES = 2048, 512  # of a step, at most
 
 
 def learn(
@@ -90,12 +91,12 @@ class _Samples:
         self.closure = torch.stack([self.lineage[node, level], node], dim=-1)  # (N, 2): an ancestor, and the node
         self.pairs = {_hypernyms: self.closure, _cones: parent_child(hierarchy)}
 
-    def batches(self, stage):
+    def batches(self, stage: Callable) -> Iterator[tuple[Tensor, Tensor]]:
         """Once through the pairs (B, 2) of a stage in random order, each batch with leaves (M,) beside it."""
         pairs = self.pairs[stage]
         order = torch.randperm(len(pairs), generator=self.generator)
-        for some in order.split(BATCH) if len(order) else [order]:
-            yield pairs[some], torch.randperm(self.n_leaves, generator=self.generator)[:BATCH]
+        for some in order.split(N_PAIRS) if len(order) else [order]:
+            yield pairs[some], torch.randperm(self.n_leaves, generator=self.generator)[:N_LEAVES]
 
     def unrelated(self, nodes: Tensor, *, upwards: bool) -> tuple[Tensor, Tensor]:
         """Random nodes (B, N) for each of nodes (B,), and which of them count: those that are not below it.

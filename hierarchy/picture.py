@@ -132,7 +132,7 @@ class _Sheet:
         self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, "white", _FINE)
 
     def along(self, point: Tensor, name: str, height: float, colour: tuple[int, int, int], room: float | None) -> None:
-        """A name along the ray through a node: beyond it or, with little room (of radius 1) inside, before it."""
+        """A name along the ray through a node: beyond it, or before it, where it has so much room (of radius 1)."""
         font = ImageFont.load_default(_FINE * height)
         if room is not None:
             font = font.font_variant(size=min(font.size, font.size * _FINE * self.scale * room / font.getlength(name)))
@@ -147,10 +147,9 @@ class _Sheet:
         x, y = self.pixel(point)
         x, y = x + step * math.cos(angle), y - step * math.sin(angle)
         turn = math.degrees(angle) + (180 if math.cos(angle) < 0 else 0)
-        for mask, ink in ((halo, _PAPER), (letters, colour)):
+        for mask, ink in ((letters, colour),) if room is None else ((halo, _PAPER), (letters, colour)):
             turned = mask.rotate(turn, Image.Resampling.BICUBIC, expand=True)
-            if room is not None or ink is not _PAPER:
-                self.image.paste(ink, (round(x - turned.width / 2), round(y - turned.height / 2)), turned)
+            self.image.paste(ink, (round(x - turned.width / 2), round(y - turned.height / 2)), turned)
 
     def finished(self) -> Image.Image:
         """The picture at its own size."""

@@ -1,7 +1,6 @@
 """The temperature that is learnt, the one-hot head, and the benchmark that compares scores."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,11 +11,10 @@ from test_main import CALL, DATA, MODEL, call, write_data
 from tiny import random_tree, small_hipe
 
 import build
-from benchmarks import scores
+from benchmarks import embeddings, scores
 from hierarchy import ClassEmbeddings, Hierarchy, load_embeddings
 from training.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).parents[1]
 QUICK = "--trunk_epochs 1 --warm_epochs 1 --n_epochs 2 --push_start 2 --tune_iterations 2 --batch_size 6 --push_clips 1"
 
 
@@ -30,10 +28,10 @@ def test_the_temperature_is_learnt_with_the_prototypes(kind: str, moves: bool) -
     model = small_hipe(random_tree(4, 3, 5))
     points = model.embeddings.points
     model.embeddings = ClassEmbeddings(points, 5, learn_temperature=True)
-    before, start = model.last_layer.weight.clone(), float(model.embeddings.T)
+    before, start = model.last_layer.weight.clone(), model.embeddings.T.item()
     run = trainer(model)
     take(run, kind)
-    assert (float(model.embeddings.T) != start) == moves
+    assert (model.embeddings.T.item() != start) == moves
     assert torch.equal(before, model.last_layer.weight) == (kind == "trunk")
     assert torch.equal(model.embeddings.points, points)
 
@@ -54,11 +52,11 @@ def test_the_one_hot_file_makes_a_linear_head(tmp_path: Path) -> None:
     scores.one_hot_file(tmp_path / "one_hot.pth", tree)
     points, c = load_embeddings(tmp_path / "one_hot.pth", tree)
     assert (points.shape, c) == ((len(tree), 7), 1.0)
-    embeddings = ClassEmbeddings(points, 7, score="linear")
+    head = ClassEmbeddings(points, 7, score="linear")
     v = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    logits = embeddings(v)
+    logits = head(v)
     torch.testing.assert_close(logits, v * (logits[0, 0] / v[0, 0]))  # nothing but a scale
-    assert embeddings(embeddings.points[:7]).softmax(-1).diagonal().min() >= 0.99
+    assert head(head.points[:7]).softmax(-1).diagonal().min() >= 0.99
     for node in range(len(tree)):
         torch.testing.assert_close(points[node], points[tree.leaves_below(node)].mean(0))
 
@@ -101,9 +99,8 @@ def test_heads_are_compared_and_a_repeated_call_trains_nothing_again(data: Path,
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("save_*.pth")}
 
 
-def test_the_benchmark_of_embeddings_prints_its_table() -> None:
-    words = [sys.executable, "-m", "benchmarks.embeddings", "--nodes", "30", "--dims", "2", "5"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    rows = done.stdout.splitlines()
-    assert len(rows) == 4 and len({row.count("|") for row in rows}) == 1
-    assert rows[2].startswith("| 30 | 3 | ")
+def test_the_benchmark_of_embeddings_measures_a_tree() -> None:
+    line = embeddings.measure(30, 5, 2.5, "constructive")
+    assert len(line) == len(embeddings.COLUMNS)
+    assert line[:2] == [30, 3] and line[3] == 5
+    assert line[7:9] == [1.0, pytest.approx(0.03, abs=0.03)]
