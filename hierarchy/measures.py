@@ -37,7 +37,7 @@ def evaluate_embedding(
 
     Args:
         points: (K, D) tangent vectors at the origin; computed in float64.
-        chunk: nodes whose distances to all others are held at a time; beside them 4 K^2 bytes are needed.
+        chunk: nodes whose distances to all others are held at a time; beside them 8 K^2 bytes are needed.
         progress: show a progress bar.
     Returns:
         figures, of which those of pairs that the tree does not have are left out: ``mAP``, mean average precision of
