@@ -1,6 +1,6 @@
 """How long it takes to embed a class tree, how much memory, and how well the tree is kept.
 
-    python -m benchmarks.embeddings [--nodes 126 244 800 3000 10000] [--dims 10 20 300] [--edge 2.5]
+    python -m benchmarks.embeddings [--nodes 126 244 800 3000 10000] [--dims 10 20 300] [--edge 3]
                                     [--method constructive]
 
 126 nodes are UCF-101's own tree; any other number is a made-up one, of three levels below 1000 nodes, of six from there
@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.embeddings", description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[126, 244, 800, 3000, 10000], help="sizes of trees")
     parser.add_argument("--dims", type=int, nargs="+", default=[10, 20, 300], help="(default: 10 20 300)")
-    parser.add_argument("--edge", type=float, default=2.5, help="hyperbolic length of an edge (default: 2.5)")
+    parser.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge (default: 3)")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="(default: %(default)s)")
     args = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS), flush=True)
