@@ -84,7 +84,8 @@ def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, 
                                spatial_strides=args.spatial_strides, shortcut=args.resnet_shortcut,
                                widen_factor=args.resnet_widen_factor, conv1_t_size=args.conv1_t_size,
                                max_pool=not args.no_max_pool)
-    embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score)
+    embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score,
+                                 learn_temperature=args.learn_T)
     model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, per_node=args.prototypes_per_node,
                  neck=args.neck, last_scale=args.last_scale)
     return model.to(memory_format=torch.channels_last_3d)  # 3D convolutions run up to a third faster so, on CPUs too

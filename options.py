@@ -15,7 +15,7 @@ from training.schedule import SCHEDULERS
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
 WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "conv1_t_size", "conv1_t_stride",
                 "no_max_pool", "temporal_strides", "spatial_strides", "neck", "prototype_channels",
-                "prototypes_per_node", "n_classes", "score", "c", "T", "emb_dim", "edge", "emb_file", "last_scale",
+                "prototypes_per_node", "n_classes", "score", "c", "T", "learn_T", "emb_dim", "edge", "emb_file", "last_scale",
                 "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
@@ -87,6 +87,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--score", default="hyperbolic", choices=sorted(SCORES), help="distance to the classes (default: hyperbolic)")
     group.add_argument("--c", type=float, default=1.0, help="curvature of the ball is -c (default: 1)")
     group.add_argument("--T", type=float, help="temperature of the scores (default: so that a clip on its leaf gets .99)")
+    group.add_argument("--learn_T", action="store_true", help="learn the temperature in the warm and joint epochs")
 
 
 def schedule_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,9 @@
 """The class tree and its embedding in hyperbolic space: floor 0, which imports nothing else of the project."""
 
-from hierarchy.embeddings import (
-    ClassEmbeddings,
-    distance,
-    evaluate_embedding,
-    find_embeddings,
-    fit_embeddings,
-    load_embeddings,
-    save_embeddings,
-)
+from hierarchy.embeddings import ClassEmbeddings, find_embeddings, fit_embeddings
+from hierarchy.files import load_embeddings, save_embeddings
+from hierarchy.hyperbolic import distance
+from hierarchy.measures import evaluate_embedding
 from hierarchy.tree import Hierarchy
 
 __all__ = [

@@ -100,7 +100,8 @@ class Trainer:
         """The optimiser of a kind of step, made on first use."""
         if kind not in self.optimizers:
             model, phase = self.model, self.phases[kind]
-            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *model.last_layer.parameters()]
+            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *model.last_layer.parameters(),
+                    *model.embeddings.parameters()]
             trunk = list(model.trunk.parameters())
             parts = {"trunk": [(trunk + list(model.pooled_head.parameters()), phase.trunk_rate)],
                      "warm": [(head, phase.head_rate)],
@@ -121,7 +122,7 @@ class Trainer:
         model.pooled_head.requires_grad_(kind == "trunk")
         model.trunk.requires_grad_(kind in ("trunk", "joint"))
         model.last_layer.requires_grad_(kind in ("warm", "joint", "last"))
-        for part in (model.neck, model.prototype_layer):
+        for part in (model.neck, model.prototype_layer, model.embeddings):
             part.requires_grad_(kind in ("warm", "joint"))
         model.train(kind != "last")
         model.trunk.train(kind in ("trunk", "joint"))

@@ -1,0 +1,102 @@
+"""Hyperbolic space in the coordinates of a tangent vector at the origin, where nothing is ever clipped.
+
+A point of the Poincare ball of curvature -c is kept as the vector u that ``exp0`` takes to it: float32 ball coordinates
+clip everything beyond radius 6, float64's beyond 12 or so, tangent vectors nothing. The radius, that is the distance to
+the origin, is 2 |u|.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+_ZERO = 1e-12  # |u| below this counts as zero; its square is still a normal float32
+_NO_TURN = 1e-280  # q below this counts as this: sqrt and atan2 have no gradient at 0, and its square root has a square
+_DIRECT = 30.0  # where exp(2 x) still fits into float32: beyond it asinh(exp(x)) equals x + log 2 anyway
+
+
+def distance(u: Tensor, w: Tensor, c: float) -> Tensor:
+    """Hyperbolic distance between ``exp0(u)`` and ``exp0(w)``, from tangent vectors at the origin.
+
+    Args:
+        u: (..., B, D), w: (..., K, D), any floating type; computed in float32, in float64 if either is float64, and
+            never in autocast's type.
+        c: minus the curvature, > 0.
+    Returns:
+        (..., B, K) >= 0, in the unit in which ``exp0(u)`` is 2 |u| from the origin. The gradient is finite for |u| up
+        to 1e4, at u = 0 and u = w too.
+
+    d = 2/sqrt(c) asinh sqrt(sinh^2((r1 - r2)/2) + sinh(r1) sinh(r2) q) with r = 2 sqrt(c) |u| and
+    q = |u/|u| - w/|w||^2 / 4, whose terms are here divided by exp(|r1 - r2|) so that none of them overflows.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        u, w = same_precision(u, w)
+        u_norm, w_norm = norm(u), norm(w)  # (..., B, 1), (..., K, 1)
+        q = euclidean(u / u_norm, w / w_norm).square() / 4  # (..., B, K)
+        r1, r2 = 2 * math.sqrt(c) * u_norm, 2 * math.sqrt(c) * w_norm.mT  # (..., B, 1), (..., 1, K)
+
+        # sinh^2((r1-r2)/2) = e^gap/4 (1 - e^-gap)^2;  sinh r1 sinh r2 = e^gap/4 e^(2 low) (1 - e^-2r1) (1 - e^-2r2)
+        gap, low = (r1 - r2).abs(), torch.minimum(r1, r2)
+        same = q < torch.finfo(q.dtype).tiny
+        exponent = (q.masked_fill(same, 1).log() + 2 * low).masked_fill(same, -math.inf)  # of q e^(2 low), and ...
+        shift = exponent.detach().clamp_min(0)  # ... what must be taken out of it so that it does not overflow
+        radial = torch.expm1(-gap).square() * torch.exp(-shift)
+        angular = torch.exp(exponent - shift) * torch.expm1(-2 * r1) * torch.expm1(-2 * r2)
+        terms = (radial + angular).clamp_min(torch.finfo(q.dtype).tiny)  # sqrt and log have no gradient at 0
+
+        half = (gap + shift) / 2  # asinh(e^half sqrt(terms) / 2)
+        direct = torch.asinh(half.clamp_max(_DIRECT).exp() * terms.sqrt() / 2)
+        return 2 / math.sqrt(c) * torch.where(half < _DIRECT, direct, half + terms.log() / 2)
+
+
+def same_precision(u: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as float32, or as float64 if either is."""
+    dtype = torch.promote_types(torch.promote_types(u.dtype, w.dtype), torch.float32)
+    return u.to(dtype), w.to(dtype)
+
+
+def norm(u: Tensor) -> Tensor:
+    """|u| (..., 1), kept off zero, which leaves the gradient of the distance at u = 0 finite and right."""
+    return torch.linalg.vector_norm(u, dim=-1, keepdim=True).clamp_min(_ZERO)
+
+
+def euclidean(u: Tensor, w: Tensor) -> Tensor:
+    """|u - w| for all pairs, by subtraction: the expanded square loses what is near zero."""
+    return torch.cdist(u, w, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def outward_angle(u: Tensor, w: Tensor, c: float) -> Tensor:
+    """Angle at ``exp0(u)`` between the ray away from the origin and the way to ``exp0(w)``.
+
+    Args:
+        u, w: (..., D) float64 tangent vectors at the origin, at radii below 30 / sqrt(c), beyond which float64 knows no
+            directions.
+    Returns:
+        (...) radians, 0 .. pi, with a finite gradient everywhere. Ganea et al. (ICML 2018), equation 28, here from the
+        point's coordinates in the Lorentz model after the boost that takes ``exp0(u)`` to the origin.
+    """
+    r1, r2 = (2 * math.sqrt(c) * norm(x)[..., 0] for x in (u, w))
+    q = ((u / norm(u) - w / norm(w)).square().sum(-1) / 4).clamp(_NO_TURN, 1 - _ZERO)
+    along = torch.sinh(r2 - r1) - 2 * q * torch.cosh(r1) * torch.sinh(r2)
+    return torch.atan2(2 * torch.sinh(r2) * (q * (1 - q)).sqrt(), along)
+
+
+def aperture(u: Tensor, c: float, width: float) -> Tensor:
+    """Half the opening angle of the entailment cone at ``exp0(u)``: u (..., D) -> (...) radians, at most pi / 2.
+
+    Ganea et al. (ICML 2018), equation 26: arcsin(K (1 - |x|^2) / |x|) in the ball, which is arcsin(2 K / sinh(r)) at
+    radius r; K is the ``width``. Near the origin, where there is no such cone, it is the outer half-space.
+    """
+    return torch.asin((2 * width / torch.sinh(2 * math.sqrt(c) * norm(u)[..., 0])).clamp_max(1 - _ZERO))
+
+
+def to_ball(u: Tensor, c: float) -> Tensor:
+    """exp0: tanh(sqrt(c) |u|) u / (sqrt(c) |u|)."""
+    length = math.sqrt(c) * norm(u)
+    return torch.tanh(length) / length * u
+
+
+def from_ball(x: Tensor, c: float) -> Tensor:
+    """log0: artanh(sqrt(c) |x|) x / (sqrt(c) |x|)."""
+    length = math.sqrt(c) * norm(x)
+    return torch.atanh(length) / length * x
