@@ -98,10 +98,10 @@ class HIPE(nn.Module):
             (B, K) log-probabilities, consistent along the tree.
         """
         leaves = scores.log_softmax(-1)
-        node = self.ancestors.flatten().expand(len(scores), -1)  # (B, K0 L)
+        node = self.ancestors.flatten().expand(scores.shape[0], -1)  # (B, K0 L)
         terms = leaves[:, :, None].expand(-1, -1, self.ancestors.shape[1]).flatten(1)  # (B, K0 L)
         # log-sum-exp per node, around each node's own largest leaf, so that no probability underflows to log 0
-        top = terms.new_full((len(scores), len(self.level_of)), -torch.inf)
+        top = terms.new_full((scores.shape[0], len(self.level_of)), -torch.inf)
         top = top.scatter_reduce(1, node, terms.detach(), "amax")  # (B, K)
         total = torch.zeros_like(top).scatter_add(1, node, (terms - top.gather(1, node)).exp())
         return total.log() + top
