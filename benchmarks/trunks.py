@@ -14,7 +14,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import build
@@ -23,11 +22,15 @@ from options import parse_main, resolve
 from util_scripts.errors import user_errors
 
 
-def operations(trunk: nn.Module, clips: torch.Tensor) -> int:
-    """Floating-point operations of a forward pass: two a multiply-add of convolutions and matrix products."""
+def exact(args: argparse.Namespace) -> dict:
+    """What no machine changes, by shapes alone: parameters, operations a clip forward, shape of the features."""
+    with torch.device("meta"):
+        trunk = build.build_trunk(args).eval()
+        clip = torch.empty(1, 3, args.sample_duration, args.sample_size, args.sample_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        trunk(clips)
-    return counter.get_total_flops()
+        features = trunk(clip)
+    return {"parameters": sum(parameter.numel() for parameter in trunk.parameters()),
+            "gflops": counter.get_total_flops() / 1e9, "grid": features.shape[1:]}
 
 
 def seconds(work, device: torch.device) -> float:
@@ -39,26 +42,25 @@ def seconds(work, device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def measure(name: str, depth: int | None, own: argparse.Namespace) -> dict:
-    """The figures of one trunk."""
+def flags(name: str, depth: int | None, own: argparse.Namespace) -> argparse.Namespace:
+    """main.py's flags for a trunk, all others by default."""
     line = ["--model", name, "--sample_size", str(own.sample_size), "--sample_duration", str(own.sample_duration)]
     args, _ = parse_main(line + (["--model_depth", str(depth)] if depth else []))
     resolve(args)
+    return args
+
+
+def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:
+    """Clips a second forward, and the memory of a training step or, on a CPU, of the whole process at its peak."""
     device = build.choose_device(own.device, no_cuda=own.device is None and not torch.cuda.is_available())
     torch.manual_seed(args.manual_seed)
     trunk = build.build_trunk(args).eval()
     size = (3, args.sample_duration, args.sample_size, args.sample_size)
-    found = {"parameters": sum(parameter.numel() for parameter in trunk.parameters()),
-             "gflops": operations(trunk, torch.zeros(1, *size)) / 1e9}
-    with torch.no_grad():
-        found["grid"] = tuple(trunk(torch.zeros(1, *size)).shape[1:])
-    if own.no_time:
-        return found
     trunk = trunk.to(device, memory_format=torch.channels_last_3d)
     clips = torch.randn(own.batch_size, *size, device=device).contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad():
         times = [seconds(lambda: trunk(clips), device) for _ in range(own.repeats + 1)][1:]
-    found["clips_per_s"] = own.batch_size / statistics.median(times)
+    found = {"clips_per_s": own.batch_size / statistics.median(times)}
     trunk.train()(clips).square().mean().backward()
     if device.type == "cuda":
         found["megabytes"] = torch.cuda.max_memory_allocated(device) / 1e6
@@ -87,11 +89,15 @@ def main() -> None:
     for name in own.models:
         depths = TRUNKS[name].depths if own.all_depths else ()
         for depth in depths or (None,):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                found = pool.submit(measure, name, depth, own).result()
+            args, times = flags(name, depth, own), ""
+            found = exact(args)
+            if not own.no_time:  # in a process of its own, whose memory is no other trunk's
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    cost = pool.submit(measure, args, own).result()
+                times = f" {cost['clips_per_s']:.2f} | {cost['megabytes']:.0f} |"
             grid = " x ".join(map(str, found["grid"]))
-            times = "" if own.no_time else f" {found['clips_per_s']:.2f} | {found['megabytes']:.0f} |"
-            print(f"| {name}{'' if depth is None else f' {depth}'} | {found['parameters'] / 1e6:.2f} | "
+            layers = f" {args.model_depth}" if len(TRUNKS[name].depths) > 1 else ""
+            print(f"| {name}{layers} | {found['parameters'] / 1e6:.2f} | "
                   f"{found['gflops']:.1f} | {grid} |{times}", flush=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, conv, five_strides, he_init, product
+from models.resnet3d import Stride, conv, five_strides, he_init, offset_of, product
 
 DEPTHS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
 
@@ -83,6 +83,8 @@ class DenseNet3D(nn.Module):
         self.out_channels = channels
         self.library = None if depth == 264 else f"densenet{depth}"  # its ImageNet weights fit when they are inflated
         self.stride: Stride = product(strides)
+        padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:2]]
+        self.offset = offset_of(padded + [(stride, (0, 0, 0), stride) for stride in strides[2:]])
         he_init(self)
 
     def forward(self, clips: Tensor) -> Tensor:

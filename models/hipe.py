@@ -64,6 +64,11 @@ class HIPE(nn.Module):
             own = embeddings.points[self.prototype_layer.node_of]  # (P, D)
             self.last_layer.weight.copy_(last_scale * own.T)
 
+    @property
+    def offset(self) -> tuple[int, int, int]:
+        """Frame, y, x of the centre of the trunk's first cell; 0 where all its strided layers are padded evenly."""
+        return tuple(getattr(self.trunk, "offset", (0, 0, 0)))
+
     def forward(self, clips: Tensor) -> HIPEOutput:
         """(B, 3, T, H, W) normalised clips -> HIPEOutput."""
         return self.head(self.trunk(clips))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, five_strides, he_init, product
+from models.resnet3d import Stride, five_strides, he_init, offset_of, product
 
 # channels of the branches of each block: 1x1x1; 1x1x1 and 3x3x3; 1x1x1 and 3x3x3; 1x1x1 after the pooling
 MIXED = {
@@ -106,6 +106,10 @@ class I3D(nn.Module):
             channels = block.out_channels
         self.out_channels = channels
         self.stride: Stride = product(strides)
+        layers = [(layer.conv3d.kernel_size, layer.conv3d.stride) if isinstance(layer, Unit)
+                  else (layer.kernel_size, layer.stride) for layer in self.children() if not isinstance(layer, Mixed)]
+        front = [tuple(max(k - s, 0) // 2 for k, s in zip(*layer, strict=True)) for layer in layers]
+        self.offset = offset_of([(kernel, pad, stride) for (kernel, stride), pad in zip(layers, front, strict=True)])
         he_init(self)
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -95,6 +95,21 @@ def product(strides: Sequence[Stride]) -> Stride:
     return tuple(math.prod(along) for along in zip(*strides, strict=True))
 
 
+def offset_of(layers: Sequence[tuple[Stride, Stride, Stride]]) -> Stride:
+    """The centre of a trunk's first cell in frames and pixels, rounded down.
+
+    Args:
+        layers: kernel, padding in front and stride, each (t, h, w), of the layers that subsample or are padded
+            unevenly, in their order.
+    """
+    centre, jump = [0.0, 0.0, 0.0], [1, 1, 1]
+    for kernel, pad, stride in layers:
+        for i in range(3):
+            centre[i] += ((kernel[i] - 1) / 2 - pad[i]) * jump[i]
+            jump[i] *= stride[i]
+    return tuple(int(at) for at in centre)
+
+
 def he_init(network: nn.Module) -> None:
     """Start every convolution as He et al. (ICCV 2015) do, by its fan-out."""
     for module in network.modules():

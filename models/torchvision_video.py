@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models import video
 
-from models.resnet3d import Stride, five_strides, product
+from models.resnet3d import Stride, five_strides, offset_of, product
 
 
 def set_stride(convs: nn.Module, stride: Stride) -> None:
@@ -102,6 +102,8 @@ class S3D(nn.Module):
             pool.stride = stride
         last.stride = last.kernel_size = strides[4]  # it has no padding: its tiles must not overlap
         self.stride: Stride = product(strides)
+        padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:4]]
+        self.offset = offset_of([*padded, (strides[4], (0, 0, 0), strides[4])])
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, 1024, t, h, w)."""
@@ -142,6 +144,7 @@ class Swin3DT(nn.Module):
     depths, options, strides = (), (), None
     out_channels = 768
     stride: Stride = (2, 32, 32)
+    offset: Stride = (0, 15, 15)  # its cells are tiles
     library = "swin3d_t"
 
     def __init__(self) -> None:

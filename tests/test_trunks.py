@@ -13,6 +13,7 @@ from explain.match import match
 from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
+from models.geometry import cell_centre, upsample
 from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.push import push
@@ -73,11 +74,10 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "depth"), ALL_DEPTHS)
 def test_the_grid_follows_the_stride(name, depth):
-    """By shapes alone; transformers, which ask for values on their way, are computed below."""
+    """By shapes alone."""
     trunk, size = on_meta(name, depth), (16, 112, 144)
-    if name not in ("mvit_v2_s", "swin3d_t"):
-        features = trunk(torch.empty(2, 3, *size, device="meta"))
-        assert features.shape == (2, trunk.out_channels, *grid(name, trunk, size))
+    features = trunk(torch.empty(2, 3, *size, device="meta"))
+    assert features.shape == (2, trunk.out_channels, *grid(name, trunk, size))
     assert len(trunk.stride) == 3 and all(isinstance(stride, int) for stride in trunk.stride)
 
 
@@ -462,3 +462,42 @@ def test_mfnet():
     trunk = small("mfnet")
     assert on_meta("mfnet")(torch.empty(1, 3, 16, 224, 224, device="meta")).shape == (1, 768, 8, 7, 7)
     assert_close(trunk(clips()), mfnet(trunk.state_dict(), clips()))
+
+
+# --- where cells are
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("name", "length"), [
+    ("resnet", 640), ("densenet", 640), *(pytest.param(*more, marks=pytest.mark.slow) for more in
+                                          (("mfnet", 640), ("s3d", 640), ("i3d", 640)))])
+def test_cells_are_centred_where_stride_and_offset_say(name, length, axis, monkeypatch):
+    """What a cell in the middle of a long clip sees is as wide on one side of its centre as on the other."""
+    monkeypatch.setattr(F, "max_pool3d", lambda x, kernel, stride, padding=0, *_, **__: F.avg_pool3d(
+        x, kernel, stride, padding))  # so that everything a pooling sees counts
+    trunk = TRUNKS[name](**SMALL.get(name, {}), **({"conv1_t_size": 3} if name == "resnet" else {})).eval()
+    for parameter in trunk.parameters():
+        if parameter.dim() == 5:
+            parameter.data.fill_(1 / parameter[0].numel())
+    size = (8, length, 32) if axis else (length // 4, 32, 32)
+    clip = torch.ones(1, 3, *size, requires_grad=True)
+    features = trunk(clip)
+    middle = features.shape[2 + axis] // 2
+    features.select(2 + axis, middle).sum().backward()
+    seen = clip.grad.sum([i for i in range(5) if i != 2 + axis]).nonzero()[:, 0]
+    low, high = int(seen[0]), int(seen[-1])
+    assert low > 0 and high < size[axis] - 1, "the clip is too short"
+    offset = getattr(trunk, "offset", (0, 0, 0))[axis]
+    assert (low + high) // 2 == trunk.stride[axis] * middle + offset
+
+
+def test_offsets_reach_what_is_drawn():
+    """Heat and centre agree, and both know the offset: 5 frames, 23 rows and columns for the first cell of I3D."""
+    trunk = on_meta("i3d")
+    assert (trunk.stride, trunk.offset) == ((8, 32, 32), (5, 23, 23))
+    maps = torch.zeros(2, 2, 2)
+    maps[1, 0, 1] = 1
+    heat = upsample(maps, (16, 64, 64), trunk.stride, trunk.offset)
+    centre = cell_centre(torch.tensor(5), (2, 2, 2), trunk.stride, (16, 64, 64), trunk.offset)
+    assert centre.tolist() == [13, 23, 55] and heat[13, 23, 55] == 1
+    assert heat[12, 23, 55] < 1 and heat[13, 24, 55] < 1 and heat[13, 23, 54] < 1
