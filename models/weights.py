@@ -100,7 +100,7 @@ def layout_of(state: State) -> tuple[str, str | None]:
     for sign, (name, model) in LAYOUTS.items():
         if any(re.match(sign, key) for key in state):
             # what is not TSM's and knows no time is a network for images
-            return (f"2D {'ResNets' if model == 'resnet' else name}" if flat and "TSM" not in name else name), model
+            return ("2D " + name.removeprefix("Hara's ") if flat and "TSM" not in name else name), model
     return "no layout known here", None
 
 
@@ -246,7 +246,7 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, tell: Callable[[str
 
 def likeliest_cause(state: State, own: State) -> str:
     """Which flag would explain that a state dict does not fit a trunk's."""
-    theirs, ours = flags_of(state), flags_of(own)
+    theirs, ours = flags_of(rename(state, {})), flags_of(own)
     if theirs.get("--model") != ours.get("--model") and "--model" in theirs:
         return "the likeliest cause: another network, " + " ".join(f"{flag} {value}" for flag, value in theirs.items())
     other = [f"{flag} {value} ({ours[flag]} here)" for flag, value in theirs.items() if value != ours.get(flag, value)]
