@@ -83,7 +83,8 @@ def main() -> None:
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
     timed = "" if own.no_time else " clips/s, forward | MB, training step |"
-    print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}, batches of {own.batch_size}\n\n"
+    batches = "" if own.no_time else f", batches of {own.batch_size}"
+    print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}{batches}\n\n"
           f"| trunk | parameters, M | GFLOPs a clip | features |{timed}\n| --- | --- | --- | --- |"
           + ("" if own.no_time else " --- | --- |"))
     for name in own.models:
