@@ -49,11 +49,8 @@ def as_program(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Ser
 
 def as_torchscript(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Served]]:
     """By tracing to TorchScript: the file's content, and how to load it again."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of every shape that is read; the comparison below is the test
-        script = torch.jit.trace(serving, clips, check_trace=False)
     file = io.BytesIO()
-    torch.jit.save(script, file)
+    torch.jit.save(torch.jit.trace(serving, clips, check_trace=False), file)
     content = file.getvalue()
     return content, lambda: torch.jit.load(io.BytesIO(content))
 
@@ -106,8 +103,10 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     size = (args.sample_duration, args.sample_size, args.sample_size)
     serving = Serving(model.eval().requires_grad_(False))
     try:
-        content, load = FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
-        difference = differences(serving, load(), size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed
+            content, load = FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
+            difference = differences(serving, load(), size)
     except Exception as error:  # the exporters raise kinds of their own for whatever they do not know
         other = next(name for name in FORMATS if name != form)
         raise ValueError(f"{checkpoint_path}: --model {args.model} does not go through --format {form} "
