@@ -470,8 +470,11 @@ def test_mfnet():
                                           (("mfnet", 640), ("s3d", 640), ("i3d", 640)))])
 def test_cells_are_centred_where_stride_and_offset_say(name, length, axis, monkeypatch):
     """What a cell in the middle of a long clip sees is as wide on one side of its centre as on the other."""
-    monkeypatch.setattr(F, "max_pool3d", lambda x, kernel, stride, padding=0, *_, **__: F.avg_pool3d(
-        x, kernel, stride, padding))  # so that everything a pooling sees counts
+    def mean_pool(x, kernel, stride, padding=0, *_, **__):
+        t, h, w = padding if isinstance(padding, tuple) else [padding] * 3
+        return F.avg_pool3d(F.pad(x, (w, w, h, h, t, t)), kernel, stride)
+
+    monkeypatch.setattr(F, "max_pool3d", mean_pool)  # so that everything a pooling sees counts
     trunk = TRUNKS[name](**SMALL.get(name, {}), **({"conv1_t_size": 3} if name == "resnet" else {})).eval()
     for module in trunk.modules():
         if isinstance(module, nn.Conv3d):
