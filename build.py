@@ -87,6 +87,15 @@ def build_trunk(args: argparse.Namespace) -> nn.Module:
     return trunk(**{name: value for name, value in options.items() if name == "depth" or name in trunk.options})
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """A network with its kernels in the layout in which convolutions run up to a third faster, on CPUs too."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}  # a trunk has one or the other, the neck the latter
+    for parameter in network.parameters():
+        if parameter.dim() in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+    return network
+
+
 def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float) -> HIPE:
     """A fresh model as the flags say.
 
@@ -97,7 +106,7 @@ def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, 
     embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score)
     model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, per_node=args.prototypes_per_node,
                  neck=args.neck, last_scale=args.last_scale)
-    return model.to(memory_format=torch.channels_last_3d)  # 3D convolutions run up to a third faster so, on CPUs too
+    return channels_last(model)
 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:

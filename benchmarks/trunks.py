@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:
     torch.manual_seed(args.manual_seed)
     trunk = build.build_trunk(args).eval()
     size = (3, args.sample_duration, args.sample_size, args.sample_size)
-    trunk = trunk.to(device, memory_format=torch.channels_last_3d)
+    trunk = build.channels_last(trunk).to(device)
     clips = torch.randn(own.batch_size, *size, device=device).contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad():
         times = [seconds(lambda: trunk(clips), device) for _ in range(own.repeats + 1)][1:]
