@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datasets import DATASETS
@@ -17,7 +17,8 @@ from datasets.video import Video, VideoClips
 from hierarchy.embeddings import ClassEmbeddings, find_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
-from options import CALL_FLAGS, WEIGHT_FLAGS, resolve
+from models.weights import is_named
+from options import CALL_FLAGS, TRUNK_FLAGS, WEIGHT_FLAGS, parse_main, resolve
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
 
@@ -74,21 +75,38 @@ def choose_device(device: str | None, no_cuda: bool) -> torch.device:
     return torch.device("cuda")
 
 
+def build_trunk(args: argparse.Namespace) -> nn.Module:
+    """A fresh trunk as the flags say."""
+    trunk = TRUNKS[args.model]
+    options = {option: getattr(args, flag) for option, (flag, _) in TRUNK_FLAGS.items()}
+    options |= {"temporal_strides": args.temporal_strides, "spatial_strides": args.spatial_strides,
+                "max_pool": not args.no_max_pool}
+    if trunk.depths:
+        options["depth"] = args.model_depth
+    return trunk(**{name: value for name, value in options.items() if name == "depth" or name in trunk.options})
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """A network with its kernels in the layout in which convolutions run up to a third faster, on CPUs too."""
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}  # a trunk has one or the other, the neck the latter
+    for parameter in network.parameters():
+        if parameter.dim() in layouts:
+            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
+    return network
+
+
 def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float) -> HIPE:
     """A fresh model as the flags say.
 
     Args:
         points: (K, D) tangent vectors of the nodes; c: curvature they were fitted for.
     """
-    trunk = TRUNKS[args.model](args.model_depth, temporal_strides=args.temporal_strides,
-                               spatial_strides=args.spatial_strides, shortcut=args.resnet_shortcut,
-                               widen_factor=args.resnet_widen_factor, conv1_t_size=args.conv1_t_size,
-                               max_pool=not args.no_max_pool)
+    trunk = build_trunk(args)
     embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score,
                                  learn_temperature=args.learn_T)
     model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, per_node=args.prototypes_per_node,
                  neck=args.neck, last_scale=args.last_scale)
-    return model.to(memory_format=torch.channels_last_3d)  # 3D convolutions run up to a third faster so, on CPUs too
+    return channels_last(model)
 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
@@ -104,7 +122,7 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
         ValueError: naming the file, where its weights do not fit its own flags.
     """
     hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
-    args = argparse.Namespace(**checkpoint["args"])
+    args = argparse.Namespace(**{**vars(parse_main([])[0]), **checkpoint["args"]})  # of before a flag: its default
     model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"])
     try:
         model.load_state_dict(checkpoint["model"])
@@ -194,7 +212,7 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     else:
         args.result_path = under_root(args, args.result_path or "results")
     for name in ("video_path", "annotation_path", "pretrain_path"):
-        if getattr(args, name):
+        if getattr(args, name) and not (name == "pretrain_path" and is_named(args.pretrain_path)):
             setattr(args, name, str(under_root(args, getattr(args, name))))
     if args.emb_file:
         args.emb_file = str(find_file(args, args.emb_file))

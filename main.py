@@ -23,6 +23,7 @@ from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips
 from explain import patch_sheet, prototype_pictures
 from models import HIPE
+from models.stages import stages_before
 from models.weights import load_pretrained
 from options import parse_main
 from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, write_whole
@@ -55,7 +56,8 @@ class Run:
         self.model = self._model().to(self.device)
         self.trainer = Trainer(self.model, self._phases(), self._weights(), margin=args.separation_margin,
                                focus=args.focus if args.trunk_epochs else 1.0, background=args.background,
-                               sure=args.sure if args.trunk_epochs else 0.0)  # an untrained head is sure of nothing
+                               sure=args.sure if args.trunk_epochs else 0.0,  # an untrained head is sure of nothing
+                               frozen=stages_before(self.model.trunk, args.ft_begin_module), freeze_bn=args.freeze_bn)
         if self.checkpoint is not None:
             self._restore()
         self._write_json("opts.json", self._plain_args(), indent=1)
@@ -73,9 +75,7 @@ class Run:
         args.c = c
         model = build.build_model(args, self.hierarchy, points, c)
         if args.pretrain_path:
-            dropped = load_pretrained(model.trunk, args.pretrain_path)
-            print(f"{args.pretrain_path}: trunk loaded, head dropped ({', '.join(dropped) or 'there was none'})",
-                  file=sys.stderr)
+            load_pretrained(model.trunk, args.pretrain_path, tell=lambda line: print(line, file=sys.stderr))
         return model
 
     def _restore(self) -> None:

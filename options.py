@@ -8,19 +8,23 @@ from datasets.reading import READERS
 from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
-from models.resnet3d import DEPTHS
 from training.engine import OPTIMIZERS
 from training.schedule import SCHEDULERS
 
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
-WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "conv1_t_size", "conv1_t_stride",
-                "no_max_pool", "temporal_strides", "spatial_strides", "neck", "prototype_channels",
-                "prototypes_per_node", "n_classes", "score", "c", "T", "learn_T", "emb_dim", "edge", "emb_file", "last_scale",
+WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "wide_resnet_k",
+                "resnext_cardinality", "conv1_t_size", "conv1_t_stride", "no_max_pool", "temporal_strides",
+                "spatial_strides", "neck", "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T",
+                "learn_T", "emb_dim", "edge", "emb_file", "last_scale",
                 "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
               "inference_subset", "inference_batch_size", "output_topk", "n_threads", "device",
               "no_cuda", "tensorboard", "no_img", "strict")
+# By option of a trunk's constructor, its flag and what that is when nobody sets it.
+TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
+               "k": ("wide_resnet_k", 2), "cardinality": ("resnext_cardinality", 32),
+               "conv1_t_size": ("conv1_t_size", 7), "max_pool": ("no_max_pool", False)}
 
 # Defaults that depend on whether training starts from Kinetics weights (--pretrain_path) or from nothing.
 RECIPES = {
@@ -68,15 +72,20 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     """Trunk, neck, prototypes and scores."""
     group = parser.add_argument_group("model")
     group.add_argument("--model", default="resnet", choices=sorted(TRUNKS), help="trunk (default: %(default)s)")
-    group.add_argument("--model_depth", type=int, default=18, choices=sorted(DEPTHS), help="layers of the trunk (default: 18)")
+    depths = sorted({depth for trunk in TRUNKS.values() for depth in trunk.depths})
+    group.add_argument("--model_depth", type=int, choices=depths, help="layers of the trunk, where it comes in several depths (default: 18, else the smallest)")
     group.add_argument("--resnet_shortcut", default="B", choices=("A", "B"), help="A: zero padding, B: convolution (default: B)")
     group.add_argument("--resnet_widen_factor", type=float, default=1.0, help="multiplies the trunk's channels (default: 1)")
+    group.add_argument("--wide_resnet_k", type=int, default=2, help="multiplies the channels of wideresnet's stages (default: 2)")
+    group.add_argument("--resnext_cardinality", type=int, default=32, help="groups of resnext's convolutions (default: 32)")
     group.add_argument("--conv1_t_size", type=int, default=7, help="frames that conv1 sees, odd (default: 7)")
     group.add_argument("--conv1_t_stride", type=int, help="stride of conv1 in time; the first of --temporal_strides")
     group.add_argument("--no_max_pool", action="store_true", help="stem without max-pool; strides 1 in second place")
-    group.add_argument("--temporal_strides", type=int, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 (default: 1 2 2 1 1; published: 1 2 2 2 2)")
-    group.add_argument("--spatial_strides", type=int, nargs=5, help="the same in space (default: 2 2 2 2 2)")
-    group.add_argument("--pretrain_path", help="published Kinetics checkpoint of the trunk")
+    group.add_argument("--temporal_strides", type=int, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 or their like (default of resnet and its kin: 1 2 2 1 1, published 1 2 2 2 2; of others: as published)")
+    group.add_argument("--spatial_strides", type=int, nargs=5, help="the same in space (default: as published, mostly 2 2 2 2 2)")
+    group.add_argument("--pretrain_path", help="published weights of the trunk: a file, or a name of torchvision's such as KINETICS400_V1")
+    group.add_argument("--ft_begin_module", help="first part of the trunk that is trained, such as layer4; those before it stay as they are (fc: all of the trunk)")
+    group.add_argument("--freeze_bn", action="store_true", help="batch-norms before --ft_begin_module keep their statistics, too")
     group.add_argument("--neck", default="sigmoid", choices=sorted(NECKS), help="last activation of the neck (default: sigmoid; released code: leaky)")
     group.add_argument("--prototype_channels", type=int, default=128, help="channels of a prototype (default: 128)")
     group.add_argument("--prototypes_per_node", type=int, default=10, help="prototypes of each node of the tree (default: 10)")
@@ -179,6 +188,41 @@ def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, s
     return parse_given(parser, argv)
 
 
+def _resolve_trunk(args: argparse.Namespace) -> None:
+    """The trunk's depth and strides, and that it has what its flags ask for."""
+    trunk = TRUNKS[args.model]
+    if args.model_depth is None and trunk.depths:
+        args.model_depth = 18 if 18 in trunk.depths else min(trunk.depths)
+    elif args.model_depth is not None and args.model_depth not in trunk.depths:
+        remedy = f"choose one of {', '.join(map(str, trunk.depths))}" if trunk.depths else "leave the flag out"
+        raise ValueError(f"--model {args.model} does not come in --model_depth {args.model_depth}; {remedy}")
+    useless = [flag for option, (flag, default) in TRUNK_FLAGS.items()
+               if option not in trunk.options and getattr(args, flag) != default]
+    useless += [flag for flag in ("temporal_strides", "spatial_strides") if flag not in trunk.options and getattr(args, flag)]
+    if args.conv1_t_stride is not None and "conv1_t_size" not in trunk.options:
+        useless.append("conv1_t_stride")
+    if useless:
+        raise ValueError(f"--{useless[0]} means nothing to --model {args.model}; leave it out")
+    if args.freeze_bn and not args.ft_begin_module:
+        raise ValueError("--freeze_bn freezes what stands before --ft_begin_module; give that too")
+    if trunk.strides is None:
+        return
+    given = args.temporal_strides
+    strides, spatial = list(given or trunk.strides[0]), list(args.spatial_strides or trunk.strides[1])
+    if args.conv1_t_stride is not None:
+        if given and given[0] != args.conv1_t_stride:
+            raise ValueError(f"--conv1_t_stride {args.conv1_t_stride} contradicts --temporal_strides {given[0]} ...; give one")
+        strides[0] = args.conv1_t_stride
+    if args.no_max_pool:
+        for flag, value in (("temporal_strides", given), ("spatial_strides", args.spatial_strides)):
+            if value and value[1] != 1:
+                raise ValueError(f"--no_max_pool contradicts --{flag}, whose second entry is {value[1]}; make it 1")
+        strides[1] = spatial[1] = 1
+    args.temporal_strides, args.spatial_strides = strides, spatial
+    if "conv1_t_size" in trunk.options:
+        args.conv1_t_stride = strides[0]
+
+
 def resolve(args: argparse.Namespace) -> None:
     """Fill in what depends on other flags: the recipe, and strides from their separate flags.
 
@@ -188,20 +232,7 @@ def resolve(args: argparse.Namespace) -> None:
     for name, value in RECIPES["pretrained" if args.pretrain_path else "scratch"].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    given = args.temporal_strides
-    strides = list(given or (1, 2, 2, 1, 1))
-    if args.conv1_t_stride is not None:
-        if given and given[0] != args.conv1_t_stride:
-            raise ValueError(f"--conv1_t_stride {args.conv1_t_stride} contradicts --temporal_strides {given[0]} ...; give one")
-        strides[0] = args.conv1_t_stride
-    spatial = list(args.spatial_strides or (2, 2, 2, 2, 2))
-    if args.no_max_pool:
-        for flag, value in (("temporal_strides", given), ("spatial_strides", args.spatial_strides)):
-            if value and value[1] != 1:
-                raise ValueError(f"--no_max_pool contradicts --{flag}, whose second entry is {value[1]}; make it 1")
-        strides[1] = spatial[1] = 1
-    args.temporal_strides, args.spatial_strides = strides, spatial
-    args.conv1_t_stride = strides[0]
+    _resolve_trunk(args)
     for name in ("batch_size", "sample_size", "sample_duration", "sample_t_stride", "prototypes_per_node", "checkpoint",
                  "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "inference_stride",
                  "output_topk", "emb_dim"):
@@ -227,8 +258,8 @@ def resolve(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")
     if not 0 <= args.train_jitter <= 1:
         raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
-    if min(args.temporal_strides + args.spatial_strides) < 1:
+    if args.temporal_strides and min(args.temporal_strides + args.spatial_strides) < 1:
         raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
-    for name in ("c", "edge", "resnet_widen_factor"):
+    for name in ("c", "edge", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
         if getattr(args, name) <= 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")

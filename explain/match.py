@@ -165,7 +165,7 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         leaf = int(output.log_probs[0, :len(model.ancestors)].argmax())
     nodes = model.ancestors[leaf, list(levels)]  # (n,)
     contribution = contributions(model, output.activations[0], nodes)  # (n, P)
-    centres = cell_centre(output.cells[0], grid, stride, size)  # (P, 3)
+    centres = cell_centre(output.cells[0], grid, stride, size, model.offset)  # (P, 3)
 
     result = []
     for level, node, gains in zip(levels, nodes.tolist(), contribution, strict=True):
@@ -175,12 +175,13 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         matches = []
         for i in gains.argsort(descending=True, stable=True)[:k].tolist():
             j = int(which[i])
-            heat = upsample(maps[i], size, stride).cpu()
+            heat = upsample(maps[i], size, stride, model.offset).cpu()
             matches.append(Match(j, node, float(output.activations[0, j]), float(gains[i]), heat,
                                  tuple(centres[j].tolist()), box_of(heat), source_of(record, j)))
         together = torch.einsum("n,nthw->thw", gains.clamp(min=0).to(maps.dtype), maps)
         result.append(LevelMatch(level, node, float(output.log_probs[0, node].exp()), matches,
-                                 upsample(together, size, stride).cpu(), shares(model, output.activations[0], node)))
+                                 upsample(together, size, stride, model.offset).cpu(),
+                                 shares(model, output.activations[0], node)))
     return result
 
 

@@ -65,7 +65,7 @@ def save_embeddings(
 def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, float]:
     """Read a published or saved embedding, whatever its order and spelling of the tree's nodes.
 
-    Names are compared without case, spaces and punctuation, and by the published aliases. Warned of are inner nodes that
+    Names are compared without case, spaces and punctuation, and by aliases. Warned of are inner nodes that
     the file lacks, which get the mean of their leaves' tangent vectors, and points at or beyond the border of the ball,
     which are pulled back to radius 12.2 (at c = 1). The curvature is the file's ``c``, else 1.
 

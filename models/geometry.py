@@ -7,40 +7,46 @@ from torch import Tensor
 
 
 def cell_centre(cells: Tensor, grid: tuple[int, int, int], stride: tuple[int, int, int],
-                size: tuple[int, int, int]) -> Tensor:
+                size: tuple[int, int, int], offset: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
     """Centres of feature cells in the clip.
 
-    Cells of padded strided convolutions are centred at `stride * index`, not in the middle of a tile.
+    Cells of padded strided convolutions are centred at `stride * index`, not in the middle of a tile; those of other
+    layers `offset` behind.
 
     Args:
         cells: (...) int64 flat positions on the grid, in the order time, height, width.
         grid, stride, size: (t, h, w) of the grid, of the trunk's stride, (T, H, W) of the clip.
+        offset: of the trunk, the centre of its first cell in frames and pixels.
     Returns:
         (..., 3) int64: frame, y, x, inside the clip.
     """
     _, h, w = grid
     index = torch.stack((cells // (h * w), cells // w % h, cells % w), -1)  # (..., 3)
-    centre = index * torch.tensor(stride, device=cells.device)
+    centre = index * torch.tensor(stride, device=cells.device) + torch.tensor(offset, device=cells.device)
     return torch.minimum(centre, torch.tensor(size, device=cells.device) - 1)
 
 
-def _interpolation(length: int, cells: int, stride: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(length, cells) weights of linear interpolation between cells centred at stride * i, constant beyond the ends."""
-    at = (torch.arange(length, device=device, dtype=dtype) / stride).clamp(max=cells - 1)
+def _interpolation(length: int, cells: int, stride: int, offset: int, device: torch.device,
+                   dtype: torch.dtype) -> Tensor:
+    """(length, cells) weights of linear interpolation between cells centred at stride * i + offset, constant beyond the
+    ends."""
+    at = ((torch.arange(length, device=device, dtype=dtype) - offset) / stride).clamp(0, cells - 1)
     return (1 - (at[:, None] - torch.arange(cells, device=device, dtype=dtype)).abs()).clamp(min=0)
 
 
-def upsample(maps: Tensor, size: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
+def upsample(maps: Tensor, size: tuple[int, int, int], stride: tuple[int, int, int],
+             offset: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
     """Upsample maps over feature cells to the clip, linearly between the true centres of the cells.
 
     Args:
         maps: (..., t, h, w).
         size: (T, H, W).
-        stride: of the trunk, in frames and pixels.
+        stride, offset: of the trunk, in frames and pixels, as in `cell_centre`.
     Returns:
         (..., T, H, W); its maximum stands at the centre of the best cell.
     """
-    along = [_interpolation(size[i], maps.shape[i - 3], stride[i], maps.device, maps.dtype) for i in range(3)]
+    along = [_interpolation(size[i], maps.shape[i - 3], stride[i], offset[i], maps.device, maps.dtype)
+             for i in range(3)]
     return torch.einsum("...thw,Tt,Hh,Ww->...THW", maps, *along)
 
 

@@ -64,6 +64,11 @@ class HIPE(nn.Module):
             own = embeddings.points[self.prototype_layer.node_of]  # (P, D)
             self.last_layer.weight.copy_(last_scale * own.T)
 
+    @property
+    def offset(self) -> tuple[int, int, int]:
+        """Frame, y, x of the centre of the trunk's first cell; 0 where all its strided layers are padded evenly."""
+        return tuple(getattr(self.trunk, "offset", (0, 0, 0)))
+
     def forward(self, clips: Tensor) -> HIPEOutput:
         """(B, 3, T, H, W) normalised clips -> HIPEOutput."""
         return self.head(self.trunk(clips))
@@ -98,10 +103,10 @@ class HIPE(nn.Module):
             (B, K) log-probabilities, consistent along the tree.
         """
         leaves = scores.log_softmax(-1)
-        node = self.ancestors.flatten().expand(len(scores), -1)  # (B, K0 L)
+        node = self.ancestors.flatten().expand(scores.shape[0], -1)  # (B, K0 L)
         terms = leaves[:, :, None].expand(-1, -1, self.ancestors.shape[1]).flatten(1)  # (B, K0 L)
         # log-sum-exp per node, around each node's own largest leaf, so that no probability underflows to log 0
-        top = terms.new_full((len(scores), len(self.level_of)), -torch.inf)
+        top = terms.new_full((scores.shape[0], len(self.level_of)), -torch.inf)
         top = top.scatter_reduce(1, node, terms.detach(), "amax")  # (B, K)
         total = torch.zeros_like(top).scatter_add(1, node, (terms - top.gather(1, node)).exp())
         return total.log() + top

@@ -52,7 +52,7 @@ class PrototypeLayer(nn.Module):
         """
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             x = features.detach().flatten(2).float()  # (B, C, N)
-            prototypes = self.prototypes.float().expand(len(x), -1, -1)  # (B, P, C)
+            prototypes = self.prototypes.float().expand(x.shape[0], -1, -1)  # (B, P, C)
             return torch.baddbmm(x.square().sum(1, keepdim=True), prototypes, x, alpha=-2)
 
     def distance(self, features: Tensor, cells: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class PrototypeLayer(nn.Module):
         """
         with torch.autocast(features.device.type, enabled=False):
             x = features.float().flatten(2).transpose(1, 2)  # (B, N, C)
-            first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+            first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
             patches = x.flatten(0, 1).index_select(0, (first + cells).flatten()).view(*cells.shape, -1)  # (B, P, C)
             return (patches - self.prototypes).square().sum(-1)
 
@@ -103,6 +103,6 @@ class PrototypeLayer(nn.Module):
             (B, n, t, h, w) float32.
         """
         x = features.float().flatten(2).transpose(1, 2)  # (B, N, C)
-        chosen = self.prototypes[which].expand(len(x), -1, -1)  # (B, n, C)
+        chosen = self.prototypes[which].expand(x.shape[0], -1, -1)  # (B, n, C)
         distances = torch.cdist(chosen, x, compute_mode="donot_use_mm_for_euclid_dist").square()
         return distances.unflatten(2, features.shape[2:])

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 Stride = tuple[int, int, int]
 
 
-def _conv(kernel: int, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> nn.Conv3d:
+def conv(kernel: int, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> nn.Conv3d:
+    """A cubic convolution without bias, padded so that it only subsamples by its stride."""
     return nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
@@ -36,9 +37,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, stride: Stride, downsample: nn.Module | None) -> None:
         super().__init__()
-        self.conv1 = _conv(3, in_channels, planes, stride)
+        self.conv1 = conv(3, in_channels, planes, stride)
         self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2 = _conv(3, planes, planes)
+        self.conv2 = conv(3, planes, planes)
         self.bn2 = nn.BatchNorm3d(planes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -56,11 +57,11 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, stride: Stride, downsample: nn.Module | None) -> None:
         super().__init__()
-        self.conv1 = _conv(1, in_channels, planes)
+        self.conv1 = conv(1, in_channels, planes)
         self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2 = _conv(3, planes, planes, stride)
+        self.conv2 = conv(3, planes, planes, stride)
         self.bn2 = nn.BatchNorm3d(planes)
-        self.conv3 = _conv(1, planes, planes * self.expansion)
+        self.conv3 = conv(1, planes, planes * self.expansion)
         self.bn3 = nn.BatchNorm3d(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -72,19 +73,55 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(out)) + shortcut)
 
 
-DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
-    10: (BasicBlock, (1, 1, 1, 1)),
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-}
+# layers of the network -> blocks of each stage; from 50 on the blocks are bottlenecks
+DEPTHS: dict[int, tuple[int, int, int, int]] = {
+    10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3)}
+
+
+def five_strides(temporal: Sequence[int], spatial: Sequence[int]) -> list[Stride]:
+    """(t, h, w) strides of the five places where a trunk may subsample.
+
+    Raises:
+        ValueError: where they are not five each.
+    """
+    if len(temporal) != 5 or len(spatial) != 5:
+        raise ValueError("strides are five integers, of conv1, max-pool, layer2, layer3, layer4 or their like")
+    return [(t, s, s) for t, s in zip(temporal, spatial, strict=True)]
+
+
+def product(strides: Sequence[Stride]) -> Stride:
+    """The stride of a whole trunk: (t, h, w)."""
+    return tuple(math.prod(along) for along in zip(*strides, strict=True))
+
+
+def offset_of(layers: Sequence[tuple[Stride, Stride, Stride]]) -> Stride:
+    """The centre of a trunk's first cell in frames and pixels, rounded down.
+
+    Args:
+        layers: kernel, padding in front and stride, each (t, h, w), of the layers that subsample or are padded
+            unevenly, in their order.
+    """
+    centre, jump = [0.0, 0.0, 0.0], [1, 1, 1]
+    for kernel, pad, stride in layers:
+        for i in range(3):
+            centre[i] += ((kernel[i] - 1) / 2 - pad[i]) * jump[i]
+            jump[i] *= stride[i]
+    return tuple(int(at) for at in centre)
+
+
+def he_init(network: nn.Module) -> None:
+    """Start every convolution as He et al. (ICCV 2015) do, by its fan-out."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 class ResNet3D(nn.Module):
     """The convolutional part of a 3D-ResNet: no pooling over the grid and no classifier.
 
     Args:
-        depth: a key of `DEPTHS`.
+        depth: one of `depths`.
         temporal_strides, spatial_strides: of conv1, max-pool, layer2, layer3 and layer4; no weight depends on them.
             The published network has 1 2 2 2 2 and 2 2 2 2 2, which leaves one temporal cell for 16 frames.
         shortcut: "A" (zero padding) or "B" (1x1x1 convolution).
@@ -95,55 +132,68 @@ class ResNet3D(nn.Module):
         ValueError: where an argument is outside its range.
     """
 
+    depths: tuple[int, ...] = tuple(DEPTHS)
+    options = ("temporal_strides", "spatial_strides", "shortcut", "widen_factor", "conv1_t_size", "max_pool")
+    strides = ((1, 2, 2, 1, 1), (2, 2, 2, 2, 2))
+    blocks: tuple[type[nn.Module], type[nn.Module]] = (BasicBlock, Bottleneck)
+    planes = (64, 128, 256, 512)
+    # torchvision's 2D networks whose ImageNet weights fit when they are inflated
+    libraries = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}
+
     def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] = (1, 2, 2, 1, 1),
                  spatial_strides: Sequence[int] = (2, 2, 2, 2, 2), shortcut: str = "B", widen_factor: float = 1.0,
                  conv1_t_size: int = 7, max_pool: bool = True) -> None:
         super().__init__()
-        if depth not in DEPTHS:
-            raise ValueError(f"no 3D-ResNet of depth {depth}; choose one of {sorted(DEPTHS)}")
+        if depth not in self.depths:
+            raise ValueError(f"no {type(self).__name__} of depth {depth}; choose one of {sorted(self.depths)}")
         if conv1_t_size % 2 == 0:
             raise ValueError(f"conv1_t_size must be odd so that conv1 keeps its centre, not {conv1_t_size}")
-        if len(temporal_strides) != 5 or len(spatial_strides) != 5:
-            raise ValueError("strides are five integers: conv1, max-pool, layer2, layer3, layer4")
-        strides = [(t, s, s) for t, s in zip(temporal_strides, spatial_strides, strict=True)]
+        strides = five_strides(temporal_strides, spatial_strides)
         if not max_pool:
             strides[1] = (1, 1, 1)
-        block, counts = DEPTHS[depth]
-        planes = [int(n * widen_factor) for n in (64, 128, 256, 512)]
-        if planes[0] < 1:
+        counts, block = DEPTHS[depth], self.blocks[depth >= 50]
+        # the wider families keep the narrow stem of the paper and of its weights
+        stem, *planes = (int(n * widen_factor) for n in (64, *self.planes))
+        if stem < 1:
             raise ValueError(f"a widen_factor of {widen_factor} leaves conv1 without channels; take at least 1/64")
-        self.shortcut = shortcut
-        self.conv1 = nn.Conv3d(3, planes[0], (conv1_t_size, 7, 7), stride=strides[0],
-                               padding=(conv1_t_size // 2, 3, 3), bias=False)
-        self.bn1 = nn.BatchNorm3d(planes[0])
+        self.shortcut, self.library = shortcut, self.libraries.get(depth)
+        self._make_stem(stem, conv1_t_size, strides[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=strides[1], padding=1) if max_pool else nn.Identity()
-        self._channels = planes[0]
+        self._channels = stem
         self.layer1 = self._stage(block, planes[0], counts[0], (1, 1, 1))
         self.layer2 = self._stage(block, planes[1], counts[1], strides[2])
         self.layer3 = self._stage(block, planes[2], counts[2], strides[3])
         self.layer4 = self._stage(block, planes[3], counts[3], strides[4])
         self.out_channels = self._channels
-        self.stride: Stride = tuple(math.prod(along) for along in zip(*strides, strict=True))
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.stride: Stride = product(strides)
+        he_init(self)
 
-    def _stage(self, block: type[BasicBlock] | type[Bottleneck], planes: int, count: int,
-               stride: Stride) -> nn.Sequential:
+    def _make_stem(self, channels: int, t_size: int, stride: Stride) -> None:
+        self.conv1 = nn.Conv3d(3, channels, (t_size, 7, 7), stride=stride, padding=(t_size // 2, 3, 3), bias=False)
+        self.bn1 = nn.BatchNorm3d(channels)
+
+    def _block(self, kind: type[nn.Module], in_channels: int, planes: int, stride: Stride,
+               downsample: nn.Module | None) -> nn.Module:
+        return kind(in_channels, planes, stride, downsample)
+
+    def _stage(self, kind: type[nn.Module], planes: int, count: int, stride: Stride) -> nn.Sequential:
         downsample: nn.Module | None = None
-        out_channels = planes * block.expansion
+        out_channels = planes * kind.expansion
         if stride != (1, 1, 1) or self._channels != out_channels:
             if self.shortcut == "A":
                 downsample = ZeroPadShortcut(out_channels, stride)
             else:
-                downsample = nn.Sequential(_conv(1, self._channels, out_channels, stride), nn.BatchNorm3d(out_channels))
-        blocks = [block(self._channels, planes, stride, downsample)]
-        blocks += [block(out_channels, planes, (1, 1, 1), None) for _ in range(count - 1)]
+                downsample = nn.Sequential(conv(1, self._channels, out_channels, stride), nn.BatchNorm3d(out_channels))
+        blocks = [self._block(kind, self._channels, planes, stride, downsample)]
+        blocks += [self._block(kind, out_channels, planes, (1, 1, 1), None) for _ in range(count - 1)]
         self._channels = out_channels
         return nn.Sequential(*blocks)
 
+    def _stem(self, clips: Tensor) -> Tensor:
+        return self.relu(self.bn1(self.conv1(clips)))
+
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, t, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
+        x = self.maxpool(self._stem(clips))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))

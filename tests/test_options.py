@@ -89,6 +89,17 @@ def test_strides_from_their_own_flags():
     assert (once.temporal_strides, once.spatial_strides) == before
 
 
+@pytest.mark.parametrize(("line", "depth", "temporal"), [
+    ("", 18, [1, 2, 2, 1, 1]), ("--model resnext", 50, [1, 2, 2, 1, 1]), ("--model densenet", 121, [1, 2, 2, 1, 1]),
+    ("--model r3d_18", 18, [1, 1, 2, 2, 2]), ("--model i3d", None, [2, 1, 1, 2, 2]), ("--model swin3d_t", None, None)])
+def test_depth_and_strides_of_a_trunk(line, depth, temporal):
+    args = resolved(line)
+    assert (args.model_depth, args.temporal_strides) == (depth, temporal)
+    before = vars(args).copy()
+    resolve(args)  # as a resumed run does
+    assert vars(args) == before
+
+
 @pytest.mark.parametrize(("line", "words"), [
     ("--conv1_t_stride 2 --temporal_strides 1 2 2 1 1", ("--conv1_t_stride 2", "--temporal_strides 1")),
     ("--no_max_pool --temporal_strides 1 2 2 1 1", ("--no_max_pool", "--temporal_strides")),
@@ -105,6 +116,14 @@ def test_strides_from_their_own_flags():
     ("--c 0", ("--c ", "above 0")),
     ("--edge -1", ("--edge",)),
     ("--resnet_widen_factor 0", ("--resnet_widen_factor",)),
+    ("--model s3d --model_depth 18", ("--model s3d", "--model_depth 18", "leave")),
+    ("--model resnext --model_depth 18", ("--model resnext", "50, 101")),
+    ("--model densenet --resnet_shortcut A", ("--resnet_shortcut", "densenet")),
+    ("--model resnet --wide_resnet_k 3", ("--wide_resnet_k", "resnet")),
+    ("--model mvit_v2_s --temporal_strides 1 1 1 1 1", ("--temporal_strides", "mvit_v2_s")),
+    ("--model i3d --conv1_t_stride 1", ("--conv1_t_stride", "i3d")),
+    ("--model i3d --no_max_pool", ("--no_max_pool", "i3d")),
+    ("--freeze_bn", ("--freeze_bn", "--ft_begin_module")),
 ])
 def test_contradictions_and_ranges(line, words):
     with pytest.raises(ValueError) as caught:

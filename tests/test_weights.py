@@ -2,12 +2,17 @@
 
 import os
 import pickle
+import re
+import urllib.error
 
 import pytest
 import torch
+import torchvision
+from test_trunks import SMALL, on_meta, small
 
+from models import TRUNKS
 from models.resnet3d import ResNet3D
-from models.weights import load_pretrained, read_state
+from models.weights import flags_of, is_named, layout_of, load_pretrained, read_state
 
 
 def trunk(seed: int = 0, **options) -> ResNet3D:
@@ -106,3 +111,181 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, save_with):
     with pytest.raises(ValueError, match="unsafe.pth"):
         read_state(path)
     assert not marker.exists()
+
+
+def test_the_refusal_of_an_unsafe_pickle_says_how_to_convert_it(tmp_path):
+    path = tmp_path / "unsafe.pth"
+    torch.save({"state_dict": {}, "extra": Unsafe(tmp_path / "ran")}, path)
+    with pytest.raises(ValueError, match="convert it once.*weights_only=False"):
+        read_state(path)
+
+
+# --- published layouts
+
+LAYOUTS = {"resnet": "Hara's ResNets", "preresnet": "Hara's ResNets", "wideresnet": "Hara's ResNets",
+           "resnext": "Hara's ResNets", "resnet2p1d": "Hara's R(2+1)D", "densenet": "Hara's DenseNets",
+           "r3d_18": "torchvision's video ResNets", "mc3_18": "torchvision's video ResNets",
+           "r2plus1d_18": "torchvision's R(2+1)D", "s3d": "torchvision's S3D", "mvit_v2_s": "torchvision's MViT",
+           "swin3d_t": "torchvision's video Swin", "i3d": "the PyTorch port of I3D", "i3d_resnet50": "Hara's ResNets",
+           "tsm_resnet50": "TSM on ResNet", "tsm_mobilenetv2": "TSM on MobileNetV2", "mfnet": "MF-Net"}
+HEADS = {"i3d": "logits.conv3d", "tsm_resnet50": "new_fc", "tsm_mobilenetv2": "new_fc", "densenet": "classifier",
+         "mfnet": "classifier", "s3d": "classifier.1", "mvit_v2_s": "head.1", "swin3d_t": "head"}
+
+
+def first_dense_names(key: str) -> str:
+    """DenseNet's names in Hara's first release, and in torchvision."""
+    key = key.replace("features.conv1.", "features.conv0.").replace("features.norm1.", "features.norm0.")
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key)
+
+
+def mobilenet_names(key: str) -> str:
+    """MobileNetV2's names in TSM's code, where a block is one flat list: 0 1 2 expand, 3 4 5 depthwise, 6 7 project."""
+    found = re.fullmatch(r"(.*features\.(\d+)\.conv\.)([\d.]+)\.((?:net\.)?\w+)", key)
+    if found is None:
+        return key
+    block, number, place, rest = found.groups()
+    flat = {"0.0": 0, "0.1": 1, "1": 3, "2": 4} if number == "1" else {"0.0": 0, "0.1": 1, "1.0": 3, "1.1": 4, "2": 6,
+                                                                       "3": 7}
+    return f"{block}{flat[place]}.{rest}"
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_every_published_layout_loads(name, monkeypatch):
+    """Names as published, wrapped as published: every tensor arrives, the head is named."""
+    trunk = on_meta(name, **SMALL.get(name, {})).to_empty(device="cpu")
+    own = {key: torch.rand(value.shape).to(value.dtype) for key, value in trunk.state_dict().items()}
+    carry = {"densenet": first_dense_names, "tsm_mobilenetv2": mobilenet_names}.get(name, lambda key: key)
+    head = HEADS.get(name, "fc")
+    state = {f"module.{carry(key)}": value for key, value in own.items()}
+    assert len(state) == len(own)
+    state |= {f"module.{head}.weight": torch.zeros(400, 4), f"module.{head}.bias": torch.zeros(400)}
+    content, lines = {"arch": f"{name}-x", "epoch": 3, "state_dict": state}, []
+    monkeypatch.setattr("models.weights.read_state", lambda path: content)  # files as large as these take their time
+    assert load_pretrained(trunk, "published.pth", tell=lines.append) == [f"{head}.weight", f"{head}.bias"]
+    assert all(torch.equal(value, own[key]) for key, value in trunk.state_dict().items())
+    line, = lines
+    assert LAYOUTS[name] in line and f"{len(own)} tensors" in line and f"{head}.bias" in line and f"{name}-x" in line
+    assert "inflated" not in line
+
+
+@pytest.mark.parametrize(("name", "library"), [
+    pytest.param("resnet", "resnet18", marks=pytest.mark.slow), ("densenet", "densenet121"),
+    ("tsm_mobilenetv2", "mobilenet_v2")])
+def test_weights_for_images(tmp_path, name, library):
+    """2D kernels are repeated in time and divided by the repeats; a network without time takes them as they are."""
+    torch.manual_seed(2)
+    flat = torchvision.models.get_model(library, weights=None)
+    trunk, lines = TRUNKS[name](), []
+    assert trunk.library == library
+    load_pretrained(trunk, save(tmp_path, flat.state_dict()), tell=lines.append)
+    kernels = [value for value in trunk.state_dict().values() if value.dim() >= 4]
+    theirs = [value for value in flat.state_dict().values() if value.dim() == 4]
+    assert ("inflated" in lines[0]) == (kernels[0].dim() == 5) and "2D" in lines[0]
+    for ours, flat_kernel in list(zip(kernels, theirs, strict=True))[:40]:
+        if ours.dim() == 4:
+            assert torch.equal(ours, flat_kernel)
+            continue
+        for t in range(ours.shape[2]):
+            torch.testing.assert_close(ours[:, :, t], flat_kernel / ours.shape[2])
+
+
+def test_weights_for_images_of_other_channels(tmp_path):
+    """The mean of the first convolution, for each of the three channels."""
+    flat = torchvision.models.resnet18(weights=None).state_dict()
+    flat["conv1.weight"] = torch.randn(64, 5, 7, 7)
+    trunk = on_meta("resnet", 18).to_empty(device="cpu")
+    load_pretrained(trunk, save(tmp_path, flat))
+    expected = flat["conv1.weight"].mean(1, keepdim=True).expand(-1, 3, -1, -1) / 7
+    for t in range(7):
+        torch.testing.assert_close(trunk.conv1.weight[:, :, t], expected)
+
+
+@pytest.mark.parametrize("name", ["wideresnet", "resnext"])
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_the_stem_takes_the_width_of_its_weights(tmp_path, name, shortcut):
+    """Hara's paper and first weights have a narrow stem, the later code one as wide as layer1's planes."""
+    later = small(name, shortcut=shortcut)
+    wide = later.layer1[0].conv2.out_channels * 3
+    state = dict(later.state_dict())
+    state["conv1.weight"] = torch.randn(wide, *state["conv1.weight"].shape[1:])
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        state[f"bn1.{key}"] = torch.rand(wide)
+    for key in ["layer1.0.conv1.weight"] + ["layer1.0.downsample.0.weight"] * (shortcut == "B"):
+        state[key] = torch.randn(len(state[key]), wide, 1, 1, 1)
+    trunk = small(name, shortcut=shortcut)
+    load_pretrained(trunk, save(tmp_path, {"state_dict": state}))
+    again = small(name, shortcut=shortcut)
+    again.load_state_dict(trunk.state_dict())  # as a checkpoint that is resumed
+    clip = torch.randn(1, 3, 4, 32, 32)
+    assert trunk.conv1.out_channels == wide and torch.equal(trunk.eval()(clip), again.eval()(clip))
+
+
+# --- what does not fit
+
+
+def misfit(tmp_path, trunk, state) -> str:
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(trunk, save(tmp_path, state))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("published", "cause"), [
+    ({"depth": 18}, "--model_depth 18 (10 here)"), ({"shortcut": "A"}, "--resnet_shortcut A (B here)"),
+    ({"widen_factor": 0.25}, "--resnet_widen_factor 0.25 (0.125 here)"), ({"conv1_t_size": 3}, "--conv1_t_size 3"),
+    ({"depth": 50}, "--model_depth 50")])
+def test_the_likeliest_cause(tmp_path, published, cause):
+    other = ResNet3D(**{"depth": 10, "widen_factor": 0.125, **published})
+    assert cause in misfit(tmp_path, trunk(), other.state_dict())
+
+
+@pytest.mark.parametrize("name", ["preresnet", "wideresnet", "resnext", "resnet2p1d", "densenet", "mfnet", "i3d"])
+def test_the_likeliest_cause_is_another_network(tmp_path, name):
+    options = {"depth": 50, "widen_factor": 0.25, "cardinality": 4} if name == "resnext" else SMALL.get(name, {})
+    if name == "preresnet":
+        options = {"depth": 50, "widen_factor": 0.125}
+    said = misfit(tmp_path, ResNet3D(50, widen_factor=0.125), TRUNKS[name](**options).state_dict())
+    assert f"another network, --model {name}" in said
+
+
+def test_flags_are_told_by_shapes():
+    state = TRUNKS["resnext"](50, widen_factor=0.25, cardinality=4, shortcut="A", conv1_t_size=3).state_dict()
+    assert flags_of(state) == {"--model": "resnext", "--model_depth": 50, "--resnet_shortcut": "A",
+                               "--conv1_t_size": 3, "--resnext_cardinality": 4}
+    assert layout_of({"a": torch.zeros(1)})[1] is None and flags_of({"a": torch.zeros(1)}) == {}
+
+
+# --- torchvision's own, by name
+
+
+def test_names_of_torchvisions_weights():
+    assert all(map(is_named, ("KINETICS400_V1", "IMAGENET1K_V2", "KINETICS400_IMAGENET22K_V1", "DEFAULT")))
+    assert not any(map(is_named, ("r3d18_K_200ep.pth", "KINETICS400_V1.pth", "models/DEFAULT", "default")))
+
+
+def test_weights_by_name_come_from_the_cache(tmp_path, monkeypatch):
+    """Nothing is fetched where the file is there already."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.manual_seed(4)
+    library = torchvision.models.mobilenet_v2(weights=None)
+    url = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url
+    torch.save(library.state_dict(), tmp_path / "checkpoints" / url.rpartition("/")[2])
+    trunk, lines = TRUNKS["tsm_mobilenetv2"](), []
+    load_pretrained(trunk, "IMAGENET1K_V1", tell=lines.append)
+    assert "IMAGENET1K_V1: weights of 2D MobileNetV2" in lines[0]
+    assert torch.equal(trunk.base_model.features[0][0].weight, library.features[0][0].weight)
+
+
+def test_weights_by_name_that_cannot_be_had(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    with pytest.raises(ValueError, match="KINETICS400_V1.*s3d-d76dad2f.*checkpoints.*no network.*as a file"):
+        load_pretrained(TRUNKS["s3d"](), "KINETICS400_V1")
+    with pytest.raises(ValueError, match="KINETICS400_V9.*it has KINETICS400_V1"):
+        load_pretrained(TRUNKS["s3d"](), "KINETICS400_V9")
+    with pytest.raises(ValueError, match="no such weights for this trunk; give a file"):
+        load_pretrained(TRUNKS["mfnet"](), "KINETICS400_V1")

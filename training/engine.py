@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.video import Video, VideoClips
 from evaluation.recognition import VideoMean, accuracy_per_level, level_argmax_accuracy, mistake_severity, topk
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
+from models.stages import freeze
 from training.features import valid_clips
 from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
 from training.schedule import Step, rate_factor
@@ -81,12 +82,15 @@ class Trainer:
         model: on its device. phases: by kind (trunk, warm, joint, last). weights: of the losses.
         margin: of separation. focus: share of a clip's cells that cluster and coverage see, 1 for all.
         background: share of a clip's cells that background separation sees.
+        frozen: parts of the trunk that no step trains. freeze_bn: whether their batch-norm statistics stay, too.
         sure: a clip to whose true class the pooled head gives no higher probability than this does not place
             prototypes: where such a clip shows its class, if it does at all, nobody knows.
     """
 
     def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
-                 focus: float = 0.04, background: float = 0.8, sure: float = 0.5) -> None:
+                 focus: float = 0.04, background: float = 0.8, sure: float = 0.5, frozen: Sequence[nn.Module] = (),
+                 freeze_bn: bool = False) -> None:
+        self.frozen, self.freeze_bn = frozen, freeze_bn
         self.model, self.phases, self.weights = model, phases, weights
         self.margin, self.focus, self.background, self.sure = margin, focus, background, sure
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -126,6 +130,7 @@ class Trainer:
             part.requires_grad_(kind in ("warm", "joint"))
         model.train(kind != "last")
         model.trunk.train(kind in ("trunk", "joint"))
+        freeze(self.frozen, statistics=self.freeze_bn)
         # what an earlier phase's optimiser remembers is of no use any more
         earlier = {"warm": ["trunk"], "joint": ["trunk", "warm"]}.get(kind, [])
         for other in earlier:

@@ -29,10 +29,11 @@ class PushRecord:
     maps: Tensor  # (P, t, h, w) float32, similarity of the pushed prototype to all patches of its clip
     clip_size: tuple[int, int, int]  # (T, H, W)
     stride: tuple[int, int, int]  # of the trunk
+    offset: tuple[int, int, int] = (0, 0, 0)  # of the trunk: the centre of its first cell
 
     def heat(self, prototype: int) -> Tensor:
         """Similarity to the prototype over its own clip: (T, H, W)."""
-        return upsample(self.maps[prototype], self.clip_size, self.stride)
+        return upsample(self.maps[prototype], self.clip_size, self.stride, self.offset)
 
     def clip_box(self, prototype: int) -> tuple[int, ...]:
         """(t0, y0, x0, t1, y1, x1) of the patch in its clip."""
@@ -47,7 +48,7 @@ class PushRecord:
 
     def peak(self, prototype: int) -> Tensor:
         """(3,) int64 frame, y, x of the patch's centre in its video's own frames and pixels."""
-        centre = cell_centre(self.cell[prototype], tuple(self.maps.shape[1:]), self.stride, self.clip_size)
+        centre = cell_centre(self.cell[prototype], tuple(self.maps.shape[1:]), self.stride, self.clip_size, self.offset)
         return points_to_source(centre, self.frames[prototype], self.crop[prototype], self.clip_size[1:])
 
     def duplicates(self, node_of: Tensor) -> int:
@@ -63,7 +64,8 @@ class PushRecord:
 
     @classmethod
     def from_dict(cls, values: dict) -> "PushRecord":
-        return cls(**{**values, "clip_size": tuple(values["clip_size"]), "stride": tuple(values["stride"])})
+        places = {name: tuple(values[name]) for name in ("clip_size", "stride", "offset") if name in values}
+        return cls(**{**values, **places})
 
     def rows(self, hierarchy: Hierarchy, node_of: Tensor) -> list[dict]:
         """One plain dict a prototype, for prototypes.json; peak and box in the video's own frames and pixels."""
@@ -138,7 +140,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch
         maps[chosen] = layer.similarity(distances).cpu()
     record = PushRecord(epoch=epoch, video=[names[v] if v >= 0 else None for v in video.tolist()], frames=frames,
                         crop=crop, cell=cell.cpu(), distance=best.masked_fill(~matched, 0).cpu(), maps=maps,
-                        clip_size=clip_size, stride=tuple(model.trunk.stride))
+                        clip_size=clip_size, stride=tuple(model.trunk.stride), offset=model.offset)
     return record, kept
 
 

@@ -1,0 +1,107 @@
+"""What each trunk costs: parameters, operations, clips a second forward, and memory of a training step.
+
+    python -m benchmarks.trunks [--models resnet i3d ...] [--batch_size 2] [--sample_size 112] [--no_time]
+
+Parameters and operations (two a multiply-add) are exact and the same everywhere; --no_time prints only these. Every
+trunk is measured in a process of its own with its default strides, on one kind of clip for all.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import build
+from models import TRUNKS
+from options import parse_main, resolve
+from util_scripts.errors import user_errors
+
+
+def exact(args: argparse.Namespace) -> dict:
+    """What no machine changes, by shapes alone: parameters, operations a clip forward, shape of the features."""
+    with torch.device("meta"):
+        trunk = build.build_trunk(args).eval()
+        clip = torch.empty(1, 3, args.sample_duration, args.sample_size, args.sample_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        features = trunk(clip)
+    return {"parameters": sum(parameter.numel() for parameter in trunk.parameters()),
+            "gflops": counter.get_total_flops() / 1e9, "grid": features.shape[1:]}
+
+
+def seconds(work, device: torch.device) -> float:
+    """How long something takes until the device is done with it."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def flags(name: str, depth: int | None, own: argparse.Namespace) -> argparse.Namespace:
+    """main.py's flags for a trunk, all others by default."""
+    line = ["--model", name, "--sample_size", str(own.sample_size), "--sample_duration", str(own.sample_duration)]
+    args, _ = parse_main(line + (["--model_depth", str(depth)] if depth else []))
+    resolve(args)
+    return args
+
+
+def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:
+    """Clips a second forward, and the memory of a training step or, on a CPU, of the whole process at its peak."""
+    device = build.choose_device(own.device, no_cuda=own.device is None and not torch.cuda.is_available())
+    torch.manual_seed(args.manual_seed)
+    trunk = build.build_trunk(args).eval()
+    size = (3, args.sample_duration, args.sample_size, args.sample_size)
+    trunk = build.channels_last(trunk).to(device)
+    clips = torch.randn(own.batch_size, *size, device=device).contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        times = [seconds(lambda: trunk(clips), device) for _ in range(own.repeats + 1)][1:]
+    found = {"clips_per_s": own.batch_size / statistics.median(times)}
+    trunk.train()(clips).square().mean().backward()
+    if device.type == "cuda":
+        found["megabytes"] = torch.cuda.max_memory_allocated(device) / 1e6
+    else:
+        found["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trunks", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", default=sorted(TRUNKS), choices=sorted(TRUNKS), help="(default: all)")
+    parser.add_argument("--all_depths", action="store_true", help="every depth, not only each family's default")
+    parser.add_argument("--batch_size", type=int, default=2, help="clips at a time (default: 2)")
+    parser.add_argument("--sample_size", type=int, default=112, help="pixels of a clip, high and wide (default: 112)")
+    parser.add_argument("--sample_duration", type=int, default=16, help="frames of a clip (default: 16)")
+    parser.add_argument("--repeats", type=int, default=3, help="passes, after one not counted (default: 3)")
+    parser.add_argument("--no_time", action="store_true", help="only what no machine changes")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    own = parser.parse_args()
+    if min(own.batch_size, own.repeats) < 1:
+        raise ValueError("--batch_size and --repeats must be at least 1")
+    timed = "" if own.no_time else " clips/s, forward | MB, training step |"
+    batches = "" if own.no_time else f", batches of {own.batch_size}"
+    print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}{batches}\n\n"
+          f"| trunk | parameters, M | GFLOPs a clip | features |{timed}\n| --- | --- | --- | --- |"
+          + ("" if own.no_time else " --- | --- |"))
+    for name in own.models:
+        depths = TRUNKS[name].depths if own.all_depths else ()
+        for depth in depths or (None,):
+            args, times = flags(name, depth, own), ""
+            found = exact(args)
+            if not own.no_time:  # in a process of its own, whose memory is no other trunk's
+                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                    cost = pool.submit(measure, args, own).result()
+                times = f" {cost['clips_per_s']:.2f} | {cost['megabytes']:.0f} |"
+            grid = " x ".join(map(str, found["grid"]))
+            layers = f" {args.model_depth}" if len(TRUNKS[name].depths) > 1 else ""
+            print(f"| {name}{layers} | {found['parameters'] / 1e6:.2f} | "
+                  f"{found['gflops']:.1f} | {grid} |{times}", flush=True)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

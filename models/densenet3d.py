@@ -1,0 +1,92 @@
+"""3D DenseNets (Huang et al., CVPR 2017) with the parameter names of Hara et al. (CVPR 2018)."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from models.resnet3d import Stride, conv, five_strides, he_init, offset_of, product
+
+DEPTHS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
+
+
+class DenseLayer(nn.Sequential):
+    """A bottleneck whose output is appended to its input: (B, C, t, h, w) -> (B, C + growth, t, h, w)."""
+
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__(OrderedDict(
+            norm1=nn.BatchNorm3d(in_channels), relu1=nn.ReLU(inplace=True), conv1=conv(1, in_channels, 4 * growth),
+            norm2=nn.BatchNorm3d(4 * growth), relu2=nn.ReLU(inplace=True), conv2=conv(3, 4 * growth, growth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, super().forward(x)), 1)
+
+
+class Transition(nn.Sequential):
+    """Half the channels, and a mean over tiles of a stride: (B, C, t, h, w) -> (B, C / 2, t', h', w')."""
+
+    def __init__(self, in_channels: int, stride: Stride) -> None:
+        super().__init__(OrderedDict(
+            norm=nn.BatchNorm3d(in_channels), relu=nn.ReLU(inplace=True), conv=conv(1, in_channels, in_channels // 2),
+            pool=nn.AvgPool3d(stride, stride=stride)))
+
+
+class DenseNet3D(nn.Module):
+    """The convolutional part of a 3D-DenseNet, its last batch-norm and ReLU included.
+
+    Grids are rounded down, since the transitions pool without padding.
+    Args:
+        depth: one of `depths`.
+        temporal_strides, spatial_strides: of conv1, max-pool and the three transitions; no weight depends on them. The
+            published network has 1 2 2 2 2 and 2 2 2 2 2.
+        widen_factor: multiplies the growth rate (32) and the channels of conv1 (64).
+        conv1_t_size: frames that conv1 sees, odd.
+        max_pool: whether the stem has its max-pool.
+    Raises:
+        ValueError: where an argument is outside its range.
+    """
+
+    depths = tuple(DEPTHS)
+    options = ("temporal_strides", "spatial_strides", "widen_factor", "conv1_t_size", "max_pool")
+    strides = ((1, 2, 2, 1, 1), (2, 2, 2, 2, 2))
+
+    def __init__(self, depth: int = 121, *, temporal_strides: Sequence[int] = (1, 2, 2, 1, 1),
+                 spatial_strides: Sequence[int] = (2, 2, 2, 2, 2), widen_factor: float = 1.0, conv1_t_size: int = 7,
+                 max_pool: bool = True) -> None:
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"no 3D-DenseNet of depth {depth}; choose one of {sorted(DEPTHS)}")
+        if conv1_t_size % 2 == 0:
+            raise ValueError(f"conv1_t_size must be odd so that conv1 keeps its centre, not {conv1_t_size}")
+        strides = five_strides(temporal_strides, spatial_strides)
+        if not max_pool:
+            strides[1] = (1, 1, 1)
+        channels, growth = int(64 * widen_factor), int(32 * widen_factor)
+        if growth < 1:
+            raise ValueError(f"a widen_factor of {widen_factor} leaves layers without channels; take at least 1/32")
+        self.features = nn.Sequential(OrderedDict(
+            conv1=nn.Conv3d(3, channels, (conv1_t_size, 7, 7), stride=strides[0], padding=(conv1_t_size // 2, 3, 3),
+                            bias=False),
+            norm1=nn.BatchNorm3d(channels), relu1=nn.ReLU(inplace=True)))
+        if max_pool:
+            self.features.add_module("pool1", nn.MaxPool3d(3, stride=strides[1], padding=1))
+        for i, count in enumerate(DEPTHS[depth], 1):
+            layers = OrderedDict((f"denselayer{j + 1}", DenseLayer(channels + j * growth, growth))
+                                 for j in range(count))
+            self.features.add_module(f"denseblock{i}", nn.Sequential(layers))
+            channels += count * growth
+            if i < 4:
+                self.features.add_module(f"transition{i}", Transition(channels, strides[i + 1]))
+                channels //= 2
+        self.features.add_module("norm5", nn.BatchNorm3d(channels))
+        self.out_channels = channels
+        self.library = None if depth == 264 else f"densenet{depth}"  # its ImageNet weights fit when they are inflated
+        self.stride: Stride = product(strides)
+        padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:2]]
+        self.offset = offset_of(padded + [(stride, (0, 0, 0), stride) for stride in strides[2:]])
+        he_init(self)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, t, h, w)."""
+        return self.features(clips).relu()

@@ -1,0 +1,120 @@
+"""I3D, the inflated Inception-v1 (Carreira and Zisserman, CVPR 2017), with the names of the common PyTorch port."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.resnet3d import Stride, five_strides, he_init, offset_of, product
+
+# channels of the branches of each block: 1x1x1; 1x1x1 and 3x3x3; 1x1x1 and 3x3x3; 1x1x1 after the pooling
+MIXED = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32), "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64), "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64), "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128), "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128)}
+
+
+def pad_same(x: Tensor, kernel: Stride, stride: Stride) -> Tensor:
+    """Pad with zeros as TensorFlow's SAME does, so that ceil(size / stride) cells come out; an odd cell goes behind."""
+    pads = []
+    for size, k, s in zip(x.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):  # F.pad begins with the last axis
+        pad = max((math.ceil(size / s) - 1) * s + k - size, 0)
+        pads += [pad // 2, pad - pad // 2]
+    return F.pad(x, pads)
+
+
+class SamePool(nn.MaxPool3d):
+    """Max-pooling under SAME padding: (B, C, t, h, w) -> (B, C, t', h', w').
+
+    The zeros of the padding count, which only matters where all that is pooled is negative; here nothing is.
+    """
+
+    def __init__(self, kernel: Stride, stride: Stride) -> None:
+        super().__init__(kernel, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(pad_same(x, self.kernel_size, self.stride))
+
+
+class Unit(nn.Module):
+    """Convolution under SAME padding, batch-norm and ReLU: (B, C, t, h, w) -> (B, out_channels, t', h', w')."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Stride = (1, 1, 1)) -> None:
+        super().__init__()
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, bias=False)
+        self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)
+        return self.bn(self.conv3d(x)).relu()
+
+
+class Mixed(nn.Module):
+    """An Inception block of four branches: (B, C, t, h, w) -> (B, sum of the branches' channels, t, h, w)."""
+
+    def __init__(self, in_channels: int, channels: tuple[int, int, int, int, int, int]) -> None:
+        super().__init__()
+        b0, b1a, b1b, b2a, b2b, b3b = channels
+        self.b0 = Unit(in_channels, b0, 1)
+        self.b1a = Unit(in_channels, b1a, 1)
+        self.b1b = Unit(b1a, b1b, 3)
+        self.b2a = Unit(in_channels, b2a, 1)
+        self.b2b = Unit(b2a, b2b, 3)
+        self.b3a = SamePool((3, 3, 3), (1, 1, 1))
+        self.b3b = Unit(in_channels, b3b, 1)
+        self.out_channels = b0 + b1b + b2b + b3b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))), 1)
+
+
+class I3D(nn.Module):
+    """The convolutional part of I3D, up to Mixed_5c.
+
+    Args:
+        temporal_strides, spatial_strides: of the first convolution and the four max-pools; no weight depends on them.
+    Raises:
+        ValueError: where they are not five each.
+    """
+
+    depths = ()
+    options = ("temporal_strides", "spatial_strides")
+    strides = ((2, 1, 1, 2, 2), (2, 2, 2, 2, 2))
+
+    def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
+                 spatial_strides: Sequence[int] = strides[1]) -> None:
+        super().__init__()
+        strides = five_strides(temporal_strides, spatial_strides)
+        self.Conv3d_1a_7x7 = Unit(3, 64, 7, strides[0])
+        self.MaxPool3d_2a_3x3 = SamePool((1, 3, 3), strides[1])
+        self.Conv3d_2b_1x1 = Unit(64, 64, 1)
+        self.Conv3d_2c_3x3 = Unit(64, 192, 3)
+        channels = 192
+        pools = {"Mixed_3b": ("MaxPool3d_3a_3x3", (1, 3, 3), strides[2]),
+                 "Mixed_4b": ("MaxPool3d_4a_3x3", (3, 3, 3), strides[3]),
+                 "Mixed_5b": ("MaxPool3d_5a_2x2", (2, 2, 2), strides[4])}
+        for name, branches in MIXED.items():
+            if name in pools:
+                pool, kernel, stride = pools[name]
+                self.add_module(pool, SamePool(kernel, stride))
+            block = Mixed(channels, branches)
+            self.add_module(name, block)
+            channels = block.out_channels
+        self.out_channels = channels
+        self.stride: Stride = product(strides)
+        layers = [(layer.conv3d.kernel_size, layer.conv3d.stride) if isinstance(layer, Unit)
+                  else (layer.kernel_size, layer.stride) for layer in self.children() if not isinstance(layer, Mixed)]
+        front = [tuple(max(k - s, 0) // 2 for k, s in zip(*layer, strict=True)) for layer in layers]
+        self.offset = offset_of([(kernel, pad, stride) for (kernel, stride), pad in zip(layers, front, strict=True)])
+        he_init(self)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, 1024, t, h, w)."""
+        x = clips
+        for layer in self.children():  # they stand in the order of the network
+            x = layer(x)
+        return x

@@ -1,0 +1,44 @@
+"""3D ResNeXt (Xie et al., CVPR 2017) with the parameter names of Hara et al. (CVPR 2018)."""
+
+from torch import nn
+
+from models.resnet3d import Bottleneck, ResNet3D, Stride, conv
+from models.wideresnet3d import StemOfItsWeights
+
+
+class ResNeXtBottleneck(Bottleneck):
+    """A bottleneck with a grouped 3x3x3 convolution: (B, C, t, h, w) -> (B, 2 planes, t', h', w')."""
+
+    expansion = 2
+
+    def __init__(self, in_channels: int, planes: int, stride: Stride, downsample: nn.Module | None,
+                 cardinality: int) -> None:
+        super().__init__(in_channels, planes, stride, downsample)
+        middle = cardinality * planes // 32
+        self.conv1 = conv(1, in_channels, middle)
+        self.bn1 = nn.BatchNorm3d(middle)
+        self.conv2 = nn.Conv3d(middle, middle, 3, stride=stride, padding=1, groups=cardinality, bias=False)
+        self.bn2 = nn.BatchNorm3d(middle)
+        self.conv3 = conv(1, middle, planes * self.expansion)
+
+
+class ResNeXt3D(StemOfItsWeights):
+    """ResNet3D of grouped bottlenecks.
+
+    Args:
+        cardinality: groups of their 3x3x3 convolutions; the rest as in ResNet3D.
+    """
+
+    depths = (50, 101, 152, 200)
+    options = (*ResNet3D.options, "cardinality")
+    blocks = (ResNeXtBottleneck, ResNeXtBottleneck)
+    planes = (128, 256, 512, 1024)
+    libraries = {50: "resnext50_32x4d"}
+
+    def __init__(self, depth: int = 50, *, cardinality: int = 32, **options) -> None:
+        self.cardinality = cardinality
+        super().__init__(depth, **options)
+
+    def _block(self, kind: type[nn.Module], in_channels: int, planes: int, stride: Stride,
+               downsample: nn.Module | None) -> nn.Module:
+        return kind(in_channels, planes, stride, downsample, self.cardinality)

@@ -1,0 +1,159 @@
+"""The video networks of torchvision, from the library itself and with its parameter names, up to the feature grid."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models import video
+
+from models.resnet3d import Stride, five_strides, offset_of, product
+
+
+def set_stride(convs: nn.Module, stride: Stride) -> None:
+    """Give a convolution its stride; of a split one, the half in space and the half in time take their shares."""
+    first, *rest = (module for module in convs.modules() if isinstance(module, nn.Conv3d))
+    if rest:
+        first.stride, rest[-1].stride = (1, *stride[1:]), (stride[0], 1, 1)
+    else:
+        first.stride = stride
+
+
+class VideoResNet(nn.Module):
+    """A network of Tran et al. (CVPR 2018) without pooling over the grid and classifier.
+
+    Args:
+        depth: 18.
+        temporal_strides, spatial_strides: of the stem, its max-pool, which there is not (1), layer2, layer3 and layer4;
+            no weight depends on them.
+    Raises:
+        ValueError: where an argument is outside its range.
+    """
+
+    depths = (18,)
+    options = ("temporal_strides", "spatial_strides")
+    strides = ((1, 1, 2, 2, 2), (2, 1, 2, 2, 2))
+    out_channels = 512
+    library: str
+
+    def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] | None = None,
+                 spatial_strides: Sequence[int] | None = None) -> None:
+        super().__init__()
+        if depth not in self.depths:
+            raise ValueError(f"{self.library} has no depth but 18, so not {depth}")
+        strides = five_strides(temporal_strides or self.strides[0], spatial_strides or self.strides[1])
+        if strides[1] != (1, 1, 1):
+            raise ValueError(f"{self.library} has no max-pool; make the second strides 1")
+        network = getattr(video, self.library)(weights=None)
+        self.stem, self.layer1, self.layer2 = network.stem, network.layer1, network.layer2
+        self.layer3, self.layer4 = network.layer3, network.layer4
+        set_stride(self.stem, strides[0])
+        for stage, stride in zip((self.layer2, self.layer3, self.layer4), strides[2:], strict=True):
+            set_stride(stage[0].conv1, stride)
+            set_stride(stage[0].downsample, stride)
+        self.stride: Stride = product(strides)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, 512, t, h, w)."""
+        return self.layer4(self.layer3(self.layer2(self.layer1(self.stem(clips)))))
+
+
+class R3D18(VideoResNet):
+    """3D convolutions throughout."""
+
+    library = "r3d_18"
+
+
+class MC318(VideoResNet):
+    """3D convolutions in the stem and layer1, 2D ones after: these neither mix nor, as published, subsample frames."""
+
+    library = "mc3_18"
+    strides = ((1, 1, 1, 1, 1), (2, 1, 2, 2, 2))
+
+
+class R2Plus1D18(VideoResNet):
+    """Convolutions split into space and time."""
+
+    library = "r2plus1d_18"
+
+
+class S3D(nn.Module):
+    """Separable Inception (Xie et al., ECCV 2018).
+
+    Grids are rounded down in the last pooling, which has no padding.
+    Args:
+        temporal_strides, spatial_strides: of the first convolution and the four max-pools; no weight depends on them.
+    Raises:
+        ValueError: where they are not five each.
+    """
+
+    depths = ()
+    options = ("temporal_strides", "spatial_strides")
+    strides = ((2, 1, 1, 2, 2), (2, 2, 2, 2, 2))
+    out_channels = 1024
+    library = "s3d"
+
+    def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
+                 spatial_strides: Sequence[int] = strides[1]) -> None:
+        super().__init__()
+        strides = five_strides(temporal_strides, spatial_strides)
+        self.features = video.s3d(weights=None).features
+        set_stride(self.features[0], strides[0])
+        *padded, last = (layer for layer in self.features if isinstance(layer, nn.MaxPool3d))
+        for pool, stride in zip(padded, strides[1:4], strict=True):
+            pool.stride = stride
+        last.stride = last.kernel_size = strides[4]  # it has no padding: its tiles must not overlap
+        self.stride: Stride = product(strides)
+        padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:4]]
+        self.offset = offset_of([*padded, (strides[4], (0, 0, 0), strides[4])])
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, 1024, t, h, w)."""
+        return self.features(clips)
+
+
+class MViTV2S(nn.Module):
+    """Multiscale vision transformer v2, small (Li et al., CVPR 2022): the tokens of its last block, normalised.
+
+    The class token takes part in the attention and is then left out. Clips of another size than 16 x 224 x 224 see
+    the relative positions interpolated, as the library does it.
+    """
+
+    depths, options, strides = (), (), None
+    out_channels = 768
+    stride: Stride = (2, 32, 32)
+    library = "mvit_v2_s"
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = video.mvit_v2_s(weights=None)
+        self.conv_proj, self.pos_encoding = network.conv_proj, network.pos_encoding
+        self.blocks, self.norm = network.blocks, network.norm
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, 768, t, h, w)."""
+        patches = self.conv_proj(clips)
+        grid = tuple(patches.shape[2:])
+        tokens = self.pos_encoding(patches.flatten(2).transpose(1, 2))  # (B, 1 + N, C), the class token first
+        for block in self.blocks:
+            tokens, grid = block(tokens, grid)
+        return self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+
+class Swin3DT(nn.Module):
+    """Video Swin transformer, tiny (Liu et al., CVPR 2022): the tokens of its last block, normalised."""
+
+    depths, options, strides = (), (), None
+    out_channels = 768
+    stride: Stride = (2, 32, 32)
+    offset: Stride = (0, 15, 15)  # its cells are tiles
+    library = "swin3d_t"
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = video.swin3d_t(weights=None)
+        self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
+        self.features, self.norm = network.features, network.norm
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, 768, t, h, w)."""
+        tokens = self.features(self.pos_drop(self.patch_embed(clips)))  # (B, t, h, w, C)
+        return self.norm(tokens).movedim(-1, 1)

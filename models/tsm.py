@@ -1,0 +1,95 @@
+"""TSM (Lin, Gan and Han, ICCV 2019): a 2D network whose blocks first shift some channels in time.
+
+Parameter names are the published `base_model.` followed by torchvision's, with `.net` under a shift.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2, resnet50
+from torchvision.models.mobilenetv2 import InvertedResidual
+
+from models.resnet3d import Stride
+
+
+class Shift(nn.Module):
+    """A 2D layer before which an eighth of the channels comes from the next frame, and an eighth from the last one.
+
+    What comes from outside the clip is zero. (B T, C, h, w) -> (B T, C', h', w'), the frames of a clip side by side.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.frames = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        fold = x.shape[1] // 8
+        clips = x.unflatten(0, (-1, self.frames))  # (B, T, C, h, w)
+        nothing = torch.zeros_like(clips[:, :1, :fold])
+        following = torch.cat((clips[:, 1:, :fold], nothing), 1)
+        preceding = torch.cat((nothing, clips[:, :-1, fold:2 * fold]), 1)
+        return self.net(torch.cat((following, preceding, clips[:, :, 2 * fold:]), 2).flatten(0, 1))
+
+
+class TSM(nn.Module):
+    """A 2D network with shifts, run on the frames of a clip; it was published for clips of 8 frames, far apart.
+
+    Every frame gives a cell in time.
+    """
+
+    depths, options, strides = (), (), None
+    stride: Stride = (1, 32, 32)
+    out_channels: int
+    library: str
+
+    def grid(self, frames: Tensor) -> Tensor:
+        """(B T, 3, H, W) frames -> (B T, C, h, w), what the 2D network gives before its pooling."""
+        raise NotImplementedError
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, T, h, w)."""
+        for module in self.modules():
+            if isinstance(module, Shift):
+                module.frames = clips.shape[2]
+        maps = self.grid(clips.transpose(1, 2).flatten(0, 1))  # (B T, C, h, w)
+        return maps.unflatten(0, (clips.shape[0], clips.shape[2])).transpose(1, 2)
+
+
+class TSMResNet50(TSM):
+    """TSM on ResNet-50: every block shifts in its residual branch."""
+
+    out_channels = 2048
+    library = "resnet50"
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = resnet50(weights=None)
+        del network.fc
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            for block in stage:
+                block.conv1 = Shift(block.conv1)
+        self.base_model = network
+
+    def grid(self, frames: Tensor) -> Tensor:
+        network = self.base_model
+        x = network.maxpool(network.relu(network.bn1(network.conv1(frames))))
+        return network.layer4(network.layer3(network.layer2(network.layer1(x))))
+
+
+class TSMMobileNetV2(TSM):
+    """TSM on MobileNetV2: every block with a shortcut shifts before its expansion."""
+
+    out_channels = 1280
+    library = "mobilenet_v2"
+
+    def __init__(self) -> None:
+        super().__init__()
+        network = mobilenet_v2(weights=None)
+        del network.classifier
+        for block in network.features:
+            if isinstance(block, InvertedResidual) and block.use_res_connect:
+                block.conv[0][0] = Shift(block.conv[0][0])
+        self.base_model = network
+
+    def grid(self, frames: Tensor) -> Tensor:
+        return self.base_model.features(frames)

@@ -1,0 +1,86 @@
+"""What is exported answers as the model does, for any number of clips at a time, or is not written."""
+
+import json
+
+import pytest
+import torch
+from tiny import random_tree, small_hipe
+
+from datasets.transforms import normalise
+from options import parse_main, resolve
+from training.checkpoint import save_checkpoint
+from util_scripts import export
+from util_scripts.errors import user_errors
+
+TREE = random_tree(4, 2, 5)
+FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 32 "
+         "--sample_duration 8 --prototype_channels 6 --prototypes_per_node 2")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint and the model in it."""
+    args, _ = parse_main(FLAGS.split())
+    resolve(args)
+    model = small_hipe(TREE).eval()
+    path = tmp_path_factory.mktemp("trained") / "save_1.pth"
+    save_checkpoint(path, {
+        "done": ["last", 1, 0], "args": vars(args), "hierarchy_rows": [list(row) for row in TREE.rows],
+        "embedding": {"points": model.embeddings.points, "c": model.embeddings.c}, "model": model.state_dict(),
+        "optimizers": {}, "rng": {}, "push_record": None})
+    return path, model
+
+
+def call(*words) -> None:
+    with user_errors():
+        export.main([str(word) for word in words])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("form", "load"), [
+    ("export", lambda path: torch.export.load(path).module()), ("torchscript", torch.jit.load)])
+def test_the_file_answers_as_the_model(trained, tmp_path, capsys, form, load):
+    path, model = trained
+    call("--resume_path", path, "--format", form, tmp_path / "served.pt")
+    assert "served.pt: largest difference" in capsys.readouterr().out
+    served = load(tmp_path / "served.pt")
+    for n in (1, 4):
+        clips = torch.randint(256, (n, 3, 8, 32, 32), dtype=torch.uint8)
+        expected = model(normalise(clips))
+        log_probs, activations, cells = served(clips)
+        torch.testing.assert_close(log_probs, expected.log_probs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(activations, expected.activations, atol=1e-4, rtol=0)
+        assert torch.equal(cells, expected.cells)
+    told = json.loads((tmp_path / "served.json").read_text())
+    assert told["input"] == {"dtype": "uint8", "channels": "RGB", "frames": 8, "size": 32, "frame_stride": 1}
+    assert [node["name"] for node in told["nodes"]] == [TREE.full_name(node) for node in range(len(TREE))]
+    assert told["prototype_nodes"] == model.prototype_layer.node_of.tolist()
+    assert (told["grid"], told["stride"]) == ([2, 4, 4], [4, 8, 8])
+
+
+def refused(capsys, *words) -> str:
+    with pytest.raises(SystemExit) as caught:
+        call(*words)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+def test_what_answers_differently_is_not_written(trained, tmp_path, capsys, monkeypatch):
+    path, _ = trained
+
+    def spoilt(serving, clips):
+        return b"", lambda: lambda clips: tuple(value + 1 for value in serving(clips))
+
+    monkeypatch.setitem(export.FORMATS, "export", spoilt)
+    assert "off by 1" in refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
+    monkeypatch.setitem(export.FORMATS, "export", lambda *_: 1 / 0)
+    said = refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
+    assert "ZeroDivisionError" in said and "--format torchscript" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input(trained, tmp_path, capsys):
+    assert "nowhere.pth" in refused(capsys, "--resume_path", tmp_path / "nowhere.pth", tmp_path / "served.pt2")
+    assert "served.json" in refused(capsys, "--resume_path", trained[0], tmp_path / "served.json")

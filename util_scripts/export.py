@@ -1,0 +1,139 @@
+"""Export a trained model for serving: python -m util_scripts.export --resume_path results/save_200.pth model.pt2
+
+What is exported takes uint8 RGB clips (B, 3, T, H, W), any number at a time, and gives log-probabilities of all nodes
+(B, K), similarities of all prototypes (B, P) and the flat feature cells they were found in (B, P). A JSON beside it
+names the nodes, the prototypes and the grid. Nothing is written that does not answer as the model itself does.
+"""
+
+import argparse
+import io
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import build
+from datasets.transforms import normalise
+from hierarchy.tree import Hierarchy
+from models import HIPE
+from training.checkpoint import load_checkpoint, write_whole
+from util_scripts.errors import user_errors
+
+TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
+Served = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+class Serving(nn.Module):
+    """A model with its preprocessing: (B, 3, T, H, W) uint8 RGB -> log_probs (B, K), activations, cells (B, P)."""
+
+    def __init__(self, model: HIPE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.model(normalise(clips))
+        return output.log_probs, output.activations, output.cells
+
+
+def as_program(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Served]]:
+    """By torch.export: the file's content, and how to load it again."""
+    program = torch.export.export(serving, (clips,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    content = file.getvalue()
+    return content, lambda: torch.export.load(io.BytesIO(content)).module()
+
+
+def as_torchscript(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Served]]:
+    """By tracing to TorchScript: the file's content, and how to load it again."""
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(serving, clips, check_trace=False), file)
+    content = file.getvalue()
+    return content, lambda: torch.jit.load(io.BytesIO(content))
+
+
+FORMATS = {"export": as_program, "torchscript": as_torchscript}
+
+
+@torch.no_grad()
+def differences(serving: Serving, served: Served, size: tuple[int, int, int], seed: int = 0) -> float:
+    """How far an exported model is from the model, over batches of one and of three random clips.
+
+    Args:
+        size: (T, H, W).
+    Returns:
+        the largest difference of a log-probability or a similarity.
+    """
+    generator, worst = torch.Generator().manual_seed(seed), 0.0
+    for n in (1, 3):
+        clips = torch.randint(256, (n, 3, *size), generator=generator, dtype=torch.uint8)
+        for ours, theirs in zip(serving(clips)[:2], served(clips)[:2], strict=True):
+            worst = max(worst, float((ours - theirs).abs().max()))
+    return worst
+
+
+def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> dict:
+    """What somebody who serves the model must know."""
+    with torch.no_grad():
+        clip = torch.zeros(1, 3, args.sample_duration, args.sample_size, args.sample_size)
+        grid = model(clip).features.shape[2:]
+    return {"input": {"dtype": "uint8", "channels": "RGB", "frames": args.sample_duration, "size": args.sample_size,
+                      "frame_stride": args.sample_t_stride},
+            "outputs": ["log_probs", "activations", "cells"],
+            "nodes": [{"name": hierarchy.full_name(node), "level": int(hierarchy.level_of[node]),
+                       "path": list(hierarchy.path(node))} for node in range(len(hierarchy))],
+            "prototype_nodes": model.prototype_layer.node_of.tolist(),
+            "grid": list(grid), "stride": list(model.trunk.stride)}
+
+
+def export(checkpoint_path: Path, out: Path, form: str) -> float:
+    """Write an exported model and its description.
+
+    Returns:
+        the largest difference to the model itself.
+    Raises:
+        ValueError: where the model cannot be exported, or what comes out answers differently.
+    """
+    checkpoint = load_checkpoint(checkpoint_path)
+    model, hierarchy, _ = build.model_of(checkpoint, checkpoint_path)
+    args = argparse.Namespace(**checkpoint["args"])
+    size = (args.sample_duration, args.sample_size, args.sample_size)
+    serving = Serving(model.eval().requires_grad_(False))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed
+            content, load = FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
+            difference = differences(serving, load(), size)
+    except Exception as error:  # the exporters raise kinds of their own for whatever they do not know
+        other = next(name for name in FORMATS if name != form)
+        raise ValueError(f"{checkpoint_path}: --model {args.model} does not go through --format {form} "
+                         f"({type(error).__name__}: {str(error).splitlines()[0]}); try --format {other}") from error
+    if not difference <= TOLERANCE:
+        raise ValueError(f"{checkpoint_path}: what --format {form} makes of it is off by {difference:.2g} and was not "
+                         "written; try another --format")
+    write_whole(out, lambda file: file.write(content))
+    text = json.dumps(description(model, hierarchy, args), indent=1)
+    write_whole(out.with_suffix(".json"), lambda file: file.write(text.encode()))
+    return difference
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m util_scripts.export", allow_abbrev=False,
+                                     description="Export a trained model for serving.")
+    parser.add_argument("--resume_path", type=Path, required=True, help="checkpoint of the model")
+    parser.add_argument("--format", default="export", choices=sorted(FORMATS),
+                        help="torch.export (.pt2) or TorchScript (.pt) (default: %(default)s)")
+    parser.add_argument("out", type=Path, help="file to write; its description goes beside it as .json")
+    args = parser.parse_args(argv)
+    if args.out.suffix == ".json":
+        raise ValueError(f"{args.out}: .json is for the description; name the model .pt2 or .pt")
+    difference = export(args.resume_path, args.out, args.format)
+    print(f"{args.out}: largest difference to the model {difference:.2g}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
