@@ -139,7 +139,7 @@ class _Trace(TorchDispatchMode):
         index = self._known[value].origins.get(conv)
         if index is None or output.dim() < 2:
             return None
-        if output.dim() == value.dim() and all(n in (1, size) for n, size in zip(index.shape, output.shape, strict=True)):
+        if output.dim() == value.dim() and all(n in (1, m) for n, m in zip(index.shape, output.shape, strict=True)):
             return index
         if index.dim() > 1 and index.numel() == index.shape[1] == output.shape[1]:  # pooled away
             return index.flatten().view(1, -1, *[1] * (output.dim() - 2))
@@ -155,8 +155,8 @@ class _Trace(TorchDispatchMode):
                 if value.dtype in (torch.int64, torch.bool) and value not in self._known:
                     return value  # an index to move by
                 index = torch.full([1] * value.dim(), -1, device=value.device)
-                index = index.expand(value.shape) if full else index.expand(1, value.shape[1], *[1] * (value.dim() - 2))
-            return index.expand(value.shape) if full else index
+                index = index.expand(1, value.shape[1], *[1] * (value.dim() - 2))
+            return index.expand(value.shape).contiguous() if full else index
 
         if name in _ALONG_CHANNELS:
             place = _ALONG_CHANNELS[name]
@@ -198,7 +198,7 @@ def _thinned(index: Tensor) -> Tensor:
 
 @contextmanager
 def _watched(module: nn.Module, seen: list) -> Iterator[None]:
-    """Run a module's forward pass under a trace and without gradients; its output becomes a leaf to differentiate by."""
+    """Trace a module's forward pass, without gradients; its output becomes a leaf to differentiate by."""
     own = module.__dict__.get("forward")
     forward = module.forward
 
@@ -245,7 +245,8 @@ class FeaturePyramid:
     """The channels that lead to a score, from the features that it reads down to shallow layers."""
 
     layers: list[Layer]
-    edges: list[tuple[int, int, int, int, float]]  # layer, channel, and the layer and channel below with their share
+    edges: Tensor  # (n, 4) int64: layer and channel, and the layer and channel below that lead to it
+    shares: Tensor  # (n,) of those edges, theta .. 1
     theta: float
 
     def graph(self) -> dict:
@@ -255,7 +256,8 @@ class FeaturePyramid:
                             "stride": list(layer.stride), "channels": layer.channels.tolist(),
                             "strength": [round(value, 6) for value in layer.strength.tolist()]}
                            for layer in self.layers],
-                "edges": [[*edge[:4], round(edge[4], 6)] for edge in self.edges]}
+                "edges": [[*edge, round(share, 6)]
+                          for edge, share in zip(self.edges.tolist(), self.shares.tolist(), strict=True)]}
 
 
 def spread(maps: Tensor, size: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
@@ -330,50 +332,50 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
     if class_weights is None:
         class_weights = torch.autograd.grad(score, leaf)[0].sum((0, 2, 3, 4))
     with torch.no_grad():
-        return _walk(trace, features[0], origins, class_weights.detach().float(), theta, depth, top_n)
+        weights = class_weights.detach().float()
+        shares = _min_max(weights)
+        top = _chosen(shares, theta, top_n)
+        links = _walk(trace.convs, origins, shares, top, theta, depth, top_n)
+        ordered = shares.argsort(descending=True, stable=True)
+        own = ordered[top[ordered]]
+        tubes = (weights[own].view(-1, 1, 1, 1) * features[0, own].float()).clamp(min=0)
+        first = Layer("features", 0, own.cpu(), shares[own].cpu(), len(shares), tubes, trace.stride(features))
+        return _assemble(trace.convs, first, links, theta)
 
 
-def _walk(trace: _Trace, features: Tensor, origins: dict[int, Tensor], weights: Tensor, theta: float, depth: int,
-          top_n: int | None) -> FeaturePyramid:
+_Link = tuple[int | None, int, Tensor, Tensor, Tensor]  # a convolution (None: the features), one below it, which
+# channels (n,) of the first lead to which (n,) of the second, and their shares (n,)
+
+
+def _walk(convs: list[_Conv], origins: dict[int, Tensor], shares: Tensor, top: Tensor, theta: float, depth: int,
+          top_n: int | None) -> list[_Link]:
     """Down from the features: every convolution after all that read it, so that each is gone through once."""
-    convs = trace.convs
-    shares = _min_max(weights)
-    top = _chosen(shares, theta, top_n)
-    found: list[tuple[int, Tensor, Tensor, dict[int, Tensor], Tensor]] = []
+    links: list[_Link] = []
 
-    def hand_down(sources: dict[int, Tensor], distance: Tensor, strength: Tensor) -> None:
-        for conv, index in sources.items():
-            real = index >= 0
-            convs[conv].distance.scatter_reduce_(0, index[real], distance[real], "amin")
-            convs[conv].strength.scatter_reduce_(0, index[real], strength[real], "amax")
+    def hand_down(reader: int | None, sources: dict[int, Tensor], outputs: Tensor, inputs: Tensor, share: Tensor,
+                  distance: Tensor) -> None:
+        for number, index in sources.items():
+            below, real = index[inputs], index[inputs] >= 0
+            convs[number].distance.scatter_reduce_(0, below[real], distance[real], "amin")
+            convs[number].strength.scatter_reduce_(0, below[real], share[real], "amax")
+            links.append((reader, number, outputs[real], below[real], share[real]))
 
-    start = torch.where(top, 1.0, math.inf)
-    hand_down(origins, start, shares * top)
+    channels = top.nonzero()[:, 0]
+    hand_down(None, origins, channels, channels, shares[channels], torch.ones_like(shares[channels]))
     for number in range(len(convs) - 1, -1, -1):
         conv = convs[number]
         outputs = (conv.distance < depth).nonzero()[:, 0]
-        if len(outputs) == 0 or not conv.sources:
-            continue
-        share, inputs = _shares(conv, outputs)
-        chosen = _chosen(share, theta, top_n)
-        distance = conv.pooled.new_full(conv.pooled.shape, math.inf)
-        strength = torch.zeros_like(distance)
-        further = torch.where(chosen, conv.distance[outputs][:, None] + 1, math.inf)
-        distance.scatter_reduce_(0, inputs.flatten(), further.flatten(), "amin")
-        strength.scatter_reduce_(0, inputs.flatten(), (share * chosen).flatten(), "amax")
-        hand_down(conv.sources, distance, strength)
-        rows, columns = chosen.nonzero(as_tuple=True)
-        found.append((number, outputs[rows], inputs[rows, columns], conv.sources, share[rows, columns]))
-    stride = trace.stride(features._base if features._base is not None else features)
-    return _assemble(convs, features, shares, top, weights, origins, found, theta, stride)
+        if len(outputs) and conv.sources:
+            share, inputs = _shares(conv, outputs)
+            rows, columns = _chosen(share, theta, top_n).nonzero(as_tuple=True)
+            hand_down(number, conv.sources, outputs[rows], inputs[rows, columns], share[rows, columns],
+                      conv.distance[outputs[rows]] + 1)
+    return links
 
 
-def _assemble(convs: list[_Conv], features: Tensor, shares: Tensor, top: Tensor, weights: Tensor,
-              origins: dict[int, Tensor], found: list, theta: float, stride: tuple[int, ...]) -> FeaturePyramid:
-    ordered = shares.argsort(descending=True, stable=True)
-    own = ordered[top[ordered]]
-    tubes = (weights[own].view(-1, 1, 1, 1) * features[own].float()).clamp(min=0)
-    layers = [Layer("features", 0, own.cpu(), shares[own].cpu(), len(shares), tubes, stride)]
+def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float) -> FeaturePyramid:
+    """Layers from the features down, and the links between them."""
+    layers = [first]
     reached = [number for number, conv in enumerate(convs) if bool(conv.distance.isfinite().any())]
     reached.sort(key=lambda number: (float(convs[number].distance.min()), -number))
     for number in reached:
@@ -385,19 +387,11 @@ def _assemble(convs: list[_Conv], features: Tensor, shares: Tensor, top: Tensor,
         tubes = conv.strength[own].view(-1, 1, 1, 1) * response[own].float().clamp(min=0)
         layers.append(Layer(conv.name, int(conv.distance.min()), own.cpu(), conv.strength[own].cpu(),
                             len(conv.kernel), tubes, conv.stride))
-    place = {number: i for i, number in enumerate(reached, 1)}
-    edges = []
-    for conv, index in origins.items():
-        chosen = (top & (index >= 0)).nonzero()[:, 0]
-        edges += zip([0] * len(chosen), chosen.tolist(), [place[conv]] * len(chosen), index[chosen].tolist(),
-                     shares[chosen].tolist(), strict=True)
-    for number, outputs, inputs, sources, share in found:
-        for conv, index in sources.items():
-            real = index[inputs] >= 0
-            n = int(real.sum())
-            edges += zip([place[number]] * n, outputs[real].tolist(), [place.get(conv)] * n,
-                         index[inputs[real]].tolist(), share[real].tolist(), strict=True)
-    return FeaturePyramid(layers, edges, theta)
+    place = {None: 0} | {number: i for i, number in enumerate(reached, 1)}
+    edges = torch.cat([torch.stack((torch.full_like(outputs, place[reader]), outputs,
+                                    torch.full_like(outputs, place.get(number, 0)), below))
+                       for reader, number, outputs, below, _ in links], 1).T  # a layer not reached has no edge
+    return FeaturePyramid(layers, edges.cpu(), torch.cat([link[-1] for link in links]).cpu(), theta)
 
 
 def class_feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,

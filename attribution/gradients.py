@@ -21,6 +21,10 @@ def _heat(signed: Tensor, polarity: str) -> Tensor:
     return POLARITIES[polarity](signed.detach()[0]).sum(0)
 
 
+def _leaf(clip: Tensor) -> Tensor:
+    return clip.detach()[None].requires_grad_()
+
+
 def grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
     """The gradient of the score (Simonyan et al., ICLR workshop 2014): what would change it most.
 
@@ -34,12 +38,12 @@ def grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others
     Raises:
         ValueError: for a polarity of another name.
     """
-    return _heat(Saliency(score_fn).attribute(clip[None], abs=False), polarity)
+    return _heat(Saliency(score_fn).attribute(_leaf(clip), abs=False), polarity)
 
 
 def grad_input(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
     """The gradient times the clip: what a linear score would consist of. Arguments and result as `grad`."""
-    return _heat(InputXGradient(score_fn).attribute(clip[None]), polarity)
+    return _heat(InputXGradient(score_fn).attribute(_leaf(clip)), polarity)
 
 
 def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", steps: int = STEPS, noise: float = 0.15,
@@ -59,8 +63,9 @@ def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", st
     devices = [clip.device] if clip.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        signed = NoiseTunnel(Saliency(score_fn)).attribute(clip[None], nt_type="smoothgrad", nt_samples=steps,
-                                                           nt_samples_batch_size=batch_size, stdevs=spread, abs=False)
+        signed = NoiseTunnel(Saliency(score_fn)).attribute(
+            _leaf(clip), nt_type="smoothgrad", nt_samples=steps, nt_samples_batch_size=batch_size, stdevs=spread,
+            abs=False)
     return _heat(signed, polarity)
 
 
@@ -79,5 +84,5 @@ def integrated_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive"
         (T, H, W), not negative.
     """
     start = None if baseline is None else baseline[None]
-    return _heat(IntegratedGradients(score_fn).attribute(clip[None], baselines=start, n_steps=steps,
+    return _heat(IntegratedGradients(score_fn).attribute(_leaf(clip), baselines=start, n_steps=steps,
                                                          internal_batch_size=batch_size), polarity)
