@@ -40,10 +40,11 @@ class _Conv:
     response: Tensor  # what it gave, after the normalisation and activation that follow it alone
     distance: Tensor = field(init=False)  # (C_out,) convolutions up to the score, through chosen channels; inf: none
     strength: Tensor = field(init=False)  # (C_out,) the largest share with which a channel was chosen
+    total: Tensor = field(init=False)  # (C_out,) the sum of those shares
 
     def __post_init__(self) -> None:
         self.distance = self.kernel.new_full((len(self.kernel),), math.inf)
-        self.strength = self.kernel.new_zeros(len(self.kernel))
+        self.strength, self.total = self.kernel.new_zeros(2, len(self.kernel))
 
 
 @dataclass
@@ -225,7 +226,7 @@ class Layer:
 
     name: str
     depth: int  # convolutions from the score to this one; 0: the features that the score reads
-    channels: Tensor  # (n,) int64, the chosen ones, strongest first
+    channels: Tensor  # (n,) int64, the chosen ones, those first that most is led through (the sum of shares)
     strength: Tensor  # (n,) in theta .. 1
     n_channels: int
     tubes: Tensor  # (n, t, h, w), the chosen channels' responses, weighted by strength, not negative
@@ -358,6 +359,7 @@ def _walk(convs: list[_Conv], origins: dict[int, Tensor], shares: Tensor, top: T
             below, real = index[inputs], index[inputs] >= 0
             convs[number].distance.scatter_reduce_(0, below[real], distance[real], "amin")
             convs[number].strength.scatter_reduce_(0, below[real], share[real], "amax")
+            convs[number].total.scatter_add_(0, below[real], share[real])
             links.append((reader, number, outputs[real], below[real], share[real]))
 
     channels = top.nonzero()[:, 0]
@@ -380,7 +382,7 @@ def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float
     reached.sort(key=lambda number: (float(convs[number].distance.min()), -number))
     for number in reached:
         conv = convs[number]
-        ordered = conv.strength.argsort(descending=True, stable=True)
+        ordered = conv.total.argsort(descending=True, stable=True)
         own = ordered[conv.distance[ordered].isfinite()]
         # frames of a network that sees them one by one stand in place of the batch
         response = conv.response[0] if conv.response.dim() == 5 else conv.response.movedim(0, 1)

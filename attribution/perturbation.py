@@ -21,6 +21,7 @@ SCORES = ("log_prob", "activation")
 COLDNESS = 20.0  # of the softmax by which neighbouring grid points are pooled
 TOP_ACTIVATION = math.log(1e4)  # similarity of a prototype and a patch that are equal
 MARGIN = 1e-6  # probabilities stay this far inside 0 .. 1
+TIE = 1e-6  # values of a mask that differ by no more are equal
 FALLS = 1e-3  # relative; an energy that falls by less than that counts as one that does not
 
 
@@ -166,8 +167,8 @@ def _blurred(clips: Tensor, sigma: float) -> Tensor:
 def area_penalty(masks: Tensor, areas: Tensor) -> Tensor:
     """How far sorted masks are from steps: mean squared distance to 0 of all but the largest values, to 1 of those.
 
-    No sort is needed, only the value where the step stands. Values that are equal to it share what is left of the
-    area, which is what sorting in random order comes to on average.
+    No sort is needed, only the value where the step stands. Values that are equal to it, up to rounding, share what is
+    left of the area, which is what sorting in random order comes to on average.
 
     Args:
         masks: (n, ..., N), each of whose rows of N voxels has the area.
@@ -183,7 +184,7 @@ def area_penalty(masks: Tensor, areas: Tensor) -> Tensor:
         for k in zeros.unique().tolist():  # one for each area
             edge[zeros == k] = rows[zeros == k].kthvalue(k + 1).values
         edge = edge[..., None]
-        above, equal = rows > edge, rows == edge
+        above, equal = rows > edge + TIE, (rows - edge).abs() <= TIE
         left = (n - zeros)[:, None, None] - above.sum(-1, keepdim=True)
         ones = above + equal * (left / equal.sum(-1, keepdim=True)).to(rows.dtype)
     return (rows.square() - 2 * ones * rows + ones).mean((1, 2))
@@ -326,7 +327,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
                 if i % every == 0:
                     snapshots.append(best.values.index_copy(0, active, values))
                 going = i - best.found[active] < (patience or iterations + 1)
-                if not going.all():
+                if not going.all() and (not recipe.smooth_weight or smooth):
                     active, values, speed = active[going], values[going], speed[going]
                     if len(active) == 0:
                         break

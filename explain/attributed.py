@@ -48,7 +48,7 @@ def _write_margin(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[str, bool]], 
     """Lines of text below each other; the second of each pair says whether the line stands out."""
     for text, strong in lines:
         font = _font(15 if strong else 13)
-        for part in _wrapped(text, font, width):
+        for part in _wrapped(text.replace(report.NARROW, " "), font, width):  # which the font does not have
             draw.text((left, top), part, INK if strong else QUIET, font=font)
             top += 20 if strong else 17
         top += 3

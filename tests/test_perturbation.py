@@ -56,9 +56,9 @@ def test_a_mask_stands_where_its_grid_point_is():
     values = torch.zeros(1, *operator.grid)
     values[0, 2, 6] = 1
     mask = operator(values)[0][0]
-    # the softmax over many empty neighbours lowers a lone point
-    assert mask[14, 42] == mask.max() > 0.99
-    assert mask[14, 42 + 11] > mask[14, 42 + 22] and mask[14, 31] == mask[14, 53] and mask[3, 42] == mask[25, 42]
+    assert mask[14, 42] == pytest.approx(1, abs=1e-4) and mask.max() <= 1
+    assert mask[14, 42 + 11] > 0.5 > mask[14, 42 + 22]
+    torch.testing.assert_close(mask[14, :43].flip(0)[:28], mask[14, 42:])
 
 
 @pytest.mark.parametrize("kind", ["blur", "fade"])
@@ -98,7 +98,7 @@ def sorted_penalty(masks, areas):
 @pytest.mark.parametrize("shape", [(4, 333), (4, 5, 97)])
 def test_the_area_penalty_is_that_of_the_sorted_mask(shape):
     areas = torch.tensor([0.01, 0.1, 0.2, 0.1])
-    masks = torch.rand(shape, requires_grad=True)
+    masks = torch.rand(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
     fast, slow = area_penalty(masks, areas), sorted_penalty(masks, areas)
     torch.testing.assert_close(fast, slow)
     torch.testing.assert_close(*(torch.autograd.grad(one.sum(), masks)[0] for one in (fast, slow)))
@@ -136,9 +136,23 @@ def test_roughness_is_its_formula_and_prefers_ellipsoids():
     assert roughness(lump, area) < roughness(scattered, area)
 
 
+def fair_penalty(rows, area):
+    """The penalty of sorted rows, each the mean over the orders in which equal values may stand."""
+    total = 0.0
+    for row in rows:
+        zeros = int(len(row) * (1 - area))
+        edge = row.detach().sort().values[zeros]
+        equal, above = (row.detach() - edge).abs() < 1e-6, row.detach() > edge + 1e-6
+        share = (len(row) - zeros - above.sum()) / equal.sum()
+        step = (row - 1) ** 2
+        total = total + torch.where(above, step, torch.where(equal, share * step + (1 - share) * row ** 2,
+                                                             row ** 2)).mean()
+    return total / len(rows)
+
+
 def naive_values(score, clip, how, area, variant, iterations, sigma):
-    """One mask of one clip, by torch's own optimiser, a sort and unfolded weights: the grid after every iteration."""
-    recipe, size, levels = RECIPES[how], tuple(clip.shape[2:]), torch.linspace(0, 1, 8)
+    """One mask of one clip, by torch's own optimiser, sorting and unfolded weights: the grid after every iteration."""
+    recipe, size = RECIPES[how], tuple(clip.shape[2:])
     values = torch.ones(clip.shape[1], *(math.ceil(n / 7) for n in size), requires_grad=True)
     optimiser = torch.optim.SGD([values], lr=0.05, momentum=0.9, dampening=0.9)
     weight, history = AREA_WEIGHT, []
@@ -147,12 +161,12 @@ def naive_values(score, clip, how, area, variant, iterations, sigma):
         mask = padded[:, sigma:sigma + size[0], sigma:sigma + size[1]]
         losses = []
         if variant != "delete":
-            losses.append(-score((clip * mask)[None]))
+            losses.append(-score((clip * mask)[None]))  # fading is linear, whatever the number of levels
         if variant != "preserve":
             losses.append(-torch.log(1 - score((clip * (1 - mask))[None]).exp()))
         wanted = torch.tensor([area])
-        rows = padded.flatten(1)[None] if recipe.per_frame else padded.flatten()[None]
-        energy = recipe.score_weight * sum(losses) / len(losses) + weight * sorted_penalty(rows, wanted)
+        rows = padded.flatten(1) if recipe.per_frame else padded.flatten()[None]
+        energy = recipe.score_weight * sum(losses) / len(losses) + weight * fair_penalty(rows, wanted.double().item())
         if i >= recipe.smooth_start:
             energy = energy + recipe.smooth_weight * roughness(padded[None], wanted)
         optimiser.zero_grad()
@@ -161,7 +175,6 @@ def naive_values(score, clip, how, area, variant, iterations, sigma):
         values.data.clamp_(0, 1)
         weight *= recipe.area_growth
         history.append(values.detach().clone())
-    assert len(levels) == 8  # a faded clip is linear in the mask, whatever the number of levels
     return torch.stack(history)
 
 
@@ -181,15 +194,15 @@ def test_batched_masks_are_those_of_a_naive_optimisation(how, monkeypatch):
 @pytest.fixture(scope="module")
 def optimised():
     toy = Toy()
-    return {how: extremal_masks(toy.log_prob, toy_clip()[None], how=how, areas=(0.1, 0.2), perturbation="fade",
+    return {how: extremal_masks(toy.log_prob, toy_clip()[None], how=how, areas=(0.06, 0.2), perturbation="fade",
                                 iterations=160, sigma=4, patience=None) for how in RECIPES}
 
 
 @pytest.mark.parametrize("how", RECIPES)
 def test_masks_have_their_area_and_cover_the_region(how, optimised):
     found = optimised[how]
-    wanted = torch.tensor([0.1, 0.2])
-    if how == "2d_ep":  # the region takes more than a tenth of its frames
+    wanted = torch.tensor([0.06, 0.2])
+    if how == "2d_ep":  # the region takes more of its frames
         found, wanted = type(found)(**(vars(found) | {"areas": found.areas[:, 1:]})), wanted[1:]
     assert (found.areas[0, :, 0] - wanted).abs().max() < 0.02
     mask = optimised[how].masks[0, 1, 0]
@@ -222,12 +235,12 @@ def test_ctrl_c_gives_the_best_mask_so_far():
 
     def score(clips, which):
         calls.append(1)
-        if len(calls) == 12:
+        if len(calls) == 40:
             raise KeyboardInterrupt
         return toy.log_prob(clips)
 
     found = extremal_masks(score, toy_clip()[None], areas=(0.1,), sigma=4, perturbation="fade", iterations=500)
-    assert found.interrupted and len(found.losses) == len(found.area_history) == 11
+    assert found.interrupted and len(found.losses) == len(found.area_history) == 39
     assert found.areas.item() < 0.6 and found.masks.isfinite().all()
 
 
