@@ -280,7 +280,7 @@ def _chosen(shares: Tensor, theta: float, top_n: int | None) -> Tensor:
     """Which of each row reach theta, no more than the top_n highest: bool like `shares`."""
     enough = shares >= theta
     if top_n is not None and top_n < shares.shape[-1]:
-        rank = shares.argsort(-1, descending=True, stable=True).argsort(-1)
+        rank = shares.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         enough &= rank < top_n
     return enough
 

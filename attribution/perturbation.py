@@ -18,10 +18,11 @@ AREAS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)  # as published, shares of the clip
 VARIANTS = ("preserve", "delete", "dual")  # keep only what the mask covers, cover it, or both with one mask
 PERTURBATIONS = ("blur", "fade")
 SCORES = ("log_prob", "activation")
+SIGMA = 0.1025  # of a frame's longer side
 COLDNESS = 20.0  # of the softmax by which neighbouring grid points are pooled
 TOP_ACTIVATION = math.log(1e4)  # similarity of a prototype and a patch that are equal
 MARGIN = 1e-6  # probabilities stay this far inside 0 .. 1
-TIE = 1e-6  # values of a mask that differ by no more are equal
+TIE = 1e-5  # values of a mask that differ by no more are equal: float32 rounds e^20 by as much
 FALLS = 1e-3  # relative; an energy that falls by less than that counts as one that does not
 
 
@@ -268,7 +269,8 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
         perturbation: "blur" or "fade".
         iterations: at most.
         patience: a mask is finished when its energy has not fallen for so many iterations; None for never.
-        step, sigma: of the mask (see `SmoothMask`); by default 11 pixels, 23 for frames of 168 pixels and more.
+        step, sigma: of the mask (see `SmoothMask`); by default 11 pixels for frames of 112 and 23 for 224, as
+            published, and in proportion for others.
         rate, momentum: of gradient descent; the momentum is dampened by as much.
         every: iterations between two masks of the history.
         progress: show a bar.
@@ -281,7 +283,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
     _check(how, clips, areas, variants, perturbation, score)
     recipe, clips = RECIPES[how], clips.detach()
     n_frames, *size = clips.shape[2:]
-    sigma = sigma or (11 if max(size) < 168 else 23)
+    sigma = sigma or max(1, round(SIGMA * max(size)))
     operator = SmoothMask(tuple(size), step=step, sigma=sigma, device=clips.device, dtype=clips.dtype)
     pyramid = Pyramid(clips, kind=perturbation)
 

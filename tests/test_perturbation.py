@@ -58,7 +58,7 @@ def test_a_mask_stands_where_its_grid_point_is():
     mask = operator(values)[0][0]
     assert mask[14, 42] == pytest.approx(1, abs=1e-4) and mask.max() <= 1
     assert mask[14, 42 + 11] > 0.5 > mask[14, 42 + 22]
-    torch.testing.assert_close(mask[14, :43].flip(0)[:28], mask[14, 42:])
+    torch.testing.assert_close(mask[14, 23:43].flip(0), mask[14, 42:62])
 
 
 @pytest.mark.parametrize("kind", ["blur", "fade"])
@@ -70,8 +70,8 @@ def test_the_pyramid_goes_from_ruin_to_the_clip(kind):
     torch.testing.assert_close(pyramid(torch.zeros(3, 2, 9, 12), which), pyramid.levels[0, which])
     between = 0.7 * pyramid.levels[3, which] + 0.3 * pyramid.levels[4, which]
     torch.testing.assert_close(pyramid(torch.full((3, 2, 9, 12), 3.3 / 7), which), between, atol=1e-5, rtol=1e-4)
-    spread = pyramid.levels.std((1, 2, 3, 4, 5))
-    assert (spread.diff() > 0).all()
+    edges = pyramid.levels.diff(dim=-1).std((1, 2, 3, 4, 5))
+    assert (edges.diff() > 0).all()
     if kind == "fade":
         torch.testing.assert_close(pyramid.levels[2], clips * 2 / 7)
 
@@ -142,7 +142,7 @@ def fair_penalty(rows, area):
     for row in rows:
         zeros = int(len(row) * (1 - area))
         edge = row.detach().sort().values[zeros]
-        equal, above = (row.detach() - edge).abs() < 1e-6, row.detach() > edge + 1e-6
+        equal, above = (row.detach() - edge).abs() <= 1e-5, row.detach() > edge + 1e-5
         share = (len(row) - zeros - above.sum()) / equal.sum()
         step = (row - 1) ** 2
         total = total + torch.where(above, step, torch.where(equal, share * step + (1 - share) * row ** 2,
@@ -188,7 +188,7 @@ def test_batched_masks_are_those_of_a_naive_optimisation(how, monkeypatch):
     assert found.mask_history.shape[:4] == (8, 2, 2, 3) and found.losses.shape == (8, 2, 2, 3)
     for clip, area, variant in ((0, 0, 0), (1, 1, 1), (0, 1, 2)):
         slow = naive_values(toy.log_prob, clips[clip], how, areas[area], ("preserve", "delete", "dual")[variant], 8, 4)
-        torch.testing.assert_close(found.mask_history[:, clip, area, variant], slow, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(found.mask_history[:, clip, area, variant], slow, atol=1e-4, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
