@@ -395,14 +395,14 @@ class Writer:
 
     def __init__(self, args: argparse.Namespace, subject: Subject, reader: Reader) -> None:
         self.args, self.subject, self.reader = args, subject, reader
-        self.label = args.save_label or ("" if args.prototype is None else f"prototype{args.prototype}") \
-            or ("" if not args.level else f"level{args.level}")
-        self.out = build.under_root(argparse.Namespace(root_path="."), args.out)
+        kind = f"prototype{args.prototype}" if args.prototype is not None else f"level{args.level}" if args.level else ""
+        self.label = args.save_label or kind
+        self.out = Path(args.out).expanduser().resolve()
 
     def folder(self, method: str) -> Path:
-        """visual_res/method/model/save_label."""
-        return self.out / method.replace("*", "_x_") / self.subject.name / file_name(self.label) if self.label else \
-            self.out / method.replace("*", "_x_") / self.subject.name
+        """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
+        folder = self.out / method.replace("*", "_x_") / self.subject.name
+        return folder / file_name(self.label) if self.label else folder
 
     @property
     def page(self) -> Path:

@@ -118,7 +118,7 @@ class _Trace(TorchDispatchMode):
             return
         sources = sorted({conv for value in known for conv in self._known[value].origins})
         if name in _MOVING or name in _ALONG_CHANNELS or name == "constant_pad_nd":
-            moved = {conv: self._moved(func, name, args, kwargs, conv) for conv in sources}
+            moved = {conv: self._moved(func, name, args, kwargs, conv, len(outputs)) for conv in sources}
         else:
             moved = {conv: [self._kept(value, outputs[0], conv) for value in known] for conv in sources}
             moved = {conv: [next((index for index in found if index is not None), None)]
@@ -127,10 +127,9 @@ class _Trace(TorchDispatchMode):
         widest = max(known, key=Tensor.numel)
         tail = self._tail.get(known[0])
         for i, one in enumerate(outputs):
-            if not isinstance(one, Tensor):
-                continue
-            origins = {conv: found[i] for conv, found in moved.items() if i < len(found) and found[i] is not None}
-            self._known[one] = _Known(origins, self._stride(widest, one))
+            origins = {conv: found[i] for conv, found in moved.items() if found[i] is not None}
+            stride = self._known[widest].stride if name in _MOVING else self._stride(widest, one)
+            self._known[one] = _Known(origins, stride)
             if tail is not None and len(known) == 1 and one.shape == known[0].shape:
                 self.convs[tail].response = one
                 self._tail[one] = tail
@@ -146,7 +145,7 @@ class _Trace(TorchDispatchMode):
             return index.flatten().view(1, -1, *[1] * (output.dim() - 2))
         return None
 
-    def _moved(self, func, name: str, args: tuple, kwargs: dict, conv: int) -> list[Tensor]:
+    def _moved(self, func, name: str, args: tuple, kwargs: dict, conv: int, n_outputs: int) -> list[Tensor]:
         """Channel numbers after an operation that moves values: what it makes of the numbers themselves."""
         def numbers(value: object, full: bool) -> object:
             if not isinstance(value, Tensor):
@@ -155,8 +154,7 @@ class _Trace(TorchDispatchMode):
             if index is None:
                 if value.dtype in (torch.int64, torch.bool) and value not in self._known:
                     return value  # an index to move by
-                index = torch.full([1] * value.dim(), -1, device=value.device)
-                index = index.expand(1, value.shape[1], *[1] * (value.dim() - 2))
+                index = torch.full((1, *value.shape[1:2], *[1] * (value.dim() - 2)), -1, device=value.device)
             return index.expand(value.shape).contiguous() if full else index
 
         if name in _ALONG_CHANNELS:
@@ -169,7 +167,7 @@ class _Trace(TorchDispatchMode):
             elif all(thin):  # along time or space: all stays where it is
                 kept = [self._known[value].origins[conv] for value in (args[0] if name == "cat" else [first])
                         if value in self._known and conv in self._known[value].origins]
-                return kept[:1] * 64
+                return kept[:1] * n_outputs
             else:
                 full = True
         elif name == "constant_pad_nd":

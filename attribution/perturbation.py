@@ -165,11 +165,29 @@ def _blurred(clips: Tensor, sigma: float) -> Tensor:
     return clips
 
 
-def area_penalty(masks: Tensor, areas: Tensor) -> Tensor:
-    """How far sorted masks are from steps: mean squared distance to 0 of all but the largest values, to 1 of those.
+@torch.no_grad()
+def _step(rows: Tensor, zeros: Tensor) -> Tensor:
+    """Which values of each row ought to be 1, when all but the largest ought to be 0.
 
     No sort is needed, only the value where the step stands. Values that are equal to it, up to rounding, share what is
-    left of the area, which is what sorting in random order comes to on average.
+    left of the ones, which is what sorting in random order comes to on average.
+
+    Args:
+        rows: (n, rows, N). zeros: (n,) int64, how many of a row ought to be 0.
+    Returns:
+        like rows, in 0 .. 1.
+    """
+    edge = rows.new_empty(rows.shape[:2])
+    for k in zeros.unique().tolist():  # one for each area
+        edge[zeros == k] = rows[zeros == k].kthvalue(k + 1).values
+    edge = edge[..., None]
+    above, equal = rows > edge + TIE, (rows - edge).abs() <= TIE
+    left = (rows.shape[-1] - zeros)[:, None, None] - above.sum(-1, keepdim=True)
+    return above + equal * (left / equal.sum(-1, keepdim=True)).to(rows.dtype)
+
+
+def area_penalty(masks: Tensor, areas: Tensor) -> Tensor:
+    """How far sorted masks are from steps: mean squared distance to 0 of all but the largest values, to 1 of those.
 
     Args:
         masks: (n, ..., N), each of whose rows of N voxels has the area.
@@ -179,15 +197,7 @@ def area_penalty(masks: Tensor, areas: Tensor) -> Tensor:
     """
     rows = masks.flatten(1, -2) if masks.dim() > 2 else masks[:, None]  # (n, rows, N)
     n = rows.shape[-1]
-    with torch.no_grad():
-        zeros = (n * (1 - areas.double())).long().clamp(0, n - 1)  # (n,) how many ought to be 0
-        edge = rows.new_empty(rows.shape[:2])
-        for k in zeros.unique().tolist():  # one for each area
-            edge[zeros == k] = rows[zeros == k].kthvalue(k + 1).values
-        edge = edge[..., None]
-        above, equal = rows > edge + TIE, (rows - edge).abs() <= TIE
-        left = (n - zeros)[:, None, None] - above.sum(-1, keepdim=True)
-        ones = above + equal * (left / equal.sum(-1, keepdim=True)).to(rows.dtype)
+    ones = _step(rows, (n * (1 - areas.double())).long().clamp(0, n - 1))
     return (rows.square() - 2 * ones * rows + ones).mean((1, 2))
 
 
@@ -206,12 +216,10 @@ def roughness(masks: Tensor, areas: Tensor) -> Tensor:
     axes = torch.meshgrid(*(torch.linspace(-1, 1, n, device=masks.device) for n in ELLIPSOID), indexing="ij")
     kernel = (sum(axis.square() for axis in axes) <= 1 + 1e-6).to(masks.dtype)
     means = F.conv3d(masks[:, None], (kernel / kernel.sum())[None, None], stride=(1, *ELLIPSOID[1:])).flatten(1)
-    volume = int(math.prod(ELLIPSOID) * 0.5236)  # of an ellipsoid in its box: pi / 6
-    full = torch.ceil(areas * masks[0].numel() / volume).clamp(max=means.shape[1] - 1)[:, None]  # (n, 1)
-    first = torch.arange(means.shape[1], device=masks.device) < full
-    means = means.sort(1, descending=True).values
-    return (((means - 1).square() * first).sum(1) / full[:, 0]
-            + (means.square() * ~first).sum(1) / (means.shape[1] - full[:, 0]))
+    n, volume = means.shape[1], int(math.prod(ELLIPSOID) * 0.5236)  # of an ellipsoid in its box: pi / 6
+    full = torch.ceil(areas.double() * masks[0].numel() / volume).long().clamp(max=n - 1)  # (n,)
+    ones = _step(means[:, None], n - full)[:, 0]
+    return ((means - 1).square() * ones).sum(1) / full + (means.square() * (1 - ones)).sum(1) / (n - full)
 
 
 @dataclass(frozen=True)
