@@ -66,20 +66,20 @@ class _Trace(TorchDispatchMode):
         self._tail = WeakIdKeyDictionary()  # the tensor that is, so far, a convolution's response
         self._known[clip] = _Known({}, (1, 1, 1))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+    def __torch_dispatch__(self, func, types, given=(), named=None):
+        named = named or {}
         name = func.overloadpacket.__name__
-        inputs = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        inputs = [value for value in tree_flatten((given, named))[0] if isinstance(value, Tensor)]
         known = [value for value in inputs if value in self._known]
         if name.endswith("_") and known and inputs[0] in self._tail and len(known) > 1:
             conv = self._tail.pop(inputs[0])  # another tensor is about to be added in its place
             self.convs[conv].response = inputs[0].clone()
-        output = func(*args, **kwargs)
+        output = func(*given, **named)
         if known:
-            if name == "convolution" and not args[6]:
-                self._convolution(args, output)
+            if name == "convolution" and not given[6]:
+                self._convolution(given, output)
             else:
-                self._follow(func, name.removesuffix("_"), args, kwargs, known, output)
+                self._follow(func, name.removesuffix("_"), given, named, known, output)
         return output
 
     def origins(self, tensor: Tensor) -> dict[int, Tensor]:
@@ -93,8 +93,8 @@ class _Trace(TorchDispatchMode):
         """Frames and pixels from one cell of a tensor to the next."""
         return self._known[tensor].stride
 
-    def _convolution(self, args: tuple, output: Tensor) -> None:
-        x, weight, groups = args[0], args[1], args[8]
+    def _convolution(self, given: tuple, output: Tensor) -> None:
+        x, weight, groups = given[0], given[1], given[8]
         name = self._names.get(id(weight)) or f"convolution {len(self.convs)}"
         cells = [axis for axis in range(x.dim()) if axis != 1]
         self.convs.append(_Conv(name, weight.flatten(2).mean(2).float(), groups, x.mean(cells).float(),
@@ -112,13 +112,13 @@ class _Trace(TorchDispatchMode):
         ratios = [max(1, round(a / b)) if b else 1 for a, b in zip(x.shape[2:], output.shape[2:], strict=True)]
         return (*before[:-n], *(s * ratio for s, ratio in zip(before[-n:], ratios, strict=True)))
 
-    def _follow(self, func, name: str, args: tuple, kwargs: dict, known: list[Tensor], output: object) -> None:
+    def _follow(self, func, name: str, given: tuple, named: dict, known: list[Tensor], output: object) -> None:
         outputs = list(output) if isinstance(output, list | tuple) else [output]
         if name in _MIXING or not isinstance(outputs[0], Tensor):
             return
         sources = sorted({conv for value in known for conv in self._known[value].origins})
         if name in _MOVING or name in _ALONG_CHANNELS or name == "constant_pad_nd":
-            moved = {conv: self._moved(func, name, args, kwargs, conv, len(outputs)) for conv in sources}
+            moved = {conv: self._moved(func, name, given, named, conv, len(outputs)) for conv in sources}
         else:
             moved = {conv: [self._kept(value, outputs[0], conv) for value in known] for conv in sources}
             moved = {conv: [next((index for index in found if index is not None), None)]
@@ -145,7 +145,7 @@ class _Trace(TorchDispatchMode):
             return index.flatten().view(1, -1, *[1] * (output.dim() - 2))
         return None
 
-    def _moved(self, func, name: str, args: tuple, kwargs: dict, conv: int, n_outputs: int) -> list[Tensor]:
+    def _moved(self, func, name: str, given: tuple, named: dict, conv: int, n_outputs: int) -> list[Tensor]:
         """Channel numbers after an operation that moves values: what it makes of the numbers themselves."""
         def numbers(value: object, full: bool) -> object:
             if not isinstance(value, Tensor):
@@ -159,25 +159,25 @@ class _Trace(TorchDispatchMode):
 
         if name in _ALONG_CHANNELS:
             place = _ALONG_CHANNELS[name]
-            first = args[0][0] if name == "cat" else args[0]
-            axis = kwargs.get("dim", args[place] if len(args) > place else 0) % first.dim()
-            thin = [self._thin(value) for value in (args[0] if name == "cat" else [first])]
+            first = given[0][0] if name == "cat" else given[0]
+            axis = named.get("dim", given[place] if len(given) > place else 0) % first.dim()
+            thin = [self._thin(value) for value in (given[0] if name == "cat" else [first])]
             if axis == 1 and all(thin):
                 full = False
             elif all(thin):  # along time or space: all stays where it is
-                kept = [self._known[value].origins[conv] for value in (args[0] if name == "cat" else [first])
+                kept = [self._known[value].origins[conv] for value in (given[0] if name == "cat" else [first])
                         if value in self._known and conv in self._known[value].origins]
                 return kept[:1] * n_outputs
             else:
                 full = True
         elif name == "constant_pad_nd":
-            pads = list(args[1])
-            channel = pads[2 * (args[0].dim() - 2):2 * (args[0].dim() - 1)]
-            index = self._known[args[0]].origins[conv]
-            return [F.pad(index, [0, 0] * (args[0].dim() - 2) + channel, value=-1)] if channel else [index]
+            pads = list(given[1])
+            channel = pads[2 * (given[0].dim() - 2):2 * (given[0].dim() - 1)]
+            index = self._known[given[0]].origins[conv]
+            return [F.pad(index, [0, 0] * (given[0].dim() - 2) + channel, value=-1)] if channel else [index]
         else:
             full = True
-        found = func(*tree_map(lambda value: numbers(value, full), args), **kwargs)
+        found = func(*tree_map(lambda value: numbers(value, full), given), **named)
         found = list(found) if isinstance(found, list | tuple) else [found]
         return [_thinned(index) for index in found]
 

@@ -18,7 +18,8 @@ AREAS = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2)  # as published, shares of the clip
 VARIANTS = ("preserve", "delete", "dual")  # keep only what the mask covers, cover it, or both with one mask
 PERTURBATIONS = ("blur", "fade")
 SCORES = ("log_prob", "activation")
-SIGMA = 0.1025  # of a frame's longer side
+SIGMA = 0.1025  # of a frame's longer side: 11 pixels of 112, 23 of 224
+STEP = 0.64  # of sigma, and at most 7 pixels
 COLDNESS = 20.0  # of the softmax by which neighbouring grid points are pooled
 TOP_ACTIVATION = math.log(1e4)  # similarity of a prototype and a patch that are equal
 MARGIN = 1e-6  # probabilities stay this far inside 0 .. 1
@@ -102,9 +103,12 @@ class SmoothMask:
                  dtype: torch.dtype = torch.float32) -> None:
         self.size, self.step, self.margin = size, step, round(sigma)
         self.grid = tuple(math.ceil(n / step) for n in size)
-        self.padding = 1 + math.ceil(2 * sigma / step)
         radius = 1 + math.ceil(sigma / step)
-        self.cells = tuple(n + 2 * (self.padding - radius) for n in self.grid)
+        # as published, but wide enough for a small sigma, too
+        least = math.ceil(((self.margin - 1) / step + 1) / 2)
+        wider = max(math.ceil(2 * sigma / step) - math.ceil(sigma / step), least)
+        self.padding = radius + wider
+        self.cells = tuple(n + 2 * wider for n in self.grid)
         self.padded = tuple(step * n - step + 1 for n in self.cells)
         # of neighbour i, seen from the first pixel of a cell, along one axis
         start = step * (torch.arange(2 * radius + 1, dtype=torch.float64) - self.padding) + sigma
@@ -262,9 +266,9 @@ def _check(how: str, clips: Tensor, areas: Sequence[float], variants: Sequence[s
 
 def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: str = "3d_ep",
                    areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",), score: str = "log_prob",
-                   perturbation: str = "blur", iterations: int = 2000, patience: int | None = 200, step: int = 7,
-                   sigma: float | None = None, rate: float = 0.05, momentum: float = 0.9, every: int = 50,
-                   progress: bool = False) -> Extremal:
+                   perturbation: str = "blur", iterations: int = 2000, patience: int | None = 200,
+                   step: int | None = None, sigma: float | None = None, rate: float = 0.05, momentum: float = 0.9,
+                   every: int = 50, progress: bool = False) -> Extremal:
     """Optimise masks of clips, all together: clips x areas x variants.
 
     Args:
@@ -277,7 +281,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
         perturbation: "blur" or "fade".
         iterations: at most.
         patience: a mask is finished when its energy has not fallen for so many iterations; None for never.
-        step, sigma: of the mask (see `SmoothMask`); by default 11 pixels for frames of 112 and 23 for 224, as
+        step, sigma: of the mask (see `SmoothMask`); by default 7 and 11 pixels for frames of 112, 7 and 23 for 224, as
             published, and in proportion for others.
         rate, momentum: of gradient descent; the momentum is dampened by as much.
         every: iterations between two masks of the history.
@@ -292,6 +296,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
     recipe, clips = RECIPES[how], clips.detach()
     n_frames, *size = clips.shape[2:]
     sigma = sigma or max(1, round(SIGMA * max(size)))
+    step = step or max(1, min(7, round(STEP * sigma)))
     operator = SmoothMask(tuple(size), step=step, sigma=sigma, device=clips.device, dtype=clips.dtype)
     pyramid = Pyramid(clips, kind=perturbation)
 
@@ -389,7 +394,7 @@ def _scattered(values: Tensor, which: Tensor, n: int) -> Tensor:
 def extremal_perturbation(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, how: str = "3d_ep",
                           areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",),
                           score: str = "log_prob", perturbation: str = "blur", iterations: int = 2000,
-                          patience: int | None = 200, step: int = 7, sigma: float | None = None,
+                          patience: int | None = 200, step: int | None = None, sigma: float | None = None,
                           progress: bool = False, **_others: object) -> Tensor:
     """The mean of a clip's extremal masks: the smaller the area that a voxel still belongs to, the hotter.
 

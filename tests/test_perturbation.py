@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from toy import INSIDE, REGION, SIZE, Toy, toy_clip
+from toy import INSIDE, Toy, toy_clip
 
 from attribution.perturbation import (
     AREA_WEIGHT,
@@ -59,6 +59,14 @@ def test_a_mask_stands_where_its_grid_point_is():
     assert mask[14, 42] == pytest.approx(1, abs=1e-4) and mask.max() <= 1
     assert mask[14, 42 + 11] > 0.5 > mask[14, 42 + 22]
     torch.testing.assert_close(mask[14, 24:43].flip(0), mask[14, 42:61])
+
+
+@pytest.mark.parametrize("sigma", [1, 2, 3, 5, 23])
+def test_any_sigma_covers_the_frame(sigma):
+    operator = SmoothMask((24, 31), sigma=sigma)
+    mask, padded = operator(torch.ones(2, *operator.grid))
+    assert mask.shape == (2, 24, 31) and padded.shape == (2, *operator.padded)
+    assert (padded.shape[1] >= 24 + round(sigma)) and mask.max() > 0.8
 
 
 @pytest.mark.parametrize("kind", ["blur", "fade"])
@@ -184,44 +192,70 @@ def test_batched_masks_are_those_of_a_naive_optimisation(how, monkeypatch):
     monkeypatch.setitem(RECIPES, how, type(recipe)(**(vars(recipe) | {"smooth_start": 4})))
     toy, clips, areas = Toy(), torch.stack([toy_clip(0), toy_clip(1)]), (0.05, 0.3)
     found = extremal_masks(toy.log_prob, clips, how=how, areas=areas, variants=("preserve", "delete", "dual"),
-                           perturbation="fade", iterations=8, sigma=4, every=1, patience=None)
+                           perturbation="fade", iterations=8, step=7, sigma=4, every=1, patience=None)
     assert found.mask_history.shape[:4] == (8, 2, 2, 3) and found.losses.shape == (8, 2, 2, 3)
     for clip, area, variant in ((0, 0, 0), (1, 1, 1), (0, 1, 2)):
         slow = naive_values(toy.log_prob, clips[clip], how, areas[area], ("preserve", "delete", "dual")[variant], 8, 4)
         torch.testing.assert_close(found.mask_history[:, clip, area, variant], slow, atol=5e-3, rtol=1e-3)
 
 
+WIDE = (slice(2, 5), slice(12, 32), slice(20, 44))  # a region of a larger clip, on which areas are finer
+AREA = {"2d_ep": 0.2, "3d_ep": 0.1, "step": 0.1}  # the region is .07 of the padded clip and .16 of its frames
+
+
+def wide_region():
+    inside = torch.zeros(7, 42, 56, dtype=torch.bool)
+    inside[WIDE] = True
+    return inside
+
+
 @pytest.fixture(scope="module")
 def optimised():
-    toy = Toy()
-    return {how: extremal_masks(toy.log_prob, toy_clip()[None], how=how, areas=(0.06, 0.2), perturbation="fade",
-                                iterations=160, sigma=4, patience=None) for how in RECIPES}
+    """Masks for a score that only the brightness of a region decides, and 3d_ep's and step's roughness."""
+    clip = 0.2 * torch.randn(3, 7, 42, 56, generator=torch.Generator().manual_seed(0))
+    clip[:, wide_region()] += 1
+
+    def score(clips, _):
+        return F.logsigmoid(8 * (clips[(slice(None), slice(None), *WIDE)].mean((1, 2, 3, 4)) - 0.5))
+    return {how: extremal_masks(score, clip[None], how=how, areas=(AREA[how],), perturbation="fade", iterations=120,
+                                step=4, sigma=3, patience=None) for how in RECIPES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", RECIPES)
+def test_masks_have_their_area_at_the_published_scale(how):
+    region = (slice(4, 12), slice(30, 70), slice(50, 90))
+    clip = 0.2 * torch.randn(3, 16, 112, 112, generator=torch.Generator().manual_seed(0))
+    clip[(slice(None), *region)] += 1
+    inside = torch.zeros(16, 112, 112, dtype=torch.bool)
+    inside[region] = True
+    found = extremal_masks(lambda clips, _: F.logsigmoid(
+        8 * (clips[(slice(None), slice(None), *region)].mean((1, 2, 3, 4)) - 0.5)), clip[None], how=how, areas=(0.1,),
+        perturbation="fade", iterations=180, patience=None)
+    mask = found.masks[0, 0, 0]
+    assert found.areas.item() == pytest.approx(0.1, abs=0.02)
+    assert mask[inside].mean() > 0.8 and mask[inside].mean() > 5 * mask[~inside].mean()
+
+
+@pytest.mark.parametrize("how", ["2d_ep", "3d_ep"])
 def test_masks_have_their_area_and_cover_the_region(how, optimised):
-    found = optimised[how]
-    wanted = torch.tensor([0.06, 0.2])
-    if how == "2d_ep":  # the region takes more of its frames
-        found, wanted = type(found)(**(vars(found) | {"areas": found.areas[:, 1:]})), wanted[1:]
-    assert (found.areas[0, :, 0] - wanted).abs().max() < 0.02
-    mask = optimised[how].masks[0, 1, 0]
-    assert mask[INSIDE].mean() > 0.7 and mask[INSIDE].mean() > 3 * mask[~INSIDE].mean()
+    """Of small frames the smooth rim of a mask is a large part."""
+    assert optimised[how].areas.item() == pytest.approx(AREA[how], abs=0.035)
+    mask, inside = optimised[how].masks[0, 0, 0], wide_region()
+    assert mask[inside].mean() > 0.8 and mask[inside].mean() > 3 * mask[~inside].mean()
     assert mask.min() >= 0 and mask.max() <= 1
 
 
 def test_only_a_mask_over_the_clip_can_keep_to_the_frames_that_matter(optimised):
-    def share(how):
-        mask = optimised[how].masks[0, 0, 0]
-        return float(mask[REGION[0]].sum() / mask.sum())
-    assert share("3d_ep") > 0.95
-    assert share("2d_ep") < 0.8
+    share = {how: float(found.masks[0, 0, 0][WIDE[0]].sum() / found.masks.sum()) for how, found in optimised.items()}
+    assert share["3d_ep"] > 0.9
+    assert share["2d_ep"] < 0.7
 
 
 def test_step_is_smoother_by_its_own_measure(optimised):
-    operator, area = SmoothMask(SIZE[1:], sigma=4), torch.tensor([0.2])
-    rough = {how: roughness(operator(optimised[how].mask_history[-1][0, 1])[1], area) for how in ("3d_ep", "step")}
-    assert rough["step"] < rough["3d_ep"]
+    operator, area = SmoothMask((42, 56), step=4, sigma=3), torch.tensor([0.1])
+    rough = {how: roughness(operator(optimised[how].mask_history[-1][0, 0])[1], area) for how in ("3d_ep", "step")}
+    assert rough["step"] < 0.7 * rough["3d_ep"]
 
 
 def test_a_mask_is_finished_when_its_energy_falls_no_more():
