@@ -231,7 +231,7 @@ def test_masks_have_their_area_at_the_published_scale(how):
     inside[region] = True
     found = extremal_masks(lambda clips, _: F.logsigmoid(
         8 * (clips[(slice(None), slice(None), *region)].mean((1, 2, 3, 4)) - 0.5)), clip[None], how=how, areas=(0.1,),
-        perturbation="fade", iterations=180, patience=None)
+        perturbation="fade", iterations=450, patience=None)
     mask = found.masks[0, 0, 0]
     assert found.areas.item() == pytest.approx(0.1, abs=0.02)
     assert mask[inside].mean() > 0.8 and mask[inside].mean() > 5 * mask[~inside].mean()
