@@ -60,7 +60,8 @@ def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "signed": signed, "above": above,
-                            "zip": lambda a, b: list(zip(a, b, strict=True))}
+                            "zip": lambda a, b: list(zip(a, b, strict=True)),
+                            "base64": lambda data: base64.b64encode(data).decode()}
     environment.globals |= {"when": when, "picture_name": picture_name,
                             "picture": lambda folder, name: _data_uri(folder / PARTS / f"{name}.webp")}
     return environment
@@ -74,6 +75,12 @@ def _write(target: Path, text: str) -> None:
     part = target.with_name(f"{target.name}.part")
     part.write_text(text, encoding="utf-8", errors="replace")
     os.replace(part, target)
+
+
+def write_template(target: Path, template: str, **values: object) -> None:
+    """Write a page from a template of this package, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(target, _TEMPLATES.get_template(template).render(**values))
 
 
 def _link(target: Path, page: Path) -> str:

@@ -1,0 +1,88 @@
+"""Heat from gradients of the score with respect to the voxels, by captum."""
+
+from collections.abc import Callable
+
+import torch
+from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from torch import Tensor
+
+POLARITIES: dict[str, Callable[[Tensor], Tensor]] = {  # the part of signed attributions that is heat
+    "positive": lambda signed: signed.clamp(min=0), "negative": lambda signed: -signed.clamp(max=0),
+    "both": torch.abs}
+STEPS = 25  # noisy copies of smooth_grad, points on the path of integrated_grad
+
+Score = Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B,)
+
+
+def _heat(signed: Tensor, polarity: str) -> Tensor:
+    """(1, 3, T, H, W) attributions -> (T, H, W) heat, summed over colours, not negative."""
+    if polarity not in POLARITIES:
+        raise ValueError(f"polarity {polarity}: choose one of {', '.join(POLARITIES)}")
+    return POLARITIES[polarity](signed.detach()[0]).sum(0)
+
+
+def _leaf(clip: Tensor) -> Tensor:
+    return clip.detach()[None].requires_grad_()
+
+
+def grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
+    """The gradient of the score (Simonyan et al., ICLR workshop 2014): what would change it most.
+
+    Args:
+        score_fn: (B, 3, T, H, W) -> (B,).
+        clip: (3, T, H, W).
+        polarity: "positive" for what speaks for the score, "negative" for what speaks against it, or "both".
+        _others: options of other methods, so that one call serves them all.
+    Returns:
+        (T, H, W), not negative: the sum over colours.
+    Raises:
+        ValueError: for a polarity of another name.
+    """
+    return _heat(Saliency(score_fn).attribute(_leaf(clip), abs=False), polarity)
+
+
+def grad_input(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
+    """The gradient times the clip: what a linear score would consist of. Arguments and result as `grad`."""
+    return _heat(InputXGradient(score_fn).attribute(_leaf(clip)), polarity)
+
+
+def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", steps: int = STEPS, noise: float = 0.15,
+                seed: int = 0, batch_size: int = 4, **_others: object) -> Tensor:
+    """The gradient's mean over noisy copies of the clip (Smilkov et al., 2017).
+
+    Args:
+        score_fn, clip, polarity, _others: as in `grad`.
+        steps: how many copies.
+        noise: standard deviation, as a share of the clip's range of values.
+        seed: of the noise; the random state of the caller is left as it was.
+        batch_size: copies at a time.
+    Returns:
+        (T, H, W), not negative.
+    """
+    spread = float(noise * (clip.amax() - clip.amin()))
+    devices = [clip.device] if clip.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        signed = NoiseTunnel(Saliency(score_fn)).attribute(
+            _leaf(clip), nt_type="smoothgrad", nt_samples=steps, nt_samples_batch_size=batch_size, stdevs=spread,
+            abs=False)
+    return _heat(signed, polarity)
+
+
+def integrated_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", steps: int = STEPS,
+                    baseline: Tensor | None = None, batch_size: int = 4, **_others: object) -> Tensor:
+    """Gradients along the straight path from a baseline to the clip, times its length (Sundararajan et al., ICML 2017).
+
+    Positive minus negative heat sums to score(clip) - score(baseline), as well as `steps` points tell.
+
+    Args:
+        score_fn, clip, polarity, _others: as in `grad`.
+        steps: points of the Gauss-Legendre rule.
+        baseline: (3, T, H, W); by default zeros, the mean colour of a normalised clip.
+        batch_size: points at a time.
+    Returns:
+        (T, H, W), not negative.
+    """
+    start = None if baseline is None else baseline[None]
+    return _heat(IntegratedGradients(score_fn).attribute(_leaf(clip), baselines=start, n_steps=steps,
+                                                         internal_batch_size=batch_size), polarity)

@@ -1,0 +1,499 @@
+"""Explain clips by attribution methods: a HIPE checkpoint's classes, ancestors and prototypes, or any trunk's classes."""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import build
+from attribution import METHODS
+from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_pyramid
+from attribution.gradients import POLARITIES, STEPS
+from attribution.perturbation import PERTURBATIONS, RECIPES, VARIANTS, extremal_masks
+from datasets.reading import READERS, VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
+from datasets.sampling import SlidingWindows
+from datasets.transforms import EvalTransform, normalise
+from datasets.video import Video, VideoClips
+from explain import attributed, render
+from explain.match import best_window
+from explain.names import file_name
+from explain.pictures import read_region
+from explain.report import percent
+from hierarchy.tree import Hierarchy
+from local_analysis import MEMORY_GB, choose, stored_flags
+from models import TRUNKS
+from models.geometry import upsample
+from models.weights import load_pretrained, read_state
+from options import device_flags, model_flags, parse_given, parse_main, resolve
+from training.checkpoint import load_checkpoint
+from util_scripts.errors import user_errors
+
+IMAGES = (".jpg", ".jpeg", ".png")
+PICTURED = 8  # channels of a layer on the picture of a pyramid
+HEAD_KEY = re.compile(r"(fc|classifier|head|logits|projection)\b.*weight$")
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
+    """The command line, and which flags were given."""
+    parser = argparse.ArgumentParser(prog="local_attribution.py", description=__doc__, allow_abbrev=False)
+    group = parser.add_argument_group("what to explain with: a HIPE checkpoint, else a trunk (see model)")
+    group.add_argument("--resume_path", help="HIPE checkpoint; it carries all other flags")
+    group.add_argument("--level", type=int, help="explain the predicted class's ancestor so many levels up (default: 0, the class)")
+    group.add_argument("--prototype", type=int, help="explain the activation of this prototype")
+    group.add_argument("--classes", help="JSON list of the trunk's class names in the order of its outputs, or {name: index}")
+    group.add_argument("--pretrain_dataset", default="", help="what the trunk was trained on; ucf101 gives the class names without --classes")
+    group.add_argument("--target", default="predicted", help="predicted, true, or the name of a class (default: predicted)")
+    group = parser.add_argument_group("videos: of the checkpoint's data, unless --videos_dir or --video is given")
+    group.add_argument("--root_path", default=".", help="folder that relative paths hang off (default: .)")
+    group.add_argument("--videos_dir", help="folder of frame folders, video files or class folders of those; a name up to its first - is the label")
+    group.add_argument("--video", type=Path, metavar="FILE", help="a video file or frame folder whose class is not known")
+    group.add_argument("--video_path", help="folder of the checkpoint's videos, when it has moved")
+    group.add_argument("--annotation_path", help="annotation JSON, when it has moved")
+    group.add_argument("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
+    group.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
+    group.add_argument("--n_videos", type=int, default=4, help="how many, spread over the classes; 0 for all (default: 4)")
+    group.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
+    group.add_argument("--sample_size", type=int, help="height and width of a clip in pixels (default: the checkpoint's, else 112)")
+    group.add_argument("--sample_duration", type=int, help="frames of a clip (default: the checkpoint's, else 16)")
+    group.add_argument("--sample_t_stride", type=int, help="frames from one frame of a clip to the next (default: the checkpoint's, else 1)")
+    group.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next, of which the surest is explained (default: 16)")
+    group = parser.add_argument_group("methods")
+    group.add_argument("--vis_method", nargs="+", default=["grad_cam"], choices=[*METHODS, "all"], help="attribution methods, side by side on one page (default: grad_cam)")
+    group.add_argument("--polarity", default="positive", choices=sorted(POLARITIES), help="of gradients (default: positive)")
+    group.add_argument("--steps", type=int, default=STEPS, help=f"of smooth_grad and integrated_grad (default: {STEPS})")
+    group.add_argument("--num_iter", type=int, default=2000, help="iterations of a perturbation; Ctrl-C ends it with the best mask so far (default: 2000)")
+    group.add_argument("--perturb_area", type=float, nargs="+", default=[0.1], help="areas of a perturbation as shares, whose masks are averaged (default: .1)")
+    group.add_argument("--perturb_type", default="blur", choices=PERTURBATIONS, help="what becomes of voxels outside the mask (default: blur)")
+    group.add_argument("--variant", default="preserve", choices=VARIANTS, help="mask that keeps the score, that kills it, or both (default: preserve)")
+    group.add_argument("--theta", type=float, default=THETA, help=f"least share of a channel in a pyramid, 0..1 (default: {THETA})")
+    group.add_argument("--depth", type=int, default=DEPTH, help=f"convolutions that a pyramid goes down (default: {DEPTH})")
+    group.add_argument("--top_n", type=int, help="channels that a pyramid follows from each channel at most (default: all that reach theta)")
+    group.add_argument("--manual_seed", type=int, default=1, help="of noise (default: 1)")
+    group.add_argument("--batch_size", type=int, default=4, help="clips that perturbations optimise together (default: 4)")
+    group.add_argument("--out", default="visual_res", help="folder to write (default: visual_res)")
+    group.add_argument("--save_label", default="", help="name of this run below the method and the model (default: none; level1, prototype17, ...)")
+    model_flags(parser)
+    device_flags(parser)
+    parser.add_argument("--no_gpu", dest="no_cuda", action="store_true", help="the same as --no_cuda")
+    args, given = parse_given(parser, argv)
+    if "all" in args.vis_method:
+        args.vis_method = list(METHODS)
+    args.vis_method = list(dict.fromkeys(args.vis_method))
+    for name, least in (("n_videos", 0), ("sample_size", 1), ("sample_duration", 1), ("sample_t_stride", 1), ("steps", 1),
+                        ("inference_stride", 1), ("num_iter", 1), ("depth", 1), ("top_n", 1), ("batch_size", 1), ("manual_seed", 0)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    for area in args.perturb_area:
+        if not 0 < area < 1:
+            raise ValueError(f"--perturb_area is a share between 0 and 1, not {area:g}; give for example 0.1")
+    if not 0 <= args.theta <= 1:
+        raise ValueError(f"--theta is a share between 0 and 1, not {args.theta:g}")
+    if args.resume_path is None and (args.level or args.prototype is not None):
+        raise ValueError("--level and --prototype need a HIPE checkpoint; give it as --resume_path")
+    if args.level is not None and args.prototype is not None:
+        raise ValueError("--level and --prototype contradict each other; give one of them")
+    if args.resume_path is None and not args.pretrain_path:
+        raise ValueError("nothing to explain with; give a HIPE checkpoint as --resume_path, or a trunk's weights as --pretrain_path")
+    if args.resume_path is None and not (args.videos_dir or args.video):
+        raise ValueError("no videos; give their folder as --videos_dir, or a file as --video")
+    if args.videos_dir and args.video:
+        raise ValueError("--videos_dir and --video contradict each other; give one of them")
+    return args, given
+
+
+class AnyVideo:
+    """Reads video files, and folders of pictures in the order of the numbers in their names."""
+
+    def __init__(self) -> None:
+        self._files = VideoFile()
+
+    def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Frames by their index from 0; see `datasets.reading`."""
+        if not path.is_dir():
+            return self._files.frames(path, indices)
+        files = frame_files(path)
+        wanted = range(len(files)) if indices is None else [int(i) for i in indices]
+        pictures = []
+        for i in wanted:
+            try:
+                with Image.open(files[i]) as image:
+                    pictures.append(np.asarray(image.convert("RGB")))
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"{files[i]}: not a readable picture ({error}); replace it") from error
+        if len({picture.shape for picture in pictures}) > 1:
+            raise ValueError(f"{path}: frames differ in size; extract them again")
+        return torch.from_numpy(np.stack(pictures))
+
+    def info(self, path: Path) -> VideoInfo:
+        """Number of frames, size and rate; a folder has no rate."""
+        if not path.is_dir():
+            return self._files.info(path)
+        return VideoInfo(len(frame_files(path)), *self.size(path), None)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """Height and width."""
+        return tuple(self.frames(path, [0]).shape[1:3]) if path.is_dir() else self._files.size(path)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures in a folder, in the order of the numbers in their names.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    if not files:
+        raise ValueError(f"{folder}: no frames in this folder; put in pictures (image_00001.jpg, ...), or give the video file")
+    return sorted(files, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
+
+
+def videos_in(folder: Path, hierarchy: Hierarchy) -> list[Video]:
+    """The frame folders and video files in a folder, also one level deeper in class folders.
+
+    Raises:
+        ValueError: for a folder without any, and for a label that is no class.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; check --videos_dir")
+    found: list[tuple[Path, str]] = []
+    for path in sorted(folder.iterdir()):
+        label = (path.name if path.is_dir() else path.stem).split("-")[0]
+        if path.is_dir():
+            inside = sorted(one for one in path.iterdir() if one.is_dir() or one.suffix.lower() in VIDEO_EXTENSIONS)
+            if not inside or any(one.suffix.lower() in IMAGES for one in path.iterdir()):
+                frame_files(path)
+                inside = [path]
+            found += [(one, label) for one in inside]
+        elif path.suffix.lower() in VIDEO_EXTENSIONS:
+            found.append((path, label))
+    if not found:
+        raise ValueError(f"{folder}: neither frame folders nor video files in it; check --videos_dir")
+    videos = []
+    for path, label in found:
+        try:
+            index = hierarchy.label(label)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; a name up to its first - is the label") from error
+        videos.append(Video(path.name if path.is_dir() else path.stem, path, index, "testing", 0, (0, 0)))
+    return videos
+
+
+def class_names(args: argparse.Namespace) -> list[str]:
+    """The trunk's class names, in the order of its outputs.
+
+    Raises:
+        ValueError, FileNotFoundError: where they are not given, or the file holds something else.
+    """
+    if not args.classes:
+        if args.pretrain_dataset.lower() == "ucf101":
+            tree = Hierarchy.from_csv(build.HERE / "UCF-101_hierarchy.csv")
+            return list(tree.names[:tree.n_leaves])
+        raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset ucf101")
+    path = build.under_root(args, args.classes)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; check --classes") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); write a list of class names") from error
+    content = content.get("labels", content) if isinstance(content, dict) else content
+    if isinstance(content, dict) and sorted(content.values()) == list(range(len(content))):
+        content = sorted(content, key=content.get)
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{path}: not a list of class names, nor names with the indices 0, 1, ...; mend --classes")
+    return content
+
+
+@dataclass
+class Subject:
+    """A model that is explained, as far as attribution sees it."""
+
+    name: str
+    hierarchy: Hierarchy
+    trunk: nn.Module
+    log_probs: Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, K)
+    activations: Callable[[Tensor], Tensor] | None  # (B, 3, T, H, W) -> (B, P), of a HIPE model
+    node_of: list[int]  # of prototypes
+    head: Tensor | None  # (K0, C) class weights of a pooled linear head
+
+
+def trunk_subject(args: argparse.Namespace) -> Subject:
+    """A trunk under mean pooling and a linear layer, both from --pretrain_path.
+
+    Raises:
+        ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes.
+    """
+    full, _ = parse_main([])
+    for name in vars(full):
+        if hasattr(args, name) and getattr(args, name) is not None:
+            setattr(full, name, getattr(args, name))
+    resolve(full)
+    hierarchy = Hierarchy.from_rows([[name] for name in class_names(args)])
+    trunk = TRUNKS[full.model](full.model_depth, temporal_strides=full.temporal_strides,
+                               spatial_strides=full.spatial_strides, shortcut=full.resnet_shortcut,
+                               widen_factor=full.resnet_widen_factor, conv1_t_size=full.conv1_t_size,
+                               max_pool=not full.no_max_pool)
+    path = build.under_root(args, args.pretrain_path)
+    dropped = load_pretrained(trunk, path)
+    state = read_state(path)
+    state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
+    weights = [key for key in dropped if key.endswith("weight") and HEAD_KEY.match(key)
+               and state[key].flatten(1).shape[1] == trunk.out_channels]
+    if len(weights) != 1:
+        raise ValueError(f"{path}: holds no classification head over {trunk.out_channels} channels; give weights with one (fc.weight, fc.bias)")
+    weight = state[weights[0]].flatten(1).float()
+    if len(weight) != hierarchy.n_leaves:
+        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names {hierarchy.n_leaves}; mend one of them")
+    head = nn.Linear(trunk.out_channels, len(weight))
+    head.load_state_dict({"weight": weight, "bias": state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()})
+    whole = nn.ModuleDict({"trunk": trunk, "head": head}).to(args.where, memory_format=torch.channels_last_3d).eval()
+    whole.requires_grad_(False)
+    return Subject(f"{full.model}-{full.model_depth}", hierarchy, whole["trunk"],
+                   lambda clips: whole["head"](whole["trunk"](clips).mean((2, 3, 4))).log_softmax(-1), None, [], whole["head"].weight)
+
+
+def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subject:
+    """The model of a HIPE checkpoint."""
+    model, hierarchy, _ = build.model_of(checkpoint, path)
+    model = model.to(args.where).eval().requires_grad_(False)
+    if args.level is not None and not 0 <= args.level < hierarchy.n_levels:
+        raise ValueError(f"--level {args.level} is not in the class tree of {path}; it has the levels 0 to {hierarchy.n_levels - 1}")
+    n = len(model.prototype_layer.node_of)
+    if args.prototype is not None and not 0 <= args.prototype < n:
+        raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
+    return Subject("hipe", hierarchy, model.trunk, lambda clips: model(clips).log_probs, lambda clips: model(clips).activations,
+                   model.prototype_layer.node_of.tolist(), None)
+
+
+@dataclass
+class Shown:
+    """A window of a video that is explained."""
+
+    video: Video
+    clip: Tensor  # (3, T, H, W) normalised
+    frames: Tensor  # (T,) in the video
+    crop: Tensor  # (4,) in the video's own pixels
+    log_probs: Tensor  # (K,) of the window
+    target: int  # node or prototype
+    title: str  # what that is
+
+
+@torch.no_grad()
+def find_windows(subject: Subject, clips: VideoClips, batch_size: int, where: torch.device) -> list[tuple[int, dict, Tensor, int]]:
+    """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the prediction."""
+    by_video: dict[int, list[tuple[dict, Tensor]]] = {}
+    for first in range(0, len(clips), batch_size):
+        items = [clips[i] for i in range(first, min(first + batch_size, len(clips)))]
+        found = subject.log_probs(normalise(torch.stack([item["clip"] for item in items]).to(where)))
+        for item, one in zip(items, found.cpu(), strict=True):
+            if item["valid"]:
+                by_video.setdefault(item["video"], []).append((item, one))
+    chosen = []
+    for video, windows in by_video.items():
+        leaf, best = best_window(torch.stack([one for _, one in windows]), subject.hierarchy.n_leaves)
+        chosen.append((video, *windows[best], leaf))
+    return chosen
+
+
+def choose_target(args: argparse.Namespace, subject: Subject, video: Video, leaf: int) -> tuple[int, str]:
+    """What is explained of a video, a node or a prototype, and what it is called.
+
+    Raises:
+        ValueError: where the true class is asked for and not known, or a class is not in the tree.
+    """
+    tree = subject.hierarchy
+    if args.prototype is not None:
+        return args.prototype, f"prototype {args.prototype} of {tree.full_name(subject.node_of[args.prototype])}"
+    if args.target == "true":
+        if video.label < 0:
+            raise ValueError(f"{video.path}: its true class is not known; leave out --target true")
+        leaf = video.label
+    elif args.target != "predicted":
+        leaf = tree.label(args.target)
+    node = tree.path_ids(leaf)[args.level or 0]
+    return node, tree.full_name(node)
+
+
+def score_of(subject: Subject, args: argparse.Namespace, targets: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Scores of clips (n, 3, T, H, W) whose places among the explained ones are (n,) int64 -> (n,)."""
+    outputs = subject.log_probs if args.prototype is None else subject.activations
+    return lambda clips, which: outputs(clips).gather(1, targets[which][:, None])[:, 0]
+
+
+def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Sequence[Shown]) -> tuple[list[Tensor], list[FeaturePyramid | None]]:
+    """Heat (T, H, W) of every clip by one method, and its pyramid where the method makes one."""
+    targets = torch.tensor([one.target for one in shown], device=args.where)
+    score = score_of(subject, args, targets)
+    if method in RECIPES:
+        heats = []
+        for first in range(0, len(shown), args.batch_size):
+            some = range(first, min(first + args.batch_size, len(shown)))
+            found = extremal_masks(lambda clips, which, first=first: score(clips, which + first),
+                                   torch.stack([shown[i].clip for i in some]), how=method, areas=args.perturb_area,
+                                   variants=(args.variant,), score="log_prob" if args.prototype is None else "activation",
+                                   perturbation=args.perturb_type, iterations=args.num_iter, progress=True)
+            if found.interrupted:
+                print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
+            heats += list(found.masks.mean((1, 2)))
+        return heats, [None] * len(shown)
+    heats, pyramids = [], []
+    for i, one in enumerate(shown):
+        def score_one(clips: Tensor, i: int = i) -> Tensor:
+            return score(clips, torch.full((len(clips),), i, device=clips.device))
+        size = tuple(one.clip.shape[1:])
+        if method == "class_feature_pyramid":
+            weights = None if subject.head is None else subject.head[one.target]
+            pyramid = feature_pyramid(score_one, one.clip, layer=subject.trunk, class_weights=weights,
+                                      theta=args.theta, depth=args.depth, top_n=args.top_n)
+            heats.append(pyramid.layers[0].tube(size))
+            pyramids.append(pyramid)
+        else:
+            heats.append(METHODS[method](score_one, one.clip, layer=subject.trunk, polarity=args.polarity, steps=args.steps,
+                                         seed=args.manual_seed, upsample=functools.partial(upsample, size=size, stride=subject.trunk.stride)))
+            pyramids.append(None)
+    return heats, pyramids
+
+
+def margin_of(subject: Subject, one: Shown, method: str) -> list[tuple[str, bool]]:
+    """What stands beside a contact sheet: the method, what it explains, the true class and the two most probable."""
+    tree, n = subject.hierarchy, subject.hierarchy.n_leaves
+    probability = one.log_probs[:n].double().exp()
+    label = one.video.label
+    lines = [(method, True), (f"for {one.title}", False),
+             (f"true: {tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "true class not known", True)]
+    for rank, leaf in enumerate(probability.argsort(descending=True)[:2].tolist(), 1):
+        lines.append((f"{rank}. {tree.full_name(leaf)}, {percent(float(probability[leaf]))}", False))
+    return [*lines, (f"frames {int(one.frames.min())} to {int(one.frames.max())}", False)]
+
+
+def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int]) -> list[attributed.PyramidRow]:
+    """The pyramid as it is drawn: the strongest channels of each layer, and the links between those."""
+    rows, places = [], {}
+    for i, layer in enumerate(pyramid.layers):
+        channels = layer.channels[:PICTURED].tolist()
+        places |= {(i, channel): place for place, channel in enumerate(channels)}
+        what = "what the score reads" if i == 0 else f"{layer.depth} {'convolution' if layer.depth == 1 else 'convolutions'} down"
+        rows.append(attributed.PyramidRow(layer.name, f"{what}; {len(layer.channels)} of {layer.n_channels} channels",
+                                          layer.tube(size).cpu(), channels, layer.kernel_tubes(size, slice(PICTURED)).cpu()))
+    for above, channel, below, lower in pyramid.edges.tolist():
+        if (above, channel) in places and (below, lower) in places:
+            rows[below].above.append((above, places[above, channel], places[below, lower]))
+    return rows
+
+
+class Writer:
+    """Writes what was found: per method and clip a GIF, a sheet and the raw heat, and one page of all."""
+
+    def __init__(self, args: argparse.Namespace, subject: Subject, reader: Reader) -> None:
+        self.args, self.subject, self.reader = args, subject, reader
+        kind = f"prototype{args.prototype}" if args.prototype is not None else f"level{args.level}" if args.level else ""
+        self.label = args.save_label or kind
+        self.out = Path(args.out).expanduser().resolve()
+
+    def folder(self, method: str) -> Path:
+        """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
+        folder = self.out / method.replace("*", "_x_") / self.subject.name
+        return folder / file_name(self.label) if self.label else folder
+
+    @property
+    def page(self) -> Path:
+        """The page that lays the methods of this run side by side."""
+        return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
+
+    def entry(self, one: Shown, found: dict[str, tuple[Tensor, FeaturePyramid | None]], name: str) -> attributed.Entry:
+        """Write all files of a clip."""
+        pixels = read_region(self.reader, one.video.path, one.frames, one.crop)
+        try:
+            fps = self.reader.info(one.video.path).fps
+        except ValueError:  # this window could be read, though not the whole video
+            fps = None
+        seconds = render.seconds_per_frame(one.frames, fps)
+        panels = [attributed.Panel("clip", f"frames {int(one.frames.min())} to {int(one.frames.max())}",
+                                   render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))]
+        for method, (heat, pyramid) in found.items():
+            folder = self.folder(method)
+            folder.mkdir(parents=True, exist_ok=True)
+            heat = heat.detach().float().cpu()
+            np.save(folder / f"{name}.npy", heat.numpy())
+            shown = render.overlay(pixels, attributed.drawn(heat))
+            (folder / f"{name}.gif").write_bytes(render.gif(shown, seconds))
+            sheet = attributed.heat_sheet(pixels, heat, margin_of(self.subject, one, method))
+            (folder / f"{name}.png").write_bytes(render.png(sheet))
+            drawing = None
+            if pyramid is not None:
+                picture = attributed.pyramid_picture(pixels, pyramid_rows(pyramid, tuple(heat.shape)))
+                (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
+                (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
+                drawing = render.webp(picture)
+            peak = int(heat.amax((1, 2)).argmax())
+            panels.append(attributed.Panel(method, f"hottest in frame {int(one.frames[peak])}", render.webp(shown, seconds),
+                                           render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing))
+        lines = margin_of(self.subject, one, "")
+        facts = [("true class", lines[2][0].removeprefix("true: ").removeprefix("true class ")),
+                 *(("prediction" if i == 0 else "then", line[0][3:]) for i, line in enumerate(lines[3:5]))]
+        return attributed.Entry(one.video.name, one.title, facts, panels)
+
+
+def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None, hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
+    """The videos to explain, and what reads them."""
+    if args.videos_dir or args.video:
+        reader = CachedReader(AnyVideo(), int(MEMORY_GB * 1e9))
+        if args.videos_dir:
+            return videos_in(build.under_root(args, args.videos_dir), hierarchy), reader
+        file = args.video.expanduser().resolve()
+        if file.is_dir():
+            frame_files(file)
+        n_frames = reader.info(file).n_frames
+        return [Video(file.name if file.is_dir() else file.stem, file, -1, "testing", n_frames, (0, n_frames))], reader
+    stored = stored_flags(checkpoint, args, given)
+    return choose(args, build.read_videos(stored, hierarchy)), build.make_reader(stored)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, given = parse(argv)
+    args.where = build.choose_device(args.device, args.no_cuda)
+    checkpoint = None
+    if args.resume_path:
+        path = build.under_root(args, args.resume_path)
+        checkpoint = load_checkpoint(path)
+        subject = hipe_subject(args, checkpoint, path)
+    else:
+        subject = trunk_subject(args)
+    stored = {} if checkpoint is None else checkpoint["args"]
+    size, duration, stride = (getattr(args, name) or stored.get(name, default) for name, default in
+                              (("sample_size", 112), ("sample_duration", 16), ("sample_t_stride", 1)))
+    videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
+    clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
+                       transform=EvalTransform(size), reader=reader)
+    shown = []
+    for index, item, log_probs, leaf in find_windows(subject, clips, args.batch_size, args.where):
+        target = choose_target(args, subject, videos[index], leaf)
+        clip = normalise(item["clip"].to(args.where))
+        shown.append(Shown(videos[index], clip, item["frames"], item["crop"], log_probs, *target))
+    if not shown:
+        raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and --root_path")
+    found: list[dict] = [{} for _ in shown]
+    for method in args.vis_method:
+        for results, *result in zip(found, *attribute(method, subject, args, shown), strict=True):
+            results[method] = tuple(result)
+        print(f"{method}: {len(shown)} clips", flush=True)
+    writer = Writer(args, subject, reader)
+    names = [one.video.name for one in shown]
+    names = [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {name}") for name, one in zip(names, shown, strict=True)]
+    entries = [writer.entry(one, results, name) for one, results, name in zip(shown, found, names, strict=True)]
+    attributed.write_page(writer.page, f"Attribution, {subject.name}" + (f", {writer.label}" if writer.label else ""), entries)
+    print(f"{len(shown)} clips explained: {writer.page}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
