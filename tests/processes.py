@@ -2,13 +2,14 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch.distributed import TCPStore
 
 
 @dataclass
@@ -24,11 +25,9 @@ def in_processes(size: int, work: Callable[[int], None], folder: Path, seconds: 
 
     size: 1 makes one process without torchrun's variables. folder: for what they print.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun keeps it
     logs = [folder / f"printed_by_{rank}_of_{size}.txt" for rank in range(size)]
-    children = [_fork(work, rank, size, port, log) for rank, log in enumerate(logs)]
+    children = [_fork(work, rank, size, store.port, log) for rank, log in enumerate(logs)]
     codes: dict[int, int] = {}
     until = time.monotonic() + seconds
     while len(codes) < size:
@@ -52,7 +51,7 @@ def _fork(work: Callable[[int], None], rank: int, size: int, port: int, log: Pat
             sys.stdout = sys.stderr = out
             if size > 1:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
-                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                                  MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
             try:
                 work(rank)
                 code = 0

@@ -163,7 +163,7 @@ def joined() -> Iterator[World]:
         yield World()
         return
     from torch.distributed.rendezvous import rendezvous  # by this name `torch.distributed` itself holds a function
-    store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    store, rank, size = next(iter(rendezvous("env://")))
     # torchrun keeps one store for all attempts, and in it the addresses of processes that are no more
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
@@ -252,7 +252,8 @@ class BatchNormOverProcesses(nn.BatchNorm3d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        axes, shape = (0, 2, 3, 4), (1, -1, 1, 1, 1)
+        axes, shape, dtype = (0, 2, 3, 4), (1, -1, 1, 1, 1), x.dtype
+        x = x.float()
         n = x.new_tensor(x.numel() // x.shape[1])
         dist.all_reduce(n)
         mean = all_reduce(x.sum(axes)) / n  # (C,)
@@ -263,7 +264,7 @@ class BatchNormOverProcesses(nn.BatchNorm3d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n / (n - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()  # (C,)
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
