@@ -21,9 +21,8 @@ test-all: $(READY) ## all tests
 lint: $(READY) ## ruff
 	$(RUN) -m ruff check
 
-benchmarks: $(READY) ## the ratios of docs/RESULTS.md that need no data
-	$(RUN) -m benchmarks.step
-	$(RUN) -m benchmarks.push
+benchmarks: $(READY) ## all benchmarks that need no data; adds a row to docs/RESULTS.md
+	$(RUN) -m benchmarks.all
 
 clean: ## remove demo/ and caches; .venv/ and results/ stay
 	rm -rf demo .pytest_cache .ruff_cache

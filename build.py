@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -180,10 +181,12 @@ def _quiet_worker(_: int) -> None:
 
 
 def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,
-                batch_sampler=None) -> DataLoader:
-    """A loader in the dataset's order (batch_size) or in that of a batch sampler, with no more processes than cores."""
+                sampler: Sequence[int] | None = None, batch_sampler=None) -> DataLoader:
+    """A loader in the dataset's order (batch_size), of some items (sampler) or in that of a batch sampler, with no more
+    processes than cores."""
     n_threads = min(n_threads, len(dataset), os.cpu_count() or 1)
-    how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size}
+    how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size,
+                                                                              "sampler": sampler}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
                       persistent_workers=False, prefetch_factor=4 if n_threads else None, generator=torch.Generator(),

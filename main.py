@@ -27,20 +27,22 @@ from models.stages import stages_before
 from models.weights import load_pretrained
 from options import parse_main
 from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, write_whole
+from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, Views, keep_features, valid_clips
 from training.log import Log, Stop
+from training.precision import choose_precision, prepare_device
 from training.push import PushRecord, push, start_prototypes
-from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, remaining, training_steps
+from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, least_batch, remaining, training_steps
 from util_scripts.errors import user_errors
 
 
 class Run:
     """One run: what is trained, on what, how far it has come, and where it is written."""
 
-    def __init__(self, args: argparse.Namespace, given: set[str]) -> None:
-        self.args = args
-        self.device = build.choose_device(args.device, args.no_cuda)
+    def __init__(self, args: argparse.Namespace, given: set[str], world: World) -> None:
+        self.args, self.world = args, world
+        self.device = world.device(build.choose_device(args.device, args.no_cuda), args.device)
         self.checkpoint, self.resumed_from = build.resume(args, given)
         self.hierarchy = build.check_tree(args, given, self.checkpoint, self.resumed_from)
         self.videos = build.read_videos(args, self.hierarchy)
@@ -53,11 +55,20 @@ class Run:
         self.record: PushRecord | None = None
         self.done: Step | None = None
         torch.manual_seed(args.manual_seed)
-        self.model = self._model().to(self.device)
+        with world.main_first():  # whose fitted embeddings the others find
+            self.model = self._model().to(self.device)
+        world.align(self.model)
+        if world.size > 1 and args.batchnorm_sync:
+            self.model = synchronise_batchnorm(self.model, self.device)
+        if args.compile:
+            self.model.trunk.compile()
+        prepare_device(self.device, deterministic=args.deterministic)
+        self.precision = choose_precision(args.amp, self.device)
         self.trainer = Trainer(self.model, self._phases(), self._weights(), margin=args.separation_margin,
                                focus=args.focus if args.trunk_epochs else 1.0, background=args.background,
                                sure=args.sure if args.trunk_epochs else 0.0,  # an untrained head is sure of nothing
-                               frozen=stages_before(self.model.trunk, args.ft_begin_module), freeze_bn=args.freeze_bn)
+                               frozen=stages_before(self.model.trunk, args.ft_begin_module), freeze_bn=args.freeze_bn,
+                               world=world, precision=self.precision)
         if self.checkpoint is not None:
             self._restore()
         self._write_json("opts.json", self._plain_args(), indent=1)
@@ -83,6 +94,8 @@ class Run:
         self.done = Step(*self.checkpoint["done"])
         if not self.args.no_train:
             self.trainer.load_state(self.checkpoint["optimizers"])
+            if self.precision.scaler is not None and "scaler" in self.checkpoint:
+                self.precision.scaler.load_state_dict(self.checkpoint["scaler"])
             torch.set_rng_state(self.checkpoint["rng"]["cpu"])
             if self.device.type == "cuda" and "cuda" in self.checkpoint["rng"]:
                 torch.cuda.set_rng_state_all(self.checkpoint["rng"]["cuda"])
@@ -110,7 +123,8 @@ class Run:
         return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
 
     def _write_json(self, name: str, content: object, indent: int | None = None) -> Path:
-        write_whole(self.results / name, lambda file: file.write(json.dumps(content, indent=indent).encode()))
+        if self.world.is_main:
+            write_whole(self.results / name, lambda file: file.write(json.dumps(content, indent=indent).encode()))
         return self.results / name
 
     def subset(self, name: str) -> list[Video]:
@@ -126,6 +140,8 @@ class Run:
 
     def save(self, name: str) -> None:
         """Write a checkpoint into the results folder."""
+        if not self.world.is_main:
+            return
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state_all()
@@ -135,13 +151,14 @@ class Run:
             "hierarchy_rows": [list(row) for row in self.hierarchy.rows],
             "embedding": {"points": embeddings.points.cpu(), "c": embeddings.c},
             "model": self.model.state_dict(), "optimizers": self.trainer.state(), "rng": rng,
-            "push_record": None if self.record is None else self.record.to_dict()})
+            "push_record": None if self.record is None else self.record.to_dict(),
+            **({} if self.precision.scaler is None else {"scaler": self.precision.scaler.state_dict()})})
 
     # --- training
 
     def train(self) -> bool:
         """Walk the schedule from where it stands; False when asked to stop before its end."""
-        stop = Stop()
+        stop = Stop(patient=self.world.size > 1)
         try:
             return self._train(stop)
         finally:
@@ -155,26 +172,31 @@ class Run:
         self._tell_empty_classes(training)
         clips = build.training_clips(args, training, self.reader("train"))
         tell_looped(clips)
-        steps = training_steps(n_batches=n_batches(len(clips), args.batch_size), trunk_epochs=args.trunk_epochs,
+        if min(len(clips), args.batch_size) < self.world.size:
+            raise ValueError(f"{self.world.size} processes cannot share batches of {min(len(clips), args.batch_size)} "
+                             "clips; start fewer, or raise --batch_size, which counts the clips of all of them")
+        per_epoch = n_batches(len(clips), args.batch_size, least_batch(self.world.size))
+        steps = training_steps(n_batches=per_epoch, trunk_epochs=args.trunk_epochs,
                                warm_epochs=args.warm_epochs, n_epochs=args.n_epochs, push_start=args.push_start,
                                push_every=args.push_every, tune_iterations=args.tune_iterations)
         todo = remaining(steps, self.done)
         if not todo:
             print(f"{self.results}: the run is finished; a larger --n_epochs goes on", file=sys.stderr)
             return True
-        if self.earlier:  # not before everything else was found in order
+        if self.earlier and self.world.is_main:  # not before everything else was found in order
             for old in [*self.earlier, self.results / "prototypes.json"]:
                 old.unlink(missing_ok=True)
             for folder in ("img", "tensorboard"):
                 shutil.rmtree(self.results / folder, ignore_errors=True)
-        for ahead in put_aside(self.results, self.done):
+        for ahead in put_aside(self.results, self.done) if self.world.is_main else ():
             print(f"{ahead.name}: lies ahead of where this run goes on; kept as {ahead.name}.ahead", file=sys.stderr)
-        log = Log(self.results, self.done, tensorboard=args.tensorboard)
+        log = Log(self.results, self.done, tensorboard=args.tensorboard, silent=not self.world.is_main)
         totals = Counter(step.kind for step in steps)
         behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
         batches = self._batches(clips, steps, todo)
         still = build.even_clips(args, training, self.reader("train"), args.push_clips)
         push_loader = self._loader(still)
+        n_still = len(self.world.share(len(still)))
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
         meter, bar = Meter(), None
@@ -184,17 +206,18 @@ class Run:
             bar = bar or self._bar(step, todo)
             if step.kind in GRADIENT_KINDS:
                 batch = next(batches[step.kind])
-                meter.add(self.trainer.step(step, progress, batch), len(batch["label"]))
+                meter.add(self.trainer.step(step, progress, batch), self.world.total(len(batch["label"])))
             elif step.kind == "start":
-                self._start(push_loader, log, step)
+                self._start(still, log, step)
             elif step.kind == "push":
-                kept, tuning = self._push(push_loader, log, step, training, len(still)), None
+                kept, tuning = self._push(push_loader, log, step, training, n_still), None
             else:
                 kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), push_loader,
-                                             device=self.device, n_clips=len(still), folder=self.results)
+                                             device=self.device, n_clips=n_still, folder=self.results)
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
-                meter.add(self.trainer.tune(step, progress, tuning, kept.labels), len(kept.labels))
+                meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
+                          self.world.total(len(kept.labels)))
             self.done = step
             bar.update()
             ended = following is None or (following.kind, following.epoch) != (step.kind, step.epoch)
@@ -202,6 +225,8 @@ class Run:
                 self._watch(meter.means(), step, bar)
             if ended:
                 bar.close()
+                if step.kind in ("trunk", "joint"):  # each process has batch-norm statistics of its own clips
+                    self.world.align(self.model)
                 if meter.count:
                     log.add(step.kind, step, **meter.means())
                 self._validate(log, step)
@@ -211,23 +236,30 @@ class Run:
                 if step.kind == "last":
                     kept, tuning = None, None
                 self._checkpoint(step, following)
-            if stop.asked and following is not None:
+            asked = self.world.any(stop.asked)
+            if asked and following is not None:
                 self.save("last.pth")
                 print(f"asked to stop: {self.results / 'last.pth'} stands at {step.kind} epoch {step.epoch}; go on "
                       "with --resume_path auto", file=sys.stderr)
                 return False
-        return not stop.asked  # during the last step: what would come after is not what was asked for
+        return not asked  # during the last step: what would come after is not what was asked for
 
     def _loader(self, clips: VideoClips, order: Iterable[list] | None = None) -> DataLoader:
-        """Batches of clips in their own order, or in another."""
-        how = {"batch_size": self.args.batch_size} if order is None else {"batch_sampler": order}
+        """Batches of this process's share of clips in their own order, or in another."""
+        how = {"batch_sampler": order} if order is not None else self._share(clips, self.args.batch_size)
         return build.make_loader(clips, n_threads=self.args.n_threads, device=self.device, **how)
+
+    def _share(self, clips: VideoClips, batch_size: int) -> dict:
+        if self.world.size == 1:
+            return {"batch_size": batch_size}
+        return {"batch_size": batch_size, "sampler": self.world.share(len(clips))}
 
     def _batches(self, clips: VideoClips, steps: list[Step], todo: list[Step]) -> dict[str, Iterator[dict]]:
         """By kind of step, the batches of all that is left to do."""
         def order(*kinds: str) -> ScheduledBatches:
             return ScheduledBatches([step for step in todo if step.kind in kinds], len(clips), self.args.batch_size,
-                                    seed=self.args.manual_seed, trunk_epochs=self.args.trunk_epochs)
+                                    seed=self.args.manual_seed, trunk_epochs=self.args.trunk_epochs,
+                                    rank=self.world.rank, size=self.world.size)
 
         views = self._views(len(clips), steps) if any(step.kind == "warm" for step in todo) else None
         if views is None:
@@ -253,8 +285,11 @@ class Run:
 
     def _cached(self, clips: VideoClips, views: Views, order: ScheduledBatches) -> Iterator[dict]:
         """Batches of the trunk's features of the views, which are computed when the first batch is asked for."""
-        kept = keep_features(self.model.trunk, self._loader(clips, views.passes(self.args.batch_size)),
-                             device=self.device, n_clips=len(views), budget=math.inf, description="trunk features")
+        world = self.world
+        loader = self._loader(clips, views.passes(self.args.batch_size, world.rank, world.size))
+        kept = keep_features(self.model.trunk, loader, device=self.device, n_clips=len(world.share(len(views))),
+                             budget=math.inf, description="trunk features")
+        kept = KeptFeatures(world.collect(kept.features, len(views)), world.collect(kept.labels, len(views)))
         yield from kept.batches(views.items(order), self.device)
 
     @staticmethod
@@ -280,22 +315,27 @@ class Run:
                   f"video on disk ({names}{', ...' if len(empty) > 3 else ''}); their prototypes stay unmatched",
                   file=sys.stderr)
 
-    def _start(self, loader: DataLoader, log: Log, step: Step) -> None:
+    def _start(self, clips: VideoClips, log: Log, step: Step) -> None:
         if not self.args.trunk_epochs:
             tqdm.write("no trunk epochs, so no class maps: prototypes start at random patches of their nodes, and "
                        "focus and background separation are off", file=sys.stderr)
         placed = 0
         if not self.args.no_start:
-            generator = torch.Generator().manual_seed(self.args.manual_seed)
-            placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
-                                      sure=self.args.sure, mapped=self.args.trunk_epochs > 0, progress=True)
+            if self.world.is_main:
+                loader = build.make_loader(clips, n_threads=self.args.n_threads, device=self.device,
+                                           batch_size=self.args.batch_size)
+                generator = torch.Generator().manual_seed(self.args.manual_seed)
+                placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
+                                          sure=self.args.sure, mapped=self.args.trunk_epochs > 0, progress=True)
+            self.world.align(self.model.prototype_layer)
         log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of))
 
     def _push(self, loader: DataLoader, log: Log, step: Step, training: list[Video], n_clips: int) -> KeptFeatures:
         began = time.perf_counter()
         self.trainer.enter("last")
         self.record, kept = push(self.model, loader, names=[video.name for video in training], device=self.device,
-                                 epoch=step.epoch, n_clips=n_clips, folder=self.results, progress=True)
+                                 epoch=step.epoch, n_clips=n_clips, folder=self.results, progress=True,
+                                 world=self.world)
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)
@@ -306,13 +346,14 @@ class Run:
         tqdm.write(f"push {step.epoch}: {matched} of {len(rows)} prototypes matched"
                    + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else "")
                    + (f"; {twice} came to the patch of another one of their node" if twice else ""))
-        log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice, clips=len(kept.labels),
+        log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice,
+                clips=self.world.total(len(kept.labels)),
                 gap=float(self.record.distance.sum()) / max(matched, 1), seconds=round(seconds, 3),
                 picture_seconds=round(time.perf_counter() - began, 3))
         return kept
 
     def _pictures(self, step: Step, training: list[Video], log: Log) -> None:
-        if self.args.no_img:
+        if self.args.no_img or not self.world.is_main:
             return
         out, node_of = self.results / "img" / f"epoch_{step.epoch}", self.model.prototype_layer.node_of.cpu()
         by_name = {video.name: video for video in training}
@@ -334,7 +375,8 @@ class Run:
             return None
         clips = build.even_clips(args, videos, self.reader("val"), args.n_val_samples)
         labels = torch.tensor([video.label for video in videos])
-        scores = evaluate(self.model, self._loader(clips), labels, device=self.device, pooled=pooled, description="val")
+        scores = evaluate(self.model, self._loader(clips), labels, device=self.device, pooled=pooled, description="val",
+                          world=self.world, precision=self.precision)
         self.trainer.kind = None  # evaluation left the model in eval mode
         return scores
 
@@ -371,8 +413,9 @@ class Run:
         clips = build.window_clips(args, videos, self.reader(name), args.inference_stride)
         tell_looped(clips)
         loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
-                                   batch_size=args.inference_batch_size or args.batch_size)
-        means = predict(self.model, loader, len(videos), device=self.device, description="inference")
+                                   **self._share(clips, args.inference_batch_size or args.batch_size))
+        means = predict(self.model, loader, len(videos), device=self.device, description="inference", world=self.world,
+                        precision=self.precision)
         if not means.seen.any():
             raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
                              "with util_scripts.generate_video_jpgs")
@@ -394,10 +437,15 @@ def tell(what: str, scores: dict[str, float]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Do what the command line says."""
+    with joined() as world:
+        _work(argv, world)
+
+
+def _work(argv: list[str] | None, world: World) -> None:
     args, given = parse_main(argv)
     if args.no_train and args.no_val and not args.inference:
         print("--no_train and --no_val leave nothing to do; add --inference", file=sys.stderr)
-    run = Run(args, given)
+    run = Run(args, given, world)
     if not args.no_train:
         if not run.train():
             return

@@ -9,6 +9,7 @@ from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
 from training.engine import OPTIMIZERS
+from training.precision import DTYPES
 from training.schedule import SCHEDULERS
 
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
@@ -19,8 +20,8 @@ WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor"
                 "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
-              "inference_subset", "inference_batch_size", "output_topk", "n_threads", "device",
-              "no_cuda", "tensorboard", "no_img", "strict")
+              "inference_subset", "inference_batch_size", "output_topk", "n_threads", "device", "no_cuda", "amp",
+              "compile", "deterministic", "tensorboard", "no_img", "strict")
 # By option of a trunk's constructor, its flag and what that is when nobody sets it.
 TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
                "k": ("wide_resnet_k", 2), "cardinality": ("resnext_cardinality", 32),
@@ -110,7 +111,8 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tune_iterations", type=int, default=20, help="full passes of the last layer after a push (default: 20)")
     group.add_argument("--checkpoint", type=int, default=10, help="epochs from one checkpoint to the next (default: 10)")
     group.add_argument("--val_every", type=int, default=1, help="epochs from one validation to the next (default: 1)")
-    group.add_argument("--batch_size", type=int, default=128, help="training clips a step (default: 128)")
+    group.add_argument("--batch_size", type=int, default=128, help="training clips a step, over all processes (default: 128)")
+    group.add_argument("--batchnorm_sync", action="store_true", help="under torchrun: batch-norm over the clips of all processes")
     group.add_argument("--manual_seed", type=int, default=1, help="seed of every random choice (default: 1)")
     group = parser.add_argument_group("optimisation", "defaults: with --pretrain_path | from scratch")
     for prefix, what in (("trunk_", "trunk epochs"), ("", "joint epochs")):
@@ -164,6 +166,9 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_topk", type=int, default=5, help="classes written for each video (default: 5)")
     group.add_argument("--tensorboard", action="store_true", help="also log to {result_path}/tensorboard")
     group.add_argument("--no_img", action="store_true", help="do not render the prototypes after a push")
+    group.add_argument("--amp", choices=sorted(DTYPES), help="type that trunk and neck compute in, in training and evaluation (default: bf16 on a GPU that has it, else none: float32)")
+    group.add_argument("--compile", action="store_true", help="compile the trunk (torch.compile)")
+    group.add_argument("--deterministic", action="store_true", help="compute in the same way every time, slower on a GPU")
     device_flags(parser)
 
 

@@ -50,8 +50,8 @@ def timed(work: Callable, *args, **kwargs) -> tuple[object, float]:
     return work(*args, **kwargs), time.perf_counter() - began
 
 
-def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeats: int, folder: Path) -> None:
-    """Time everything in an empty folder, and print a table and the ratio."""
+def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeats: int, folder: Path) -> float:
+    """Time everything in an empty folder, and print a table and the ratio, which is returned."""
     torch.manual_seed(args.manual_seed)
     device, n = build.choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
     model = build.build_model(args, hierarchy, *build.fresh_embedding(args, hierarchy, cache=None)).to(device)
@@ -80,18 +80,22 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
           f"| evaluation | {evaluation:.3f} |\n| push | {pushing:.3f} |\n| tuning, {args.tune_iterations} passes | "
           f"{tuning:.3f} |\n| pictures | {drawing:.3f} |\n\nratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to "
           f"{ratios[-1]:.3f} in {repeats} turns; goal: at most 1.15)")
+    return statistics.median(ratios)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Print what takes how long; the ratio by name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.push", allow_abbrev=False,
                                      description=__doc__.splitlines()[0], epilog="The other flags are main.py's.")
     parser.add_argument("--n_clips", type=int, default=48, help="at most, three of each video (default: 48)")
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one not counted (default: 3)")
-    own, others = parser.parse_known_args()
+    own, others = parser.parse_known_args(argv)
     args, given = parse_main(["--batch_size", "8", *others])
     resolve(args)
     with tempfile.TemporaryDirectory() as folder:
-        measure(args, build.check_tree(args, given, None, None), own.n_clips, own.repeats, Path(folder))
+        hierarchy = build.check_tree(args, given, None, None)
+        found = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))
+    return {"push / evaluation": found}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """A joint training step of HIPE costs at most 1.05 times one of the same trunk under a pooled softmax head.
 
-    python -m benchmarks.step [--batch_size 8] [--sample_size 112] [--repeats 10] [--device cpu]
+    python -m benchmarks.step [--batch_size 8] [--sample_size 112] [--repeats 10] [--device cpu] [--amp bf16]
 
 HIPE is what main.py trains by default on UCF-101's tree: 3D-ResNet-18, 16 frames, 126 nodes of ten prototypes; its step
 is forward, all losses, backward and optimiser. The softmax head's step is written out plainly below, with the same
-trunk, memory format, optimiser and input. Both take turns in one process, so that a machine that slows down does so for
-both; of each turn the ratio is taken, and of these the median. Only the ratio travels from one machine to another.
+trunk, memory format, optimiser and input; beside it stands the trunk alone, forward and backward, and what share of the
+machine's rate of float32 matrix products, measured here too, its arithmetic reaches. All take turns in one process, so
+that a machine that slows down does so for all; of each turn the ratio is taken, and of these the median. Only the ratio
+travels from one machine to another.
 """
 
 import argparse
@@ -16,11 +18,13 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import build
 from models import HIPE
 from options import parse_main, resolve
 from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
+from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
 from util_scripts.errors import user_errors
 
@@ -28,23 +32,28 @@ GOAL = 1.05
 WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing")
 
 
-def hipe_step(args: argparse.Namespace, model: HIPE, batch: dict) -> Callable[[], Tensor]:
-    """A joint step as main.py takes it; the function returns the loss."""
-    phase = Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay, args.momentum)
-    trainer = Trainer(model, {"joint": phase}, LossWeights(**{n: getattr(args, f"{n}_weight") for n in WEIGHT_NAMES}),
-                      margin=args.separation_margin, focus=args.focus, background=args.background)
-    return lambda: trainer.step(Step("joint", 1, 0), 0.0, batch)["loss"]
+def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) -> Trainer:
+    """What main.py takes warm and joint steps and tunes with."""
+    joint = Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay, args.momentum)
+    phases = {"joint": joint, "warm": Phase("adam", 0, args.warm_learning_rate),
+              "last": Phase("adam", 0, args.last_learning_rate)}
+    return Trainer(model, phases, LossWeights(**{n: getattr(args, f"{n}_weight") for n in WEIGHT_NAMES}),
+                   margin=args.separation_margin, focus=args.focus, background=args.background, precision=precision)
 
 
-def softmax_step(args: argparse.Namespace, trunk: nn.Module, n_classes: int, batch: dict) -> Callable[[], Tensor]:
+def softmax_step(args: argparse.Namespace, trunk: nn.Module, n_classes: int, batch: dict,
+                 precision: Precision) -> Callable[[], Tensor]:
     """A step of the trunk under mean pooling and a linear layer; the function returns the loss."""
     head = nn.Linear(trunk.out_channels, n_classes).to(batch["clip"].device)
     parameters = [*trunk.parameters(), *head.parameters()]
     group = {"params": parameters, "lr": args.learning_rate, "weight_decay": args.weight_decay}
-    optimizer = OPTIMIZERS[args.optimizer]([group], args.momentum)
+    fused = True if batch["clip"].device.type == "cuda" else None
+    optimizer = OPTIMIZERS[args.optimizer]([group], args.momentum, fused=fused)
 
     def step() -> Tensor:
-        loss = F.cross_entropy(head(trunk(batch["clip"]).mean((2, 3, 4))), batch["label"])
+        with precision.in_training():
+            features = trunk(batch["clip"])
+        loss = F.cross_entropy(head(features.float().mean((2, 3, 4))), batch["label"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -59,37 +68,103 @@ def seconds(step: Callable[[], Tensor]) -> float:
     return time.perf_counter() - began
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0])
-    parser.add_argument("--batch_size", type=int, default=8, help="clips a step (default: 8)")
-    parser.add_argument("--sample_size", type=int, default=112, help="pixels of a clip, high and wide (default: 112)")
-    parser.add_argument("--repeats", type=int, default=10, help="turns, after one not counted (default: 10)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    own = parser.parse_args()
-    if own.batch_size < 2 or own.repeats < 1:
-        raise ValueError("--batch_size must be at least 2, for batch-norm, and --repeats at least 1")
-    args, _ = parse_main(["--sample_size", str(own.sample_size)])
-    resolve(args)
-    device = build.choose_device(own.device, no_cuda=False)
-    torch.manual_seed(args.manual_seed)
-    hierarchy = build.check_tree(args, set(), None, None)
-    points, c = build.fresh_embedding(args, hierarchy, cache=None)
-    model, other = (build.build_model(args, hierarchy, points, c).to(device).train() for _ in range(2))
-    clips = torch.randn(own.batch_size, 3, args.sample_duration, args.sample_size, args.sample_size, device=device)
-    batch = {"clip": clips.contiguous(memory_format=torch.channels_last_3d),
-             "label": torch.randint(hierarchy.n_leaves, (own.batch_size,), device=device)}
-    steps = {"HIPE": hipe_step(args, model, batch),
-             "softmax": softmax_step(args, other.trunk, hierarchy.n_leaves, batch)}
-    turns = [{name: seconds(step) for name, step in steps.items()} for _ in range(own.repeats + 1)][1:]
-    ratios = sorted(turn["HIPE"] / turn["softmax"] for turn in turns)
-    print(f"{own.batch_size} clips of {args.sample_duration} x {args.sample_size} x {args.sample_size}, "
-          f"{len(model.prototype_layer.node_of)} prototypes, {device}, {torch.get_num_threads()} threads\n")
-    print("| step | median s | fastest s |\n| --- | --- | --- |")
-    for name in steps:
-        times = [turn[name] for turn in turns]
-        print(f"| {name} | {statistics.median(times):.4f} | {min(times):.4f} |")
-    print(f"\nratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f} in {own.repeats} turns; "
-          f"goal: at most {GOAL})")
+def trunk_pass(trunk: nn.Module, batch: dict, precision: Precision) -> Callable[[], Tensor]:
+    """Forward and backward of the trunk and nothing else; the function returns a number of it."""
+    def step() -> Tensor:
+        with precision.in_training():
+            total = trunk(batch["clip"]).float().sum()
+        trunk.zero_grad(set_to_none=True)
+        total.backward()
+        return total.detach()
+    return step
+
+
+def in_turns(work: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
+    """The seconds of each of `repeats` turns, after one not counted, in which all do their work one after the other."""
+    turns = [{name: seconds(step) for name, step in work.items()} for _ in range(repeats + 1)][1:]
+    return {name: [turn[name] for turn in turns] for name in work}
+
+
+def ratio(times: dict[str, list[float]], one: str, other: str) -> float:
+    """The median over the turns of how much longer one takes than the other."""
+    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
+
+
+def table(times: dict[str, list[float]]) -> str:
+    """Median and fastest seconds of each."""
+    rows = [f"| {name} | {statistics.median(row):.4f} | {min(row):.4f} |" for name, row in times.items()]
+    return "\n".join(["| what | median s | fastest s |", "| --- | --- | --- |", *rows])
+
+
+class Bench:
+    """What a benchmark works on: main.py's default model with fresh weights, and a batch of noise.
+
+    Args:
+        argv: the benchmark's flags, of which those that `parser` does not know are main.py's.
+    """
+
+    def __init__(self, parser: argparse.ArgumentParser, argv: list[str] | None, *, batch_size: int) -> None:
+        parser.add_argument("--repeats", type=int, default=10, help="turns, after one not counted (default: 10)")
+        self.own, others = parser.parse_known_args(argv)
+        if self.own.repeats < 1:
+            raise ValueError("--repeats must be at least 1")
+        self.args, given = parse_main(["--batch_size", str(batch_size), *others])
+        args = self.args
+        resolve(args)
+        if args.batch_size < 2:
+            raise ValueError("--batch_size must be at least 2, for batch-norm")
+        self.device = build.choose_device(args.device, args.no_cuda)
+        prepare_device(self.device, deterministic=args.deterministic)
+        self.precision = choose_precision(args.amp, self.device)
+        torch.manual_seed(args.manual_seed)
+        self.hierarchy = build.check_tree(args, given, None, None)
+        self.embedding = build.fresh_embedding(args, self.hierarchy, cache=None)
+        size = (args.batch_size, 3, args.sample_duration, args.sample_size, args.sample_size)
+        clips = torch.randn(size, device=self.device).contiguous(memory_format=torch.channels_last_3d)
+        self.batch = {"clip": clips, "label": torch.randint(self.hierarchy.n_leaves, size[:1], device=self.device)}
+
+    def model(self) -> HIPE:
+        """Another model."""
+        model = build.build_model(self.args, self.hierarchy, *self.embedding).to(self.device).train()
+        if self.args.compile:
+            model.trunk.compile()
+        return model
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.batch["clip"].shape[2:]))
+        return (f"{self.args.batch_size} clips of {size}, {self.device}, {torch.get_num_threads()} threads, training "
+                f"in {self.precision.training or torch.float32}")
+
+
+def matrix_rate(device: torch.device, repeats: int = 5) -> float:
+    """FLOP/s of the fastest of a few float32 products of matrices that fill the device."""
+    n = 8192 if device.type == "cuda" else 1024
+    one, other = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    return 2 * n ** 3 / min(seconds(lambda: (one @ other)[0, 0]) for _ in range(repeats))
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Print what takes how long; the ratios by name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    bench = Bench(parser, argv, batch_size=8)
+    batch, precision = bench.batch, bench.precision
+    model, other, alone = (bench.model() for _ in range(3))
+    trainer = make_trainer(bench.args, model, precision)
+    work = {"HIPE": lambda: trainer.step(Step("joint", 1, 0), 0.0, batch)["loss"],
+            "softmax": softmax_step(bench.args, other.trunk, bench.hierarchy.n_leaves, batch, precision),
+            "trunk alone": trunk_pass(alone.trunk, batch, precision)}
+    times = in_turns(work, bench.own.repeats)
+    with FlopCounterMode(display=False) as flops:
+        trunk_pass(bench.model().trunk, batch, precision)()
+    rate = flops.get_total_flops() / statistics.median(times["trunk alone"])
+    share = rate / matrix_rate(bench.device)
+    found = ratio(times, "HIPE", "softmax")
+    print(f"{bench}, {len(model.prototype_layer.node_of)} prototypes\n\n{table(times)}\n\n"
+          f"ratio {found:.3f} (in {bench.own.repeats} turns; goal: at most {GOAL})\n"
+          f"trunk alone: {rate / 1e9:.1f} GFLOP/s, {share:.2f} of the rate of float32 matrix products")
+    return {"training step / softmax head": found, "training step / trunk alone": ratio(times, "HIPE", "trunk alone"),
+            "trunk / matrix products": share}
 
 
 if __name__ == "__main__":

@@ -83,33 +83,35 @@ class SlidingWindows(_Clips):
         return self._clip(min(k * self.step, self._last_start(n_frames)), n_frames)
 
 
-def n_batches(n_items: int, batch_size: int) -> int:
-    """Batches in an epoch, when a last batch of one item is merged into the one before."""
-    return -(-n_items // batch_size) - (batch_size > 1 and n_items > 1 and n_items % batch_size == 1)
+def n_batches(n_items: int, batch_size: int, least: int = 2) -> int:
+    """Batches in an epoch, when a last batch of fewer than `least` items is merged into the one before."""
+    return -(-n_items // batch_size) - (n_items > batch_size and 0 < n_items % batch_size < least)
 
 
 class EpochBatches:
     """Batch sampler of one epoch: every item once, in an order that only (seed, epoch) decide.
 
     Yields lists of (epoch, item), which is how `VideoClips` knows the step its randomness belongs to. A last batch of
-    one item is merged into the one before, because batch-norm cannot train on a single clip.
+    fewer than `least` items is merged into the one before: batch-norm cannot train on a single clip, and each of
+    several processes needs one.
 
     Args:
         n_items: length of the dataset.
-        batch_size: items a batch; the last one is smaller, or one larger.
+        batch_size: items a batch; the last one is smaller, or larger by less than `least`.
         seed, epoch: non-negative integers.
         first: the iteration to begin with; the ones before are skipped without being read.
     """
 
-    def __init__(self, n_items: int, batch_size: int, *, seed: int, epoch: int, first: int = 0) -> None:
+    def __init__(self, n_items: int, batch_size: int, *, seed: int, epoch: int, first: int = 0, least: int = 2) -> None:
         self.n_items, self.batch_size, self.seed, self.epoch, self.first = n_items, batch_size, seed, epoch, first
+        self.least = least
 
     def __len__(self) -> int:
-        return max(n_batches(self.n_items, self.batch_size) - self.first, 0)
+        return max(n_batches(self.n_items, self.batch_size, self.least) - self.first, 0)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = seed_of(self.seed, self.epoch).permutation(self.n_items).tolist()
-        n = n_batches(self.n_items, self.batch_size)
+        n = n_batches(self.n_items, self.batch_size, self.least)
         for b in range(self.first, n):
             end = self.n_items if b == n - 1 else (b + 1) * self.batch_size
             yield [(self.epoch, i) for i in order[b * self.batch_size:end]]

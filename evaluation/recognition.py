@@ -94,6 +94,14 @@ class VideoMean:
         self.best[some] = torch.where(better, first, self.best[some])
         self._highest[some] = torch.maximum(top, self._highest[some])
 
+    def merge(self, other: "VideoMean") -> None:
+        """Take in what another one saw of other clips, whose items settle ties: the lowest is the best clip."""
+        self.count += other.count
+        self._sum += other._sum
+        tied = (other._highest == self._highest) & (other.best < self.best)
+        self.best = torch.where((other._highest > self._highest) | tied, other.best, self.best)
+        self._highest = torch.maximum(self._highest, other._highest)
+
     @property
     def seen(self) -> Tensor:
         """(n_videos,) bool: the videos of which there was a clip."""

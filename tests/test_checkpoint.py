@@ -1,8 +1,12 @@
 """Checkpoints are written whole or not at all, and what is broken or foreign is told apart."""
 
+import itertools
 import os
+import signal
 import threading
+import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +63,28 @@ def test_the_target_appears_only_when_it_is_whole(tmp_path):
 
     write_whole(path, write)
     assert path.read_bytes() == b"{}"
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
+def test_whenever_a_run_is_killed_its_newest_checkpoint_is_whole(tmp_path, kills):
+    rng, content = np.random.default_rng(kills), CONTENT | {"model": {"weight": torch.rand(1 << 18)}}
+    for kill in range(kills):
+        child = os.fork()
+        if not child:
+            try:
+                for i in itertools.count():
+                    save_checkpoint(tmp_path / f"save_{i % 3}.pth", content | {"done": ["joint", kill, i]})
+            finally:
+                os._exit(1)
+        while not list(tmp_path.glob(f"*.{child}.part")):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        found = [load_checkpoint(path) for path in checkpoints_in(tmp_path)]
+        assert all(torch.equal(one["model"]["weight"], content["model"]["weight"]) for one in found)
+        assert newest_whole(tmp_path) == next(iter(checkpoints_in(tmp_path)), None)
+    assert list(tmp_path.glob("*.part"))  # it was in the middle of it
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

@@ -42,6 +42,16 @@ def test_scheduled_items_stand_where_their_view_was_kept(n_views, n_clips, batch
         assert [kept[place] for place in places] == [(11 + (epoch - 11) % n_views, item) for _, item in scheduled]
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_shares_of_the_views_make_the_views(size):
+    views = Views(3, 7, first=11)
+    whole = [one for batch in views.passes(2) for one in batch]
+    for rank in range(size):
+        batches = views.passes(2, rank, size)
+        assert [one for batch in batches for one in batch] == whole[rank::size]
+        assert all(0 < len(batch) <= 2 for batch in batches)
+
+
 def test_batches_are_the_items_asked_for():
     kept = KeptFeatures(torch.rand(6, 3, 1, 2, 2).half(), torch.arange(6))
     one, other = kept.batches([[4, 0, 4], [2]], CPU)

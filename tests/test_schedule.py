@@ -4,12 +4,14 @@ import itertools
 
 import pytest
 
+from datasets.sampling import n_batches
 from training.schedule import (
     GRADIENT_KINDS,
     SCHEDULERS,
     ScheduledBatches,
     Step,
     completed,
+    least_batch,
     push_epochs,
     rate_factor,
     remaining,
@@ -159,3 +161,21 @@ def test_rate_factors():
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_rates_are_factors_between_0_and_1(scheduler):
     assert all(0 <= rate_factor(scheduler, p / 50, e, [3]) <= 1 for p in range(51) for e in (1, 9))
+
+
+@pytest.mark.parametrize(("n_items", "batch_size", "size"), [(13, 4, 2), (13, 4, 3), (7, 3, 3), (11, 5, 3), (3, 3, 3)])
+def test_processes_share_every_batch_and_each_has_a_clip(n_items, batch_size, size):
+    per_epoch = n_batches(n_items, batch_size, least_batch(size))
+    steps = training_steps(**SMALL | {"n_batches": per_epoch})
+    shares = [list(ScheduledBatches(steps, n_items, batch_size, seed=3, trunk_epochs=2, rank=rank, size=size))
+              for rank in range(size)]
+    passes: dict[int, list[int]] = {}
+    for batches in zip(*shares, strict=True):
+        assert min(map(len, batches)) >= 1 and max(map(len, batches)) - min(map(len, batches)) <= 1
+        for number, item in (one for batch in batches for one in batch):
+            passes.setdefault(number, []).append(item)
+    assert all(sorted(items) == list(range(n_items)) for items in passes.values()) and len(passes) == 6
+    if n_items % batch_size == 0 or n_items % batch_size >= size:  # nothing was merged
+        whole = list(ScheduledBatches(steps, n_items, batch_size, seed=3, trunk_epochs=2))
+        assert [sorted(one for batch in batches for one in batch) for batches in zip(*shares, strict=True)] == [
+            sorted(batch) for batch in whole]

@@ -13,14 +13,16 @@ from evaluation.recognition import VideoMean, accuracy_per_level, level_argmax_a
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from models.stages import freeze
+from training.distributed import Together, World
 from training.features import valid_clips
 from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
+from training.precision import Precision
 from training.schedule import Step, rate_factor
 
 OPTIMIZERS = {
-    "sgd": lambda groups, momentum: torch.optim.SGD(groups, momentum=momentum),
-    "adam": lambda groups, momentum: torch.optim.Adam(groups, betas=(momentum, 0.999)),
-    "adamw": lambda groups, momentum: torch.optim.AdamW(groups, betas=(momentum, 0.999)),
+    "sgd": lambda groups, momentum, **how: torch.optim.SGD(groups, momentum=momentum, **how),
+    "adam": lambda groups, momentum, **how: torch.optim.Adam(groups, betas=(momentum, 0.999), **how),
+    "adamw": lambda groups, momentum, **how: torch.optim.AdamW(groups, betas=(momentum, 0.999), **how),
 }
 
 
@@ -85,16 +87,20 @@ class Trainer:
         frozen: parts of the trunk that no step trains. freeze_bn: whether their batch-norm statistics stay, too.
         sure: a clip to whose true class the pooled head gives no higher probability than this does not place
             prototypes: where such a clip shows its class, if it does at all, nobody knows.
+        world: the processes that share each batch; every one of them takes the same step.
+        precision: of trunk and neck (default: float32).
     """
 
     def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
                  focus: float = 0.04, background: float = 0.8, sure: float = 0.5, frozen: Sequence[nn.Module] = (),
-                 freeze_bn: bool = False) -> None:
+                 freeze_bn: bool = False, world: World | None = None, precision: Precision | None = None) -> None:
         self.frozen, self.freeze_bn = frozen, freeze_bn
-        self.model, self.phases, self.weights = model, phases, weights
+        self.model, self.phases, self.weights, self.world = model, phases, weights, world or World()
+        self.precision = precision or Precision(self.device)
         self.margin, self.focus, self.background, self.sure = margin, focus, background, sure
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.kind: str | None = None
+        self._together: tuple[str, nn.Module] | None = None  # of the last kind of step that a batch was shared in
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +119,8 @@ class Trainer:
                      "last": [(list(model.last_layer.parameters()), phase.head_rate)]}[kind]
             groups = [{"params": parameters, "lr": rate, "rate": rate, "weight_decay": phase.weight_decay}
                       for parameters, rate in parts]
-            self.optimizers[kind] = OPTIMIZERS[phase.optimizer](groups, phase.momentum)
+            self.optimizers[kind] = OPTIMIZERS[phase.optimizer](
+                groups, phase.momentum, fused=True if self.device.type == "cuda" else None)
         return self.optimizers[kind]
 
     def enter(self, kind: str) -> None:
@@ -141,26 +148,48 @@ class Trainer:
 
         Args:
             step: kind trunk, warm or joint. progress: share of the phase before this step, 0..1.
-            batch: as `valid_clips` gives it; `trunk` (B, C', t, h, w), a frozen trunk's features, may replace `clip`.
+            batch: as `valid_clips` gives it, this process's share; `trunk` (B, C', t, h, w), a frozen trunk's features,
+                may replace `clip`.
         Returns:
             named scalars on the device: every loss unscaled, `loss` (their weighted sum) and `top1`.
         """
         self.enter(step.kind)
+        labels = batch["label"]
+        if self.world.size == 1:
+            outputs = self._forward(batch)
+        else:
+            labels, *outputs = self._shared(step.kind, batch)
         if step.kind == "trunk":
-            log_probs = self.model.pooled_log_probs(self.model.trunk(batch["clip"]))
-            total = F.nll_loss(log_probs, batch["label"])
+            log_probs, = outputs
+            total = F.nll_loss(log_probs, labels)
             losses = {"ce": total.detach()}
         else:
-            losses, total, log_probs = self.losses(self._trunk(batch), batch["label"])
+            losses, total, log_probs = self._terms(outputs, labels)
         self._descend(step, progress, total)
-        top1 = (log_probs.detach()[:, :self.model.ancestors.shape[0]].argmax(1) == batch["label"]).float().mean()
+        top1 = (log_probs.detach()[:, :self.model.ancestors.shape[0]].argmax(1) == labels).float().mean()
         return {**losses, "loss": total.detach(), "top1": top1}
+
+    def _forward(self, batch: dict) -> tuple[Tensor, ...]:
+        """What the losses of the kind of step entered are made of, a row a clip."""
+        if self.kind == "trunk":
+            return self.model.pooled_log_probs(self._trunk(batch)),
+        return self._outputs(self._trunk(batch), batch["label"])
+
+    def _shared(self, kind: str, batch: dict) -> list[Tensor]:
+        """The labels and what `_forward` gives, of the clips of all processes."""
+        if self._together is None or self._together[0] != kind:
+            self._together = kind, Together(self.model, self._forward).parallel()
+        outputs = [rows.flatten(1) for rows in (batch["label"][:, None], *self._together[1](batch))]
+        # in one piece: a message has its price; labels are exact in float32 up to 16 million classes
+        labels, *found = self.world.gather(torch.cat([rows.float() for rows in outputs], 1)).split(
+            [rows.shape[1] for rows in outputs], 1)
+        return [labels[:, 0].long(), *found]
 
     def _trunk(self, batch: dict) -> Tensor:
         if "trunk" in batch:
             return batch["trunk"]
-        with torch.set_grad_enabled(self.model.trunk.training):
-            return self.model.trunk(batch["clip"])
+        with torch.set_grad_enabled(self.model.trunk.training), self.precision.in_training():
+            return self.model.trunk(batch["clip"]).float()
 
     def losses(self, trunk: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """All losses of HIPE on a batch.
@@ -170,20 +199,29 @@ class Trainer:
         Returns:
             named detached scalars, their weighted sum with its gradient, log_probs (B, K).
         """
+        return self._terms(self._outputs(trunk, labels), labels)
+
+    def _outputs(self, trunk: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """log_probs (B, K); distances to the nearest of all, of the focused and of the background cells, and
+        activations, (B, P) each; whether a clip's class map can be believed (B, 1)."""
+        masks, sure = self._places(trunk.detach(), labels)
+        with self.precision.in_training():
+            output = self.model.head(trunk, masks)
+        return output.log_probs, output.distances, *output.masked, output.activations, sure[:, None]
+
+    def _terms(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         model = self.model
         layer = model.prototype_layer
-        masks, sure = self._places(trunk.detach(), labels)
-        output = model.head(trunk, masks)
-        focused, background = output.masked
-        terms = {"ce": cross_entropies(output.log_probs, labels, model.ancestors),
-                 **level_losses(output.distances, focused, background, labels, layer.node_of, model.ancestors,
-                                model.level_of, self.margin, sure=sure),
+        log_probs, nearest, focused, background, activations, sure = outputs
+        terms = {"ce": cross_entropies(log_probs, labels, model.ancestors),
+                 **level_losses(nearest, focused, background, labels, layer.node_of, model.ancestors,
+                                model.level_of, self.margin, sure=sure[:, 0] > 0),
                  "group": group_sparsity(model.last_layer.weight)}
         if self.weights.orthogonality:
             terms["orthogonality"] = orthogonality(layer.prototypes, layer.per_node)
         if self.weights.sharing:
-            terms["sharing"] = sharing(output.activations, labels, layer.node_of, model.ancestors, model.level_of)
-        return self._weigh(terms, output.log_probs)
+            terms["sharing"] = sharing(activations, labels, layer.node_of, model.ancestors, model.level_of)
+        return self._weigh(terms, log_probs)
 
     def _weigh(self, terms: dict[str, Tensor], log_probs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         n_levels = self.model.ancestors.shape[1]
@@ -208,9 +246,14 @@ class Trainer:
         return masks, sure
 
     def _descend(self, step: Step, progress: float, total: Tensor) -> None:
-        optimizer = self._ready(step, progress)
-        total.backward()
-        optimizer.step()
+        optimizer, scaler = self._ready(step, progress), self.precision.scaler
+        if scaler is None:
+            total.backward()
+            optimizer.step()
+        else:
+            scaler.scale(total).backward()
+            scaler.step(optimizer)
+            scaler.update()
 
     def _ready(self, step: Step, progress: float) -> torch.optim.Optimizer:
         """The optimiser of a step, with its rate set and no gradients."""
@@ -227,7 +270,8 @@ class Trainer:
 
         Args:
             step: kind last; its iteration 0 begins with a fresh optimiser. progress: as in `step`.
-            activations: (N, P); labels: (N,); both on the CPU. chunk: clips at a time on the device.
+            activations: (N, P); labels: (N,); both on the CPU and this process's share. chunk: clips at a time on the
+                device.
         Returns:
             named scalars as `step` does.
         """
@@ -238,18 +282,21 @@ class Trainer:
         optimizer = self._ready(step, progress)
         sums = {"ce": torch.zeros(n_levels, device=self.device)}
         right = torch.zeros((), device=self.device)
+        n_clips = self.world.total(len(labels))
         for some, label in zip(activations.split(chunk), labels.split(chunk), strict=True):
             some, label = some.to(self.device), label.to(self.device)
             log_probs, _ = model.classify(some)
-            ce = cross_entropies(log_probs, label, model.ancestors) * (len(label) / len(labels))
+            ce = cross_entropies(log_probs, label, model.ancestors) * (len(label) / n_clips)
             (ce * self.weights.of("ce", n_levels, self.device)).sum().backward()
             sums["ce"] += ce.detach()
             right += (log_probs[:, :len(model.ancestors)].argmax(1) == label).sum()
+        for shared in (model.last_layer.weight.grad, sums["ce"], right):
+            self.world.sum_(shared)
         group = group_sparsity(model.last_layer.weight)
         (self.weights.group * group).backward()
         optimizer.step()
         scalars, total, _ = self._weigh({"ce": sums["ce"], "group": group.detach()}, activations)
-        return {**scalars, "loss": total, "top1": right / len(labels)}
+        return {**scalars, "loss": total, "top1": right / n_clips}
 
     def state(self) -> dict:
         """By kind of step: the optimiser's name and its state."""
@@ -264,9 +311,8 @@ class Trainer:
             optimizer = self.optimizer(kind)
             own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
                    for group in optimizer.param_groups]  # lr is set at every step
-            optimizer.load_state_dict(values)
-            for group, options in zip(optimizer.param_groups, own, strict=True):
-                group.update(options)
+            groups = [{**group, **options} for group, options in zip(values["param_groups"], own, strict=True)]
+            optimizer.load_state_dict({**values, "param_groups": groups})
 
 
 class Meter:
@@ -292,11 +338,13 @@ class Meter:
 
 @torch.no_grad()
 def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch.device, pooled: bool = False,
-            description: str | None = None) -> VideoMean:
+            description: str | None = None, world: World | None = None,
+            precision: Precision | None = None) -> VideoMean:
     """Probabilities of all nodes per video: the mean over its clips.
 
     Args:
-        loader: batches of evaluation clips. n_videos: how many videos the batches' `video` counts.
+        loader: batches of evaluation clips, this process's share of them in `world`.
+        n_videos: how many videos the batches' `video` counts.
         pooled: ask the softmax head of the trunk epochs instead of the prototypes.
         description: of the progress bar; None for none.
     Returns:
@@ -305,16 +353,19 @@ def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch
     model.eval()
     means = VideoMean(n_videos, len(model.level_of))
     for batch in valid_clips(loader, device, description):
-        if pooled:
-            log_probs = model.node_log_probs(model.pooled_log_probs(model.trunk(batch["clip"])))
-        else:
-            log_probs = model(batch["clip"]).log_probs
+        with (precision or Precision(device)).in_inference():
+            found = model.trunk(batch["clip"]) if pooled else model(batch["clip"]).log_probs
+        log_probs = model.node_log_probs(model.pooled_log_probs(found.float())) if pooled else found
         means.add(batch["video"], log_probs.exp().cpu(), batch["item"])
+    means, *others = (world or World()).objects(means)
+    for other in others:
+        means.merge(other)
     return means
 
 
 def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: torch.device, pooled: bool = False,
-             description: str | None = None) -> dict[str, float]:
+             description: str | None = None, world: World | None = None,
+             precision: Precision | None = None) -> dict[str, float]:
     """Loss and accuracies over the videos of a subset.
 
     Args:
@@ -326,7 +377,8 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
     Raises:
         ValueError: where none could.
     """
-    means = predict(model, loader, len(labels), device=device, pooled=pooled, description=description)
+    means = predict(model, loader, len(labels), device=device, pooled=pooled, description=description,
+                    world=world, precision=precision)
     seen = means.seen
     if not seen.any():
         raise ValueError("validation: not one video can be read; mend the files named above, or give --no_val")

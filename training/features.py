@@ -125,10 +125,14 @@ class Views:
     def __len__(self) -> int:
         return self.n_views * self.n_clips
 
-    def passes(self, batch_size: int) -> list[list[tuple[int, int]]]:
-        """The batches (pass, item) of all views, in order, for a loader of `VideoClips`."""
-        return [[(self.first + v, i) for i in range(start, min(start + batch_size, self.n_clips))]
-                for v in range(self.n_views) for start in range(0, self.n_clips, batch_size)]
+    def passes(self, batch_size: int, rank: int = 0, size: int = 1) -> list[list[tuple[int, int]]]:
+        """The batches (pass, item) of all views, in order, for a loader of `VideoClips`.
+
+        Of `size` processes each gets every size-th item, from its rank on.
+        """
+        shares = [range((rank - v * self.n_clips) % size, self.n_clips, size) for v in range(self.n_views)]
+        return [[(self.first + v, i) for i in share[start:start + batch_size]]
+                for v, share in enumerate(shares) for start in range(0, len(share), batch_size)]
 
     def items(self, batches: Iterable[list[tuple[int, int]]]) -> Iterator[list[int]]:
         """Where the features of scheduled batches (pass, item) stand."""

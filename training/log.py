@@ -13,21 +13,27 @@ class Log:
 
     Args:
         folder: of the results. done: the step a run goes on from; lines of later steps are dropped, for what they tell
-            of is about to happen again. tensorboard: whether to write `tensorboard/` as well.
+            of is about to happen again. tensorboard: whether to write `tensorboard/` as well. silent: write nothing,
+            as all processes of a run but one.
     """
 
-    def __init__(self, folder: Path, done: Step | None, *, tensorboard: bool = False) -> None:
+    def __init__(self, folder: Path, done: Step | None, *, tensorboard: bool = False, silent: bool = False) -> None:
         self.path = folder / "metrics.jsonl"
+        self.silent = silent
+        self.writer = None
+        if silent:
+            return
         if self.path.is_file():
             kept = [line for line in self.path.read_text().splitlines() if _happened(line, done)]
             write_whole(self.path, lambda file: file.write("".join(line + "\n" for line in kept).encode()))
-        self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and wanted by few runs
             self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, event: str, done: Step, **values: float | str) -> None:
         """Append one event at a place in the schedule."""
+        if self.silent:
+            return
         with open(self.path, "a") as file:
             file.write(json.dumps({"event": event, "epoch": done.epoch, **values, "done": list(done)}) + "\n")
         if self.writer is not None:
@@ -52,11 +58,16 @@ def _happened(line: str, done: Step | None) -> bool:
 
 
 class Stop:
-    """Remembers that the program was asked to stop (SIGTERM, Ctrl-C once), so that it can do so between two steps."""
+    """Remembers that the program was asked to stop (SIGTERM, SIGUSR1, Ctrl-C once), to do so between two steps.
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    Args:
+        patient: take a second Ctrl-C for the first: torchrun passes on what the terminal has sent already.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self.asked, self.patient = False, patient
+        asks = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        self._before = {number: signal.signal(number, self._ask) for number in asks}
 
     def release(self) -> None:
         """Let the signals do again what they did before: nobody looks at `asked` any more."""
@@ -64,6 +75,6 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.asked and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self.asked = True

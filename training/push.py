@@ -10,6 +10,7 @@ from torch import Tensor
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
+from training.distributed import World
 from training.features import KeptFeatures, Shelf, valid_clips
 
 
@@ -83,28 +84,31 @@ class PushRecord:
 
 @torch.no_grad()
 def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch.device, epoch: int = 0, n_clips: int,
-         budget: int = 2 << 30, folder: Path | None = None, progress: bool = False) -> tuple[PushRecord, KeptFeatures]:
+         budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
+         world: World | None = None) -> tuple[PushRecord, KeptFeatures]:
     """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
 
     The earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
 
     Args:
-        loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them.
+        loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them: this process's
+            share of them in `world`.
         names: video names by the batches' `video` index.
         n_clips: how many clips the loader holds at most.
         budget: bytes of features kept in memory; more go to a file in `folder`.
     Returns:
-        the record, and the features for tuning.
+        the record, and the features of this loader's clips for tuning.
     Raises:
         ValueError: where not one clip can be read.
     """
+    world = world or World()
     layer = model.prototype_layer
     n_prototypes, channels = layer.prototypes.shape
     level = model.level_of[layer.node_of]  # (P,)
     best = torch.full((n_prototypes,), torch.inf, device=device)
     patches = layer.prototypes.detach().clone()
     cell = torch.zeros(n_prototypes, dtype=torch.int64, device=device)
-    kept_at, video = torch.zeros_like(cell), torch.full_like(cell, -1)
+    kept_at, video, item = torch.zeros_like(cell), torch.full_like(cell, -1), torch.zeros_like(cell)
     frames = crop = grid = clip_size = None
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
@@ -122,26 +126,39 @@ def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch
         patches[better] = output.features.flatten(2)[clip, :, cell[better]].float()  # (n, C)
         kept_at[better] = clip + shelf.used
         on_cpu, better_on_cpu = clip.cpu(), better.cpu()
-        video[better] = batch["video"][on_cpu].to(device)
+        video[better], item[better] = batch["video"][on_cpu].to(device), batch["item"][on_cpu].to(device)
         frames[better_on_cpu], crop[better_on_cpu] = batch["frames"][on_cpu], batch["crop"][on_cpu]
         shelf.add(output.features, batch["label"])
     if frames is None:
         raise ValueError("push: not one training clip could be read; run util_scripts.generate_video_jpgs again")
+    mine = _nearest_here(world, best, item)
+    best, patches, cell, video, frames, crop = (world.merge(rows, mine)
+                                                for rows in (best, patches, cell, video, frames, crop))
     layer.prototypes.copy_(patches)
 
     matched = video >= 0
     maps = torch.zeros(n_prototypes, *grid)
     kept = shelf.kept()
-    for chosen in matched.nonzero().squeeze(1).cpu().split(256):
+    for chosen in (matched & mine).nonzero().squeeze(1).cpu().split(256):
         own = kept.features[kept_at.cpu()[chosen]].to(device).float()  # (n, C, t, h, w)
         distances = (own - patches[chosen.to(device)][:, :, None, None, None]).square().sum(1)  # (n, t, h, w)
         # the patch itself is at distance 0; half precision would say 1e-5
         distances.flatten(1).scatter_(1, cell[chosen.to(device)][:, None], 0.0)
         maps[chosen] = layer.similarity(distances).cpu()
+    maps = world.merge(maps, mine)
     record = PushRecord(epoch=epoch, video=[names[v] if v >= 0 else None for v in video.tolist()], frames=frames,
                         crop=crop, cell=cell.cpu(), distance=best.masked_fill(~matched, 0).cpu(), maps=maps,
                         clip_size=clip_size, stride=tuple(model.trunk.stride), offset=model.offset)
     return record, kept
+
+
+def _nearest_here(world: World, distance: Tensor, item: Tensor) -> Tensor:
+    """The prototypes whose nearest patch of all processes is this one's: (P,) distances, (P,) items -> (P,) bool.
+
+    The earliest item wins ties; what no process has seen a clip for is the first one's.
+    """
+    distances, items = world.stack(torch.stack([distance.double(), item.double()])).unbind(1)  # (size, P) each
+    return items.masked_fill(distances > distances.amin(0), torch.inf).argmin(0) == world.rank
 
 
 @torch.no_grad()

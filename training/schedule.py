@@ -69,15 +69,26 @@ def completed(step: Step, done: Step) -> bool:
     return _place(step) <= _place(done)
 
 
+def least_batch(size: int) -> int:
+    """The fewest items that a batch for some processes may have: one for each, and two for batch-norm."""
+    return max(size, 2)
+
+
 class ScheduledBatches:
     """The batches of all remaining gradient steps in order: one loader serves a whole run, wherever it starts.
 
     Yields lists of (pass, item), as `EpochBatches` does; a pass is an epoch counted over trunk and other epochs alike.
+
+    Args:
+        batch_size: items of a batch, over all processes.
+        rank, size: each of `size` processes gets every size-th item of a batch, from its rank on, and at least one.
     """
 
-    def __init__(self, steps: Iterable[Step], n_items: int, batch_size: int, *, seed: int, trunk_epochs: int) -> None:
+    def __init__(self, steps: Iterable[Step], n_items: int, batch_size: int, *, seed: int, trunk_epochs: int,
+                 rank: int = 0, size: int = 1) -> None:
         self.steps = [step for step in steps if step.kind in GRADIENT_KINDS]
         self.n_items, self.batch_size, self.seed, self.trunk_epochs = n_items, batch_size, seed, trunk_epochs
+        self.rank, self.size = rank, size
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -90,8 +101,8 @@ class ScheduledBatches:
                 epoch = (step.kind == "trunk", step.epoch)
                 counted = step.epoch if step.kind == "trunk" else self.trunk_epochs + step.epoch
                 batches = iter(EpochBatches(self.n_items, self.batch_size, seed=self.seed, epoch=counted,
-                                            first=step.iteration))
-            yield next(batches)
+                                            first=step.iteration, least=least_batch(self.size)))
+            yield next(batches)[self.rank::self.size]
 
 
 def rate_factor(scheduler: str, progress: float, epoch: int, milestones: Iterable[int] = ()) -> float:

@@ -1,0 +1,62 @@
+"""Run every benchmark that needs no data, and add a row of their ratios to docs/RESULTS.md.
+
+    python -m benchmarks.all [--batch_size 8] [--repeats 10] [--results docs/RESULTS.md]
+"""
+
+import argparse
+import datetime
+import platform
+from pathlib import Path
+
+import torch
+
+import build
+from benchmarks import inference, memory, push, schedule, step
+from util_scripts.errors import user_errors
+
+BENCHMARKS = {"step": step, "push": push, "inference": inference, "schedule": schedule, "memory": memory}
+HEADING = "## All benchmarks, run by run"
+ABOUT = "Ratios that `python -m benchmarks.all` added, medians over turns; a machine's times say nothing on another."
+
+
+def machine() -> str:
+    """The processor, or the GPU where there is one, in words."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+             if line.startswith("model name")] if Path("/proc/cpuinfo").is_file() else []
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def add_row(path: Path, row: dict[str, str]) -> None:
+    """Add a row to the table at the end of a file, or such a table where the last one has other columns."""
+    head = "| " + " | ".join(row) + " |"
+    text = path.read_text() if path.is_file() else "# Results\n"
+    table = text.rpartition(f"{HEADING}\n")[2] if HEADING in text else None
+    if table is None:
+        text = f"{text.rstrip()}\n\n{HEADING}\n\n{ABOUT}\n"
+    if table is None or [line for line in table.splitlines() if line.startswith("| date")][-1:] != [head]:
+        text = f"{text.rstrip()}\n\n{head}\n|{' --- |' * len(row)}\n"
+    path.write_text(f"{text.rstrip()}\n| " + " | ".join(row.values()) + " |\n")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS),
+                        help="these benchmarks (default: all)")
+    parser.add_argument("--results", type=Path, default=build.HERE / "docs" / "RESULTS.md",
+                        help="file to add the row to (default: docs/RESULTS.md)")
+    own, others = parser.parse_known_args(argv)
+    found: dict[str, float] = {}
+    for name in own.only:
+        print(f"\n--- {name}\n", flush=True)
+        found |= BENCHMARKS[name].main(others)
+    add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(), "torch": torch.__version__,
+                          **{name: f"{value:.3f}" for name, value in found.items()}})
+    print(f"\n{own.results}: a row was added")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

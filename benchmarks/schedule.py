@@ -1,0 +1,95 @@
+"""The whole schedule beside the published one's passes, at this machine's price of a pass.
+
+    python -m benchmarks.schedule [--batch_size 8] [--repeats 5] [--n_epochs 200 --warm_epochs 10 ...]
+
+What a clip costs in each kind of pass is measured on noise in memory, all in turns; what there is to do is counted from
+the schedule's flags. Published are as many epochs, a push wherever main.py makes one, and after each push as many full
+passes of tuning as --tune_iterations. What a published tuning pass costs is nobody's measurement: it is priced once as
+a pass of evaluation, the least that it can be, and once as an epoch of training. Trunk epochs, which both can do
+without, and loading count for neither.
+"""
+
+import argparse
+import statistics
+
+import torch
+
+from benchmarks.step import Bench, in_turns, make_trainer
+from training.push import push
+from training.schedule import Step, push_epochs
+from util_scripts.errors import user_errors
+
+
+def prices(bench: Bench) -> dict[str, float]:
+    """The median seconds a clip of every kind of pass."""
+    args, batch, model = bench.args, bench.batch, bench.model()
+    n, device = args.batch_size, bench.device
+    trainer = make_trainer(args, model, bench.precision)
+    whole = {**{key: torch.arange(n) for key in ("video", "item")}, "valid": torch.ones(n, dtype=torch.bool),
+             "frames": torch.zeros(n, args.sample_duration, dtype=torch.int64), "crop": torch.zeros(n, 4),
+             "label": batch["label"].cpu(), "clip": torch.randint(256, batch["clip"].shape, dtype=torch.uint8)}
+
+    @torch.no_grad()
+    def features() -> torch.Tensor:
+        return model.trunk.eval()(batch["clip"])
+
+    @torch.no_grad()
+    def evaluate() -> torch.Tensor:
+        with bench.precision.in_inference():
+            return model.eval()(batch["clip"]).log_probs
+
+    def pushed() -> torch.Tensor:
+        record, kept = push(model, [whole], names=[str(i) for i in range(n)], device=device, n_clips=n)
+        return record.distance if kept.features.numel() else record.maps
+
+    def entered(kind: str, given: dict) -> torch.Tensor:
+        trainer.kind = None  # what went before may have left the model in eval mode
+        return trainer.step(Step(kind, 1, 0), 0.0, given)["loss"]
+
+    cached = {"trunk": features(), "label": batch["label"]}
+    activations = model(batch["clip"]).activations.detach().cpu()
+    work = {"training": lambda: entered("joint", batch), "warm": lambda: entered("warm", batch),
+            "warm, cached": lambda: entered("warm", cached), "trunk": features, "evaluation": evaluate, "push": pushed,
+            "tuning": lambda: trainer.tune(Step("last", 1, 0), 0.0, activations, whole["label"])["loss"]}
+    times = in_turns({name: (lambda do=do: do().sum()) for name, do in work.items()}, bench.own.repeats)
+    return {name: statistics.median(row) / n for name, row in times.items()}
+
+
+def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[float, float, float]]:
+    """By part of the schedule, seconds a training video: here; published with cheap; and with dear tuning passes."""
+    warm = min(args.warm_epochs, args.n_epochs)
+    joint = (args.n_epochs - warm) * price["training"]
+    pushes = len(push_epochs(n_epochs=args.n_epochs, warm_epochs=args.warm_epochs, push_start=args.push_start,
+                             push_every=args.push_every))
+    passes, plain = pushes * args.tune_iterations, warm * price["warm"]
+    cached = 0 < args.cache_features < warm
+    here = args.cache_features * price["trunk"] + warm * price["warm, cached"] if cached else plain
+    return {"warm epochs": (here, plain, plain), "joint epochs": (joint,) * 3,
+            "pushes": (pushes * args.push_clips * price["push"], *(pushes * price["evaluation"],) * 2),
+            "tuning": (passes * args.push_clips * price["tuning"], passes * price["evaluation"],
+                       passes * price["training"])}
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Print the prices and the costs; the ratios by name."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    bench = Bench(parser, argv, batch_size=8)
+    price = prices(bench)
+    rows = costs(bench.args, price)
+    total = [sum(column) for column in zip(*rows.values(), strict=True)]
+    print(f"{bench}\n\n| pass | ms a clip |\n| --- | --- |")
+    for name, value in price.items():
+        print(f"| {name} | {1000 * value:.2f} |")
+    print("\n| seconds a training video | here | published, tuning as evaluation | published, tuning as training |\n"
+          "| --- | --- | --- | --- |")
+    for name, row in [*rows.items(), ("all", total)]:
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+    cheap, dear = (value / max(total[0], 1e-12) for value in total[1:])
+    print(f"\npublished / here: {cheap:.2f}, or {dear:.2f} with tuning passes as dear as training")
+    return {"published schedule, cheap tuning / here": cheap, "published schedule, dear tuning / here": dear}
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

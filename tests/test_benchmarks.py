@@ -1,0 +1,52 @@
+"""The benchmarks run, and what they add to a page is a table."""
+
+import re
+
+import pytest
+from test_main import MODEL, ROWS
+
+from benchmarks import all as everything
+from benchmarks.schedule import costs
+from options import parse_main
+
+
+@pytest.mark.parametrize("n_first", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_benchmarks_run_and_add_a_row(tmp_path, capsys, n_first):
+    (tmp_path / "tree.csv").write_text("".join(",".join((*row, "Root")) + "\n" for row in ROWS))
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\nWhat was there.\n")
+    line = ["--results", page, "--root_path", tmp_path, "--tree_file", "tree.csv", *MODEL.split(), "--batch_size", 2,
+            "--repeats", 1, "--n_threads", 0, "--no_cuda", "--only"]
+    for only in (["step", "schedule", "push", "memory"][:n_first], ["inference"], ["memory"]):
+        everything.main([str(word) for word in [*line, *only]])
+    text = page.read_text()
+    assert text.startswith("# Results\n\nWhat was there.\n") and text.count(everything.HEADING) == 1
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert len(tables) == 3
+    for table in tables:
+        widths = {line.count("|") for line in table.splitlines()}
+        assert len(widths) == 1 and len(table.splitlines()) == 3
+    out = capsys.readouterr().out
+    for word in ("training step", "published schedule", "search's memory", "inference, bf16"):
+        assert word in text, word
+    assert ("push / evaluation" in text) == (n_first == 4)
+    assert "GFLOP/s" in out and "MB" in out
+
+
+def test_a_second_row_stands_under_the_first(tmp_path):
+    page = tmp_path / "page.md"
+    for value in ("1", "2"):
+        everything.add_row(page, {"date": "today", "ratio": value})
+    everything.add_row(page, {"date": "today", "other": "3"})
+    assert page.read_text().endswith("| date | ratio |\n| --- | --- |\n| today | 1 |\n| today | 2 |\n\n"
+                                     "| date | other |\n| --- | --- |\n| today | 3 |\n")
+
+
+def test_the_cost_of_a_schedule_is_counted():
+    """Of the published one: 10 warm and 190 joint epochs; here 19 pushes, as no warm epoch ends with one."""
+    args, _ = parse_main([])
+    price = dict.fromkeys(("trunk", "evaluation", "push", "warm"), 1.0) | {
+        "training": 3.0, "warm, cached": 0.0, "tuning": 0.0}
+    rows = costs(args, price)
+    assert rows["warm epochs"] == (4, 10, 10) and rows["joint epochs"] == (570, 570, 570)
+    assert rows["pushes"] == (57, 19, 19) and rows["tuning"] == pytest.approx((0, 380, 1140))

@@ -1,0 +1,277 @@
+"""Several processes, started by torchrun, as one: who they are, what they tell each other, how they end together."""
+
+import contextlib
+import datetime
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+# One process may draw the pictures of a push while the others wait.
+PATIENCE = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run; alone, as without torchrun, its methods give back what they are given.
+
+    All processes must call a method that tells something, in the same order. rank: which one this is, 0 being the one
+    that writes; size: how many there are; local_rank: which one on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes."""
+        return self.rank == 0
+
+    def share(self, n: int) -> range:
+        """The items of n that are this process's: rank, rank + size, ..."""
+        return range(self.rank, n, self.size)
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        return self.total(int(flag)) > 0
+
+    def total(self, number: int) -> int:
+        """The sum of the processes' integers."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        dist.all_reduce(found)
+        return int(found)
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Add the processes' tensors up in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+
+    def objects(self, value: object) -> list:
+        """Every process's value, by rank."""
+        found = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(found, value)
+        return found
+
+    def stack(self, tensor: Tensor) -> Tensor:
+        """Every process's tensor, of one shape: (...) -> (size, ...)."""
+        if self.size == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.stack(parts)
+
+    def gather(self, shard: Tensor) -> Tensor:
+        """The rows of a batch whose `share` each process has, on every process and in the batch's order.
+
+        When every process takes the same loss of the whole batch, the mean over the processes of the gradients that go
+        through it and of those that do not is the gradient of that loss: so DistributedDataParallel is right for both.
+
+        Args:
+            shard: (b, ...), this process's rows.
+        Returns:
+            (B, ...), differentiable in this process's rows, with gradients `size` times as large.
+        """
+        if self.size == 1:
+            return shard
+        n = self.total(len(shard))
+        padding = shard.new_zeros(-(-n // self.size) - len(shard), *shard.shape[1:])
+        own = shard.view_as(shard)
+        if own.requires_grad:
+            own.register_hook(lambda gradient: gradient * self.size)
+        own = torch.cat([own, padding])
+        parts = list(self.stack(own.detach()))
+        parts[self.rank] = own
+        return torch.stack(parts, 1).flatten(0, 1)[:n]  # what was added stands at the end
+
+    def collect(self, shard: Tensor, n: int) -> Tensor:
+        """As `gather`, for more rows than should be in memory twice: (b, ...) -> (n, ...), on the CPU, no gradient."""
+        if self.size == 1:
+            return shard
+        whole = torch.empty(n, *shard.shape[1:], dtype=shard.dtype)
+        for rank in range(self.size):
+            part = shard.contiguous() if rank == self.rank else torch.empty_like(whole[rank::self.size])
+            dist.broadcast(part, rank)
+            whole[rank::self.size] = part
+        return whole
+
+    def merge(self, rows: Tensor, mine: Tensor) -> Tensor:
+        """Rows of which each is one process's: (P, ...) of this process and (P,) bool, which are its -> (P, ...)."""
+        if self.size == 1:
+            return rows
+        mine = mine.to(rows.device).view(-1, *[1] * (rows.dim() - 1))
+        merged = torch.where(mine, rows, torch.zeros_like(rows))
+        dist.all_reduce(merged)
+        return merged
+
+    def align(self, module: nn.Module) -> None:
+        """Give every process the main one's parameters and buffers."""
+        if self.size > 1:
+            for value in module.state_dict().values():
+                contiguous = value.detach().contiguous()
+                dist.broadcast(contiguous, 0)
+                value.copy_(contiguous)
+
+    @contextlib.contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process does something, and then the others do, who may find what it has written."""
+        if self.size > 1 and not self.is_main:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.is_main:
+            dist.barrier()
+
+    def device(self, device: torch.device, asked: str | None) -> torch.device:
+        """This process's own GPU where GPUs are used.
+
+        Args:
+            device: that a single process would use; asked: the flag that says so.
+        Raises:
+            ValueError: where there are too few, or one was asked for by its number.
+        """
+        if self.size == 1 or device.type != "cuda":
+            return device
+        if asked is not None and ":" in asked:
+            raise ValueError(f"--device {asked}: with several processes each takes its own GPU; give --device cuda")
+        if self.local_rank >= torch.cuda.device_count():
+            raise ValueError(f"torchrun started more processes on this machine than it has GPUs "
+                             f"({torch.cuda.device_count()}); give a smaller --nproc_per_node")
+        torch.cuda.set_device(self.local_rank)
+        return torch.device("cuda", self.local_rank)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[World]:
+    """Join the processes that torchrun started with this one, until the work in this context is done.
+
+    Only the main one prints. Where one fails, the first to notice says so and the others end without a word.
+
+    Raises:
+        ConnectionError: where another process has died.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield World()
+        return
+    from torch.distributed.rendezvous import rendezvous  # by this name `torch.distributed` itself holds a function
+    store, rank, size = next(iter(rendezvous("env://")))
+    # torchrun keeps one store for all attempts, and in it the addresses of processes that are no more
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}", store)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    try:
+        # of axes of length one, whose strides mean nothing
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+        with contextlib.nullcontext() if rank == 0 else _hushed():
+            yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _lost(error):
+            raise
+        if not _first_to_speak(store):
+            sys.exit(2)
+        if isinstance(error, RuntimeError):
+            told = ConnectionError("another process of this run has died, so this one ends too; the last checkpoint is "
+                                   "whole: go on from it with --resume_path auto")
+            raise told.with_traceback(error.__traceback__) from None
+        raise
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _lost(error: RuntimeError) -> bool:
+    """Whether another process was not there to talk to; gloo's errors are known by the file that they name."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _first_to_speak(store: dist.Store) -> bool:
+    try:
+        return store.add("spoken", 1) == 1
+    except RuntimeError:  # whoever kept the store has died
+        return True
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Print nothing but warnings: a video that cannot be read may be in this process's share alone."""
+    stderr = sys.stderr
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    with (open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere),
+          warnings.catch_warnings()):
+        warnings.showwarning = show
+        yield
+
+
+class Together(nn.Module):
+    """A step's forward pass, in the form that DistributedDataParallel wants; its gradients are those of `model`."""
+
+    def __init__(self, model: nn.Module, forward: Callable) -> None:
+        super().__init__()
+        self.model, self._forward = model, forward
+
+    def forward(self, batch: dict) -> Tensor:
+        return self._forward(batch)
+
+    def parallel(self) -> DistributedDataParallel:
+        """For the parameters that want gradients now."""
+        parallel = DistributedDataParallel(self, broadcast_buffers=False)
+        if next(self.parameters()).device.type == "cpu":
+            parallel.register_comm_hook(None, _mean_one_by_one)
+        return parallel
+
+
+def _mean_one_by_one(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average the gradients of a bucket each for itself.
+
+    After its first backward pass DDP lays its buckets out anew, and where in a bucket a gradient stands decides the
+    order in which more than two are summed. On the CPU a resumed run must equal one that was left alone to the bit.
+    """
+    buffer = bucket.buffer().div_(dist.get_world_size())
+    for gradient in buffer.split([one.numel() for one in bucket.gradients()]):
+        dist.all_reduce(gradient)
+    done = torch.futures.Future()
+    done.set_result(buffer)
+    return done
+
+
+class BatchNormOverProcesses(nn.BatchNorm3d):
+    """Batch-norm over the clips of all processes, for the CPU, where PyTorch's SyncBatchNorm refuses to work."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes, shape, dtype = (0, 2, 3, 4), (1, -1, 1, 1, 1), x.dtype
+        x = x.float()
+        n = x.new_tensor(x.numel() // x.shape[1])
+        dist.all_reduce(n)
+        mean = all_reduce(x.sum(axes)) / n  # (C,)
+        centred = x - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / n  # (C,)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()  # (C,)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(dtype)
+
+
+def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model with batch-norm over the clips of all processes; parameters and their names stay as they are."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm3d:
+            module.__class__ = BatchNormOverProcesses
+    return model
