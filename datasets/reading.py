@@ -163,11 +163,11 @@ INDEXED = 1024  # videos whose index a reader remembers
 @dataclass(frozen=True, slots=True)
 class _PacketIndex:
     """Where the pictures of a video file are, from its packets: sorted times (N,), and of the key pictures among them
-    their positions (M,) in that order and the time (M,) at which the container finds them."""
+    their positions (M,) in that order and the times (2, M) at which containers find them, the second to be safe."""
 
     pts: np.ndarray
     keys: np.ndarray
-    key_dts: np.ndarray
+    seeks: np.ndarray
 
 
 class VideoFile:
@@ -281,7 +281,8 @@ def _packet_index(path: Path) -> _PacketIndex | None:
     # What does not begin with a key picture begins with pictures that no decoder shows.
     if len(pts) == 0 or not key[0] or pts[0] != order[0] or (np.diff(order) == 0).any():
         return None
-    return _PacketIndex(order, np.searchsorted(order, pts[key]), dts[key])
+    # Some containers count from the first picture's decoding, some from its showing.
+    return _PacketIndex(order, np.searchsorted(order, pts[key]), np.stack([dts[key] + pts[0] - dts[0], dts[key]]))
 
 
 def _sought(path: Path, index: _PacketIndex, wanted: list[int]) -> dict[int, np.ndarray] | None:
@@ -296,9 +297,8 @@ def _sought(path: Path, index: _PacketIndex, wanted: list[int]) -> dict[int, np.
             stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
             for key in dict.fromkeys(keys.tolist()):
                 group = [i for i, k in zip(wanted, keys, strict=True) if k == key]
-                # Containers look for either time of a picture, and with the wrong one find the next group, or the last.
-                times = int(index.pts[index.keys[key]]), int(index.key_dts[key])
-                if not any(_decode_group(container, stream, index, time, key, group, decoded) for time in times):
+                if not any(_decode_group(container, stream, index, time, key, group, decoded)
+                           for time in index.seeks[:, key].tolist()):
                     return None
     except av.FFmpegError:
         return None

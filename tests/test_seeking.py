@@ -139,7 +139,7 @@ def test_a_file_whose_packets_lie_is_decoded_from_the_start(tmp_path, monkeypatc
     path = write(tmp_path / "v.mp4", options=B_FRAMES)
     whole = VideoFile().frames(path)
     honest = reading._packet_index(path)
-    lying = reading._PacketIndex(honest.pts[1:], np.maximum(honest.keys - 1, 0), honest.key_dts)
+    lying = reading._PacketIndex(honest.pts[1:], np.maximum(honest.keys - 1, 0), honest.seeks)
     monkeypatch.setattr(reading, "_packet_index", lambda path: lying)
     reader = VideoFile()
     assert torch.equal(reader.frames(path, [20, 31]), whole[[20, 31]])
