@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import av
 import numpy as np
@@ -50,7 +50,8 @@ class Reader(Protocol):
     def size(self, path: Path) -> tuple[int, int]: ...
 
 
-def _integers(indices: Sequence[int] | Tensor) -> list[int]:
+def integers(indices: Sequence[int] | Tensor) -> list[int]:
+    """Frame numbers as plain integers."""
     return indices.tolist() if isinstance(indices, Tensor) else list(indices)
 
 
@@ -62,7 +63,7 @@ class JpegFolder:
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see the top of this file."""
-        wanted = range(self.info(path).n_frames) if indices is None else _integers(indices)
+        wanted = range(self.info(path).n_frames) if indices is None else integers(indices)
         decoded = {i: self._image(path, i) for i in dict.fromkeys(wanted)}  # a looped clip asks for frames twice
         shapes = {image.shape for image in decoded.values()}
         if len(shapes) > 1:
@@ -107,14 +108,19 @@ class JpegFolder:
     @staticmethod
     def _image(path: Path, index: int) -> np.ndarray:
         file = path / FRAME_NAME.format(index + 1)
-        try:
-            with Image.open(file) as image:
-                return np.asarray(image.convert("RGB"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{file}: this frame is missing; run generate_video_jpgs again for this video") from error
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            # Pillow tells of a broken header by SyntaxError
-            raise ValueError(f"{file}: not a readable JPEG ({error}); run generate_video_jpgs again") from error
+        return open_rgb(file, str(file), "run generate_video_jpgs again for this video")
+
+
+def open_rgb(file: Path | BinaryIO, name: str, remedy: str) -> np.ndarray:
+    """A JPEG file as (H, W, 3) uint8 RGB; ValueError, with its name and the remedy, where it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: this frame is missing; {remedy}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow tells of a broken header by SyntaxError
+        raise ValueError(f"{name}: not a readable JPEG ({error}); {remedy}") from error
 
 
 def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
@@ -192,7 +198,7 @@ class VideoFile:
         """Frames by their index from 0; see the top of this file."""
         if indices is None:
             return _stacked(path, [_rgb(frame) for frame, _ in self._until_it_breaks(path)])
-        wanted = _integers(indices)
+        wanted = integers(indices)
         index = self._index(path)
         decoded = None if index is None else _sought(path, index, sorted(set(wanted)))
         if decoded is None:
@@ -326,9 +332,6 @@ def _decode_group(container: av.container.InputContainer, stream: av.VideoStream
         if expected == group[-1]:
             return True
     return False
-
-
-READERS = {"jpg": JpegFolder, "video": VideoFile}  # by --file_type
 
 
 def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
