@@ -54,7 +54,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     videos, damaged, n_empty, n_bare = [], {}, 0, 0
     for key, entry in database.items():
         try:
-            subset, fps, n_frames, segments = _entry(entry)
+            subset, fps, n_frames, segments = segments_of(entry)
             if fps is None and segments and paths[key] is not None:
                 raise ValueError("it has no fps, which util_scripts.add_fps_into_activitynet_json adds")
         except ValueError as error:
@@ -85,7 +85,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     return [Video(name, path, labels[label], *rest) for name, path, label, *rest in videos]
 
 
-def _entry(entry: object) -> tuple[str, float | None, int, list[tuple[str, float, float]]]:
+def segments_of(entry: object) -> tuple[str, float | None, int, list[tuple[str, float, float]]]:
     """Subset, frames a second (or None), number of frames (or 0) and segments (class, start, end) of an entry."""
     try:
         subset, fps, n_frames = subset_of(entry["subset"]), entry.get("fps"), entry.get("n_frames", 0)
