@@ -200,9 +200,12 @@ class VideoFile:
             return _stacked(path, [_rgb(frame) for frame, _ in self._until_it_breaks(path)])
         wanted = integers(indices)
         index = self._index(path)
-        decoded = None if index is None else _sought(path, index, sorted(set(wanted)))
+        decoded = None
+        if index is not None:
+            decoded = _sought(path, index, sorted(set(wanted)))
+            if decoded is None:
+                self._indices[str(path)] = None
         if decoded is None:
-            self._indices[str(path)] = None
             decoded = self._from_the_start(path, set(wanted))
         return _stacked(path, [decoded[i] for i in wanted])
 

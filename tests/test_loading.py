@@ -15,7 +15,8 @@ from datasets.video import Video, VideoClips, VideoTable
 
 VIDEOS = [Video("v_ä", Path("jpg/A b/v_ä"), 3, "training", 12, (2, 9)),
           Video("\ud800", Path("x"), -1, "testing", 0, (0, 0)),
-          Video("k#2", Path("/abs/v_k"), 0, "validation", 40, (5, 6), "k"), Video("", Path("動"), 1, "training", 1, (0, 1))]
+          Video("k#2", Path("/abs/v_k"), 0, "validation", 40, (5, 6), "k"),
+          Video("", Path("動"), 1, "training", 1, (0, 1))]
 
 
 def test_a_table_holds_what_it_was_given():
