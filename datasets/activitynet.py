@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets.ucf101 import WRITERS, complain, labels_of, load_database, subset_of, tell_missing, videos_at
@@ -26,9 +27,11 @@ def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> t
     return (first, last) if first < last else (0, 0)
 
 
-def file_stem(key: str) -> str:
-    """The name of a video's file or frame folder, without ending."""
-    return f"v_{key}"
+def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, Path | None]:
+    """The path of each key's video, called `v_KEY` or `KEY`; None where there is none. Raises as `videos_at`."""
+    keys = list(keys)
+    found = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
+    return {key: found.get(f"v_{key}", found.get(key)) for key in keys}
 
 
 def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
@@ -47,9 +50,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     database = load_database(annotation_path)["database"]
     if not database:
         raise ValueError(f"{annotation_path}: no video in it; fetch it again")
-    places = {key: (file_stem(key), key) for key in database}
-    found = videos_at(video_path, (place for pair in places.values() for place in pair), file_type=file_type)
-    paths = {key: found.get(official, found.get(bare)) for key, (official, bare) in places.items()}
+    paths = find_keys(database, video_path, file_type=file_type)
     missing = [key for key, path in paths.items() if path is None]
     videos, damaged, n_empty, n_bare = [], {}, 0, 0
     for key, entry in database.items():

@@ -63,7 +63,7 @@ def ask_everything(reader, path: Path) -> int:
             ask()
         except ValueError as error:
             refused += 1
-            assert str(path.parent) in str(error)
+            assert str(path.parent.parent) in str(error)
     return refused
 
 

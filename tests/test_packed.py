@@ -55,7 +55,7 @@ def test_videos_are_found_by_class_and_by_place(packed):
         "P01/deep/v_d": packed / "P01/deep/v_d", "v_flat": packed / "v_flat", "Archery/V_A": packed / "Archery/v_a"}
 
 
-@pytest.mark.parametrize("how", [None, "fork", "spawn"])
+@pytest.mark.parametrize("how", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_what_one_process_reads(packed, how):
     videos = [Video(place, packed / place, 0, "training", n, (0, n)) for place, n in PLACES.items()]
     clips = VideoClips(videos, sampler=SlidingWindows(8, 4), transform=EvalTransform(16), reader=PackedFrames())

@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import READERS
-from datasets.activitynet import file_stem
+from datasets.activitynet import find_keys
 from datasets.reading import VideoInfo
-from datasets.ucf101 import load_database, videos_at
+from datasets.ucf101 import load_database
 from util_scripts.errors import user_errors
 
 
@@ -28,9 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with user_errors():
         content = load_database(args.annotation)
-        places = {key: place for key in content["database"] for place in (key, file_stem(key))}
-        found = videos_at(args.video_dir, [*content["database"], *places.values()], file_type=args.file_type)
-        paths = {key: found.get(places[key], found.get(key)) for key in content["database"]}
+        paths = find_keys(content["database"], args.video_dir, file_type=args.file_type)
         present = {key: path for key, path in paths.items() if path is not None}
         if not present:
             raise FileNotFoundError(f"{args.video_dir}: none of the {len(paths)} videos v_KEY is here; check the folder"
@@ -49,6 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         known = {key: info for key, info in zip(present, infos, strict=True) if isinstance(info, VideoInfo)}
         for sentence in (info for info in infos if isinstance(info, str)):
             print(f"left out: {sentence}", file=sys.stderr)
+        if not known:
+            raise ValueError(f"{args.video_dir}: none of the {len(present)} videos can be read; prepare them again "
+                             "with util_scripts.generate_video_jpgs")
         content["database"] = {key: entry | {"fps": known[key].fps, "n_frames": known[key].n_frames}
                                for key, entry in content["database"].items()
                                if key in known and isinstance(entry, dict)}
