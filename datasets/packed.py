@@ -35,11 +35,11 @@ def _load_index(folder: Path) -> np.ndarray:
     file = Path(folder, INDEX_NAME)
     try:
         table = np.load(file, mmap_mode="r", allow_pickle=False)
-        if table.ndim != 1 or table.dtype.names != ("place", *(name for name, _ in FIELDS)):
+        if table.ndim != 1 or table.dtype != np.dtype([("place", table.dtype[0]), *FIELDS]):
             raise ValueError("not such a table")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such file; give the folder that util_scripts.pack_frames wrote") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, KeyError, IndexError, SyntaxError, OverflowError) as error:
         raise ValueError(f"{file}: damaged ({error}); {REMEDY}") from error
     return table
 
@@ -76,13 +76,12 @@ class PackedFrames:
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see `datasets.reading`."""
         folder, row = self._row(path)
-        n = int(row["n_frames"])
-        wanted = list(range(n)) if indices is None else integers(indices)
-        if wanted and not 0 <= min(wanted) <= max(wanted) < n:
+        n, shard, start = int(row["n_frames"]), folder / SHARD_NAME.format(int(row["shard"])), int(row["offset"])
+        bounds = np.frombuffer(self._bytes(shard, start, 4 * (n + 1)), dtype="<u4").tolist()
+        wanted = range(n) if indices is None else integers(indices)
+        if len(wanted) and not 0 <= min(wanted) <= max(wanted) < n:
             raise ValueError(f"{path}: frame {max(wanted)} is asked for and there are {n}; "
                              "write the annotation again from these files")
-        shard, start = folder / SHARD_NAME.format(int(row["shard"])), int(row["offset"])
-        bounds = np.frombuffer(self._bytes(shard, start, 4 * (n + 1)), dtype="<u4").tolist()
         decoded = {i: open_rgb(io.BytesIO(self._bytes(shard, start + bounds[i], bounds[i + 1] - bounds[i])),
                                f"{path}: frame {i}", REMEDY) for i in dict.fromkeys(wanted)}
         if len({image.shape for image in decoded.values()}) > 1:
@@ -110,7 +109,7 @@ class PackedFrames:
                 raise ValueError(str(error)) from error
         table, place = self._tables[folder], os.fsencode(path.relative_to(folder).as_posix())
         i = bisect.bisect_left(table["place"], place)
-        if i == len(table) or table["place"][i] != place:
+        if i == len(table) or table["place"][i] != place or not table["n_frames"][i]:
             raise ValueError(f"{path}: not among the packed videos; {REMEDY}")
         return folder, table[i]
 
@@ -119,10 +118,12 @@ class PackedFrames:
         try:
             if shard not in self._files:
                 self._files[shard] = os.open(shard, os.O_RDONLY)
-            found = os.pread(self._files[shard], length, offset) if length > 0 else b""
+            file = self._files[shard]
+            whole = length > 0 and offset + length <= os.fstat(file).st_size  # else index or offsets are damaged
+            found = os.pread(file, length, offset) if whole else b""
         except (OSError, OverflowError) as error:
             raise ValueError(f"{shard}: cannot be read ({error}); {REMEDY}") from error
-        if not found or len(found) < length:
-            raise ValueError(f"{shard}: ends within a video; {REMEDY}")
+        if not whole or len(found) < length:
+            raise ValueError(f"{shard}: damaged, or ends within a video; {REMEDY}")
         return found
 

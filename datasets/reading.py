@@ -64,7 +64,10 @@ class JpegFolder:
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see the top of this file."""
         wanted = range(self.info(path).n_frames) if indices is None else integers(indices)
-        decoded = {i: self._image(path, i) for i in dict.fromkeys(wanted)}  # a looped clip asks for frames twice
+        decoded: dict[int, np.ndarray] = {}
+        for i in wanted:  # of which a looped clip has some twice, and a damaged info.json billions
+            if i not in decoded:
+                decoded[i] = self._image(path, i)
         shapes = {image.shape for image in decoded.values()}
         if len(shapes) > 1:
             raise ValueError(f"{path}: frames differ in size; run generate_video_jpgs again for this video")
@@ -118,8 +121,7 @@ def open_rgb(file: Path | BinaryIO, name: str, remedy: str) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError as error:
         raise ValueError(f"{name}: this frame is missing; {remedy}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow tells of a broken header by SyntaxError
+    except Exception as error:  # on bytes that are no picture, Pillow's parsers raise whatever they stumble over
         raise ValueError(f"{name}: not a readable JPEG ({error}); {remedy}") from error
 
 
@@ -132,7 +134,7 @@ def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
         ValueError: when nothing can be read, or nothing more.
     """
     for frame, stream in _decode(path):
-        yield _rgb(frame), stream
+        yield _rgb(frame, path), stream
 
 
 def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
@@ -140,6 +142,8 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
     try:
         with av.open(str(path)) as container:
             for stream in container.streams.video[:1]:
+                if stream.codec_context is None:
+                    break
                 stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
                 for frame in container.decode(stream):
                     n += 1
@@ -150,11 +154,14 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
         where = f"broken after {n} frames" if n else "not a readable video"
         raise ValueError(f"{path}: {where} ({error.strerror}); replace the file or take it out") from error
     if n == 0:
-        raise ValueError(f"{path}: no picture in this file; replace the file or take it out")
+        raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+def _rgb(frame: av.VideoFrame, path: Path) -> np.ndarray:
+    try:
+        picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path}: a frame has no colours that can be shown ({error}); replace the file") from error
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
@@ -197,7 +204,7 @@ class VideoFile:
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see the top of this file."""
         if indices is None:
-            return _stacked(path, [_rgb(frame) for frame, _ in self._until_it_breaks(path)])
+            return _stacked(path, [_rgb(frame, path) for frame, _ in self._until_it_breaks(path)])
         wanted = integers(indices)
         index = self._index(path)
         decoded = None
@@ -234,7 +241,7 @@ class VideoFile:
         decoded = {}
         for i, (frame, _) in enumerate(_decode(path)):
             if i in missing:
-                decoded[i] = _rgb(frame)
+                decoded[i] = _rgb(frame, path)
                 missing.remove(i)
             if not missing:
                 return decoded
@@ -273,7 +280,7 @@ def _packet_index(path: Path) -> _PacketIndex | None:
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            if stream.codec_context.name not in SEEKABLE:
+            if stream.codec_context is None or stream.codec_context.name not in SEEKABLE:
                 return None
             macroblocks = stream.codec_context.width * stream.codec_context.height // 256
             least = max(LEAST_PACKET, macroblocks // 8) if stream.codec_context.name == "mpeg4" else 1
@@ -331,7 +338,7 @@ def _decode_group(container: av.container.InputContainer, stream: av.VideoStream
         if expected >= len(index.pts) or frame.pts != index.pts[expected]:
             return False
         if expected in group:
-            decoded[expected] = _rgb(frame)
+            decoded[expected] = _rgb(frame, Path(container.name))
         if expected == group[-1]:
             return True
     return False

@@ -97,7 +97,7 @@ def decoded(monkeypatch):
 
     def count(container, *rest):
         class Counted:
-            seek = staticmethod(container.seek)
+            name, seek = container.name, staticmethod(container.seek)
 
             @staticmethod
             def decode(stream):
