@@ -297,8 +297,9 @@ def _packet_index(path: Path) -> _PacketIndex | None:
     # What does not begin with a key picture begins with pictures that no decoder shows.
     if len(pts) == 0 or not key[0] or pts[0] != order[0] or (np.diff(order) == 0).any():
         return None
-    # Some containers count from the first picture's decoding, some from its showing.
-    return _PacketIndex(order, np.searchsorted(order, pts[key]), np.stack([dts[key] + pts[0] - dts[0], dts[key]]))
+    # Some containers look for a picture's showing, some for its decoding, counted from the first picture's showing.
+    seeks = np.stack([np.maximum(pts, dts + pts[0] - dts[0])[key], dts[key]])
+    return _PacketIndex(order, np.searchsorted(order, pts[key]), seeks)
 
 
 def _sought(path: Path, index: _PacketIndex, wanted: list[int]) -> dict[int, np.ndarray] | None:

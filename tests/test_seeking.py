@@ -123,7 +123,7 @@ def test_no_more_than_a_group_of_pictures_is_decoded(kind, tmp_path, decoded):
         assert 1 <= len(decoded) <= (25 if "times" in how else 13)  # containers with uneven times find the group before
     decoded.clear()
     reader.frames(path, range(20, 36))
-    assert len(decoded) <= 16 + 25
+    assert len(decoded) <= 16 + 2 * 25
 
 
 def test_a_reader_that_remembers_too_much_forgets_the_oldest(tmp_path, monkeypatch):
@@ -139,7 +139,7 @@ def test_a_file_whose_packets_lie_is_decoded_from_the_start(tmp_path, monkeypatc
     path = write(tmp_path / "v.mp4", options=B_FRAMES)
     whole = VideoFile().frames(path)
     honest = reading._packet_index(path)
-    lying = reading._PacketIndex(honest.pts[1:], np.maximum(honest.keys - 1, 0), honest.seeks)
+    lying = reading._PacketIndex(np.delete(honest.pts, 18), honest.keys - (honest.keys > 18), honest.seeks)
     monkeypatch.setattr(reading, "_packet_index", lambda path: lying)
     reader = VideoFile()
     assert torch.equal(reader.frames(path, [20, 31]), whole[[20, 31]])
