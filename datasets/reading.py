@@ -140,7 +140,7 @@ def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
 def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
     n = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles of any encoding
             for stream in container.streams.video[:1]:
                 if stream.codec_context is None:
                     break
@@ -278,7 +278,7 @@ def _stacked(path: Path, pictures: list[np.ndarray]) -> Tensor:
 def _packet_index(path: Path) -> _PacketIndex | None:
     """The pictures of a file by its packets alone; None where these do not tell exactly."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             if stream.codec_context is None or stream.codec_context.name not in SEEKABLE:
                 return None
@@ -309,7 +309,7 @@ def _sought(path: Path, index: _PacketIndex, wanted: list[int]) -> dict[int, np.
     keys = np.searchsorted(index.keys, wanted, side="right") - 1
     decoded: dict[int, np.ndarray] = {}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
             for key in dict.fromkeys(keys.tolist()):
