@@ -1,6 +1,7 @@
 """From flags or a checkpoint to model, videos and loaders: what all scripts share."""
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from datasets import DATASETS
-from datasets.reading import READERS, CachedReader, Reader
+from datasets import DATASETS, READERS
+from datasets.reading import CachedReader, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips
@@ -178,6 +179,7 @@ def window_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, 
 def _quiet_worker(_: int) -> None:
     """A loader process leaves stopping to its parent: what is sent to the whole group of processes passes it by."""
     os.setpgid(0, 0)
+    gc.freeze()  # were its parent's objects gone through for garbage, their memory would be copied
 
 
 def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import build
-from datasets.reading import READERS, CachedReader, VideoFile
+from datasets import READERS
+from datasets.reading import CachedReader, VideoFile
 from datasets.ucf101 import subset_of
-from datasets.video import Video
+from datasets.video import Video, whole_videos
 from explain import explain_videos
 from hierarchy.tree import Hierarchy
 from options import device_flags, parse_given
@@ -117,7 +118,7 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         known = []
     source_reader = build.make_reader(stored)
     if args.video is None:
-        chosen, reader = choose(args, known), source_reader
+        chosen, reader = choose(args, whole_videos(known)), source_reader
     else:
         file, reader = args.video.expanduser().resolve(), CachedReader(VideoFile(), int(MEMORY_GB * 1e9))
         n_frames = reader.info(file).n_frames

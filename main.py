@@ -20,7 +20,7 @@ import build
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import n_batches
 from datasets.ucf101 import subset_of
-from datasets.video import Video, VideoClips
+from datasets.video import Video, VideoClips, whole_videos
 from explain import patch_sheet, prototype_pictures
 from models import HIPE
 from models.stages import stages_before
@@ -339,15 +339,16 @@ class Run:
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)
+        n_clips, n_read = self.world.total(n_clips), self.world.total(len(kept.labels))
         began = time.perf_counter()
         rows = self.record.rows(self.hierarchy, self.model.prototype_layer.node_of)
         self._write_json("prototypes.json", rows)
         self._pictures(step, training, log)
         tqdm.write(f"push {step.epoch}: {matched} of {len(rows)} prototypes matched"
                    + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else "")
-                   + (f"; {twice} came to the patch of another one of their node" if twice else ""))
-        log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice,
-                clips=self.world.total(len(kept.labels)),
+                   + (f"; {twice} came to the patch of another one of their node" if twice else "")
+                   + (f"; {n_clips - n_read} of {n_clips} clips could not be read" if n_read < n_clips else ""))
+        log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice, clips=n_read,
                 gap=float(self.record.distance.sum()) / max(matched, 1), seconds=round(seconds, 3),
                 picture_seconds=round(time.perf_counter() - began, 3))
         return kept
@@ -404,7 +405,7 @@ class Run:
     def infer(self) -> None:
         """Average the probabilities of each video's windows, and write {subset}.json."""
         args, name = self.args, self.args.inference_subset
-        videos = self.subset(name)
+        videos = whole_videos(self.subset(name))
         if not videos:
             raise ValueError(f"{args.annotation_path}: lists no video of --inference_subset {name} that is on disk")
         if self.record is None:
@@ -420,7 +421,9 @@ class Run:
             raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
                              "with util_scripts.generate_video_jpgs")
         content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk)
-        print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos")
+        unread = len(videos) - len(content["results"])
+        print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos"
+              + (f"; {unread} could not be read" if unread else ""))
 
 
 def tell_looped(clips: VideoClips) -> None:

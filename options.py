@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from datasets import DATASETS
-from datasets.reading import READERS
+from datasets import DATASETS, READERS
 from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
@@ -46,8 +45,8 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     """Where the videos are and how clips are cut from them."""
     group = parser.add_argument_group("data")
     group.add_argument("--root_path", default=".", help="folder that relative paths hang off (default: .)")
-    group.add_argument("--video_path", help="folder of frame folders, or of video files (--file_type video)")
-    group.add_argument("--annotation_path", help="annotation JSON, as util_scripts.ucf101_json writes it")
+    group.add_argument("--video_path", help="folder of frame folders, of video files (--file_type video), or of packed frames (--file_type packed)")
+    group.add_argument("--annotation_path", help="annotation JSON, as util_scripts/*_json writes it")
     group.add_argument("--dataset", default="ucf101", choices=sorted(DATASETS), help="layout of the data (default: %(default)s)")
     group.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="what is in --video_path (default: jpg)")
     group.add_argument("--n_classes", type=int, default=None, help="number of classes, checked against the tree (UCF-101: 101; default: the tree's)")

@@ -1,5 +1,18 @@
-"""Video data sets: a reader a format, one line each."""
+"""Video data sets: a reader of annotations a form, and a reader of frames a kind of storage, one line each."""
 
+from datasets.activitynet import read_activitynet
+from datasets.packed import PackedFrames
+from datasets.reading import JpegFolder, VideoFile
 from datasets.ucf101 import read_ucf101
 
-DATASETS = {"ucf101": read_ucf101}
+READERS = {"jpg": JpegFolder, "packed": PackedFrames, "video": VideoFile}  # by --file_type
+DATASETS = {
+    "activitynet": read_activitynet,
+    "egtea": read_ucf101,
+    "epic_kitchens": read_ucf101,
+    "hmdb51": read_ucf101,
+    "kinetics": read_ucf101,
+    "moments": read_ucf101,
+    "something": read_ucf101,
+    "ucf101": read_ucf101,
+}

@@ -1,4 +1,4 @@
-"""From a path and frame numbers to pixels: folders of JPEG files, video files, and a memory in front of either.
+"""From a path and frame numbers to pixels: folders of JPEG files, video files, and a memory in front of any reader.
 
 A reader is picklable and has
     frames(path, indices=None) -> (T, H, W, 3) uint8 RGB, all frames by default;
@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 import av
 import numpy as np
 import torch
+from av.video.frame import PictureType
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -28,6 +29,7 @@ FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 THREADS = min(os.cpu_count() or 1, 8)  # that preload; decoders release the interpreter's lock
 CHUNK = 64  # videos between two looks at the budget
 REMEDY = "delete its folder and run generate_video_jpgs again"
+T = TypeVar("T")
 INFO_NAME = "info.json"  # written last: a folder that has it is complete
 
 
@@ -49,7 +51,8 @@ class Reader(Protocol):
     def size(self, path: Path) -> tuple[int, int]: ...
 
 
-def _integers(indices: Sequence[int] | Tensor) -> list[int]:
+def integers(indices: Sequence[int] | Tensor) -> list[int]:
+    """Frame numbers as plain integers."""
     return indices.tolist() if isinstance(indices, Tensor) else list(indices)
 
 
@@ -61,8 +64,11 @@ class JpegFolder:
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see the top of this file."""
-        wanted = range(self.info(path).n_frames) if indices is None else _integers(indices)
-        decoded = {i: self._image(path, i) for i in dict.fromkeys(wanted)}  # a looped clip asks for frames twice
+        wanted = range(self.info(path).n_frames) if indices is None else integers(indices)
+        decoded: dict[int, np.ndarray] = {}
+        for i in wanted:  # of which a looped clip has some twice, and a damaged info.json billions
+            if i not in decoded:
+                decoded[i] = self._image(path, i)
         shapes = {image.shape for image in decoded.values()}
         if len(shapes) > 1:
             raise ValueError(f"{path}: frames differ in size; {REMEDY}")
@@ -92,22 +98,31 @@ class JpegFolder:
     def _stored(self, path: Path) -> VideoInfo | None:
         try:
             info = json.loads((path / INFO_NAME).read_text())
-            return VideoInfo(info["n_frames"], info["height"], info["width"], info["fps"])
+            n_frames, height, width = (info[name] for name in ("n_frames", "height", "width"))
+            fps = None if info["fps"] is None else float(info["fps"])
+            if not all(type(n) is int and 0 < n < 2**31 for n in (n_frames, height, width)) or not 0 < (fps or 1) < 1e6:
+                raise ValueError("numbers that no video has")
+            return VideoInfo(n_frames, height, width, fps)
         except OSError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path / INFO_NAME}: damaged; {REMEDY}") from error
 
     @staticmethod
     def _image(path: Path, index: int) -> np.ndarray:
         file = path / FRAME_NAME.format(index + 1)
-        try:
-            with Image.open(file) as image:
-                return np.asarray(image.convert("RGB"))
-        except FileNotFoundError as error:
-            raise ValueError(f"{file}: this frame is missing; {REMEDY}") from error
-        except (OSError, SyntaxError) as error:  # Pillow tells of a broken header by SyntaxError
-            raise ValueError(f"{file}: not a readable JPEG ({error}); {REMEDY}") from error
+        return open_rgb(file, str(file), REMEDY)
+
+
+def open_rgb(file: Path | BinaryIO, name: str, remedy: str) -> np.ndarray:
+    """A JPEG file as (H, W, 3) uint8 RGB; ValueError, with its name and the remedy, where it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: this frame is missing; {remedy}") from error
+    except Exception as error:  # on bytes that are no picture, Pillow's parsers raise whatever they stumble over
+        raise ValueError(f"{name}: not a readable JPEG ({error}); {remedy}") from error
 
 
 def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
@@ -119,13 +134,13 @@ def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
         ValueError: when nothing can be read, or nothing more.
     """
     for frame, stream in _decode(path):
-        yield _rgb(frame), stream
+        yield _rgb(frame, path), stream
 
 
 def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
     n = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles of any encoding
             for stream in container.streams.video[:1]:
                 if stream.codec_context is None:  # as PyAV tells of a codec that it does not know
                     raise ValueError(f"{path}: of an unknown codec; replace the file or take it out")
@@ -139,37 +154,67 @@ def _decode(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
         where = f"broken after {n} frames" if n else "not a readable video"
         raise ValueError(f"{path}: {where} ({error.strerror}); replace the file or take it out") from error
     if n == 0:
-        raise ValueError(f"{path}: no picture in this file; replace the file or take it out")
+        raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+def _rgb(frame: av.VideoFrame, path: Path) -> np.ndarray:
+    try:
+        picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path}: a frame has no colours that can be shown ({error}); replace the file") from error
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
 
-class VideoFile:
-    """Reads video files of any container and codec that PyAV knows, decoding from the start: frame numbers are exact.
+# Of these a packet is a picture, which parsers and containers agree on; others are decoded from the start.
+SEEKABLE = frozenset({"h264", "hevc", "mpeg4", "mjpeg"})
+# Bytes: a smaller packet of MPEG-4 may say "no new picture", which containers count and decoders do not.
+LEAST_PACKET = 16
+INDEXED = 1024  # videos whose index a reader remembers
 
+
+@dataclass(frozen=True, slots=True)
+class _PacketIndex:
+    """Where the pictures of a video file are, from its packets: sorted times (N,), and of the key pictures among them
+    their positions (M,) in that order and the times (2, M) at which containers find them, the second to be safe."""
+
+    pts: np.ndarray
+    keys: np.ndarray
+    seeks: np.ndarray
+
+
+class VideoFile:
+    """Reads video files of any container and codec that PyAV knows; numbers count the frames of a whole decoding.
+
+    Where the packets tell which picture is which, only those from the last key picture before a wanted frame are
+    decoded; else, and wherever what comes out is not what the packets promised, the file is decoded from the start.
     A file that breaks off keeps the frames before.
     """
+
+    def __init__(self) -> None:
+        self._indices: dict[str, _PacketIndex | None] = {}  # None: decode from the start
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def __getstate__(self) -> dict:
+        return {}  # what is remembered is quickly found again
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__()
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see the top of this file."""
         if indices is None:
-            return torch.from_numpy(np.stack([_rgb(frame) for frame, _ in self._until_it_breaks(path)]))
-        wanted = _integers(indices)
-        missing, decoded = set(wanted), {}
-        for i, (frame, _) in enumerate(_decode(path)):
-            if i in missing:
-                decoded[i] = _rgb(frame)
-                missing.remove(i)
-            if not missing:
-                break
-        else:
-            raise ValueError(f"{path}: frame {min(missing)} is asked for and the file has {i + 1}; "
-                             "write the annotation again from these files")
-        return torch.from_numpy(np.stack([decoded[i] for i in wanted]))  # (T, H, W, 3)
+            return _stacked(path, [_rgb(frame, path) for frame, _ in self._until_it_breaks(path)])
+        wanted = integers(indices)
+        index = self._index(path)
+        decoded = None
+        if index is not None:
+            decoded = _sought(path, index, sorted(set(wanted)))
+            if decoded is None:
+                self._indices[str(path)] = None
+        if decoded is None:
+            decoded = self._from_the_start(path, set(wanted))
+        return _stacked(path, [decoded[i] for i in wanted])
 
     def info(self, path: Path) -> VideoInfo:
         """Frames, size and rate; decodes the whole file, because headers are wrong by a frame often enough."""
@@ -181,7 +226,27 @@ class VideoFile:
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the video as shown."""
-        return _shown_size(next(_decode(path))[0])
+        known = self._sizes.get(str(path))
+        if known is None:
+            known = _remember(self._sizes, path, _shown_size(next(_decode(path))[0]))
+        return known
+
+    def _index(self, path: Path) -> _PacketIndex | None:
+        if str(path) in self._indices:
+            return self._indices[str(path)]
+        return _remember(self._indices, path, _packet_index(path))
+
+    @staticmethod
+    def _from_the_start(path: Path, missing: set[int]) -> dict[int, np.ndarray]:
+        decoded = {}
+        for i, (frame, _) in enumerate(_decode(path)):
+            if i in missing:
+                decoded[i] = _rgb(frame, path)
+                missing.remove(i)
+            if not missing:
+                return decoded
+        raise ValueError(f"{path}: frame {min(missing)} is asked for and the file has {i + 1}; "
+                         "write the annotation again from these files")
 
     @staticmethod
     def _until_it_breaks(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
@@ -195,7 +260,89 @@ class VideoFile:
                 raise
 
 
-READERS = {"jpg": JpegFolder, "video": VideoFile}  # by --file_type
+def _remember(known: dict[str, T], path: Path, value: T) -> T:
+    """Keep a value for a path, in place of the oldest where there are many."""
+    if len(known) >= INDEXED:
+        known.pop(next(iter(known)), None)
+    known[str(path)] = value
+    return value
+
+
+def _stacked(path: Path, pictures: list[np.ndarray]) -> Tensor:
+    """(T, H, W, 3) uint8; a size that changes midway is an error."""
+    if len({picture.shape for picture in pictures}) > 1:
+        raise ValueError(f"{path}: frames differ in size; convert the file anew, or take it out")
+    return torch.from_numpy(np.stack(pictures))
+
+
+def _packet_index(path: Path) -> _PacketIndex | None:
+    """The pictures of a file by its packets alone; None where these do not tell exactly."""
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None or stream.codec_context.name not in SEEKABLE:
+                return None
+            macroblocks = stream.codec_context.width * stream.codec_context.height // 256
+            least = max(LEAST_PACKET, macroblocks // 8) if stream.codec_context.name == "mpeg4" else 1
+            packets = [packet for packet in container.demux(stream) if packet.size]  # the last one only says "the end"
+            if any(packet.pts is None or packet.is_discard or packet.is_corrupt or packet.size < least
+                   for packet in packets):
+                return None
+            pts = np.array([packet.pts for packet in packets], dtype=np.int64)
+            key = np.array([packet.is_keyframe for packet in packets], dtype=bool)
+            dts = np.array([packet.pts if packet.dts is None else packet.dts for packet in packets], dtype=np.int64)
+    except (av.FFmpegError, IndexError):  # a decoding from the start tells what is wrong
+        return None
+    order = np.sort(pts)
+    # What does not begin with a key picture begins with pictures that no decoder shows.
+    if len(pts) == 0 or not key[0] or pts[0] != order[0] or (np.diff(order) == 0).any():
+        return None
+    # Some containers look for a picture's showing, some for its decoding, counted from the first picture's showing.
+    seeks = np.stack([np.maximum(pts, dts + pts[0] - dts[0])[key], dts[key]])
+    return _PacketIndex(order, np.searchsorted(order, pts[key]), seeks)
+
+
+def _sought(path: Path, index: _PacketIndex, wanted: list[int]) -> dict[int, np.ndarray] | None:
+    """Decode ascending frames, each from the last key picture before it on; None where not what was promised comes."""
+    if wanted and not 0 <= wanted[0] <= wanted[-1] < len(index.pts):
+        return None
+    keys = np.searchsorted(index.keys, wanted, side="right") - 1
+    decoded: dict[int, np.ndarray] = {}
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
+            for key in dict.fromkeys(keys.tolist()):
+                group = [i for i, k in zip(wanted, keys, strict=True) if k == key]
+                if not any(_decode_group(container, stream, index, time, key, group, decoded)
+                           for time in index.seeks[:, key].tolist()):
+                    return None
+    except av.FFmpegError:
+        return None
+    return decoded
+
+
+def _decode_group(container: av.container.InputContainer, stream: av.VideoStream, index: _PacketIndex, time: int,
+                  key: int, group: list[int], decoded: dict[int, np.ndarray]) -> bool:
+    """Decode frames that follow one key picture into `decoded`; whether every picture on the way was as promised."""
+    first = int(index.keys[key])
+    container.seek(time, stream=stream)
+    expected = None
+    for frame in container.decode(stream):
+        if frame.pts is None or frame.is_corrupt:
+            return False
+        if frame.pts < index.pts[first]:  # the container went further back, or an open group leads in
+            continue
+        if expected is None and frame.pict_type != PictureType.I:  # containers call other pictures key pictures, too
+            return False
+        expected = first if expected is None else expected + 1
+        if expected >= len(index.pts) or frame.pts != index.pts[expected]:
+            return False
+        if expected in group:
+            decoded[expected] = _rgb(frame, Path(container.name))
+        if expected == group[-1]:
+            return True
+    return False
 
 
 def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
@@ -246,7 +393,7 @@ class CachedReader:
     def preload(self, paths: Iterable[Path], *, progress: bool = True) -> int:
         """Read videos until the budget is spent; unreadable ones are left for the dataset to tell. Returns how many
         are in memory."""
-        paths = [path for path in paths if str(path) not in self._videos]
+        paths = [path for path in dict.fromkeys(paths) if str(path) not in self._videos]  # segments share theirs
         with (tqdm(total=len(paths), desc="reading videos", unit="video", disable=not progress, leave=False) as bar,
               ThreadPoolExecutor(THREADS) as pool):
             for first in range(0, len(paths), CHUNK):

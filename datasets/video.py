@@ -1,8 +1,8 @@
 """Videos as records, and clips of them as a dataset."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ class Video:
 
     name: its key there. path: folder of frames, or video file. label: leaf class, -1 unknown. subset: training,
     validation or testing. n_frames: 0 where not known yet. segment: half-open range of the frames that show the
-    class, from 0; empty where n_frames is not known.
+    class, from 0; empty where n_frames is not known. part_of: the key of the video that this is an annotated segment
+    of, empty for a video of its own.
     """
 
     name: str
@@ -29,6 +30,67 @@ class Video:
     subset: str
     n_frames: int
     segment: tuple[int, int]
+    part_of: str = ""
+
+
+def whole_videos(videos: Iterable[Video]) -> list[Video]:
+    """Every video once and as a whole, in place of its annotated segments; its class is that of most of their frames.
+    """
+    frames: dict[str, dict[int, int]] = {}  # of each class of each video
+    firsts: dict[tuple[str, str], Video] = {}
+    for video in videos:
+        firsts.setdefault(("", video.part_of) if video.part_of else (video.name, ""), video)
+        if video.part_of:
+            of_class = frames.setdefault(video.part_of, {})
+            of_class[video.label] = of_class.get(video.label, 0) + video.segment[1] - video.segment[0]
+    return [replace(video, name=video.part_of, label=max(frames[video.part_of], key=frames[video.part_of].get),
+                    segment=(0, video.n_frames), part_of="") if video.part_of else video for video in firsts.values()]
+
+
+class _Strings(Sequence[str]):
+    """Strings in one array of bytes."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        # JSON can name what UTF-8 cannot, and so can folders
+        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
+        self.ends = np.cumsum([0, *map(len, encoded)])
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, i: int) -> str:
+        return self.bytes[self.ends[i]:self.ends[i + 1]].tobytes().decode("utf-8", "surrogatepass")
+
+
+class VideoTable(Sequence[Video]):
+    """Videos in a few arrays, as forked loader processes share them: a list of objects is copied when it is read.
+
+    Attributes:
+        labels: (N,) int64. n_frames: (N,) int64. segments: (N, 2) int64.
+    """
+
+    def __init__(self, videos: Sequence[Video]) -> None:
+        self.labels = np.array([video.label for video in videos], dtype=np.int64)
+        self.n_frames = np.array([video.n_frames for video in videos], dtype=np.int64)
+        self.segments = np.array([video.segment for video in videos], dtype=np.int64).reshape(-1, 2)
+        self._names, self._paths, self._subsets, self._wholes = (
+            _Strings(map(str, column)) for column in
+            zip(*((video.name, video.path, video.subset, video.part_of) for video in videos), strict=True)
+        ) if videos else [_Strings([])] * 4
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Video:
+        if not 0 <= i < len(self):
+            raise IndexError(f"video {i} of {len(self)}")
+        return Video(self._names[i], self.path(i), int(self.labels[i]), self._subsets[i], int(self.n_frames[i]),
+                     tuple(self.segments[i].tolist()), self._wholes[i])
+
+    def path(self, i: int) -> Path:
+        """The path of a video alone."""
+        return Path(self._paths[i])
 
 
 class VideoClips(Dataset):
@@ -41,7 +103,7 @@ class VideoClips(Dataset):
     readable item takes its place; else its items come as zeros with `valid` False.
 
     Args:
-        videos: the records; `dataset.videos` keeps them in this order.
+        videos: the records; `dataset.videos` keeps them in this order, as a table.
         sampler: which frames make a clip.
         transform: frames (T, H, W, 3) uint8 and a generator -> clip (3, T, size, size) uint8, crop (4,), flip.
         reader: turns paths into frames; see `datasets.reading`.
@@ -52,14 +114,15 @@ class VideoClips(Dataset):
     def __init__(self, videos: Sequence[Video], *, sampler: RandomClip | EvenClips | SlidingWindows,
                  transform: Callable[..., tuple[Tensor, Tensor, bool]], reader: Reader, seed: int = 1,
                  strict: bool = False) -> None:
-        self.videos = list(videos)
+        self.videos = VideoTable(videos)
         self.sampler, self.transform, self.reader = sampler, transform, reader
         self.seed, self.strict = seed, strict
         self.unreadable: set[int] = set()  # indices of the videos warned of, in this process
-        # Arrays, not lists of objects: forked workers share them without copying.
-        self._spans = np.array([self._span(v) for v in range(len(self.videos))], dtype=np.int64).reshape(-1, 2)
-        counts = np.array([sampler.count(last - first) if last > first else 1 for first, last in self._spans.tolist()],
-                          dtype=np.int64)
+        self._spans = self.videos.segments.copy()  # the frames to take clips from
+        for v in (self._spans[:, 1] <= self._spans[:, 0]).nonzero()[0].tolist():
+            self._spans[v] = 0, self._length(v)
+        lengths = self._spans[:, 1] - self._spans[:, 0]
+        counts = np.array([sampler.count(n) if n > 0 else 1 for n in lengths.tolist()], dtype=np.int64)
         self.item_video = np.repeat(np.arange(len(counts)), counts)  # (n_items,)
         self.item_clip = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)  # (n_items,)
 
@@ -101,7 +164,7 @@ class VideoClips(Dataset):
 
     def _read(self, step: int, i: int) -> dict | None:
         v = int(self.item_video[i])
-        path, (first, last) = self.videos[v].path, self._spans[v].tolist()
+        path, (first, last) = self.videos.path(v), self._spans[v].tolist()
         if last <= first:
             return None  # told when the dataset was made
         rng = seed_of(self.seed, step, i)
@@ -117,18 +180,15 @@ class VideoClips(Dataset):
 
     def _item(self, i: int, **values: Tensor | bool) -> dict:
         v = int(self.item_video[i])
-        return values | {"label": self.videos[v].label, "video": v, "item": i}
+        return values | {"label": int(self.videos.labels[v]), "video": v, "item": i}
 
-    def _span(self, v: int) -> tuple[int, int]:
-        """The frames to take clips from; an empty range for a video of unknown length that cannot be read."""
-        video = self.videos[v]
-        if video.segment[1] > video.segment[0]:
-            return video.segment
+    def _length(self, v: int) -> int:
+        """Frames of a video without a segment; 0 for one of unknown length that cannot be read."""
         try:
-            return 0, video.n_frames or self.reader.info(video.path).n_frames
+            return int(self.videos.n_frames[v]) or self.reader.info(self.videos.path(v)).n_frames
         except ValueError as error:
             self._tell(v, error)
-            return 0, 0
+            return 0
 
     def _tell(self, v: int, error: ValueError) -> None:
         if self.strict:

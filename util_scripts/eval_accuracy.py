@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         subset, entries = subset_of(args.subset), read_annotation(args.annotation)
         results = read_results(args.result)
         hierarchy = find_tree(results, args.tree_file, path=args.result)
-        truth = {name: hierarchy.label(entry.label) for name, entry in entries.items() if entry.subset == subset}
+        truth = {name: hierarchy.label(entry.label) for name, entry in entries.items()
+                 if entry.subset == subset and entry.label is not None}
         missing = {name for name in truth if not results["results"].get(name)}
         judged = [name for name in truth if not (args.ignore and name in missing)]
         if not judged:

@@ -1,5 +1,6 @@
 """Turn videos into folders of JPEG frames, `JPG_DIR/Class/video/image_%05d.jpg` from 1, with an info.json each.
 
+Videos of other data sets than UCF-101 may lie in any folder, or in none; their frames lie in the same one of JPG_DIR.
 Frames are 240 pixels high but never larger than the video. info.json keeps the video's own width, height and rate.
 A folder appears when it is complete, so the script can be stopped and started again: what is finished is skipped,
 what is not is redone.
@@ -19,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from datasets import DATASETS
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
 from util_scripts.errors import user_errors
 
@@ -91,8 +93,8 @@ def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[
         return None, str(error)
 
 
-def find_jobs(avi_dir: Path, jpg_dir: Path) -> dict[Path, Path]:
-    """Folder of frames -> video file, for every `Class/video.avi` under `avi_dir`.
+def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> dict[Path, Path]:
+    """Folder of frames -> video file, for every `Class/video.avi` under `avi_dir`, or every video at any depth.
 
     Raises:
         FileNotFoundError: no such folder, or no video in it. ValueError: two videos of one name.
@@ -100,14 +102,15 @@ def find_jobs(avi_dir: Path, jpg_dir: Path) -> dict[Path, Path]:
     if not avi_dir.is_dir():
         raise FileNotFoundError(f"{avi_dir}: no such folder; give the folder that holds the class folders of videos")
     jobs: dict[Path, Path] = {}
-    for file in sorted(avi_dir.glob("[!.]*/[!.]*")):
+    for file in sorted(avi_dir.glob("[!.]*/[!.]*") if class_folders else avi_dir.rglob("[!.]*")):
         if file.suffix.lower() in VIDEO_EXTENSIONS and file.is_file():
-            folder = jpg_dir / file.parent.name / file.stem
+            folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
             if folder in jobs:
                 raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
             jobs[folder] = file
     if not jobs:
-        raise FileNotFoundError(f"{avi_dir}: no video in it; videos are expected as {avi_dir}/Class/video.avi")
+        raise FileNotFoundError(f"{avi_dir}: no video in it; videos are expected as {avi_dir}/"
+                                + ("Class/video.avi" if class_folders else "video.avi, in folders or not"))
     return jobs
 
 
@@ -115,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("avi_dir", type=Path, help="folder of class folders of video files")
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
-    parser.add_argument("dataset", choices=["ucf101"], help="layout of AVI_DIR")
+    parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--size", type=int, default=240, help="height of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=Fraction, help="frames a second to keep at most (default: all)")
@@ -123,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         if args.n_jobs < 1 or args.size < 1 or (args.fps is not None and args.fps <= 0):
             raise ValueError("--n_jobs, --size and --fps must be above 0")
-        jobs = find_jobs(args.avi_dir, args.jpg_dir)
+        jobs = find_jobs(args.avi_dir, args.jpg_dir, class_folders=args.dataset == "ucf101")
         todo = [(file, folder) for folder, file in jobs.items() if not is_complete(folder)]
         with ProcessPoolExecutor(args.n_jobs) as pool:
             done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),

@@ -1,0 +1,101 @@
+"""ActivityNet: untrimmed videos with annotated segments in seconds; trained on the segments, predicted as a whole."""
+
+import math
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from datasets.ucf101 import WRITERS, complain, labels_of, load_database, subset_of, tell_missing, videos_at
+from datasets.video import Video
+from hierarchy.tree import Hierarchy
+
+LONGEST = 1e7  # seconds
+
+
+def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> tuple[int, int]:
+    """The frames that show a segment: frame i is shown from i / fps on, and counts where start <= i / fps < end.
+
+    Args:
+        start, end: seconds. fps: frames a second. n_frames: of the video, 0 where unknown.
+    Returns:
+        half-open range, empty where the segment is reversed, negative, behind the end or shorter than a frame.
+    """
+    if not 0 <= start < end < LONGEST:
+        return 0, 0
+    first, last = (math.ceil(seconds * fps - 1e-6) for seconds in (start, end))
+    last = min(last, n_frames or last)
+    return (first, last) if first < last else (0, 0)
+
+
+def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, Path | None]:
+    """The path of each key's video, called `v_KEY` or `KEY`; None where there is none. Raises as `videos_at`."""
+    keys = list(keys)
+    found = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
+    return {key: found.get(f"v_{key}", found.get(key)) for key in keys}
+
+
+def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
+                     strict: bool = False) -> list[Video]:
+    """Read ActivityNet's annotation file: every segment of training and validation videos a record, test videos whole.
+
+    Args:
+        annotation_path: the official JSON, with what add_fps_into_activitynet_json adds.
+        video_path: the folder of `v_KEY`, frame folders or video files, `v_` or not; the rest as in `read_ucf101`.
+    Returns:
+        list of `Video`: segments are called `KEY#1`, `KEY#2`, ... in the order of the file and know their video's key;
+        videos of the testing subset are called by their key, of class -1 where they have no annotation.
+    Raises:
+        FileNotFoundError, ValueError: as `read_ucf101`; also where an annotated video has no fps.
+    """
+    database = load_database(annotation_path)["database"]
+    if not database:
+        raise ValueError(f"{annotation_path}: no video in it; fetch it again")
+    paths = find_keys(database, video_path, file_type=file_type)
+    missing = [key for key, path in paths.items() if path is None]
+    videos, damaged, n_empty, n_bare = [], {}, 0, 0
+    for key, entry in database.items():
+        try:
+            subset, fps, n_frames, segments = segments_of(entry)
+            if fps is None and segments and paths[key] is not None:
+                raise ValueError("it has no fps, which util_scripts.add_fps_into_activitynet_json adds")
+        except ValueError as error:
+            damaged[key] = str(error)
+            continue
+        if paths[key] is None:
+            continue
+        if subset == "testing":
+            label = segments[0][0] if segments else None
+            videos.append((key, paths[key], label, subset, n_frames, (0, n_frames)))
+            continue
+        n_bare += not segments
+        for number, (label, start, end) in enumerate(segments, 1):
+            frames = segment_frames(start, end, fps, n_frames)
+            if frames[0] < frames[1]:
+                videos.append((f"{key}#{number}", paths[key], label, subset, n_frames, frames, key))
+            else:
+                n_empty += 1
+    complain(annotation_path, damaged)
+    tell_missing(annotation_path, video_path, missing, len(database), strict=strict)
+    if n_empty:
+        print(f"warning: {annotation_path}: {n_empty} segments hold no frame of their video and are left out",
+              file=sys.stderr)
+    if n_bare:
+        print(f"warning: {annotation_path}: {n_bare} videos to train or validate on have no segment and are left out",
+              file=sys.stderr)
+    labels = labels_of((video[2] for video in videos if video[2] is not None), hierarchy, annotation_path) | {None: -1}
+    return [Video(name, path, labels[label], *rest) for name, path, label, *rest in videos]
+
+
+def segments_of(entry: object) -> tuple[str, float | None, int, list[tuple[str, float, float]]]:
+    """Subset, frames a second (or None), number of frames (or 0) and segments (class, start, end) of an entry."""
+    try:
+        subset, fps, n_frames = subset_of(entry["subset"]), entry.get("fps"), entry.get("n_frames", 0)
+        segments = [(one["label"], *map(float, one["segment"])) for one in entry["annotations"]]
+        fps = None if fps is None else float(fps)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{error}; see {WRITERS}") from error
+    if any(len(one) != 3 or not isinstance(one[0], str) for one in segments):
+        raise ValueError("a segment is a label and two times")
+    if type(n_frames) is not int or not 0 <= n_frames < 2**31 or (fps is not None and not 0 < fps < 1e6):
+        raise ValueError(f"fps {fps}, n_frames {n_frames}")
+    return subset, fps, n_frames, segments

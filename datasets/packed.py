@@ -1,0 +1,129 @@
+"""Frames of a whole data set in a few large files: the form for network disks, which are slow to open many small ones.
+
+A folder holds `index.npy`, a sorted table of the videos, and `shard_0000.bin`, ...: of each video the offsets of its
+n + 1 JPEG boundaries (uint32, from the first of them), then the JPEG files' own bytes, one after the other. The table
+is mapped into memory, where all loader processes share it, and frames are read by their offset.
+"""
+
+import bisect
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.reading import VideoInfo, integers, open_rgb
+
+INDEX_NAME, SHARD_NAME = "index.npy", "shard_{:04d}.bin"
+REMEDY = "pack the data set again with util_scripts.pack_frames"
+FIELDS = (("shard", "<u4"), ("offset", "<u8"), ("n_frames", "<u4"), ("height", "<u4"), ("width", "<u4"), ("fps", "<f8"))
+
+
+def index_table(rows: Sequence[tuple]) -> np.ndarray:
+    """The table of (place, shard, offset, n_frames, height, width, fps), sorted by place; fps is nan where unknown.
+
+    Places are `folder/video`, at least one of them.
+    """
+    rows = sorted((os.fsencode(place), *rest) for place, *rest in rows)
+    return np.array(rows, dtype=[("place", f"S{max(len(row[0]) for row in rows)}"), *FIELDS])
+
+
+def _load_index(folder: Path) -> np.ndarray:
+    file = Path(folder, INDEX_NAME)
+    try:
+        table = np.load(file, mmap_mode="r", allow_pickle=False)
+        if table.ndim != 1 or table.dtype != np.dtype([("place", table.dtype[0]), *FIELDS]):
+            raise ValueError("not such a table")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: no such file; give the folder that util_scripts.pack_frames wrote") from error
+    except Exception as error:  # the header is a Python expression, in which anything can be wrong
+        raise ValueError(f"{file}: damaged ({error}); {REMEDY}") from error
+    return table
+
+
+def packed_places(folder: Path) -> Iterator[str]:
+    """The places of all videos of a packed folder.
+
+    Raises:
+        FileNotFoundError: not such a folder. ValueError: a damaged one.
+    """
+    return map(os.fsdecode, _load_index(folder)["place"].tolist())
+
+
+class PackedFrames:
+    """Reads the folder that pack_frames writes; the path of a video is the folder's and its place in it.
+
+    What is open stays open; a reader that is sent to another process opens it there anew.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[Path, np.ndarray] = {}
+        self._files: dict[Path, int] = {}
+
+    def __getstate__(self) -> dict:
+        return {}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__()
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Frames by their index from 0; see `datasets.reading`."""
+        folder, row = self._row(path)
+        n, shard, start = int(row["n_frames"]), folder / SHARD_NAME.format(int(row["shard"])), int(row["offset"])
+        bounds = np.frombuffer(self._bytes(shard, start, 4 * (n + 1)), dtype="<u4").tolist()
+        wanted = range(n) if indices is None else integers(indices)
+        if len(wanted) and not 0 <= min(wanted) <= max(wanted) < n:
+            raise ValueError(f"{path}: frame {max(wanted)} is asked for and there are {n}; "
+                             "write the annotation again from these files")
+        decoded = {i: open_rgb(io.BytesIO(self._bytes(shard, start + bounds[i], bounds[i + 1] - bounds[i])),
+                               f"{path}: frame {i}", REMEDY) for i in dict.fromkeys(wanted)}
+        if len({image.shape for image in decoded.values()}) > 1:
+            raise ValueError(f"{path}: frames differ in size; {REMEDY}")
+        return torch.from_numpy(np.stack([decoded[i] for i in wanted]))  # (T, H, W, 3)
+
+    def info(self, path: Path) -> VideoInfo:
+        """Frames and size of the source video."""
+        _, row = self._row(path)
+        n_frames, height, width, fps = (row[name].item() for name in ("n_frames", "height", "width", "fps"))
+        return VideoInfo(n_frames, height, width, fps if fps > 0 else None)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """Height and width of the source video."""
+        info = self.info(path)
+        return info.height, info.width
+
+    def _row(self, path: Path) -> tuple[Path, np.void]:
+        folder = next((parent for parent in path.parents if parent in self._tables), None)
+        if folder is None:
+            folder = next((parent for parent in path.parents if (parent / INDEX_NAME).is_file()), path.parent)
+            try:
+                self._tables[folder] = _load_index(folder)
+            except FileNotFoundError as error:
+                raise ValueError(str(error)) from error
+        table, place = self._tables[folder], os.fsencode(path.relative_to(folder).as_posix())
+        i = bisect.bisect_left(table["place"], place)
+        if i == len(table) or table["place"][i] != place or not table["n_frames"][i]:
+            raise ValueError(f"{path}: not among the packed videos; {REMEDY}")
+        return folder, table[i]
+
+    def _bytes(self, shard: Path, offset: int, length: int) -> bytes:
+        """By offset, which processes that share an open file can do at the same time."""
+        try:
+            if shard not in self._files:
+                self._files[shard] = os.open(shard, os.O_RDONLY)
+            file = self._files[shard]
+            whole = length > 0 and offset + length <= os.fstat(file).st_size  # else index or offsets are damaged
+            found = os.pread(file, length, offset) if whole else b""
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"{shard}: cannot be read ({error}); {REMEDY}") from error
+        if not whole or len(found) < length:
+            raise ValueError(f"{shard}: damaged, or ends within a video; {REMEDY}")
+        return found
+

@@ -1,0 +1,113 @@
+"""Packed frames are the frame folders' own, for every reader, in any process."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from media import number_of, shades, write_frames
+from torch.utils.data import DataLoader
+
+from datasets import READERS
+from datasets.packed import PackedFrames
+from datasets.reading import CachedReader, JpegFolder, VideoInfo
+from datasets.sampling import SlidingWindows
+from datasets.transforms import EvalTransform
+from datasets.ucf101 import videos_at, videos_on_disk
+from datasets.video import Video, VideoClips
+from util_scripts import pack_frames
+
+PLACES = {"Yo Yo/v_b": 9, "Archery/v_a": 5, "Archery/Ünï_c": 12, "P01/deep/v_d": 3, "v_flat": 4}
+INFO = {"width": 64, "height": 48, "fps": 12.5}
+
+
+@pytest.fixture
+def packed(tmp_path):
+    for place, n in PLACES.items():
+        write_frames(tmp_path / "jpg" / place, shades(n), info=INFO | {"n_frames": n} if place != "v_flat" else None)
+    call(tmp_path, "--shard_gb", 1.5e-5)
+    return tmp_path / "packed"
+
+
+def call(root, *more) -> None:
+    pack_frames.main([str(word) for word in (root / "jpg", root / "packed", *more)])
+
+
+def test_frames_and_infos_are_the_folders_own(packed):
+    assert len(list(packed.glob("shard_*.bin"))) > 1
+    for reader in (PackedFrames(), pickle.loads(pickle.dumps(PackedFrames())), CachedReader(PackedFrames(), 10**6)):
+        for place, n in PLACES.items():
+            folder = packed.parent / "jpg" / place
+            assert torch.equal(reader.frames(packed / place), JpegFolder().frames(folder))
+            assert number_of(reader.frames(packed / place, torch.tensor([n - 1, 0, n - 1]))) == [n - 1, 0, n - 1]
+            assert reader.info(packed / place) == JpegFolder().info(folder)
+            assert reader.size(packed / place) == JpegFolder().size(folder)
+            with pytest.raises(ValueError, match=str(n)):
+                reader.frames(packed / place, [n])
+    assert PackedFrames().info(packed / "v_flat") == VideoInfo(4, 24, 32, None)
+
+
+def test_videos_are_found_by_class_and_by_place(packed):
+    on_disk = videos_on_disk(packed, file_type="packed")
+    assert on_disk["archery", "v_a"] == packed / "Archery/v_a" and on_disk["yo yo", "v_b"] == packed / "Yo Yo/v_b"
+    wanted = ["P01/deep/v_d", "v_flat", "Archery/V_A", "Archery/v_x", "../packed/v_flat"]
+    assert videos_at(packed, wanted, file_type="packed") == {
+        "P01/deep/v_d": packed / "P01/deep/v_d", "v_flat": packed / "v_flat", "Archery/V_A": packed / "Archery/v_a"}
+
+
+@pytest.mark.parametrize("how", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_read_what_one_process_reads(packed, how):
+    videos = [Video(place, packed / place, 0, "training", n, (0, n)) for place, n in PLACES.items()]
+    clips = VideoClips(videos, sampler=SlidingWindows(8, 4), transform=EvalTransform(16), reader=PackedFrames())
+    alone = [clips[i]["clip"] for i in range(len(clips))]  # and its files are open before the others start
+    loader = DataLoader(clips, num_workers=2 if how else 0, multiprocessing_context=how)
+    assert all(torch.equal(one, batch["clip"][0]) for one, batch in zip(alone, loader, strict=True))
+
+
+def test_broken_videos_are_left_out_and_counted(packed, capsys):
+    jpg = packed.parent / "jpg"
+    (jpg / "Archery" / "v_a" / "image_00003.jpg").unlink()
+    (jpg / "Yo Yo" / "v_b" / "image_00003.jpg").write_bytes(b"no picture")
+    call(packed.parent)
+    told = capsys.readouterr()
+    assert "3 videos in 1 files; 2 could not be read" in told.out
+    assert "image_00003.jpg" in told.err
+    assert sorted(path.name for path in packed.iterdir()) == ["index.npy", "shard_0000.bin"]
+    with pytest.raises(ValueError, match="v_a: not among"):
+        PackedFrames().frames(packed / "Archery/v_a", [0])
+
+
+def test_damage_is_one_sentence(packed, tmp_path):
+    def raises(match):
+        for wanted in ([3], None):
+            with pytest.raises(ValueError, match=match):
+                PackedFrames().frames(packed / "v_flat", wanted)
+
+    last = max(packed.glob("shard_*.bin"))  # where v_flat, the last by name, is
+    data = last.read_bytes()
+    last.write_bytes(data[:-200])
+    raises("shard|JPEG")
+    last.write_bytes(np.random.default_rng(0).bytes(len(data)))
+    raises("pack")
+    last.unlink()
+    raises(last.name)
+    (packed / "index.npy").write_bytes(b"no table")
+    raises("index.npy: damaged")
+    (packed / "index.npy").unlink()
+    raises("index.npy: no such file")
+    with pytest.raises(FileNotFoundError, match="index.npy"):
+        videos_at(packed, ["v_flat"], file_type="packed")
+
+
+def test_nothing_to_pack_is_an_error(tmp_path, capsys):
+    (tmp_path / "jpg").mkdir()
+    for sentence in ("no folder of frames", "none of the 1 videos"):
+        with pytest.raises(SystemExit) as stop:
+            call(tmp_path)
+        assert stop.value.code == 2 and sentence in capsys.readouterr().err
+        write_frames(tmp_path / "jpg" / "v", shades(2), info={})
+    assert not (tmp_path / "packed" / "index.npy").exists()
+
+
+def test_every_kind_of_storage_is_a_flag():
+    assert set(READERS) == {"jpg", "packed", "video"}

@@ -1,0 +1,62 @@
+"""Add `fps` and `n_frames` of the videos on disk to ActivityNet's annotation, whose segments are in seconds.
+
+Give the folder that main.py will read, because frames that were taken with --fps have another rate than their video.
+"""
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from datasets import READERS
+from datasets.activitynet import find_keys
+from datasets.reading import VideoInfo
+from datasets.ucf101 import load_database
+from util_scripts.errors import user_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video_dir", type=Path, help="folder of frame folders or video files v_KEY")
+    parser.add_argument("annotation", type=Path, help="ActivityNet's JSON")
+    parser.add_argument("out", type=Path, help="JSON to write")
+    parser.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="kind of VIDEO_DIR (default: jpg)")
+    args = parser.parse_args(argv)
+    with user_errors():
+        content = load_database(args.annotation)
+        paths = find_keys(content["database"], args.video_dir, file_type=args.file_type)
+        present = {key: path for key, path in paths.items() if path is not None}
+        if not present:
+            raise FileNotFoundError(f"{args.video_dir}: none of the {len(paths)} videos v_KEY is here; check the folder"
+                                    " and --file_type")
+        reader = READERS[args.file_type]()
+
+        def look(path: Path) -> VideoInfo | str:
+            try:
+                info = reader.info(path)
+                return info if info.fps else f"{path}: has no frame rate; run generate_video_jpgs for this video"
+            except ValueError as error:
+                return str(error)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            infos = list(tqdm(pool.map(look, present.values()), total=len(present), unit="video", desc="frame rates"))
+        known = {key: info for key, info in zip(present, infos, strict=True) if isinstance(info, VideoInfo)}
+        for sentence in (info for info in infos if isinstance(info, str)):
+            print(f"left out: {sentence}", file=sys.stderr)
+        if not known:
+            raise ValueError(f"{args.video_dir}: none of the {len(present)} videos can be read; prepare them again "
+                             "with util_scripts.generate_video_jpgs")
+        content["database"] = {key: entry | {"fps": known[key].fps, "n_frames": known[key].n_frames}
+                               for key, entry in content["database"].items()
+                               if key in known and isinstance(entry, dict)}
+        args.out.write_text(json.dumps(content), encoding="utf-8")
+    print(f"{args.out}: {len(content['database'])} of {len(paths)} videos are here and in it; "
+          f"{len(paths) - len(present)} are not in {args.video_dir}, {len(present) - len(known)} cannot be read")
+
+
+if __name__ == "__main__":
+    main()

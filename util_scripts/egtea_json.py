@@ -1,0 +1,56 @@
+"""Write EGTEA Gaze+'s action clips as annotation files: OUT_DIR/egtea_1.json and so on, one a split.
+
+ANNOTATION_DIR holds action_idx.txt, with a line `name number` a class, and train_splitN.txt and test_splitN.txt, with
+lines `clip action verb noun`, numbers from 1. A clip lies in the folder of its session:
+`OP01-R01-PastaSalad/OP01-R01-PastaSalad-1002316-1004005-F024051-F024101.mp4`.
+"""
+
+import argparse
+from pathlib import Path
+
+from util_scripts.annotating import Listed, write_annotation
+from util_scripts.errors import user_errors
+
+
+def read_lines(path: Path) -> list[list[str]]:
+    """The words of every line that is not blank."""
+    try:
+        return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; give the folder of EGTEA Gaze+'s action annotations") from error
+
+
+def read_list(path: Path, subset: str, actions: dict[str, str]) -> list[Listed]:
+    """The clips of one list; ValueError, naming it, for a line that is not of its form."""
+    listed = []
+    for words in read_lines(path):
+        if len(words) < 2 or words[1] not in actions:
+            raise ValueError(f"{path}: expected `clip action verb noun` with a class of action_idx.txt, got "
+                             f"{' '.join(words)!r}")
+        listed.append(Listed(words[0], subset, actions[words[1]], f"{'-'.join(words[0].split('-')[:3])}/{words[0]}"))
+    return listed
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("annotation_dir", type=Path, help="folder of action_idx.txt and the split files")
+    parser.add_argument("video_dir", type=Path, help="folder of a folder a session (cropped_clips)")
+    parser.add_argument("out_dir", type=Path, help="folder to write egtea_1.json, ... to")
+    args = parser.parse_args(argv)
+    with user_errors():
+        index = args.annotation_dir / "action_idx.txt"
+        lines = read_lines(index)
+        if any(len(words) < 2 or not words[-1].isdigit() for words in lines):
+            raise ValueError(f"{index}: expected `name number` in every line; fetch it again")
+        actions = {words[-1]: " ".join(words[:-1]) for words in lines}
+        splits = [n for n in range(1, 10) if (args.annotation_dir / f"train_split{n}.txt").is_file()]
+        if not splits:
+            raise FileNotFoundError(f"{args.annotation_dir}: no train_split1.txt; fetch the official lists")
+        for n in splits:
+            listed = [one for kind, subset in (("train", "training"), ("test", "validation"))
+                      for one in read_list(args.annotation_dir / f"{kind}_split{n}.txt", subset, actions)]
+            write_annotation(args.out_dir / f"egtea_{n}.json", actions.values(), listed, args.video_dir)
+
+
+if __name__ == "__main__":
+    main()

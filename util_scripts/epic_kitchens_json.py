@@ -1,0 +1,47 @@
+"""Write EPIC-KITCHENS-100's action segments as one annotation file.
+
+ANNOTATION_DIR holds EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv,
+and EPIC_100_test_timestamps.csv if there. A class is a verb, a noun, or both. Frame numbers are those of the official
+frames, so frames are to be taken without --fps. A video is called `P01/P01_01`.
+"""
+
+from pathlib import Path
+
+from util_scripts.annotating import Listed, column, number, parser_of, read_csv, write_annotation
+from util_scripts.errors import user_errors
+
+FILES = {"EPIC_100_train.csv": "training", "EPIC_100_validation.csv": "validation",
+         "EPIC_100_test_timestamps.csv": "testing"}
+
+
+def read_keys(path: Path) -> dict[int, str]:
+    """The names of verb or noun classes by their numbers."""
+    return {number(row, "id", path): column(row, "key", path) for row in read_csv(path)}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of(__doc__, "folder of the CSV files", "folder of a folder a participant")
+    parser.add_argument("--label", default="verb", choices=("verb", "noun", "action"),
+                        help="what a class is; action: `verb noun` (default: verb)")
+    args = parser.parse_args(argv)
+    with user_errors():
+        kinds = ("verb", "noun") if args.label == "action" else (args.label,)
+        keys = {kind: read_keys(args.annotation_dir / f"EPIC_100_{kind}_classes.csv") for kind in kinds}
+        listed = []
+        for name, subset in FILES.items():
+            path = args.annotation_dir / name
+            for row in [] if subset == "testing" and not path.is_file() else read_csv(path):
+                label = None
+                if subset != "testing":
+                    numbers = [number(row, f"{kind}_class", path) for kind in kinds]
+                    if not all(n in keys[kind] for kind, n in zip(kinds, numbers, strict=True)):
+                        raise ValueError(f"{path}: class {numbers} is not among the {args.label} classes")
+                    label = " ".join(keys[kind][n] for kind, n in zip(kinds, numbers, strict=True))
+                segment = max(number(row, "start_frame", path), 1), number(row, "stop_frame", path) + 1
+                place = f"{column(row, 'participant_id', path)}/{column(row, 'video_id', path)}"
+                listed.append(Listed(column(row, "narration_id", path), subset, label, place, segment))
+        write_annotation(args.out, sorted({one.label for one in listed if one.label}), listed, args.video_dir)
+
+
+if __name__ == "__main__":
+    main()
