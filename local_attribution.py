@@ -419,8 +419,8 @@ class Writer:
         seconds = render.seconds_per_frame(one.frames, fps)
         panels = [attributed.Panel("clip", f"frames {int(one.frames.min())} to {int(one.frames.max())}",
                                    render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))]
-        for method, (heat, pyramid) in found.items():
-            folder = self.folder(method)
+        for method in self.args.vis_method:
+            (heat, pyramid), folder = found[method], self.folder(method)
             folder.mkdir(parents=True, exist_ok=True)
             heat = heat.detach().float().cpu()
             np.save(folder / f"{name}.npy", heat.numpy())
@@ -482,7 +482,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not shown:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and --root_path")
     found: list[dict] = [{} for _ in shown]
-    for method in args.vis_method:
+    # perturbations last, and step, which is particular about frames, before the others: what cannot be is said at once
+    for method in sorted(args.vis_method, key=lambda method: (method in RECIPES, method != "step")):
         for results, *result in zip(found, *attribute(method, subject, args, shown), strict=True):
             results[method] = tuple(result)
         print(f"{method}: {len(shown)} clips", flush=True)

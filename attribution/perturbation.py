@@ -54,13 +54,15 @@ class _SmoothMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, grid: Tensor, weights: Tensor) -> Tensor:
         """(M, a, b) padded grids, (k, k, p) weights at p phases -> (p, M, a - k + 1, b - k + 1)."""
-        total = upper = 0.0
+        k = len(weights)
+        total = grid.new_zeros(weights.shape[2], len(grid), grid.shape[1] - k + 1, grid.shape[2] - k + 1)
+        pooled = torch.zeros_like(total)
         for neighbour, weight in _neighbours(grid, weights):
             terms = weight * neighbour  # (p, M, a', b')
             powers = (COLDNESS * terms).exp_()
-            total = powers.clone() if isinstance(total, float) else total.add_(powers)
-            upper = powers.mul_(terms) if isinstance(upper, float) else upper.addcmul_(powers, terms)
-        pooled = upper.div_(total)
+            total += powers
+            pooled.addcmul_(powers, terms)
+        pooled /= total
         ctx.save_for_backward(grid, weights, pooled, total)
         return pooled
 
@@ -353,14 +355,14 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
     bar.close()
     with torch.no_grad():
         masks, padded = operator(best.values)
-    n_done = len(reached)
-    empty = clips.new_empty(0, len(wanted))
-    return Extremal(
-        masks.unflatten(0, shape), padded.mean((1, 2, 3)).view(shape),
-        (torch.stack(losses[:n_done]) if n_done else empty).view(-1, *shape),
-        (torch.stack(reached) if n_done else empty).view(-1, *shape),
-        (torch.stack(snapshots) if snapshots else best.values[:0][None][:0]).unflatten(1, shape),
-        (best.last + 1).view(shape), interrupted)
+    return Extremal(masks.unflatten(0, shape), padded.mean((1, 2, 3)).view(shape),
+                    _stacked(losses[:len(reached)], shape, best.energy), _stacked(reached, shape, best.energy),
+                    _stacked(snapshots, shape, best.values), (best.last + 1).view(shape), interrupted)
+
+
+def _stacked(rows: list[Tensor], shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """(n, ...) rows -> (rows, B, A, V, ...), also of none."""
+    return (torch.stack(rows) if rows else like.new_empty(0, *like.shape)).unflatten(1, shape)
 
 
 class _Best:

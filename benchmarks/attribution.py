@@ -5,7 +5,7 @@
 Extremal perturbations (3d_ep) of a 3D-ResNet on clips of 16 x 112 x 112, seconds per clip and iteration: all clips in
 one batch, and the same optimisation written plainly below, clip by clip, with a tensor of all neighbours' weights at
 all pixels, a sort of all voxels and frames looked up one by one. Both take turns in one process; of each turn the ratio
-is taken, and of these the median.
+is taken, and of these the median; then the smooth mask alone, without the network that takes most of the time.
 
 Class feature pyramids of whole networks: what finding the channels costs beyond a forward pass, beside the back-step
 times that Stergiou et al. (ICCV workshops 2019) published for two GTX 1080 Ti. Only ratios on one machine compare.
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import build
 from attribution.feature_pyramid import feature_pyramid
-from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, extremal_masks
+from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
 from models import ResNet3D
 from util_scripts.errors import user_errors
 
@@ -46,19 +46,24 @@ def unfolded_weights(size: tuple[int, int], device: torch.device) -> tuple[Tenso
     return torch.stack(weights), padding, k
 
 
+def unfolded_masks(values: Tensor, weights: Tensor, padding: int, k: int) -> Tensor:
+    """The smooth mask by all weights at once: (T, 1, gh, gw) grids -> (T, H', W')."""
+    cells = [n // STEP for n in weights.shape[1:]]
+    near = F.unfold(values, k, padding=padding).view(len(values), k * k, *cells)
+    terms = weights * F.interpolate(near, scale_factor=STEP, mode="nearest")
+    return (terms * (20 * terms).softmax(1)).sum(1)[:, :1 - STEP, :1 - STEP]
+
+
 def naive_masks(score: Callable[[Tensor], Tensor], clip: Tensor, iterations: int) -> Tensor:
     """3d_ep of one clip (3, T, H, W), plainly: the mask (T, H, W) after the last iteration."""
     recipe, size = RECIPES["3d_ep"], tuple(clip.shape[2:])
     weights, padding, k = unfolded_weights(size, clip.device)
-    cells = [n // STEP for n in weights.shape[1:]]
     levels = Pyramid(clip[None], levels=LEVELS).levels[:, 0].movedim(2, 0)  # (T, levels, 3, H, W)
     values = torch.ones(clip.shape[1], 1, *(math.ceil(n / STEP) for n in size), device=clip.device, requires_grad=True)
     optimiser = torch.optim.SGD([values], lr=0.05, momentum=0.9, dampening=0.9)
     reference = None
     for _ in range(iterations):
-        near = F.unfold(values, k, padding=padding).view(len(values), k * k, *cells)
-        terms = weights * F.interpolate(near, scale_factor=STEP, mode="nearest")
-        padded = (terms * (20 * terms).softmax(1)).sum(1)[:, :1 - STEP, :1 - STEP]  # (T, H', W')
+        padded = unfolded_masks(values, weights, padding, k)
         mask = padded[:, SIGMA:SIGMA + size[0], SIGMA:SIGMA + size[1]]
         level = mask[:, None, None] * (LEVELS - 1)
         below = level.detach().floor().clamp(max=LEVELS - 2)
@@ -117,6 +122,23 @@ def perturbations(args: argparse.Namespace, device: torch.device) -> None:
         print(f"| {n} | {batched:.3f} | {naive:.3f} | {ratio:.2f} |", flush=True)
 
 
+def masks(args: argparse.Namespace, device: torch.device) -> None:
+    """Print the table of the smooth mask alone, forward and backward."""
+    size = (args.sample_size, args.sample_size)
+    operator, (weights, padding, k) = SmoothMask(size, device=device), unfolded_weights(size, device)
+    values = torch.rand(16, 1, *operator.grid, device=device, requires_grad=True)
+    turns = []
+    for _ in range(args.repeats + 1):
+        fused = seconds(lambda: torch.autograd.grad(operator(values)[1].sum(), values), device)
+        unfolded = seconds(
+            lambda: torch.autograd.grad(unfolded_masks(values, weights, padding, k).sum(), values), device)
+        turns.append((fused, unfolded))
+    fused, unfolded = (statistics.median(turn[i] for turn in turns[1:]) for i in (0, 1))
+    ratio = statistics.median(turn[1] / turn[0] for turn in turns[1:])
+    print(f"\nthe smooth mask of a clip alone, forward and backward, seconds\n\n| fused | unfolded weights | ratio |\n"
+          f"| --- | --- | --- |\n| {fused:.3f} | {unfolded:.3f} | {ratio:.1f} |", flush=True)
+
+
 def pyramids(args: argparse.Namespace, device: torch.device) -> None:
     """Print the table of class feature pyramids."""
     print("\nclass feature pyramid down to the first convolution, milliseconds\n\n| network | forward pass | pyramid, "
@@ -155,6 +177,7 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     perturbations(args, device)
+    masks(args, device)
     pyramids(args, device)
 
 
