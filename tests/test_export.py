@@ -38,7 +38,8 @@ def call(*words) -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("form", "load"), [
-    ("export", lambda path: torch.export.load(path).module()), ("torchscript", torch.jit.load)])
+    pytest.param("export", lambda path: torch.export.load(path).module(), marks=pytest.mark.slow),
+    ("torchscript", torch.jit.load)])
 def test_the_file_answers_as_the_model(trained, tmp_path, capsys, form, load):
     path, model = trained
     call("--resume_path", path, "--format", form, tmp_path / "served.pt")

@@ -27,9 +27,16 @@ SMALL = {"resnet": NARROW, "preresnet": NARROW, "resnet2p1d": NARROW,
          "densenet": {"depth": 121, "widen_factor": 0.125}}
 ALL_DEPTHS = [pytest.param(name, depth, marks=[pytest.mark.slow] * (i > 0)) for name, trunk in TRUNKS.items()
               for i, depth in enumerate(trunk.depths or (None,))]
+# large ones, of which a smaller relative is always tested: mc3_18, i3d, tsm_mobilenetv2
+HEAVY = {"r3d_18", "r2plus1d_18", "i3d_resnet50", "tsm_resnet50"}
 ROUNDS_DOWN = {"densenet", "s3d"}  # they pool without padding
 PUBLISHED = {"temporal_strides": (1, 2, 2, 2, 2), "spatial_strides": (2, 2, 2, 2, 2)}
 HARA = {name: TRUNKS[name] for name in ("resnet", "preresnet", "wideresnet", "resnext", "resnet2p1d")}
+
+
+def light(names) -> list:
+    """The names, the heavy ones among them as slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in names]
 
 
 def shuffle(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -108,7 +115,7 @@ def test_no_such_depth(name):
 TREE = Hierarchy.from_rows([["Run", "Legs"], ["Jump", "Legs"], ["Wave", "Arms"]])
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", light(TRUNKS))
 def test_train_push_explain(name):
     """Clips stand alone and answer the same twice; a gradient reaches every parameter of the trunk; then prototypes
     are pushed and explained."""
@@ -179,8 +186,8 @@ def test_parameters_by_the_definition():
     moved = sum(norm(inside) - norm(outside) for inside, outside in widths)
     assert count("preresnet", 18) == count("resnet", 18) + moved
     # R(2+1)D keeps, by its choice of channels between, at most the weights of the 3D convolutions it splits
-    convs = [value for key, value in on_meta("resnet2p1d", 34).state_dict().items() if "conv" in key]
-    whole = [value for key, value in on_meta("resnet", 34).state_dict().items() if "conv" in key]
+    convs = [value for key, value in on_meta("resnet2p1d", 18).state_dict().items() if "conv" in key]
+    whole = [value for key, value in on_meta("resnet", 18).state_dict().items() if "conv" in key]
     assert 0.995 < sum(map(Tensor.numel, convs)) / sum(map(Tensor.numel, whole)) <= 1
     # wide, k = 2: twice the planes in the bottlenecks of a ResNet-50
     wide = on_meta("wideresnet", 50).state_dict()
@@ -317,7 +324,7 @@ def last_grid(library: nn.Module, before: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"])
+@pytest.mark.parametrize("name", light(["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]))
 def test_torchvisions_features(name):
     torch.manual_seed(3)
     library, trunk = shuffle(torchvision.models.get_model(name, weights=None)), TRUNKS[name]().eval()
@@ -404,7 +411,7 @@ def test_i3d_resnet50_keeps_time_and_sees_still_videos_as_a_resnet50_sees_images
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["tsm_resnet50", "tsm_mobilenetv2"])
+@pytest.mark.parametrize("name", light(["tsm_resnet50", "tsm_mobilenetv2"]))
 def test_tsm(name):
     """A loop over clips, frames and channels around each layer under which the paper shifts."""
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ import urllib.error
 import pytest
 import torch
 import torchvision
-from test_trunks import SMALL, on_meta, small
+from test_trunks import SMALL, light, on_meta, small
 
 from models import TRUNKS
 from models.resnet3d import ResNet3D
@@ -149,7 +149,7 @@ def mobilenet_names(key: str) -> str:
     return f"{block}{flat[place]}.{rest}"
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", light(TRUNKS))
 def test_every_published_layout_loads(name, monkeypatch):
     """Names as published, wrapped as published: every tensor arrives, the head is named."""
     trunk = on_meta(name, **SMALL.get(name, {})).to_empty(device="cpu")
@@ -169,7 +169,8 @@ def test_every_published_layout_loads(name, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "library"), [
-    pytest.param("resnet", "resnet18", marks=pytest.mark.slow), ("densenet", "densenet121"),
+    pytest.param("resnet", "resnet18", marks=pytest.mark.slow),
+    pytest.param("densenet", "densenet121", marks=pytest.mark.slow),
     ("tsm_mobilenetv2", "mobilenet_v2")])
 def test_weights_for_images(tmp_path, name, library):
     """2D kernels are repeated in time and divided by the repeats; a network without time takes them as they are."""
