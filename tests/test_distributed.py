@@ -91,8 +91,9 @@ def test_alone_everything_is_given_back():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_batchnorm_over_processes_is_batchnorm(size, tmp_path):
-    clips = torch.randn(5, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0)) + 3
-    probe = torch.randn(5, 4, 2, 3, 3, generator=torch.Generator().manual_seed(1))
+    batchnorm, shape = {2: (nn.BatchNorm2d, (5, 4, 3, 3)), 3: (nn.BatchNorm3d, (5, 4, 2, 3, 3))}[size]
+    clips = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 3
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
     def ran(layer, x, probe):
         x = x.clone().requires_grad_()
@@ -101,7 +102,7 @@ def test_batchnorm_over_processes_is_batchnorm(size, tmp_path):
         return y.detach(), x.grad
 
     def work(world, rank):
-        layer = synchronise_batchnorm(nn.Sequential(nn.BatchNorm3d(4)), CPU)[0]
+        layer = synchronise_batchnorm(nn.Sequential(batchnorm(4)), CPU)[0]
         y, gradient = ran(layer, clips[rank::size], probe[rank::size])
         world.sum_(layer.weight.grad)
         torch.save([y, gradient, layer.weight.grad, layer.state_dict()], tmp_path / f"{rank}.pth")
@@ -109,7 +110,7 @@ def test_batchnorm_over_processes_is_batchnorm(size, tmp_path):
             clips, layer.running_mean, layer.running_var, layer.weight, layer.bias))
 
     together(size, work, tmp_path)
-    layer = nn.BatchNorm3d(4)
+    layer = batchnorm(4)
     y, gradient = ran(layer, clips, probe)
     for rank in range(size):
         found = torch.load(tmp_path / f"{rank}.pth")

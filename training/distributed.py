@@ -247,12 +247,18 @@ def _mean_one_by_one(_: None, bucket: dist.GradBucket) -> torch.futures.Future[T
 
 
 class BatchNormOverProcesses(nn.BatchNorm3d):
-    """Batch-norm over the clips of all processes, for the CPU, where PyTorch's SyncBatchNorm refuses to work."""
+    """Batch-norm over the clips of all processes, for the CPU, where PyTorch's SyncBatchNorm refuses to work.
+
+    (B, C, ...) of any number of axes.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Convolutions of frames have batch-norm of four axes."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        axes, shape, dtype = (0, 2, 3, 4), (1, -1, 1, 1, 1), x.dtype
+        axes, shape, dtype = (0, *range(2, x.dim())), (1, -1, *[1] * (x.dim() - 2)), x.dtype
         x = x.float()
         n = x.new_tensor(x.numel() // x.shape[1])
         dist.all_reduce(n)
@@ -272,6 +278,6 @@ def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
-        if type(module) is nn.BatchNorm3d:
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__class__ = BatchNormOverProcesses
     return model
