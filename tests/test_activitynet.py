@@ -15,7 +15,14 @@ from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import VideoClips, whole_videos
 from hierarchy.tree import Hierarchy
-from util_scripts import activitynet_hierarchy, add_fps_into_activitynet_json, eval_accuracy, generate_video_jpgs
+from util_scripts import (
+    activitynet_hierarchy,
+    add_fps_into_activitynet_json,
+    check_dataset,
+    eval_accuracy,
+    generate_video_jpgs,
+    pack_frames,
+)
 
 FPS, GAP = 25, 14  # frames of plain green before, between and after the actions
 GREEN = np.array([0, 255, 0], dtype=np.uint8)
@@ -207,6 +214,25 @@ def test_it_trains_pushes_infers_and_explains(miniature, tmp_path, capsys):
     explanation = json.loads(explained.read_text())
     sources = [found["source"] for found in explanation["levels"][0]["prototypes"] if found["source"]]
     assert all(source["video"] in segments for source in sources)
+
+
+@pytest.mark.parametrize(("folder", "kind"), [("jpg", "jpg"), ("avi", "video"), ("packed", "packed")])
+def test_the_doctor_finds_what_differs(miniature, tmp_path, capsys, folder, kind):
+    call(pack_frames, miniature / "jpg", miniature / "packed")
+    content = json.loads((miniature / "anet.json").read_text())
+    content["database"]["Bend-WaveOneHand_1"]["n_frames"] = 999
+    content["database"]["Bend-WaveOneHand_2"]["annotations"][0]["label"] = "Bent"
+    content["database"]["not_here"] = content["database"]["Bend-WaveOneHand_3"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    call(check_dataset, "--root_path", miniature, "--video_path", folder, "--annotation_path", tmp_path / "a.json",
+         "--dataset", "activitynet", "--tree_file", "tree.csv", "--n_threads", 1, "--file_type", kind,
+         "--fix", tmp_path / "mended.json")
+    told = capsys.readouterr().out
+    assert "Bend-WaveOneHand_1: 999 annotated, 102 there" in told and "'Bent'" in told and "not_here" in told
+    assert "12 entries, 3 left out" in told
+    mended = json.loads((tmp_path / "mended.json").read_text())
+    assert mended["taxonomy"] == content["taxonomy"] and len(mended["database"]) == 12
 
 
 def test_video_files_serve_as_well(miniature):
