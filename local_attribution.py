@@ -19,7 +19,8 @@ from attribution import METHODS
 from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_pyramid
 from attribution.gradients import POLARITIES, STEPS
 from attribution.perturbation import PERTURBATIONS, RECIPES, VARIANTS, extremal_masks
-from datasets.reading import READERS, VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
+from datasets import READERS
+from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips

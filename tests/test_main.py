@@ -549,7 +549,7 @@ def fresh(data: Path, results: Path) -> list:
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    ("--annotation_path nowhere.json", ["nowhere.json", "no such annotation file", "ucf101_json"]),
+    ("--annotation_path nowhere.json", ["nowhere.json", "no such annotation file", "_json"]),
     ("--video_path nowhere", ["nowhere", "no such folder"]),
     ("--tree_file nowhere.csv", ["nowhere.csv"]),
     ("--n_classes 101", ["--n_classes 101", "4 classes"]),
