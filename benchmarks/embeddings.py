@@ -84,7 +84,8 @@ def main() -> None:
         for n_nodes in args.nodes:
             for dim in args.dims:
                 line = pool.apply(measure, (n_nodes, dim, args.edge, args.method))
-                print("| " + " | ".join(f"{value:.4g}" for value in line) + " |", flush=True)
+                cells = (f"{value:.4g}" if value % 1 else f"{value:.0f}" for value in line)
+                print("| " + " | ".join(cells) + " |", flush=True)
         pool.close()
         pool.join()
 
