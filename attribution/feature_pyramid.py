@@ -227,8 +227,15 @@ class Layer:
     channels: Tensor  # (n,) int64, the chosen ones, those first that most is led through (the sum of shares)
     strength: Tensor  # (n,) in theta .. 1
     n_channels: int
-    tubes: Tensor  # (n, t, h, w), the chosen channels' responses, weighted by strength, not negative
+    weights: Tensor  # (n,) by which those channels count: the class's, below it their strength
+    response: Tensor  # (n_channels, t, h, w)
     stride: tuple[int, int, int]
+
+    @property
+    def tubes(self) -> Tensor:
+        """The chosen channels' weighted responses, not negative: (n, t, h, w)."""
+        chosen = self.response[self.channels.to(self.response.device)].float()
+        return (self.weights.view(-1, 1, 1, 1) * chosen).clamp(min=0)
 
     def tube(self, size: tuple[int, int, int]) -> Tensor:
         """All chosen channels together over a clip of `size`: (T, H, W)."""
@@ -337,8 +344,8 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
         links = _walk(trace.convs, origins, shares, top, theta, depth, top_n)
         ordered = shares.argsort(descending=True, stable=True)
         own = ordered[top[ordered]]
-        tubes = (weights[own].view(-1, 1, 1, 1) * features[0, own].float()).clamp(min=0)
-        first = Layer("features", 0, own.cpu(), shares[own].cpu(), len(shares), tubes, trace.stride(features))
+        first = Layer("features", 0, own.cpu(), shares[own].cpu(), len(shares), weights[own], features[0],
+                      trace.stride(features))
         return _assemble(trace.convs, first, links, theta)
 
 
@@ -384,9 +391,8 @@ def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float
         own = ordered[conv.distance[ordered].isfinite()]
         # frames of a network that sees them one by one stand in place of the batch
         response = conv.response[0] if conv.response.dim() == 5 else conv.response.movedim(0, 1)
-        tubes = conv.strength[own].view(-1, 1, 1, 1) * response[own].float().clamp(min=0)
         layers.append(Layer(conv.name, int(conv.distance.min()), own.cpu(), conv.strength[own].cpu(),
-                            len(conv.kernel), tubes, conv.stride))
+                            len(conv.kernel), conv.strength[own], response, conv.stride))
     place = {None: 0} | {number: i for i, number in enumerate(reached, 1)}
     edges = torch.cat([torch.stack((torch.full_like(outputs, place[reader]), outputs,
                                     torch.full_like(outputs, place.get(number, 0)), below))
