@@ -31,9 +31,8 @@ from explain.pictures import read_region
 from explain.report import percent
 from hierarchy.tree import Hierarchy
 from local_analysis import MEMORY_GB, choose, stored_flags
-from models import TRUNKS
 from models.geometry import upsample
-from models.weights import load_pretrained, read_state
+from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
 from options import device_flags, model_flags, parse_given, parse_main, resolve
 from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
@@ -239,14 +238,11 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
             setattr(full, name, getattr(args, name))
     resolve(full)
     hierarchy = Hierarchy.from_rows([[name] for name in class_names(args)])
-    trunk = TRUNKS[full.model](full.model_depth, temporal_strides=full.temporal_strides,
-                               spatial_strides=full.spatial_strides, shortcut=full.resnet_shortcut,
-                               widen_factor=full.resnet_widen_factor, conv1_t_size=full.conv1_t_size,
-                               max_pool=not full.no_max_pool)
-    path = build.under_root(args, args.pretrain_path)
+    trunk = build.build_trunk(full)
+    named = is_named(args.pretrain_path)
+    path = args.pretrain_path if named else build.under_root(args, args.pretrain_path)
     dropped = load_pretrained(trunk, path)
-    state = read_state(path)
-    state = {key.removeprefix("module."): value for key, value in state.get("state_dict", state).items()}
+    state = rename(unwrap(fetch_named(trunk, path) if named else read_state(path))[0], trunk.state_dict())
     weights = [key for key in dropped if key.endswith("weight") and HEAD_KEY.match(key)
                and state[key].flatten(1).shape[1] == trunk.out_channels]
     if len(weights) != 1:
@@ -256,9 +252,10 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
         raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names {hierarchy.n_leaves}; mend one of them")
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()})
-    whole = nn.ModuleDict({"trunk": trunk, "head": head}).to(args.where, memory_format=torch.channels_last_3d).eval()
+    whole = build.channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(args.where).eval()
     whole.requires_grad_(False)
-    return Subject(f"{full.model}-{full.model_depth}", hierarchy, whole["trunk"],
+    name = f"{full.model}-{full.model_depth}" if trunk.depths else full.model
+    return Subject(name, hierarchy, whole["trunk"],
                    lambda clips: whole["head"](whole["trunk"](clips).mean((2, 3, 4))).log_softmax(-1), None, [], whole["head"].weight)
 
 
@@ -359,7 +356,7 @@ def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Se
             pyramids.append(pyramid)
         else:
             heats.append(METHODS[method](score_one, one.clip, layer=subject.trunk, polarity=args.polarity, steps=args.steps,
-                                         seed=args.manual_seed, upsample=functools.partial(upsample, size=size, stride=subject.trunk.stride)))
+                                         seed=args.manual_seed, upsample=functools.partial(upsample, size=size, stride=subject.trunk.stride, offset=getattr(subject.trunk, "offset", (0, 0, 0)))))
             pyramids.append(None)
     return heats, pyramids
 
