@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.ucf101 import WRITERS, complain, labels_of, load_database, subset_of, tell_missing, videos_at
+from datasets.ucf101 import complain, labels_of, load_database, subset_of, tell_missing, videos_at
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
@@ -93,7 +93,7 @@ def segments_of(entry: object) -> tuple[str, float | None, int, list[tuple[str, 
         segments = [(one["label"], *map(float, one["segment"])) for one in entry["annotations"]]
         fps = None if fps is None else float(fps)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{error}; see {WRITERS}") from error
+        raise ValueError(str(error)) from error
     if any(len(one) != 3 or not isinstance(one[0], str) for one in segments):
         raise ValueError("a segment is a label and two times")
     if type(n_frames) is not int or not 0 <= n_frames < 2**31 or (fps is not None and not 0 < fps < 1e6):

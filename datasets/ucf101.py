@@ -14,7 +14,7 @@ from hierarchy.tree import Hierarchy
 
 SUBSETS = {"train": "training", "training": "training", "val": "validation", "validation": "validation",
            "test": "testing", "testing": "testing"}
-WRITERS = "the data set's util_scripts/*_json"
+WRITERS = "util_scripts.ucf101_json (or its data set's own *_json)"
 MOST_FRAMES = 2**31  # of a video
 
 

@@ -89,7 +89,7 @@ def test_segments_are_training_samples_and_their_frames_alone_enter_clips(miniat
     for reader, sampler in ((JpegFolder(), RandomClip(16)), (JpegFolder(), EvenClips(16, 3))):
         clips = VideoClips(training, sampler=sampler, transform=EvalTransform(64), reader=reader)
         seen = {v: set() for v in range(len(training))}
-        for step in range(6):
+        for step in range(4 if sampler.random else 1):
             for i in range(len(clips)):
                 item = clips[step, i]
                 seen[item["video"]].update(item["frames"].tolist())
