@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from hierarchy.construction import construct
 from hierarchy.files import load_embeddings, read_embeddings, save_embeddings
 from hierarchy.hyperbolic import distance, euclidean, norm, same_precision
-from hierarchy.learning import learn
 from hierarchy.tree import Hierarchy
 
 
@@ -165,6 +164,7 @@ def fit_embeddings(
         start = construct(hierarchy, dim=dim, c=c, edge=edge, seed=seed)
     if method == "constructive":
         return start
+    from hierarchy.learning import learn  # here, for geoopt takes most of a second to import
     return learn(start, hierarchy, c=c, edge=edge, epochs=epochs, seed=seed, progress=progress)
 
 

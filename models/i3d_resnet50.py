@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models import resnet50
 
 from models.resnet3d import Stride, five_strides, he_init, product
 
@@ -47,6 +46,7 @@ class I3DResNet50(nn.Module):
                  spatial_strides: Sequence[int] = strides[1]) -> None:
         super().__init__()
         strides = five_strides(temporal_strides, spatial_strides)
+        from torchvision.models import resnet50  # here, for it takes a second to import
         network = resnet50(weights=None)
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(name, inflate(getattr(network, name)))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models import video
 
 from models.resnet3d import Stride, five_strides, offset_of, product
 
@@ -42,6 +41,7 @@ class VideoResNet(nn.Module):
         strides = five_strides(temporal_strides or self.strides[0], spatial_strides or self.strides[1])
         if strides[1] != (1, 1, 1):
             raise ValueError(f"{self.library} has no max-pool; make the second strides 1")
+        from torchvision.models import video  # here, for it takes a second to import
         network = getattr(video, self.library)(weights=None)
         self.stem, self.layer1, self.layer2 = network.stem, network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
@@ -95,6 +95,7 @@ class S3D(nn.Module):
                  spatial_strides: Sequence[int] = strides[1]) -> None:
         super().__init__()
         strides = five_strides(temporal_strides, spatial_strides)
+        from torchvision.models import video  # here, for it takes a second to import
         self.features = video.s3d(weights=None).features
         set_stride(self.features[0], strides[0])
         *padded, last = (layer for layer in self.features if isinstance(layer, nn.MaxPool3d))
@@ -124,6 +125,7 @@ class MViTV2S(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import video  # here, for it takes a second to import
         network = video.mvit_v2_s(weights=None)
         self.conv_proj, self.pos_encoding = network.conv_proj, network.pos_encoding
         self.blocks, self.norm = network.blocks, network.norm
@@ -149,6 +151,7 @@ class Swin3DT(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import video  # here, for it takes a second to import
         network = video.swin3d_t(weights=None)
         self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
         self.features, self.norm = network.features, network.norm

@@ -5,8 +5,6 @@ Parameter names are the published `base_model.` followed by torchvision's, with 
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2, resnet50
-from torchvision.models.mobilenetv2 import InvertedResidual
 
 from models.resnet3d import Stride
 
@@ -63,6 +61,7 @@ class TSMResNet50(TSM):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import resnet50  # here, for it takes a second to import
         network = resnet50(weights=None)
         del network.fc
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
@@ -84,6 +83,8 @@ class TSMMobileNetV2(TSM):
 
     def __init__(self) -> None:
         super().__init__()
+        from torchvision.models import mobilenet_v2  # here, for it takes a second to import
+        from torchvision.models.mobilenetv2 import InvertedResidual
         network = mobilenet_v2(weights=None)
         del network.classifier
         for block in network.features:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
 
 from models.densenet3d import DEPTHS as DENSE_DEPTHS
 from models.resnet3d import DEPTHS
@@ -66,6 +65,7 @@ def fetch_named(trunk: nn.Module, name: str) -> State:
         ValueError: where torchvision has none of this name for the trunk, or they cannot be had here.
     """
     library = getattr(trunk, "library", None)
+    from torchvision.models import get_model_weights  # here, for it takes a second to import
     known = get_model_weights(library).__members__ if library else {}
     if name not in known:
         remedy = f"it has {', '.join(known)}" if known else "give a file"

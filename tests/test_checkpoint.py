@@ -68,7 +68,7 @@ def test_the_target_appears_only_when_it_is_whole(tmp_path):
 @pytest.mark.parametrize("kills", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_whenever_a_run_is_killed_its_newest_checkpoint_is_whole(tmp_path, kills):
     rng, content = np.random.default_rng(kills), CONTENT | {"model": {"weight": torch.rand(1 << 18)}}
-    for kill in range(kills):
+    for _ in range(kills):
         child = os.fork()
         if not child:
             try:
