@@ -81,7 +81,8 @@ class DenseNet3D(nn.Module):
                 channels //= 2
         self.features.add_module("norm5", nn.BatchNorm3d(channels))
         self.out_channels = channels
-        self.library = None if depth == 264 else f"densenet{depth}"  # its ImageNet weights fit when they are inflated
+        # whose ImageNet weights fit when they are inflated
+        self.torchvision_name = None if depth == 264 else f"densenet{depth}"
         self.stride: Stride = product(strides)
         padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:2]]
         self.offset = offset_of(padded + [(stride, (0, 0, 0), stride) for stride in strides[2:]])

@@ -40,7 +40,7 @@ class I3DResNet50(nn.Module):
     options = ("temporal_strides", "spatial_strides")
     strides = ((1, 1, 1, 1, 1), (2, 2, 2, 2, 2))
     out_channels = 2048
-    library = "resnet50"
+    torchvision_name = "resnet50"
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
                  spatial_strides: Sequence[int] = strides[1]) -> None:

@@ -52,4 +52,4 @@ class PreActResNet3D(ResNet3D):
     """ResNet3D of pre-activation blocks; as published, neither batch-norm nor ReLU follows the last one."""
 
     blocks = (PreActBasicBlock, PreActBottleneck)
-    libraries = {}
+    torchvision_names = {}

@@ -81,7 +81,7 @@ class ResNet2Plus1D(ResNet3D):
     """ResNet3D of split convolutions, the stem included."""
 
     blocks = (SplitBasicBlock, SplitBottleneck)
-    libraries = {}
+    torchvision_names = {}
 
     def _make_stem(self, channels: int, t_size: int, stride: Stride) -> None:
         middle = middle_channels(3, channels, t_size, 7)

@@ -138,7 +138,7 @@ class ResNet3D(nn.Module):
     blocks: tuple[type[nn.Module], type[nn.Module]] = (BasicBlock, Bottleneck)
     planes = (64, 128, 256, 512)
     # torchvision's 2D networks whose ImageNet weights fit when they are inflated
-    libraries = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}
+    torchvision_names = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}
 
     def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] = (1, 2, 2, 1, 1),
                  spatial_strides: Sequence[int] = (2, 2, 2, 2, 2), shortcut: str = "B", widen_factor: float = 1.0,
@@ -156,7 +156,7 @@ class ResNet3D(nn.Module):
         stem, *planes = (int(n * widen_factor) for n in (64, *self.planes))
         if stem < 1:
             raise ValueError(f"a widen_factor of {widen_factor} leaves conv1 without channels; take at least 1/64")
-        self.shortcut, self.library = shortcut, self.libraries.get(depth)
+        self.shortcut, self.torchvision_name = shortcut, self.torchvision_names.get(depth)
         self._make_stem(stem, conv1_t_size, strides[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, stride=strides[1], padding=1) if max_pool else nn.Identity()

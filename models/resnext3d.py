@@ -33,7 +33,7 @@ class ResNeXt3D(StemOfItsWeights):
     options = (*ResNet3D.options, "cardinality")
     blocks = (ResNeXtBottleneck, ResNeXtBottleneck)
     planes = (128, 256, 512, 1024)
-    libraries = {50: "resnext50_32x4d"}
+    torchvision_names = {50: "resnext50_32x4d"}
 
     def __init__(self, depth: int = 50, *, cardinality: int = 32, **options) -> None:
         self.cardinality = cardinality

@@ -31,18 +31,18 @@ class VideoResNet(nn.Module):
     options = ("temporal_strides", "spatial_strides")
     strides = ((1, 1, 2, 2, 2), (2, 1, 2, 2, 2))
     out_channels = 512
-    library: str
+    torchvision_name: str
 
     def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] | None = None,
                  spatial_strides: Sequence[int] | None = None) -> None:
         super().__init__()
         if depth not in self.depths:
-            raise ValueError(f"{self.library} has no depth but 18, so not {depth}")
+            raise ValueError(f"{self.torchvision_name} has no depth but 18, so not {depth}")
         strides = five_strides(temporal_strides or self.strides[0], spatial_strides or self.strides[1])
         if strides[1] != (1, 1, 1):
-            raise ValueError(f"{self.library} has no max-pool; make the second strides 1")
+            raise ValueError(f"{self.torchvision_name} has no max-pool; make the second strides 1")
         from torchvision.models import video  # here, for it takes a second to import
-        network = getattr(video, self.library)(weights=None)
+        network = getattr(video, self.torchvision_name)(weights=None)
         self.stem, self.layer1, self.layer2 = network.stem, network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
         set_stride(self.stem, strides[0])
@@ -59,20 +59,20 @@ class VideoResNet(nn.Module):
 class R3D18(VideoResNet):
     """3D convolutions throughout."""
 
-    library = "r3d_18"
+    torchvision_name = "r3d_18"
 
 
 class MC318(VideoResNet):
     """3D convolutions in the stem and layer1, 2D ones after: these neither mix nor, as published, subsample frames."""
 
-    library = "mc3_18"
+    torchvision_name = "mc3_18"
     strides = ((1, 1, 1, 1, 1), (2, 1, 2, 2, 2))
 
 
 class R2Plus1D18(VideoResNet):
     """Convolutions split into space and time."""
 
-    library = "r2plus1d_18"
+    torchvision_name = "r2plus1d_18"
 
 
 class S3D(nn.Module):
@@ -89,7 +89,7 @@ class S3D(nn.Module):
     options = ("temporal_strides", "spatial_strides")
     strides = ((2, 1, 1, 2, 2), (2, 2, 2, 2, 2))
     out_channels = 1024
-    library = "s3d"
+    torchvision_name = "s3d"
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
                  spatial_strides: Sequence[int] = strides[1]) -> None:
@@ -121,7 +121,7 @@ class MViTV2S(nn.Module):
     depths, options, strides = (), (), None
     out_channels = 768
     stride: Stride = (2, 32, 32)
-    library = "mvit_v2_s"
+    torchvision_name = "mvit_v2_s"
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Swin3DT(nn.Module):
     out_channels = 768
     stride: Stride = (2, 32, 32)
     offset: Stride = (0, 15, 15)  # its cells are tiles
-    library = "swin3d_t"
+    torchvision_name = "swin3d_t"
 
     def __init__(self) -> None:
         super().__init__()

@@ -32,17 +32,14 @@ class Shift(nn.Module):
 class TSM(nn.Module):
     """A 2D network with shifts, run on the frames of a clip; it was published for clips of 8 frames, far apart.
 
-    Every frame gives a cell in time.
+    Every frame gives a cell in time. `grid` is a subclass's: (B T, 3, H, W) frames -> (B T, C, h, w), what
+    the 2D network gives before its pooling.
     """
 
     depths, options, strides = (), (), None
     stride: Stride = (1, 32, 32)
     out_channels: int
-    library: str
-
-    def grid(self, frames: Tensor) -> Tensor:
-        """(B T, 3, H, W) frames -> (B T, C, h, w), what the 2D network gives before its pooling."""
-        raise NotImplementedError
+    torchvision_name: str
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, T, h, w)."""
@@ -57,7 +54,7 @@ class TSMResNet50(TSM):
     """TSM on ResNet-50: every block shifts in its residual branch."""
 
     out_channels = 2048
-    library = "resnet50"
+    torchvision_name = "resnet50"
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +76,7 @@ class TSMMobileNetV2(TSM):
     """TSM on MobileNetV2: every block with a shortcut shifts before its expansion."""
 
     out_channels = 1280
-    library = "mobilenet_v2"
+    torchvision_name = "mobilenet_v2"
 
     def __init__(self) -> None:
         super().__init__()

@@ -64,7 +64,7 @@ def fetch_named(trunk: nn.Module, name: str) -> State:
     Raises:
         ValueError: where torchvision has none of this name for the trunk, or they cannot be had here.
     """
-    library = getattr(trunk, "library", None)
+    library = getattr(trunk, "torchvision_name", None)
     from torchvision.models import get_model_weights  # here, for it takes a second to import
     known = get_model_weights(library).__members__ if library else {}
     if name not in known:

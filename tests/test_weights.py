@@ -177,7 +177,7 @@ def test_weights_for_images(tmp_path, name, library):
     torch.manual_seed(2)
     flat = torchvision.models.get_model(library, weights=None)
     trunk, lines = TRUNKS[name](), []
-    assert trunk.library == library
+    assert trunk.torchvision_name == library
     load_pretrained(trunk, save(tmp_path, flat.state_dict()), tell=lines.append)
     kernels = [value for value in trunk.state_dict().values() if value.dim() >= 4]
     theirs = [value for value in flat.state_dict().values() if value.dim() == 4]
