@@ -1,11 +1,11 @@
 """Training clips a second from each kind of storage, the start-up on a million videos, and the memory of long runs.
 
-    python -m benchmarks.loading [--videos DIR] [--workers 0 2 4] [--million 1000000] [--epochs 50]
+    python -m benchmarks.loading [--videos DIR] [--workers 0 2] [--million 1000000] [--epochs 50] [--memory_workers 4]
 
 All loaders read the same clips of the same videos, in turns; ratios are medians of the turns'. Beside ours: a loader as
 published (Pillow, each frame decoded whole, resized and normalised as float32 by itself), PyAV decoding each video as
-a whole, and the floor, Pillow or PyAV alone on the frames of the clips. Without videos, MPEG-4 files of 320 x 240 are
-made. The million videos are names in an annotation and in an index: nothing is read of them.
+a whole, and the floors: Pillow, or the decoder that ours use, alone on the frames of the clips. Without videos, MPEG-4
+files of 320 x 240 are made. The million videos are names in an annotation and in an index: nothing is read of them.
 """
 
 import argparse
@@ -22,11 +22,13 @@ import av
 import numpy as np
 import torch
 from PIL import Image
+from simplejpeg import decode_jpeg
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 import build
 from datasets import READERS
+from datasets.hdf5 import NAME
 from datasets.packed import INDEX_NAME, index_table
 from datasets.reading import FRAME_NAME, VIDEO_EXTENSIONS, JpegFolder, VideoFile, decode
 from datasets.sampling import EpochBatches, RandomClip, seed_of
@@ -34,6 +36,7 @@ from datasets.transforms import MEAN, STD, TrainTransform
 from datasets.ucf101 import read_ucf101
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
+from util_scripts import generate_video_hdf5
 from util_scripts.errors import user_errors
 from util_scripts.generate_video_jpgs import convert
 from util_scripts.pack_frames import pack
@@ -55,6 +58,14 @@ def made_videos(folder: Path, n: int) -> list[Path]:
                 crop = np.asarray(noise.crop((i % 80, i % 80, i % 80 + WIDTH, i % 80 + HEIGHT)))
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(crop, format="rgb24")))
             container.mux(stream.encode())
+    return files
+
+
+def found_videos(folder: Path) -> list[Path]:
+    """The video files of a folder, at any depth; FileNotFoundError where there is none."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_EXTENSIONS)
+    if not files:
+        raise FileNotFoundError(f"{folder}: no video file in it; give a folder of videos")
     return files
 
 
@@ -89,13 +100,21 @@ def place(clips: VideoClips, step: int, i: int) -> tuple[Path, list[int], np.ran
     return video.path, clips.sampler(video.n_frames, 0, rng).tolist(), rng
 
 
-def jpeg_floor(clips: VideoClips, step: int) -> None:
+def pillow_alone(clips: VideoClips, step: int) -> None:
     """Nothing but Pillow's decoder on the files of an epoch's clips."""
     for i in range(len(clips)):
         path, frames, _ = place(clips, step, i)
         for frame in frames:
             with Image.open(path / FRAME_NAME.format(frame + 1)) as image:
                 image.load()
+
+
+def decoder_alone(clips: VideoClips, step: int) -> None:
+    """Nothing but the decoder that we use on the files of an epoch's clips."""
+    for i in range(len(clips)):
+        path, frames, _ = place(clips, step, i)
+        for frame in frames:
+            decode_jpeg((path / FRAME_NAME.format(frame + 1)).read_bytes())
 
 
 def whole_videos_decoded(clips: VideoClips, step: int) -> None:
@@ -120,12 +139,14 @@ def one_pass(dataset: Dataset, step: int, workers: int, batch_size: int) -> None
 
 
 def storage(files: list[Path], folder: Path, size: int) -> dict[str, list[Video]]:
-    """The same videos as files, as frame folders and packed."""
+    """The same videos as files, as frame folders, as HDF5 files and packed."""
     videos: dict[str, list[Video]] = {kind: [] for kind in READERS}
     for i, file in enumerate(files):
         convert(file, folder / "jpg" / f"v{i}", size=size, fps=None)
         n = JpegFolder().info(folder / "jpg" / f"v{i}").n_frames
-        for kind, path in (("video", file), ("jpg", folder / "jpg" / f"v{i}"), ("packed", folder / "packed" / f"v{i}")):
+        generate_video_hdf5.convert(folder / "jpg" / f"v{i}", folder / "hdf5" / NAME.format(f"v{i}"))
+        for kind, path in (("video", file), ("jpg", folder / "jpg" / f"v{i}"), ("packed", folder / "packed" / f"v{i}"),
+                           ("hdf5", folder / "hdf5" / NAME.format(f"v{i}"))):
             videos[kind].append(Video(f"v{i}", path, 0, "training", n, (0, n)))
     pack(folder / "jpg", folder / "packed", shard_bytes=10**9)
     return videos
@@ -141,7 +162,8 @@ def measure_speed(args: argparse.Namespace, files: list[Path], folder: Path) -> 
         kind: lambda step, workers, clips=clips: one_pass(clips, step, workers, args.batch_size)
         for kind, clips in ours.items()}
     loaders["published"] = lambda step, workers: one_pass(published, step, workers, args.batch_size)
-    floors = {"floor of jpg": lambda step: jpeg_floor(ours["jpg"], step),
+    floors = {"Pillow alone": lambda step: pillow_alone(ours["jpg"], step),
+              "decoder alone": lambda step: decoder_alone(ours["jpg"], step),
               "whole videos": lambda step: whole_videos_decoded(ours["video"], step)}
     for workers in args.workers:
         turns: dict[str, list[float]] = {}
@@ -152,13 +174,14 @@ def measure_speed(args: argparse.Namespace, files: list[Path], folder: Path) -> 
                 turns.setdefault(name, []).append(per_second(n, lambda: work(step)))  # noqa: B023
         for name, speeds in turns.items():
             print(f"{workers} workers, {name:14} {statistics.median(speeds):10.0f} frames/s")
-        for name, other in (("jpg", "published"), ("packed", "published"), ("video", "whole videos")):
+        for name, other in (*((kind, "published") for kind in ("jpg", "hdf5", "packed")), ("video", "whole videos")):
             if other in turns:
                 ratio = statistics.median(a / b for a, b in zip(turns[name], turns[other], strict=True))
                 print(f"{workers} workers, {name} / {other}: {ratio:.2f} times as fast")
         if workers == 0:
-            ratio = statistics.median(b / a for a, b in zip(turns["jpg"], turns["floor of jpg"], strict=True))
-            print(f"0 workers, jpg / the bare decoder: {ratio:.2f} times as long")
+            for floor in ("Pillow alone", "decoder alone"):
+                ratio = statistics.median(b / a for a, b in zip(turns["jpg"], turns[floor], strict=True))
+                print(f"0 workers, jpg / {floor}: {ratio:.2f} times as long")
 
 
 def measure_start(n: int, folder: Path) -> None:
@@ -202,8 +225,8 @@ def measure_memory(args: argparse.Namespace, files: list[Path]) -> None:
     order = [batch for epoch in range(args.epochs)
              for batch in EpochBatches(len(clips), args.batch_size, seed=1, epoch=epoch)]
     per_epoch, used = len(order) // args.epochs, []
-    workers = max(args.workers)
-    loader: DataLoader = build.make_loader(clips, n_threads=workers, device=torch.device("cpu"), batch_sampler=order)
+    workers = args.memory_workers  # on however few cores, which build.make_loader would look at
+    loader = DataLoader(clips, num_workers=workers, batch_sampler=order, worker_init_fn=build.quiet_worker)
     for i, _ in enumerate(loader):
         if i % per_epoch == per_epoch - 1:
             used.append(resident([os.getpid(), *(child.pid for child in multiprocessing.active_children())]))
@@ -219,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="loader processes (default: 0 2)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--epochs", type=int, default=50, help="of the memory's measurement; 0 for none (default: 50)")
+    parser.add_argument("--memory_workers", type=int, default=4, help="loader processes of that (default: 4)")
     parser.add_argument("--million", type=int, default=10**6, help="of the start-up; 0 for none (default: 1000000)")
     parser.add_argument("--size", type=int, default=240, help="height of stored frames in pixels (default: 240)")
     parser.add_argument("--sample_size", type=int, default=112, help="of clips, in pixels (default: 112)")
@@ -227,16 +251,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with user_errors(), tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if min(args.workers) < 0 or min(args.n_videos, args.repeats, args.size, args.sample_size, args.batch_size,
-                                        args.sample_duration) < 1 or min(args.epochs, args.million) < 0:
-            raise ValueError("numbers must be above 0; --workers, --epochs and --million at least 0")
+        if (min(*args.workers, args.memory_workers, args.epochs, args.million) < 0
+                or min(args.n_videos, args.repeats, args.size, args.sample_size, args.batch_size,
+                       args.sample_duration) < 1):
+            raise ValueError("numbers must be above 0; --workers, --memory_workers, --epochs and --million at least 0")
         if args.videos is None:
             files = made_videos(folder / "made", args.n_videos)
         else:
-            files = sorted(file for file in args.videos.rglob("*") if file.suffix.lower() in VIDEO_EXTENSIONS)
-            if not files:
-                raise FileNotFoundError(f"{args.videos}: no video file in it; give a folder of videos")
-            files = files[:args.n_videos]
+            files = found_videos(args.videos)[:args.n_videos]
         measure_speed(args, files, folder)
         if args.million:
             measure_start(args.million, folder / "million")

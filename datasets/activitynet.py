@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.ucf101 import complain, labels_of, load_database, subset_of, tell_missing, videos_at
-from datasets.video import Video
+from datasets.ucf101 import complain, labels_of, load_database, subset_of, tell_missing, undisturbed, videos_at
+from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
 LONGEST = 1e7  # seconds
@@ -27,22 +27,23 @@ def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> t
     return (first, last) if first < last else (0, 0)
 
 
-def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, Path | None]:
+def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, str | None]:
     """The path of each key's video, called `v_KEY` or `KEY`; None where there is none. Raises as `videos_at`."""
     keys = list(keys)
     found = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
     return {key: found.get(f"v_{key}", found.get(key)) for key in keys}
 
 
+@undisturbed()
 def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
-                     strict: bool = False) -> list[Video]:
+                     strict: bool = False) -> VideoTable:
     """Read ActivityNet's annotation file: every segment of training and validation videos a record, test videos whole.
 
     Args:
         annotation_path: the official JSON, with what add_fps_into_activitynet_json adds.
         video_path: the folder of `v_KEY`, frame folders or video files, `v_` or not; the rest as in `read_ucf101`.
     Returns:
-        list of `Video`: segments are called `KEY#1`, `KEY#2`, ... in the order of the file and know their video's key;
+        segments are called `KEY#1`, `KEY#2`, ... in the order of the file and know their video's key;
         videos of the testing subset are called by their key, of class -1 where they have no annotation.
     Raises:
         FileNotFoundError, ValueError: as `read_ucf101`; also where an annotated video has no fps.
@@ -65,7 +66,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
             continue
         if subset == "testing":
             label = segments[0][0] if segments else None
-            videos.append((key, paths[key], label, subset, n_frames, (0, n_frames)))
+            videos.append((key, paths[key], label, subset, n_frames, (0, n_frames), ""))
             continue
         n_bare += not segments
         for number, (label, start, end) in enumerate(segments, 1):
@@ -83,7 +84,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
         print(f"warning: {annotation_path}: {n_bare} videos to train or validate on have no segment and are left out",
               file=sys.stderr)
     labels = labels_of((video[2] for video in videos if video[2] is not None), hierarchy, annotation_path) | {None: -1}
-    return [Video(name, path, labels[label], *rest) for name, path, label, *rest in videos]
+    return VideoTable.from_rows((name, path, labels[label], *rest) for name, path, label, *rest in videos)
 
 
 def segments_of(entry: object) -> tuple[str, float | None, int, list[tuple[str, float, float]]]:

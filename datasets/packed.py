@@ -6,16 +6,14 @@ is mapped into memory, where all loader processes share it, and frames are read 
 """
 
 import bisect
-import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from datasets.reading import VideoInfo, integers, open_rgb
+from datasets.reading import VideoInfo, integers, rgb_of, stacked
 
 INDEX_NAME, SHARD_NAME = "index.npy", "shard_{:04d}.bin"
 REMEDY = "pack the data set again with util_scripts.pack_frames"
@@ -82,11 +80,12 @@ class PackedFrames:
         if len(wanted) and not 0 <= min(wanted) <= max(wanted) < n:
             raise ValueError(f"{path}: frame {max(wanted)} is asked for and there are {n}; "
                              "write the annotation again from these files")
-        decoded = {i: open_rgb(io.BytesIO(self._bytes(shard, start + bounds[i], bounds[i + 1] - bounds[i])),
-                               f"{path}: frame {i}", REMEDY) for i in dict.fromkeys(wanted)}
-        if len({image.shape for image in decoded.values()}) > 1:
-            raise ValueError(f"{path}: frames differ in size; {REMEDY}")
-        return torch.from_numpy(np.stack([decoded[i] for i in wanted]))  # (T, H, W, 3)
+
+        def read(i: int, into: np.ndarray | None) -> np.ndarray:
+            content = self._bytes(shard, start + bounds[i], bounds[i + 1] - bounds[i])
+            return rgb_of(content, f"{path}: frame {i}", REMEDY, into)
+
+        return stacked(read, wanted, path, REMEDY)
 
     def info(self, path: Path) -> VideoInfo:
         """Frames and size of the source video."""
@@ -96,8 +95,7 @@ class PackedFrames:
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video."""
-        info = self.info(path)
-        return info.height, info.width
+        return self.info(path).size
 
     def _row(self, path: Path) -> tuple[Path, np.void]:
         folder = next((parent for parent in path.parents if parent in self._tables), None)

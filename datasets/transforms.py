@@ -10,14 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-# Mean and standard deviation of Kinetics in RGB, 0..1: what the published weights were trained with.
+# Mean and standard deviation of Kinetics in RGB, 0..1, as Hara et al.'s weights of 2019 on know them.
 MEAN = (0.4345, 0.4051, 0.3775)
 STD = (0.2768, 0.2713, 0.2737)
+# By whom weights were published: the mean and standard deviation, 0..1, under which they saw their clips.
+NORMALISATIONS = {
+    "kinetics": (MEAN, STD),
+    # the first release of Hara et al.: less ActivityNet's mean, in the range of bytes
+    "activitynet": ((114.7748 / 255, 107.7354 / 255, 99.4750 / 255), (1 / 255,) * 3),
+    "torchvision": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "mvit": ((0.45,) * 3, (0.225,) * 3),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "i3d": ((0.5,) * 3, (0.5,) * 3),  # -1..1
+    "mfnet": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)}
 
 
-def normalise(clips: Tensor) -> Tensor:
-    """(..., 3, T, H, W) uint8 RGB to float32 with Kinetics' mean 0 and standard deviation 1."""
-    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in (MEAN, STD))
+def normalise(clips: Tensor, kind: str = "kinetics") -> Tensor:
+    """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`."""
+    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in NORMALISATIONS[kind])
     return clips.float().mul_(1 / (255 * std)).sub_(mean / std)
 
 

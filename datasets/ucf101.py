@@ -1,15 +1,17 @@
 """UCF-101 and everything annotated like it: videos in class folders, or wherever the annotation file says."""
 
+import gc
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets.packed import packed_places
-from datasets.reading import VIDEO_EXTENSIONS
-from datasets.video import Video
+from datasets.reading import EXTENSIONS
+from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
 SUBSETS = {"train": "training", "training": "training", "val": "validation", "validation": "validation",
@@ -18,13 +20,25 @@ WRITERS = "util_scripts.ucf101_json (or its data set's own *_json)"
 MOST_FRAMES = 2**31  # of a video
 
 
-def videos_on_disk(video_path: Path, *, file_type: str | None = None) -> dict[tuple[str, str], Path]:
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No search for garbage meanwhile: it would go through all that is being read, again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def videos_on_disk(video_path: Path, *, file_type: str | None = None) -> dict[tuple[str, str], str]:
     """Find the videos in class folders.
 
     Args:
-        video_path: holds `Class/video/` with frames ("jpg") or `Class/video.avi` ("video"), or is what pack_frames
-            wrote ("packed").
-        file_type: "jpg", "video", "packed", or None for the first two, frame folders first.
+        video_path: holds `Class/video/` with frames ("jpg"), `Class/video.hdf5` ("hdf5") or `Class/video.avi`
+            ("video"), or is what pack_frames wrote ("packed").
+        file_type: one of these, or None for all but "packed", frame folders first.
     Returns:
         path of every video by its class folder and name, both casefolded: UCF-101 itself spells a class in two ways
         (HandstandPushups, v_HandStandPushups).
@@ -33,17 +47,18 @@ def videos_on_disk(video_path: Path, *, file_type: str | None = None) -> dict[tu
     """
     if file_type == "packed":
         places = ((place.casefold().rpartition("/"), place) for place in packed_places(video_path))
-        return {(folder, name): Path(video_path, place) for (folder, _, name), place in places}
+        return {(folder, name): f"{video_path}/{place}" for (folder, _, name), place in places}
     _check_folder(video_path)
-    found: dict[tuple[str, str], Path] = {}
+    found: dict[tuple[str, str], str] = {}
     for folder in sorted(_visible(video_path), key=lambda entry: entry.name):
         if folder.is_dir():
+            of = folder.name.casefold()
             for name, path in _videos_in(folder.path, file_type).items():
-                found.setdefault((folder.name.casefold(), name), path)
+                found.setdefault((of, name), path)
     return found
 
 
-def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None = None) -> dict[str, Path]:
+def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None = None) -> dict[str, str]:
     """Find videos by their places, `folder/video` without an ending, however many folders deep.
 
     Only what lies in the folders is found, so that no place leads out of `video_path`. Folders are spelt exactly, for
@@ -58,9 +73,9 @@ def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None 
     """
     if file_type == "packed":
         packed = {place.casefold(): place for place in packed_places(video_path)}
-        return {place: Path(video_path, packed[place.casefold()]) for place in places if place.casefold() in packed}
+        return {place: f"{video_path}/{packed[place.casefold()]}" for place in places if place.casefold() in packed}
     _check_folder(video_path)
-    listings: dict[str, dict[str, Path]] = {}
+    listings: dict[str, dict[str, str]] = {}
     found = {}
     for place in places:
         folder, _, name = place.rpartition("/")
@@ -77,19 +92,20 @@ def _check_folder(video_path: Path) -> None:
         raise FileNotFoundError(f"{video_path}: no such folder of videos; give the folder that holds the class folders")
 
 
-def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, Path]:
+def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, str]:
     """Path of every video of a folder by its casefolded name; none of a folder that is not there."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
+    extensions = tuple(one for kind in ([file_type] if file_type else EXTENSIONS) for one in EXTENSIONS[kind])
     try:
         entries = sorted(_visible(folder), key=lambda entry: entry.name)
     except (OSError, ValueError):  # a name that cannot be one
         return found
     for entry in entries:
         stem, extension = os.path.splitext(entry.name)
-        if file_type != "video" and entry.is_dir():
-            found[entry.name.casefold()] = Path(entry.path)
-        elif file_type != "jpg" and extension.lower() in VIDEO_EXTENSIONS and entry.is_file():
-            found.setdefault(stem.casefold(), Path(entry.path))
+        if file_type in ("jpg", None) and entry.is_dir():
+            found[entry.name.casefold()] = entry.path
+        elif extension.lower() in extensions and entry.is_file():
+            found.setdefault(stem.casefold(), entry.path)
     return found
 
 
@@ -138,10 +154,12 @@ def entry_of(content: object) -> Entry:
             for one in noted:
                 first, last = one["segment"]
                 seconds[one["label"]] = seconds.get(one["label"], 0) + last - first
+            if not all(isinstance(one, str) for one in seconds):
+                raise ValueError("labels are names")
             return Entry(subset, max(seconds, key=seconds.get) if seconds else None)
         label, (first, last) = noted.get("label"), noted.get("segment", (1, 1))  # frames from 1
         place = content.get("video", "")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error
     if not (isinstance(label, str) or (label is None and subset == "testing")) or not isinstance(place, str):
         raise ValueError(f"label {label!r}, video {place!r}: both are names")
@@ -207,18 +225,17 @@ def subset_of(name: str) -> str:
         raise ValueError(f"no subset is called {name}; there are {', '.join(SUBSETS)}") from None
 
 
+@undisturbed()
 def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
-                strict: bool = False) -> list[Video]:
+                strict: bool = False) -> VideoTable:
     """Read the videos of an annotation file, all subsets, in the file's order.
 
     Args:
         annotation_path: JSON as ucf101_json writes it.
         video_path: the folder of class folders.
         hierarchy: gives the label ids, whatever order the file lists its labels in.
-        file_type: "jpg" for frame folders, "video" for video files, "packed" for what pack_frames wrote.
+        file_type: as in `videos_on_disk`, but not None.
         strict: a video that is not on disk is an error; else all of them are counted in one line.
-    Returns:
-        list of `Video`.
     Raises:
         FileNotFoundError: no such file or folder, or none of the videos. ValueError: a damaged annotation file, or a
         class that the tree does not know.
@@ -237,9 +254,9 @@ def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *
         if path is None:
             missing.append(name)
         else:
-            videos.append(Video(name, path, labels[label], subset, segment[1], segment))
+            videos.append((name, path, labels[label], subset, segment[1], segment, ""))
     tell_missing(annotation_path, video_path, missing, len(entries), strict=strict)
-    return videos
+    return VideoTable.from_rows(videos)
 
 
 def tell_missing(annotation_path: Path, video_path: Path, missing: Sequence[str], n_listed: int, *,

@@ -1,5 +1,6 @@
 """Videos as records, and clips of them as a dataset."""
 
+import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,9 +34,90 @@ class Video:
     part_of: str = ""
 
 
-def whole_videos(videos: Iterable[Video]) -> list[Video]:
+class _Strings(Sequence[str]):
+    """Strings in one array of bytes."""
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        # JSON can name what UTF-8 cannot, and so can folders
+        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
+        bounds = np.cumsum([0, *map(len, encoded)])
+        self.first, self.last = bounds[:-1], bounds[1:]
+        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __getitem__(self, i: int) -> str:
+        return self.bytes[self.first[i]:self.last[i]].tobytes().decode("utf-8", "surrogatepass")
+
+    def take(self, which: np.ndarray) -> "_Strings":
+        """Some of them, in the same bytes."""
+        taken = copy.copy(self)
+        taken.first, taken.last = self.first[which], self.last[which]
+        return taken
+
+
+class VideoTable(Sequence[Video]):
+    """Videos in a few arrays: a list of a million objects takes long to make, and loader processes copy what they read
+    of it.
+
+    Attributes:
+        labels: (N,) int64. n_frames: (N,) int64. segments: (N, 2) int64. names: N strings.
+    """
+
+    def __init__(self, videos: Iterable[Video]) -> None:
+        self._fill((video.name, str(video.path), video.label, video.subset, video.n_frames, video.segment,
+                    video.part_of) for video in videos)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[tuple]) -> "VideoTable":
+        """A table of the fields of videos, in their order, with the path as a string."""
+        table = cls.__new__(cls)
+        table._fill(rows)
+        return table
+
+    def _fill(self, rows: Iterable[tuple]) -> None:
+        names, paths, labels, subsets, n_frames, segments, wholes = tuple(zip(*rows, strict=True)) or ((),) * 7
+        self.labels, self.n_frames = (np.array(column, dtype=np.int64) for column in (labels, n_frames))
+        self.segments = np.array(segments, dtype=np.int64).reshape(-1, 2)
+        self.names, self._paths, self._wholes = (_Strings(column) for column in (names, paths, wholes))
+        codes = {subset: code for code, subset in enumerate(dict.fromkeys(subsets))}
+        self._subset_names, self._subsets = list(codes), np.array([codes[subset] for subset in subsets], dtype=np.int8)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> Video:
+        if not 0 <= i < len(self):
+            raise IndexError(f"video {i} of {len(self)}")
+        return Video(self.names[i], self.path(i), int(self.labels[i]), self._subset_names[self._subsets[i]],
+                     int(self.n_frames[i]), tuple(self.segments[i].tolist()), self._wholes[i])
+
+    def path(self, i: int) -> Path:
+        """The path of a video alone."""
+        return Path(self._paths[i])
+
+    def subset(self, name: str) -> "VideoTable":
+        """The videos of a subset, in their order."""
+        table = copy.copy(self)
+        which = (self._subsets == (self._subset_names.index(name) if name in self._subset_names else -1)).nonzero()[0]
+        for column in ("labels", "n_frames", "segments", "_subsets"):
+            setattr(table, column, getattr(self, column)[which])
+        for column in ("names", "_paths", "_wholes"):
+            setattr(table, column, getattr(self, column).take(which))
+        return table
+
+    @property
+    def cut(self) -> bool:
+        """Whether any of them is an annotated segment of another video."""
+        return bool((self._wholes.last > self._wholes.first).any())
+
+
+def whole_videos(videos: VideoTable) -> Sequence[Video]:
     """Every video once and as a whole, in place of its annotated segments; its class is that of most of their frames.
     """
+    if not videos.cut:
+        return videos
     frames: dict[str, dict[int, int]] = {}  # of each class of each video
     firsts: dict[tuple[str, str], Video] = {}
     for video in videos:
@@ -45,52 +127,6 @@ def whole_videos(videos: Iterable[Video]) -> list[Video]:
             of_class[video.label] = of_class.get(video.label, 0) + video.segment[1] - video.segment[0]
     return [replace(video, name=video.part_of, label=max(frames[video.part_of], key=frames[video.part_of].get),
                     segment=(0, video.n_frames), part_of="") if video.part_of else video for video in firsts.values()]
-
-
-class _Strings(Sequence[str]):
-    """Strings in one array of bytes."""
-
-    def __init__(self, strings: Iterable[str]) -> None:
-        # JSON can name what UTF-8 cannot, and so can folders
-        encoded = [string.encode("utf-8", "surrogatepass") for string in strings]
-        self.ends = np.cumsum([0, *map(len, encoded)])
-        self.bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    def __getitem__(self, i: int) -> str:
-        return self.bytes[self.ends[i]:self.ends[i + 1]].tobytes().decode("utf-8", "surrogatepass")
-
-
-class VideoTable(Sequence[Video]):
-    """Videos in a few arrays, as forked loader processes share them: a list of objects is copied when it is read.
-
-    Attributes:
-        labels: (N,) int64. n_frames: (N,) int64. segments: (N, 2) int64.
-    """
-
-    def __init__(self, videos: Sequence[Video]) -> None:
-        self.labels = np.array([video.label for video in videos], dtype=np.int64)
-        self.n_frames = np.array([video.n_frames for video in videos], dtype=np.int64)
-        self.segments = np.array([video.segment for video in videos], dtype=np.int64).reshape(-1, 2)
-        self._names, self._paths, self._subsets, self._wholes = (
-            _Strings(map(str, column)) for column in
-            zip(*((video.name, video.path, video.subset, video.part_of) for video in videos), strict=True)
-        ) if videos else [_Strings([])] * 4
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> Video:
-        if not 0 <= i < len(self):
-            raise IndexError(f"video {i} of {len(self)}")
-        return Video(self._names[i], self.path(i), int(self.labels[i]), self._subsets[i], int(self.n_frames[i]),
-                     tuple(self.segments[i].tolist()), self._wholes[i])
-
-    def path(self, i: int) -> Path:
-        """The path of a video alone."""
-        return Path(self._paths[i])
 
 
 class VideoClips(Dataset):
@@ -109,14 +145,15 @@ class VideoClips(Dataset):
         reader: turns paths into frames; see `datasets.reading`.
         seed: non-negative.
         strict: raise ValueError for what cannot be read.
+        normalisation: of `transforms.NORMALISATIONS`, what the clips are to go through on the device.
     """
 
     def __init__(self, videos: Sequence[Video], *, sampler: RandomClip | EvenClips | SlidingWindows,
                  transform: Callable[..., tuple[Tensor, Tensor, bool]], reader: Reader, seed: int = 1,
-                 strict: bool = False) -> None:
-        self.videos = VideoTable(videos)
+                 strict: bool = False, normalisation: str = "kinetics") -> None:
+        self.videos = videos if isinstance(videos, VideoTable) else VideoTable(videos)
         self.sampler, self.transform, self.reader = sampler, transform, reader
-        self.seed, self.strict = seed, strict
+        self.seed, self.strict, self.normalisation = seed, strict, normalisation
         self.unreadable: set[int] = set()  # indices of the videos warned of, in this process
         self._spans = self.videos.segments.copy()  # the frames to take clips from
         for v in (self._spans[:, 1] <= self._spans[:, 0]).nonzero()[0].tolist():

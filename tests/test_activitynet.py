@@ -13,7 +13,7 @@ from datasets.activitynet import read_activitynet, segment_frames
 from datasets.reading import JpegFolder, VideoFile
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform
-from datasets.video import VideoClips, whole_videos
+from datasets.video import VideoClips, VideoTable, whole_videos
 from hierarchy.tree import Hierarchy
 from util_scripts import (
     activitynet_hierarchy,
@@ -133,7 +133,7 @@ def test_whole_videos_take_the_class_of_most_frames(shaded):
         ("a#1", (0, 10), "a"), ("a#2", (10, 25), "a"), ("a#3", (30, 40), "a")]
     (whole,) = whole_videos(parts)
     assert (whole.name, whole.segment, TREE.names[whole.label], whole.part_of) == ("a", (0, 40), "Bend", "")
-    assert whole_videos([whole]) == [whole]
+    assert list(whole_videos(VideoTable([whole]))) == [whole]
 
 
 def test_odd_annotations(shaded, capsys):
@@ -144,7 +144,7 @@ def test_odd_annotations(shaded, capsys):
     assert "2 segments hold no frame" in capsys.readouterr().err
     (test,) = read(subset="testing", fps=None, n_frames=None)
     assert (test.label, test.n_frames, test.segment) == (-1, 0, (0, 0))
-    assert read() == [] and "1 videos to train or validate on have no segment" in capsys.readouterr().err
+    assert list(read()) == [] and "1 videos to train or validate on have no segment" in capsys.readouterr().err
     with pytest.raises(ValueError, match="add_fps_into_activitynet_json"):
         read(("Bend", 0, 1), fps=None)
     with pytest.raises(ValueError, match="a.json.*Bnd.*Bend"):
@@ -233,6 +233,34 @@ def test_the_doctor_finds_what_differs(miniature, tmp_path, capsys, folder, kind
     assert "12 entries, 3 left out" in told
     mended = json.loads((tmp_path / "mended.json").read_text())
     assert mended["taxonomy"] == content["taxonomy"] and len(mended["database"]) == 12
+
+
+def test_the_doctor_says_what_is_wrong_with_segments(miniature, tmp_path, capsys):
+    content = json.loads((miniature / "anet.json").read_text())
+    del content["database"]["Bend-WaveOneHand_1"]["fps"]
+    content["database"]["Bend-WaveOneHand_2"]["annotations"] = [{"segment": [900, 901], "label": "Bend"}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    call(check_dataset, "--root_path", miniature, "--video_path", "avi", "--annotation_path", tmp_path / "a.json",
+         "--dataset", "activitynet", "--tree_file", "tree.csv", "--n_threads", 1, "--file_type", "video",
+         "--fix", tmp_path / "mended.json")
+    told = capsys.readouterr().out
+    assert "Bend-WaveOneHand_1: it has no fps" in told and "Bend-WaveOneHand_2: no segment holds a frame" in told
+    assert "12 entries, 2 left out" in told
+    (not_there,) = [line for line in told.splitlines() if line.startswith("not on disk")]
+    assert not_there.split() == ["not", "on", "disk", "0"]
+
+
+@pytest.mark.parametrize("script", [add_fps_into_activitynet_json, activitynet_hierarchy])
+def test_the_official_annotation_is_never_written_over(tmp_path, capsys, script):
+    file = tmp_path / "official.json"
+    file.write_text(text := json.dumps(official({"a": {}, "b": {}})))
+    write_video(tmp_path / "avi" / "v_a.avi", shades(3))
+    more = [tmp_path / "avi"] if script is add_fps_into_activitynet_json else []
+    with pytest.raises(SystemExit) as stop:
+        call(script, *more, file, tmp_path / "avi" / ".." / "official.json",
+             *(["--file_type", "video"] if more else []))
+    assert stop.value.code == 2 and "ActivityNet's own annotation" in capsys.readouterr().err
+    assert file.read_text() == text
 
 
 def test_video_files_serve_as_well(miniature):

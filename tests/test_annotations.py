@@ -167,6 +167,31 @@ def test_lists_of_hmdb51_that_are_none(tmp_path, capsys):
     assert "dive_test_split1.txt:2" in quits(capsys, hmdb51_json, tmp_path, tmp_path, tmp_path / "out")
 
 
+def test_lists_that_are_no_text_are_named(tmp_path, capsys):
+    (tmp_path / "dive_test_split1.txt").write_bytes("d\xe9j\xe0.avi 1\n".encode("latin-1"))
+    assert "dive_test_split1.txt: not a text file" in quits(capsys, hmdb51_json, tmp_path, tmp_path, tmp_path / "out")
+    (tmp_path / "action_idx.txt").write_bytes(b"Open fridge 1\n\xff 2\n")
+    assert "action_idx.txt: not a text file" in quits(capsys, egtea_json, tmp_path, tmp_path, tmp_path / "out")
+
+
+def test_epic_kitchens_as_it_is_downloaded(prepared):
+    lists, jpg, out, written = prepared("epic_kitchens")
+    (jpg / "P01" / "P01_01").rename(jpg / "moved")
+    (jpg / "P01" / "videos").mkdir()
+    (jpg / "moved").rename(jpg / "P01" / "videos" / "P01_01")
+    run(epic_kitchens_json, lists, jpg, out)
+    places = [entry.place for entry in read_annotation(written).values()]
+    assert places == ["P01/videos/P01_01"] * 2 + ["P02/P02_03"]
+
+
+@pytest.mark.parametrize("segments", [[{"label": 3, "segment": [0, 1]}], [{"label": "A", "segment": [0.5, 10**400]}]])
+def test_segments_in_a_file_of_whole_videos(tmp_path, segments):
+    database = {"v": {"subset": "training", "annotations": segments}}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    with pytest.raises(ValueError, match="a.json: the entry of v is damaged"):
+        read_annotation(tmp_path / "a.json")
+
+
 def test_no_name_leads_out_of_the_folder(tmp_path):
     write_frames(tmp_path / "outside" / "v", shades(3))
     (tmp_path / "jpg").mkdir()

@@ -14,10 +14,11 @@ from media import shades, write_video
 from test_main import CALL, DATA, MODEL, QUICK, ROWS, TREE, call, write_data
 
 from datasets import DATASETS, READERS
+from datasets.hdf5 import Hdf5Frames
 from datasets.packed import PackedFrames
 from datasets.reading import JpegFolder, VideoFile
 from datasets.ucf101 import load_database
-from util_scripts import check_dataset, pack_frames
+from util_scripts import check_dataset, generate_video_hdf5, pack_frames
 
 NAMES = ["../../etc", "/etc/passwd", "ünï-çødé-动作", "a\nb", "..", ".", "", "x" * 3000, "\ud800", "a\0b", "%s{0}"]
 VALUES = [None, True, -1, 0, 3.5, 10**30, float("nan"), float("inf"), "", "training", [], {}, [[]], ["segment"], *NAMES]
@@ -74,10 +75,12 @@ def storage(root: Path) -> list[tuple[object, Path, Path]]:
     write_data(root / "made", rows=ROWS[:1], n_train=1, n_val=0)
     jpg = next((root / "made" / "jpg").glob("*/*"))
     pack_frames.main([str(root / "made" / "jpg"), str(root / "packed")])
+    generate_video_hdf5.main([str(root / "made" / "jpg"), str(root / "hdf5"), "--n_jobs", "1"])
     packed = root / "packed" / jpg.relative_to(root / "made" / "jpg")
+    hdf5 = next((root / "hdf5").glob("*/*.hdf5"))
     return [(VideoFile, avi, avi), (VideoFile, mp4, mp4), (JpegFolder, jpg, jpg / "image_00004.jpg"),
             (JpegFolder, jpg, jpg / "info.json"), (PackedFrames, packed, root / "packed" / "index.npy"),
-            (PackedFrames, packed, root / "packed" / "shard_0000.bin")]
+            (PackedFrames, packed, root / "packed" / "shard_0000.bin"), (Hdf5Frames, hdf5, hdf5)]
 
 
 def fuzz_files(root: Path, n: int) -> None:
@@ -280,6 +283,14 @@ def test_the_doctor_counts_what_is_wrong_and_writes_what_is_right(tmp_path, caps
     told = capsys.readouterr()
     assert all(row(told.out, name) == 0 for name in ("damaged, or of an unknown class", "not on disk", "unreadable"))
     assert "bad" not in told.err
+
+
+def test_the_doctor_says_why_nothing_can_be_used(tmp_path, capsys):
+    write_data(tmp_path)
+    (tmp_path / "ucf101_01.json").write_text(json.dumps({"database": {"a": {"subset": 3}, "b": None}}))
+    with pytest.raises(SystemExit) as stop:
+        check(tmp_path)
+    assert stop.value.code == 2 and "none of its 2 entries can be used, a for one (" in capsys.readouterr().err
 
 
 def test_the_doctor_refuses_what_main_would_refuse(tmp_path, capsys):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from media import shades, write_video
 
-from benchmarks import loading
+from benchmarks import loading, preparing
 from datasets.reading import JpegFolder
 from datasets.sampling import RandomClip
 from datasets.transforms import TrainTransform
@@ -29,6 +29,17 @@ def test_a_table_holds_what_it_was_given():
     assert list(VideoTable([])) == []
 
 
+def test_a_table_knows_its_subsets():
+    table = VideoTable(VIDEOS)
+    for name in ("training", "validation", "testing", "none such"):
+        assert list(table.subset(name)) == [video for video in VIDEOS if video.subset == name]
+        assert list(table.subset(name).names) == [video.name for video in VIDEOS if video.subset == name]
+    assert table.cut and not table.subset("training").cut
+    rows = [(video.name, str(video.path), *(getattr(video, name) for name in
+             ("label", "subset", "n_frames", "segment", "part_of"))) for video in VIDEOS]
+    assert list(VideoTable.from_rows(rows)) == VIDEOS
+
+
 def test_many_videos_are_few_objects():
     videos = [Video(f"v{i}", Path(f"A/v{i}"), i % 7, "training", 9, (0, 9)) for i in range(5000)]
     clips = VideoClips(videos, sampler=RandomClip(8), transform=TrainTransform(16), reader=JpegFolder())
@@ -42,13 +53,25 @@ def test_the_benchmark_runs(tmp_path, capsys):
     for i in range(2):
         write_video(tmp_path / "A" / f"v{i}.avi", shades(12))
     loading.main(["--videos", str(tmp_path), "--workers", "0", "1", "--repeats", "1", "--epochs", "2",
-                  "--million", "200", "--sample_size", "16", "--sample_duration", "4", "--batch_size", "2"])
+                  "--million", "200", "--memory_workers", "1", "--sample_size", "16", "--sample_duration", "4",
+                  "--batch_size", "2"])
     told = capsys.readouterr().out
-    for word in ("jpg / published", "packed / published", "video / whole videos", "bare decoder",
-                 "start-up on 200 videos", "memory over 2 epochs, 1 workers"):
+    for word in ("jpg / published", "hdf5 / published", "packed / published", "video / whole videos",
+                 "jpg / Pillow alone", "jpg / decoder alone", "start-up on 200 videos",
+                 "memory over 2 epochs, 1 workers"):
         assert word in told
     with pytest.raises(SystemExit) as stop:
         loading.main(["--videos", str(tmp_path / "nowhere")])
+    assert stop.value.code == 2 and "nowhere" in capsys.readouterr().err
+
+
+def test_the_benchmark_of_preparation_runs(tmp_path, capsys):
+    write_video(tmp_path / "A" / "v.avi", shades(12))
+    preparing.main(["--videos", str(tmp_path), "--repeats", "1"])
+    told = capsys.readouterr().out
+    assert "frames/s" in told and ("ours / ffmpeg" in told or "no ffmpeg here" in told)
+    with pytest.raises(SystemExit) as stop:
+        preparing.main(["--videos", str(tmp_path / "nowhere")])
     assert stop.value.code == 2 and "nowhere" in capsys.readouterr().err
 
 

@@ -49,10 +49,10 @@ def test_frames_and_infos_are_the_folders_own(packed):
 
 def test_videos_are_found_by_class_and_by_place(packed):
     on_disk = videos_on_disk(packed, file_type="packed")
-    assert on_disk["archery", "v_a"] == packed / "Archery/v_a" and on_disk["yo yo", "v_b"] == packed / "Yo Yo/v_b"
+    assert on_disk["archery", "v_a"] == f"{packed}/Archery/v_a" and on_disk["yo yo", "v_b"] == f"{packed}/Yo Yo/v_b"
     wanted = ["P01/deep/v_d", "v_flat", "Archery/V_A", "Archery/v_x", "../packed/v_flat"]
     assert videos_at(packed, wanted, file_type="packed") == {
-        "P01/deep/v_d": packed / "P01/deep/v_d", "v_flat": packed / "v_flat", "Archery/V_A": packed / "Archery/v_a"}
+        "P01/deep/v_d": f"{packed}/P01/deep/v_d", "v_flat": f"{packed}/v_flat", "Archery/V_A": f"{packed}/Archery/v_a"}
 
 
 @pytest.mark.parametrize("how", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
@@ -109,5 +109,19 @@ def test_nothing_to_pack_is_an_error(tmp_path, capsys):
     assert not (tmp_path / "packed" / "index.npy").exists()
 
 
+def test_shards_have_a_size(tmp_path, capsys):
+    for size in ("0", "-1", "nan", "inf"):
+        with pytest.raises(SystemExit) as stop:
+            pack_frames.main([str(tmp_path), str(tmp_path / "packed"), "--shard_gb", size])
+        assert stop.value.code == 2 and "--shard_gb" in capsys.readouterr().err
+
+
+def test_the_folder_of_one_video_is_not_a_data_set(tmp_path, capsys):
+    write_frames(tmp_path / "jpg", shades(2))
+    with pytest.raises(SystemExit) as stop:
+        call(tmp_path)
+    assert stop.value.code == 2 and "frames of a single video" in capsys.readouterr().err
+
+
 def test_every_kind_of_storage_is_a_flag():
-    assert set(READERS) == {"jpg", "packed", "video"}
+    assert set(READERS) == {"hdf5", "jpg", "packed", "video"}

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,33 @@ def test_a_killed_conversion_leaves_no_folder_that_looks_finished(films, tmp_pat
     assert not generate_video_jpgs.is_complete(folder)
 
 
+def test_its_processes_end_with_a_killed_script():
+    """However the script ends: processes left behind would write into the folders of its next run."""
+    script = ("import time\nfrom util_scripts.processes import process_pool\n"
+              "with process_pool(2) as pool:\n"
+              "    for _ in range(2):\n"
+              "        pool.submit(time.sleep, 60)\n"
+              "    print(*pool._processes, flush=True)\n"
+              "    time.sleep(60)\n")
+    started = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    ids = [int(word) for word in started.stdout.readline().split()]
+    started.kill()
+    started.wait()
+    assert len(ids) == 2
+    deadline = time.monotonic() + 60
+    while any(runs(process) for process in ids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def runs(process: int) -> bool:
+    """Whether a process is there, and not merely its exit code."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_broken_videos_are_named_at_the_end_and_stop_nothing(films, tmp_path, capsys):
     (films / "YoYo" / "v_YoYo_g00_c01.avi").write_bytes(b"not a video" * 100)
     (films / "YoYo" / "v_YoYo_g00_c02.avi").write_bytes(b"")
@@ -175,6 +203,32 @@ def test_parallel_processes_write_the_same(films, tmp_path):
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
     assert len(files) == 9 + 12 + 5 + 3
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+
+
+def test_what_is_there_is_lost_only_for_something_better(films, tmp_path, capsys):
+    older = write_frames(tmp_path / "jpg" / "YoYo" / "v_YoYo_g01_c01", shades(4))  # from elsewhere
+    (films / "YoYo" / "v_YoYo_g01_c01.avi").write_bytes(b"not a video")
+    other = tmp_path / "jpg" / "YoYo" / "v_YoYo_g02_c01" / "notes" / "mine.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("not frames")
+    jpgs(films, tmp_path / "jpg")
+    told = capsys.readouterr()
+    assert "1 videos converted, 0 were there already, 2 broken" in told.out and "notes: is in the way" in told.err
+    assert number_of(JpegFolder().frames(older)) == list(range(4)) and other.read_text() == "not frames"
+
+
+def test_names_that_no_folder_can_have(tmp_path, capsys):
+    write_video(tmp_path / "avi" / "A" / f"{'x' * 251}.avi", shades(2))
+    write_video(tmp_path / "avi" / "A" / "v.avi", shades(2))
+    jpgs(tmp_path / "avi", tmp_path / "jpg")
+    told = capsys.readouterr()
+    assert "1 videos converted" in told.out and "name is too long" in told.err
+    write_video(tmp_path / "avi" / "A.avi", shades(2))  # whose frames would lie among the folders of A's videos
+    call = generate_video_jpgs.main
+    assert "rename one" in quits(capsys, call, tmp_path / "avi", tmp_path / "jpg", "hmdb51", "--n_jobs", 1)
+    with pytest.raises(SystemExit):
+        call([str(tmp_path / "avi"), str(tmp_path / "jpg"), "ucf101", "--fps", "25/0"])
+    assert "--fps" in capsys.readouterr().err
 
 
 def test_nothing_to_convert_is_an_error(tmp_path, capsys):

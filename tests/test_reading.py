@@ -1,5 +1,6 @@
 """Readers give exact frames, and name the file that they cannot read."""
 
+import io
 import pickle
 import warnings
 
@@ -9,7 +10,7 @@ import torch
 from media import number_of, real_clips, shades, write_frames, write_video
 from PIL import Image
 
-from datasets.reading import CachedReader, JpegFolder, VideoFile, VideoInfo, decode
+from datasets.reading import CachedReader, JpegFolder, VideoFile, VideoInfo, decode, rgb_of
 
 INFO = {"n_frames": 9, "width": 64, "height": 48, "fps": 12.5}
 
@@ -242,3 +243,26 @@ def test_real_files_of_several_codecs_are_read_to_the_last_frame():
         assert last.shape == (1, info.height, info.width, 3)
         with pytest.raises(ValueError, match="frame"):
             VideoFile().frames(file, [info.n_frames])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_pictures_are_read_as_pillow_reads_them(mode, kind):
+    if (mode, kind) == ("CMYK", "PNG"):
+        pytest.skip("there is no such file")
+    noise = np.random.default_rng(3).integers(0, 256, (9, 13, 3), dtype=np.uint8)
+    picture, file = Image.fromarray(noise).resize((53, 37)).convert(mode), io.BytesIO()
+    picture.save(file, kind)
+    found = rgb_of(file.getvalue(), "name", "remedy")
+    expected = np.asarray(Image.open(file).convert("RGB"))
+    assert found.flags.c_contiguous and found.shape == (37, 53, 3) and np.array_equal(found, expected)
+
+
+def test_a_header_that_promises_billions_of_pixels_is_refused():
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16, 3), dtype=np.uint8)).save(file, "JPEG")
+    content = bytearray(file.getvalue())
+    at = content.index(b"\xff\xc0") + 5
+    content[at:at + 4] = b"\xff\xff\xff\xff"
+    with pytest.raises(ValueError, match="name.*remedy"):
+        rgb_of(bytes(content), "name", "remedy")

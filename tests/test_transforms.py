@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from datasets.sampling import seed_of
-from datasets.transforms import MEAN, STD, EvalTransform, TrainTransform, normalise
+from datasets.transforms import NORMALISATIONS, EvalTransform, TrainTransform, normalise
 
 
 def noise(t: int = 4, h: int = 40, w: int = 60) -> torch.Tensor:
@@ -95,11 +95,21 @@ def test_impossible_crops_are_errors(options):
         TrainTransform(24, **options)
 
 
-def test_normalising():
+@pytest.mark.parametrize("kind", NORMALISATIONS)
+def test_normalising(kind):
     clips = noise().permute(3, 0, 1, 2)[None]  # (1, 3, T, H, W)
-    normal = normalise(clips)
+    normal = normalise(clips, kind)
     assert normal.dtype == torch.float32
+    mean, std = NORMALISATIONS[kind]
     for channel in range(3):
-        expected = (clips[:, channel] / 255 - MEAN[channel]) / STD[channel]
-        assert torch.allclose(normal[:, channel], expected, atol=1e-5)
-    assert torch.equal(normalise(clips[0]), normal[0])
+        expected = (clips[:, channel] / 255 - mean[channel]) / std[channel]
+        assert torch.allclose(normal[:, channel], expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(normalise(clips[0], kind), normal[0])
+
+
+def test_known_normalisations():
+    """By default Kinetics'; I3D sees -1..1, Hara's first weights bytes less a mean."""
+    clips = torch.tensor([0, 255], dtype=torch.uint8).expand(3, 1, 1, 2)
+    assert torch.equal(normalise(clips), normalise(clips, "kinetics"))
+    torch.testing.assert_close(normalise(clips, "i3d")[0], torch.tensor([[[-1.0, 1.0]]]))
+    torch.testing.assert_close(normalise(clips, "activitynet")[0], torch.tensor([[[-114.7748, 255 - 114.7748]]]))

@@ -37,7 +37,7 @@ def frames(tmp_path):
 
 def test_records_in_the_order_of_the_file(annotation, frames):
     videos = DATASETS["ucf101"](annotation, frames, TREE)
-    assert videos == [
+    assert list(videos) == [
         Video("v_YoYo_g01_c01", frames / "YoYo/v_YoYo_g01_c01", 2, "training", 5, (0, 5)),
         Video("v_HandStandPushups_g01_c01", frames / "HandstandPushups/v_HandStandPushups_g01_c01", 0, "validation", 5,
               (0, 5)),
@@ -129,10 +129,10 @@ def test_only_videos_count_as_videos(tmp_path):
     write_video(tmp_path / "A" / "v1.avi", shades(2))
     (tmp_path / "A" / "notes.txt").write_text("")
     (tmp_path / "classInd.txt").write_text("")
-    assert videos_on_disk(tmp_path) == {("a", "v1"): tmp_path / "A/v1", ("a", "v3"): tmp_path / "A/v3.avi"}
-    assert videos_on_disk(tmp_path, file_type="jpg") == {("a", "v1"): tmp_path / "A/v1"}
-    assert videos_on_disk(tmp_path, file_type="video") == {("a", "v1"): tmp_path / "A/v1.avi",
-                                                           ("a", "v3"): tmp_path / "A/v3.avi"}
+    assert videos_on_disk(tmp_path) == {("a", "v1"): f"{tmp_path}/A/v1", ("a", "v3"): f"{tmp_path}/A/v3.avi"}
+    assert videos_on_disk(tmp_path, file_type="jpg") == {("a", "v1"): f"{tmp_path}/A/v1"}
+    assert videos_on_disk(tmp_path, file_type="video") == {("a", "v1"): f"{tmp_path}/A/v1.avi",
+                                                           ("a", "v3"): f"{tmp_path}/A/v3.avi"}
 
 
 def test_annotation_entries(annotation):

@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="CSV to write")
     args = parser.parse_args(argv)
     with user_errors():
+        if args.out.resolve() == args.annotation.resolve():
+            raise ValueError(f"{args.out}: is ActivityNet's own annotation; give another file to write")
         try:
             content = json.loads(args.annotation.read_text(encoding="utf-8"))
             rows = taxonomy_rows(content["taxonomy"])

@@ -27,9 +27,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="kind of VIDEO_DIR (default: jpg)")
     args = parser.parse_args(argv)
     with user_errors():
+        if args.out.resolve() == args.annotation.resolve():
+            raise ValueError(f"{args.out}: is ActivityNet's own annotation, of which videos that are not here would be "
+                             "lost; give another file to write")
         content = load_database(args.annotation)
         paths = find_keys(content["database"], args.video_dir, file_type=args.file_type)
-        present = {key: path for key, path in paths.items() if path is not None}
+        present = {key: Path(path) for key, path in paths.items() if path is not None}
         if not present:
             raise FileNotFoundError(f"{args.video_dir}: none of the {len(paths)} videos v_KEY is here; check the folder"
                                     " and --file_type")

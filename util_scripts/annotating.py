@@ -32,6 +32,16 @@ def parser_of(description: str, lists: str, videos: str) -> argparse.ArgumentPar
     return parser
 
 
+def read_text(path: Path) -> str:
+    """The content of an official list; FileNotFoundError, ValueError naming it where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; fetch the official lists") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason}); fetch it again") from error
+
+
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
     """The lines of a CSV by its header, or by the names of its columns where it has none.
 
@@ -88,6 +98,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
         FileNotFoundError: none of the videos is there. ValueError: none can be read, or one is listed in two ways.
     """
     found = videos_at(video_dir, dict.fromkeys(one.place for one in listed))
+    found = {place: Path(path) for place, path in found.items()}
     if not found:
         raise FileNotFoundError(f"{video_dir}: none of the {len(listed)} listed videos is here; they are expected like "
                                 f"{listed[0].place if listed else 'folder/video'}")

@@ -13,7 +13,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +20,14 @@ from tqdm import tqdm
 
 import build
 from datasets import DATASETS, READERS
-from datasets.activitynet import segments_of
+from datasets.activitynet import find_keys, segments_of
 from datasets.reading import Reader, VideoFile, VideoInfo
 from datasets.ucf101 import entry_of, load_database
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
 from util_scripts.errors import user_errors
+from util_scripts.processes import process_pool
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble
@@ -36,7 +36,10 @@ NAMED = 3  # of each kind of trouble
 def classes_of(dataset: str, entry: object) -> set[str]:
     """The classes that an entry of an annotation file names; ValueError where it is damaged."""
     if dataset == "activitynet":
-        return {label for label, *_ in segments_of(entry)[-1]}
+        _, fps, _, segments = segments_of(entry)
+        if fps is None and segments:
+            raise ValueError("it has no fps, which util_scripts.add_fps_into_activitynet_json adds")
+        return {label for label, *_ in segments}
     return {label for label in [entry_of(entry).label] if label is not None}
 
 
@@ -122,17 +125,30 @@ def main(argv: list[str] | None = None) -> None:
         args.annotation_path = str(build.under_root(args, args.annotation_path))
         if own.fix is not None and own.fix.resolve() == Path(args.annotation_path):
             raise ValueError(f"--fix {own.fix} is the annotation file itself; give another one to write")
+        if own.fix is not None and (own.fix.is_dir() or not own.fix.parent.is_dir()):
+            raise ValueError(f"--fix {own.fix}: give a file, in a folder that is there")
         hierarchy = build.check_tree(args, given, None, None)
         resolve(args)
         content = load_database(args.annotation_path)
         database = content["database"]
         damaged = damaged_entries(args.dataset, database, hierarchy)
         sound = {key: entry for key, entry in database.items() if key not in damaged}
+        if damaged and not sound:
+            key, why = next(iter(damaged.items()))
+            raise ValueError(f"{args.annotation_path}: none of its {len(damaged)} entries can be used, {key} for one "
+                             f"({why}); check --dataset and --tree_file, or write the file again")
         videos = known_videos(args, content | {"database": sound}, hierarchy)
         keys = [video.part_of or video.name for video in videos]
-        missing = [key for key in sound if key not in set(keys)]
+        known = set(keys)
+        missing = [key for key in sound if key not in known]
+        if args.dataset == "activitynet":
+            there = find_keys(missing, build.under_root(args, args.video_path), file_type=args.file_type)
+            bare = {key: "no segment holds a frame of it" for key, path in there.items() if path is not None}
+            damaged |= bare
+            sound = {key: entry for key, entry in sound.items() if key not in bare}
+            missing = [key for key in missing if key not in bare]
         paths = list(dict.fromkeys(video.path for video in videos))
-        with ProcessPoolExecutor(args.n_threads or 1) as pool:
+        with process_pool(args.n_threads or 1) as pool:
             found = list(tqdm(pool.map(partial(look, reader=READERS[args.file_type]()), paths, chunksize=4),
                               total=len(paths), unit="video", desc="reading"))
         infos = {path: info for path, (info, *_) in zip(paths, found, strict=True)}

@@ -8,16 +8,13 @@ lines `clip action verb noun`, numbers from 1. A clip lies in the folder of its 
 import argparse
 from pathlib import Path
 
-from util_scripts.annotating import Listed, write_annotation
+from util_scripts.annotating import Listed, read_text, write_annotation
 from util_scripts.errors import user_errors
 
 
 def read_lines(path: Path) -> list[list[str]]:
     """The words of every line that is not blank."""
-    try:
-        return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; give the folder of EGTEA Gaze+'s action annotations") from error
+    return [line.split() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_list(path: Path, subset: str, actions: dict[str, str]) -> list[Listed]:

@@ -2,7 +2,7 @@
 
 ANNOTATION_DIR holds EPIC_100_train.csv, EPIC_100_validation.csv, EPIC_100_verb_classes.csv, EPIC_100_noun_classes.csv,
 and EPIC_100_test_timestamps.csv if there. A class is a verb, a noun, or both. Frame numbers are those of the official
-frames, so frames are to be taken without --fps. A video is called `P01/P01_01`.
+frames, so frames are to be taken without --fps. A video is called `P01/P01_01`, or `P01/videos/P01_01` as downloaded.
 """
 
 from pathlib import Path
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         kinds = ("verb", "noun") if args.label == "action" else (args.label,)
         keys = {kind: read_keys(args.annotation_dir / f"EPIC_100_{kind}_classes.csv") for kind in kinds}
+        nested = {folder.parent.name for folder in args.video_dir.glob("*/videos") if folder.is_dir()}
         listed = []
         for name, subset in FILES.items():
             path = args.annotation_dir / name
@@ -38,8 +39,9 @@ def main(argv: list[str] | None = None) -> None:
                         raise ValueError(f"{path}: class {numbers} is not among the {args.label} classes")
                     label = " ".join(keys[kind][n] for kind, n in zip(kinds, numbers, strict=True))
                 segment = max(number(row, "start_frame", path), 1), number(row, "stop_frame", path) + 1
-                place = f"{column(row, 'participant_id', path)}/{column(row, 'video_id', path)}"
-                listed.append(Listed(column(row, "narration_id", path), subset, label, place, segment))
+                participant, video = column(row, "participant_id", path), column(row, "video_id", path)
+                folder = f"{participant}/videos" if participant in nested else participant
+                listed.append(Listed(column(row, "narration_id", path), subset, label, f"{folder}/{video}", segment))
         write_annotation(args.out, sorted({one.label for one in listed if one.label}), listed, args.video_dir)
 
 

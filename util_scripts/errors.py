@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 
 
 @contextlib.contextmanager
@@ -20,6 +21,10 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         traceback.clear_frames(error.__traceback__)  # progress bars are closed, and loader processes end in order
         print(f"error: {_sentence(error)}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenProcessPool:
+        print("error: a process ended abruptly, for want of memory perhaps; start again with a smaller --n_jobs or "
+              "--n_threads, what is finished is kept", file=sys.stderr)
         sys.exit(2)
 
 

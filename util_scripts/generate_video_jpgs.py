@@ -12,20 +12,23 @@ import math
 import os
 import shutil
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
 from util_scripts.errors import user_errors
+from util_scripts.processes import process_pool
 
 QUALITY = 95
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
+LONGEST_NAME = 255  # bytes
 
 
 def is_complete(folder: Path) -> bool:
@@ -43,17 +46,19 @@ def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str
 
     Args:
         file: the video.
-        folder: where the frames go; what an interrupted run has left there is removed.
+        folder: where the frames go; older frames in it are removed once the new ones are whole.
         size: height of the frames in pixels; smaller videos keep theirs.
         fps: frames a second to keep at most; None for all.
     Returns:
         None, or a sentence about a video that breaks off: the frames before are kept.
     Raises:
-        ValueError: no frame can be decoded; nothing is left behind.
+        ValueError: no frame can be decoded, or the folder holds something else; nothing is lost or left behind.
     """
     part = folder.with_name(f".{folder.name}.part")
-    for leftover in (part, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if len(os.fsencode(part.name)) > LONGEST_NAME:
+        raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
+    check_own(folder)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     read = written = 0
     warning = None
@@ -66,10 +71,10 @@ def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str
                 keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
             if math.floor(read * keep) > math.floor((read - 1) * keep):
                 written += 1
-                image = Image.fromarray(picture)
-                if shown != (height, width):
-                    image = image.resize(shown[::-1], Image.Resampling.BICUBIC)
-                image.save(part / FRAME_NAME.format(written), quality=QUALITY)
+                if shown != picture.shape[:2]:  # which a stream may change midway
+                    picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+                (part / FRAME_NAME.format(written)).write_bytes(
+                    encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
             read += 1
     except ValueError as error:
         if read == 0:
@@ -81,8 +86,18 @@ def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str
     info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
             "stored_width": shown[1], "stored_height": shown[0]}
     (part / INFO_NAME).write_text(json.dumps(info))
+    shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
     return warning
+
+
+def check_own(folder: Path) -> None:
+    """Raise a ValueError where a folder that frames are to replace holds anything but frames."""
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg")):
+                    raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
 def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
@@ -97,7 +112,8 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
     """Folder of frames -> video file, for every `Class/video.avi` under `avi_dir`, or every video at any depth.
 
     Raises:
-        FileNotFoundError: no such folder, or no video in it. ValueError: two videos of one name.
+        FileNotFoundError: no such folder, or no video in it. ValueError: two videos of one name, or a video called as
+        a folder of others is.
     """
     if not avi_dir.is_dir():
         raise FileNotFoundError(f"{avi_dir}: no such folder; give the folder that holds the class folders of videos")
@@ -108,10 +124,22 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
             if folder in jobs:
                 raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
             jobs[folder] = file
+    for folder, file in jobs.items():
+        above = next((parent for parent in folder.parents if parent in jobs), None)
+        if above is not None:
+            raise ValueError(f"{jobs[above]}: its frames would share {above} with those of {file}; rename one of them")
     if not jobs:
         raise FileNotFoundError(f"{avi_dir}: no video in it; videos are expected as {avi_dir}/"
                                 + ("Class/video.avi" if class_folders else "video.avi, in folders or not"))
     return jobs
+
+
+def frames_a_second(text: str) -> Fraction:
+    """Frames a second: 25, 29.97 or 30000/1001."""
+    try:
+        return Fraction(text)
+    except ZeroDivisionError as error:
+        raise ValueError(str(error)) from error
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -121,14 +149,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument("--size", type=int, default=240, help="height of the frames in pixels (default: 240)")
-    parser.add_argument("--fps", type=Fraction, help="frames a second to keep at most (default: all)")
+    parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)
     with user_errors():
         if args.n_jobs < 1 or args.size < 1 or (args.fps is not None and args.fps <= 0):
             raise ValueError("--n_jobs, --size and --fps must be above 0")
         jobs = find_jobs(args.avi_dir, args.jpg_dir, class_folders=args.dataset == "ucf101")
         todo = [(file, folder) for folder, file in jobs.items() if not is_complete(folder)]
-        with ProcessPoolExecutor(args.n_jobs) as pool:
+        with process_pool(args.n_jobs) as pool:
             done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),
                              unit="video", desc="frames"))
         broken = [error for _, error in done if error]

@@ -7,7 +7,7 @@ import argparse
 import re
 from pathlib import Path
 
-from util_scripts.annotating import Listed, write_annotation
+from util_scripts.annotating import Listed, read_text, write_annotation
 from util_scripts.errors import user_errors
 
 SUBSETS = {"1": "training", "2": "validation", "0": None}
@@ -25,7 +25,7 @@ def read_splits(folder: Path) -> dict[int, list[Listed]]:
         if not match:
             continue
         listed = splits.setdefault(int(match[2]), [])
-        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for line, text in enumerate(read_text(path).splitlines(), 1):
             if not text.strip():
                 continue
             name, _, mark = text.strip().rpartition(" ")

@@ -14,12 +14,18 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets.packed import INDEX_NAME, SHARD_NAME, index_table
-from datasets.reading import FRAME_NAME, JpegFolder
+from datasets.reading import FRAME_NAME, JpegFolder, VideoInfo
 from util_scripts.errors import user_errors
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
-    """Every folder under `jpg_dir` that holds a first frame, in the order of the names."""
+    """Every folder under `jpg_dir` that holds a first frame, in the order of the names.
+
+    Raises:
+        ValueError: `jpg_dir` is itself the folder of one video.
+    """
+    if (jpg_dir / FRAME_NAME.format(1)).is_file():
+        raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
     for folder, folders, files in os.walk(jpg_dir):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if FRAME_NAME.format(1) in files:
@@ -27,8 +33,8 @@ def frame_folders(jpg_dir: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def read_video(folder: Path) -> tuple[bytes, tuple[int, int, int, float]]:
-    """The bytes of a video in a shard, and its frames, height, width and rate (nan where unknown).
+def read_files(folder: Path) -> tuple[list[bytes], VideoInfo]:
+    """The bytes of the JPEG files of a video, and what is known of its source.
 
     Raises:
         ValueError: where frames are missing or are no JPEG files.
@@ -43,6 +49,16 @@ def read_video(folder: Path) -> tuple[bytes, tuple[int, int, int, float]]:
             raise ValueError(f"{file}: cannot be read ({error.strerror}); run generate_video_jpgs again") from error
         if not files[-1].startswith(b"\xff\xd8"):
             raise ValueError(f"{file}: not a JPEG file; run generate_video_jpgs again for this video")
+    return files, info
+
+
+def read_video(folder: Path) -> tuple[bytes, tuple[int, int, int, float]]:
+    """The bytes of a video in a shard, and its frames, height, width and rate (nan where unknown).
+
+    Raises:
+        ValueError: as `read_files`, and where a shard could not address them.
+    """
+    files, info = read_files(folder)
     bounds = 4 * (len(files) + 1) + np.cumsum([0, *map(len, files)])
     if bounds[-1] >= 2**32:
         raise ValueError(f"{folder}: more than 4 GB of frames; take fewer or smaller ones with generate_video_jpgs")
@@ -97,8 +113,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shard_gb", type=float, default=4.0, help="GB of one file at most (default: 4)")
     args = parser.parse_args(argv)
     with user_errors():
-        if not args.shard_gb > 0:
-            raise ValueError(f"--shard_gb must be above 0, not {args.shard_gb}")
+        if not 0 < args.shard_gb < 1e9:
+            raise ValueError(f"--shard_gb must be above 0, and finite, not {args.shard_gb}")
         videos, shards, broken = pack(args.jpg_dir, args.out_dir, shard_bytes=int(args.shard_gb * 1e9))
         for sentence in broken:
             print(f"left out: {sentence}", file=sys.stderr)

@@ -1,6 +1,6 @@
 """Write UCF-101's official lists as annotation files: OUT_DIR/ucf101_01.json and so on, one a split.
 
-Entries are for the videos that are in JPG_DIR, as folders of frames or as video files; the others are counted.
+Entries are for the videos that are in JPG_DIR, as folders of frames, HDF5 files or video files; the others are counted.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.reading import JpegFolder, VideoFile
+from datasets import READERS
+from datasets.reading import file_type_of
 from datasets.ucf101 import videos_on_disk
 from util_scripts.errors import user_errors
 
@@ -72,7 +73,7 @@ def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
     """Frames of every video, and a sentence for every one that cannot be read."""
     def count(path: Path) -> int | str:
         try:
-            return (JpegFolder() if path.is_dir() else VideoFile()).info(path).n_frames
+            return READERS[file_type_of(path)]().info(path).n_frames
         except ValueError as error:
             return str(error)
 
@@ -90,7 +91,7 @@ def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str
 
     Args:
         lists: subset -> (class, video) in the list's order.
-        found: as `datasets.ucf101.videos_on_disk` gives it.
+        found: path of every video by its class and name, both casefolded.
         n_frames: of every readable video.
     Raises:
         ValueError: a video that is listed under two subsets or two classes.
@@ -111,7 +112,7 @@ def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help="folder of classInd.txt, trainlist01.txt, ...")
-    parser.add_argument("jpg_dir", type=Path, help="folder of class folders of frames or of video files")
+    parser.add_argument("jpg_dir", type=Path, help="folder of class folders of frames, HDF5 or video files")
     parser.add_argument("out_dir", type=Path, help="folder to write ucf101_01.json, ... to")
     args = parser.parse_args(argv)
     with user_errors():
@@ -119,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         splits = {n: {subset: read_list(args.annotation_dir / f"{kind}list{n}.txt", classes)
                       for kind, subset in (("train", "training"), ("test", "validation"))}
                   for n in find_splits(args.annotation_dir)}
-        found = videos_on_disk(args.jpg_dir)
+        found = {video: Path(path) for video, path in videos_on_disk(args.jpg_dir).items()}
         listed = {(label.casefold(), name.casefold())
                   for lists in splits.values() for entries in lists.values() for label, name in entries}
         if not listed & found.keys():
