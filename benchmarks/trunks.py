@@ -17,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import build
+from benchmarks.all import machine
 from models import TRUNKS
 from options import parse_main, resolve
 from util_scripts.errors import user_errors
@@ -83,8 +84,11 @@ def main() -> None:
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
     timed = "" if own.no_time else " clips/s, forward | MB, training step |"
-    batches = "" if own.no_time else f", batches of {own.batch_size}"
-    print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}{batches}\n\n"
+    how = "" if own.no_time else f", batches of {own.batch_size}, {machine()}, torch {torch.__version__}"
+    fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and done, nothing more
+    fresh.set_forkserver_preload(["build", "torchvision"])
+    began = time.perf_counter()
+    print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}{how}\n\n"
           f"| trunk | parameters, M | GFLOPs a clip | features |{timed}\n| --- | --- | --- | --- |"
           + ("" if own.no_time else " --- | --- |"))
     for name in own.models:
@@ -93,13 +97,14 @@ def main() -> None:
             args, times = flags(name, depth, own), ""
             found = exact(args)
             if not own.no_time:  # in a process of its own, whose memory is no other trunk's
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                with ProcessPoolExecutor(1, mp_context=fresh) as pool:
                     cost = pool.submit(measure, args, own).result()
                 times = f" {cost['clips_per_s']:.2f} | {cost['megabytes']:.0f} |"
             grid = " x ".join(map(str, found["grid"]))
             layers = f" {args.model_depth}" if len(TRUNKS[name].depths) > 1 else ""
             print(f"| {name}{layers} | {found['parameters'] / 1e6:.2f} | "
                   f"{found['gflops']:.1f} | {grid} |{times}", flush=True)
+    print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hierarchy.construction import construct
 from hierarchy.files import load_embeddings, read_embeddings, save_embeddings
-from hierarchy.hyperbolic import distance, euclidean, norm, same_precision
+from hierarchy.hyperbolic import distance, euclidean, norm, same_precision, to_ball
 from hierarchy.tree import Hierarchy
 
 
@@ -110,6 +110,11 @@ class ClassEmbeddings(nn.Module):
             row = int(nearest.argmin())
             found.append((float(nearest[row]), row + first * chunk, int(other[row])))
         return min(found)
+
+    @property
+    def in_ball(self) -> Tensor:
+        """The nodes' points of the Poincare ball, (K, D)."""
+        return to_ball(self.points, self.c)
 
     @property
     def T(self) -> Tensor:

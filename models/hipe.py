@@ -10,7 +10,7 @@ from hierarchy.embeddings import ClassEmbeddings
 from hierarchy.tree import Hierarchy
 from models.prototypes import PrototypeLayer
 
-NECKS = {"sigmoid": nn.Sigmoid, "leaky": lambda: nn.LeakyReLU(0.1)}
+NECKS = {"sigmoid": (nn.ReLU, nn.Sigmoid), "leaky": (nn.LeakyReLU, nn.LeakyReLU)}  # between its layers, and last
 
 
 @dataclass
@@ -36,18 +36,20 @@ class HIPE(nn.Module):
         hierarchy: the class tree of K nodes in L levels.
         embeddings: (B, D) tangent vectors -> (B, K0) scores.
         channels: C, of the neck and the prototypes.
-        per_node: prototypes of each node.
+        per_node: prototypes of each node: a number, or one for each of the K nodes.
         neck: "sigmoid" (ProtoPNet) or "leaky" (the released HIPE code).
         last_scale: the last layer starts with each prototype pulling towards its own node by this multiple of the
-            node's tangent vector.
+            node's tangent vector; None for a random start.
     """
 
     def __init__(self, trunk: nn.Module, hierarchy: Hierarchy, embeddings: ClassEmbeddings, *, channels: int = 128,
-                 per_node: int = 10, neck: str = "sigmoid", last_scale: float = 0.1) -> None:
+                 per_node: int | Sequence[int] = 10, neck: str = "sigmoid",
+                 last_scale: float | None = 0.1) -> None:
         super().__init__()
         self.trunk = trunk
-        self.neck = nn.Sequential(nn.Conv3d(trunk.out_channels, channels, 1), nn.ReLU(),
-                                  nn.Conv3d(channels, channels, 1), NECKS[neck]())
+        between, last = NECKS[neck]
+        self.neck = nn.Sequential(nn.Conv3d(trunk.out_channels, channels, 1), between(),
+                                  nn.Conv3d(channels, channels, 1), last())
         self.prototype_layer = PrototypeLayer([len(level) for level in hierarchy.levels], per_node=per_node,
                                               channels=channels)
         self.embeddings = embeddings
@@ -60,9 +62,12 @@ class HIPE(nn.Module):
         for conv in (self.neck[0], self.neck[2]):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
-        with torch.no_grad():
-            own = embeddings.points[self.prototype_layer.node_of]  # (P, D)
-            self.last_layer.weight.copy_(last_scale * own.T)
+        if last_scale is None:
+            nn.init.kaiming_normal_(self.last_layer.weight)
+        else:
+            with torch.no_grad():
+                own = embeddings.points[self.prototype_layer.node_of]  # (P, D)
+                self.last_layer.weight.copy_(last_scale * own.T)
 
     @property
     def offset(self) -> tuple[int, int, int]:

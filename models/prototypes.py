@@ -1,11 +1,13 @@
 """Prototypes: learned patches that are compared with every patch of a clip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-4
+AT_ONCE = 128  # prototypes compared at a time: what that takes is about as much as a trunk's features
 
 
 class PrototypeLayer(nn.Module):
@@ -15,24 +17,31 @@ class PrototypeLayer(nn.Module):
 
     Args:
         level_sizes: number of nodes of each level, leaves first.
-        per_node: prototypes of each node.
+        per_node: prototypes of each node: a number, or one for each of the K nodes.
         channels: C.
     """
 
-    def __init__(self, level_sizes: list[int], *, per_node: int = 10, channels: int = 128) -> None:
+    def __init__(self, level_sizes: list[int], *, per_node: int | Sequence[int] = 10, channels: int = 128) -> None:
         super().__init__()
         n_nodes = sum(level_sizes)
-        self.prototypes = nn.Parameter(torch.rand(n_nodes * per_node, channels))
-        self.register_buffer("node_of", torch.arange(n_nodes).repeat_interleave(per_node), persistent=False)
+        counts = torch.as_tensor(per_node).expand(n_nodes)
+        self.prototypes = nn.Parameter(torch.rand(int(counts.sum()), channels))
+        self.register_buffer("counts", counts.clone(), persistent=False)  # (K,) prototypes of each node
+        self.register_buffer("node_of", torch.arange(n_nodes).repeat_interleave(counts), persistent=False)
         starts = torch.tensor([0, *level_sizes]).cumsum(0).tolist()
         self.node_levels = tuple(range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))  # L ranges of nodes
-        self.per_node = per_node
+        self.counts: Tensor
         self.node_of: Tensor
+
+    @property
+    def per_node(self) -> int:
+        """The most prototypes that a node has."""
+        return int(self.counts.max())
 
     def level(self, level: int) -> slice:
         """The prototypes of a level."""
         nodes = self.node_levels[level]
-        return slice(nodes.start * self.per_node, nodes.stop * self.per_node)
+        return slice(int(self.counts[:nodes.start].sum()), int(self.counts[:nodes.stop].sum()))
 
     @staticmethod
     def similarity(distances: Tensor) -> Tensor:
@@ -40,19 +49,19 @@ class PrototypeLayer(nn.Module):
         like the prototype (Chen et al., NeurIPS 2019)."""
         return torch.log((distances + 1) / (distances + EPSILON))
 
-    def search(self, features: Tensor) -> Tensor:
+    def search(self, features: Tensor, which: slice = slice(None)) -> Tensor:
         """Squared distances up to a constant per prototype, by one matrix product: good for finding, not for using.
 
         The expanded form is off by about 1e-5 near zero, so `distance` recomputes what was found; no gradient.
 
         Args:
-            features: (B, C, t, h, w).
+            features: (B, C, t, h, w). which: n of the prototypes.
         Returns:
-            (B, P, t h w) float32.
+            (B, n, t h w) float32.
         """
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             x = features.detach().flatten(2).float()  # (B, C, N)
-            prototypes = self.prototypes.float().expand(x.shape[0], -1, -1)  # (B, P, C)
+            prototypes = self.prototypes[which].float().expand(x.shape[0], -1, -1)  # (B, n, C)
             return torch.baddbmm(x.square().sum(1, keepdim=True), prototypes, x, alpha=-2)
 
     def distance(self, features: Tensor, cells: Tensor) -> Tensor:
@@ -62,13 +71,13 @@ class PrototypeLayer(nn.Module):
             features: (B, C, t, h, w).
             cells: (B, P) int64 flat positions.
         Returns:
-            (B, P) float32, differentiable in the features and the prototypes.
+            (B, P) float32, differentiable (once) in the features and the prototypes.
         """
         with torch.autocast(features.device.type, enabled=False):
-            x = features.float().flatten(2).transpose(1, 2)  # (B, N, C)
-            first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
-            patches = x.flatten(0, 1).index_select(0, (first + cells).flatten()).view(*cells.shape, -1)  # (B, P, C)
-            return (patches - self.prototypes).square().sum(-1)
+            x, prototypes = features.float().flatten(2).transpose(1, 2), self.prototypes  # (B, N, C), (P, C)
+            if torch.is_grad_enabled() and (x.requires_grad or prototypes.requires_grad):
+                return ChosenDistance.apply(x, prototypes, cells)
+            return chosen_distance(x, prototypes, cells)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest patch of each clip for each prototype.
@@ -89,8 +98,11 @@ class PrototypeLayer(nn.Module):
         Returns:
             what `forward` returns, for all patches and then for each mask.
         """
-        found = self.search(features)  # (B, P, N)
-        cells = [found.argmin(-1), *(found.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)]
+        found = []
+        for which in blocks(len(self.prototypes)):
+            near = self.search(features, which)  # (B, n, N)
+            found.append([near.argmin(-1), *(near.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)])
+        cells = [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
         return [(self.distance(features, chosen), chosen) for chosen in cells]
 
     def maps(self, features: Tensor, which: Tensor) -> Tensor:
@@ -106,3 +118,53 @@ class PrototypeLayer(nn.Module):
         chosen = self.prototypes[which].expand(x.shape[0], -1, -1)  # (B, n, C)
         distances = torch.cdist(chosen, x, compute_mode="donot_use_mm_for_euclid_dist").square()
         return distances.unflatten(2, features.shape[2:])
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """The prototypes, AT_ONCE of them at a time."""
+    return (slice(first, first + AT_ONCE) for first in range(0, n, AT_ONCE))
+
+
+def differences(x: Tensor, prototypes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Chosen patches minus their prototypes.
+
+    Args:
+        x: (B, N, C) features; prototypes: (n, C); cells: (B, n) int64.
+    Returns:
+        (B, n, C), and (B n,) rows of the patches in the features of all clips.
+    """
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    rows = (first + cells).flatten()
+    patches = x.flatten(0, 1).index_select(0, rows).view(*cells.shape, -1)
+    return patches.sub_(prototypes), rows
+
+
+def chosen_distance(x: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
+    """(B, N, C) features, (P, C) prototypes, (B, P) int64 cells -> (B, P) squared distances, without gradient."""
+    return torch.cat([differences(x, prototypes[which], cells[:, which])[0].square_().sum(-1)
+                      for which in blocks(len(prototypes))], 1)
+
+
+class ChosenDistance(torch.autograd.Function):
+    """`chosen_distance` with its gradient, for which patches are looked up again: (B, P, C) are kept by nobody."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
+        ctx.save_for_backward(x, prototypes, cells)
+        return chosen_distance(x, prototypes, cells)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, prototypes, cells = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        of_x = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]) if wanted[0] else None
+        of_prototypes = torch.empty_like(prototypes) if wanted[1] else None
+        for which in blocks(len(prototypes)):
+            slopes, rows = differences(x, prototypes[which], cells[:, which])
+            slopes.mul_(2 * gradient[:, which, None])  # (B, n, C)
+            if wanted[0]:
+                of_x.index_add_(0, rows, slopes.flatten(0, 1))
+            if wanted[1]:
+                of_prototypes[which] = -slopes.sum(0)
+        return None if of_x is None else of_x.view_as(x), of_prototypes, None

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.resnet3d import ResNet3D, Stride, conv
+from models.resnet3d import Block, ResNet3D, Stride, conv
 
 
 def middle_channels(in_channels: int, out_channels: int, t_size: int, size: int) -> int:
@@ -11,70 +11,62 @@ def middle_channels(in_channels: int, out_channels: int, t_size: int, size: int)
     return t_size * size * size * in_channels * out_channels // (size * size * in_channels + t_size * out_channels)
 
 
-def spatial(in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), size: int = 3) -> nn.Conv3d:
-    """The half of a split convolution that sees one frame; it takes the stride in space."""
-    return nn.Conv3d(in_channels, out_channels, (1, size, size), stride=(1, *stride[1:]),
-                     padding=(0, size // 2, size // 2), bias=False)
+def add_split(network: nn.Module, number: int, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), *,
+              t_size: int = 3, size: int = 3) -> None:
+    """Give a network a split convolution with its batch-norms: conv1_s, bn1_s in a frame, conv1_t, bn1_t at a place."""
+    middle, (st, sh, sw) = middle_channels(in_channels, out_channels, t_size, size), stride
+    layers = {
+        f"conv{number}_s": nn.Conv3d(in_channels, middle, (1, size, size), stride=(1, sh, sw),
+                                     padding=(0, size // 2, size // 2), bias=False),
+        f"bn{number}_s": nn.BatchNorm3d(middle),
+        f"conv{number}_t": nn.Conv3d(middle, out_channels, (t_size, 1, 1), stride=(st, 1, 1),
+                                     padding=(t_size // 2, 0, 0), bias=False),
+        f"bn{number}_t": nn.BatchNorm3d(out_channels)}
+    for name, layer in layers.items():
+        network.add_module(name, layer)
 
 
-def temporal(in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), size: int = 3) -> nn.Conv3d:
-    """The half of a split convolution that sees one place; it takes the stride in time."""
-    return nn.Conv3d(in_channels, out_channels, (size, 1, 1), stride=(stride[0], 1, 1), padding=(size // 2, 0, 0),
-                     bias=False)
+def split(network: nn.Module, number: int, x: Tensor) -> Tensor:
+    """A split convolution with its batch-norms, a ReLU between the halves: (B, C, t, h, w) -> (B, C', t', h', w')."""
+    conv_s, bn_s, conv_t, bn_t = (getattr(network, f"{layer}{number}_{half}") for half in "st"
+                                  for layer in ("conv", "bn"))
+    return bn_t(conv_t(bn_s(conv_s(x)).relu_()))
 
 
-class SplitBasicBlock(nn.Module):
+class SplitBasicBlock(Block):
     """Two split convolutions and a shortcut: (B, C, t, h, w) -> (B, planes, t', h', w')."""
 
     expansion = 1
 
     def __init__(self, in_channels: int, planes: int, stride: Stride, downsample: nn.Module | None) -> None:
         super().__init__()
-        middle1, middle2 = (middle_channels(n, planes, 3, 3) for n in (in_channels, planes))
-        self.conv1_s = spatial(in_channels, middle1, stride)
-        self.bn1_s = nn.BatchNorm3d(middle1)
-        self.conv1_t = temporal(middle1, planes, stride)
-        self.bn1_t = nn.BatchNorm3d(planes)
-        self.conv2_s = spatial(planes, middle2)
-        self.bn2_s = nn.BatchNorm3d(middle2)
-        self.conv2_t = temporal(middle2, planes)
-        self.bn2_t = nn.BatchNorm3d(planes)
+        add_split(self, 1, in_channels, planes, stride)
+        add_split(self, 2, planes, planes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1_s(self.conv1_s(x)))
-        out = self.relu(self.bn1_t(self.conv1_t(out)))
-        out = self.relu(self.bn2_s(self.conv2_s(out)))
-        return self.relu(self.bn2_t(self.conv2_t(out)) + shortcut)
+    def residual(self, x: Tensor) -> Tensor:
+        return split(self, 2, self.relu(split(self, 1, x)))
 
 
-class SplitBottleneck(nn.Module):
+class SplitBottleneck(Block):
     """A bottleneck whose middle convolution is split: (B, C, t, h, w) -> (B, 4 planes, t', h', w')."""
 
     expansion = 4
 
     def __init__(self, in_channels: int, planes: int, stride: Stride, downsample: nn.Module | None) -> None:
         super().__init__()
-        middle = middle_channels(planes, planes, 3, 3)
         self.conv1 = conv(1, in_channels, planes)
         self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2_s = spatial(planes, middle, stride)
-        self.bn2_s = nn.BatchNorm3d(middle)
-        self.conv2_t = temporal(middle, planes, stride)
-        self.bn2_t = nn.BatchNorm3d(planes)
+        add_split(self, 2, planes, planes, stride)
         self.conv3 = conv(1, planes, planes * self.expansion)
         self.bn3 = nn.BatchNorm3d(planes * self.expansion)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+    def residual(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2_s(self.conv2_s(out)))
-        out = self.relu(self.bn2_t(self.conv2_t(out)))
-        return self.relu(self.bn3(self.conv3(out)) + shortcut)
+        return self.bn3(self.conv3(self.relu(split(self, 2, out))))
 
 
 class ResNet2Plus1D(ResNet3D):
@@ -84,12 +76,7 @@ class ResNet2Plus1D(ResNet3D):
     torchvision_names = {}
 
     def _make_stem(self, channels: int, t_size: int, stride: Stride) -> None:
-        middle = middle_channels(3, channels, t_size, 7)
-        self.conv1_s = spatial(3, middle, stride, size=7)
-        self.bn1_s = nn.BatchNorm3d(middle)
-        self.conv1_t = temporal(middle, channels, stride, size=t_size)
-        self.bn1_t = nn.BatchNorm3d(channels)
+        add_split(self, 1, 3, channels, stride, t_size=t_size, size=7)
 
     def _stem(self, clips: Tensor) -> Tensor:
-        out = self.relu(self.bn1_s(self.conv1_s(clips)))
-        return self.relu(self.bn1_t(self.conv1_t(out)))
+        return self.relu(split(self, 1, clips))

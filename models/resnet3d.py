@@ -30,7 +30,19 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x[:, :, ::st, ::sh, ::sw], (0, 0, 0, 0, 0, 0, 0, self.out_channels - x.shape[1]))
 
 
-class BasicBlock(nn.Module):
+class Block(nn.Module):
+    """A ReLU of the sum of a shortcut and of a subclass's `residual`."""
+
+    expansion: int
+    relu: nn.Module
+    downsample: nn.Module | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return self.relu(self.residual(x) + shortcut)
+
+
+class BasicBlock(Block):
     """Two 3x3x3 convolutions and a shortcut: (B, C, t, h, w) -> (B, planes, t', h', w')."""
 
     expansion = 1
@@ -44,13 +56,11 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(out)) + shortcut)
+    def residual(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1x1, 3x3x3 and 1x1x1 convolutions and a shortcut: (B, C, t, h, w) -> (B, 4 planes, t', h', w')."""
 
     expansion = 4
@@ -66,11 +76,10 @@ class Bottleneck(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+    def residual(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + shortcut)
+        return self.bn3(self.conv3(out))
 
 
 # layers of the network -> blocks of each stage; from 50 on the blocks are bottlenecks

@@ -132,12 +132,20 @@ class MViTV2S(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, 768, t, h, w)."""
+        tokens, grid = self._tokens(clips)
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+    def class_token(self, clips: Tensor) -> Tensor:
+        """What the published head reads instead of the grid: (B, 3, T, H, W) -> (B, 768)."""
+        return self._tokens(clips)[0][:, 0]
+
+    def _tokens(self, clips: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         patches = self.conv_proj(clips)
         grid = tuple(patches.shape[2:])
         tokens = self.pos_encoding(patches.flatten(2).transpose(1, 2))  # (B, 1 + N, C), the class token first
         for block in self.blocks:
             tokens, grid = block(tokens, grid)
-        return self.norm(tokens)[:, 1:].transpose(1, 2).unflatten(2, grid)
+        return self.norm(tokens), grid
 
 
 class Swin3DT(nn.Module):

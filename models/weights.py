@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,21 +14,21 @@ from models.resnet3d import DEPTHS
 
 State = dict[str, Tensor]
 HEADS = ("fc.", "classifier.", "new_fc.", "logits.", "head.", "base_model.fc.", "base_model.classifier.")
-# by a key that only this layout has: its name and the --model that it belongs to
+# by a key that only this layout has: its name, the --model that it belongs to, and the --normalisation of its clips
 LAYOUTS = {
-    r"Conv3d_1a_7x7\.conv3d\.weight": ("the PyTorch port of I3D", "i3d"),
-    r"base_model\.layer1\.0\.conv1\.net\.weight": ("TSM on ResNet", "tsm_resnet50"),
-    r"base_model\.features\.": ("TSM on MobileNetV2", "tsm_mobilenetv2"),
-    r"conv2\.B01\.conv_i1\.conv\.weight": ("MF-Net", "mfnet"),
-    r"features\.denseblock1\.": ("Hara's DenseNets", "densenet"),
-    r"conv1_s\.weight": ("Hara's R(2+1)D", "resnet2p1d"),
-    r"stem\.3\.weight": ("torchvision's R(2+1)D", "r2plus1d_18"),
-    r"stem\.0\.weight": ("torchvision's video ResNets", "r3d_18"),
-    r"pos_encoding\.class_token": ("torchvision's MViT", "mvit_v2_s"),
-    r"patch_embed\.proj\.weight": ("torchvision's video Swin", "swin3d_t"),
-    r"features\.0\.0\.0\.weight": ("torchvision's S3D", "s3d"),
-    r"features\.18\.0\.weight": ("MobileNetV2", "tsm_mobilenetv2"),
-    r"layer1\.0\.conv1\.weight": ("Hara's ResNets", "resnet"),
+    r"Conv3d_1a_7x7\.conv3d\.weight": ("the PyTorch port of I3D", "i3d", "i3d"),
+    r"base_model\.layer1\.0\.conv1\.net\.weight": ("TSM on ResNet", "tsm_resnet50", "imagenet"),
+    r"base_model\.features\.": ("TSM on MobileNetV2", "tsm_mobilenetv2", "imagenet"),
+    r"conv2\.B01\.conv_i1\.conv\.weight": ("MF-Net", "mfnet", "mfnet"),
+    r"features\.denseblock1\.": ("Hara's DenseNets", "densenet", "kinetics"),
+    r"conv1_s\.weight": ("Hara's R(2+1)D", "resnet2p1d", "kinetics"),
+    r"stem\.3\.weight": ("torchvision's R(2+1)D", "r2plus1d_18", "torchvision"),
+    r"stem\.0\.weight": ("torchvision's video ResNets", "r3d_18", "torchvision"),
+    r"pos_encoding\.class_token": ("torchvision's MViT", "mvit_v2_s", "mvit"),
+    r"patch_embed\.proj\.weight": ("torchvision's video Swin", "swin3d_t", "imagenet"),
+    r"features\.0\.0\.0\.weight": ("torchvision's S3D", "s3d", "torchvision"),
+    r"features\.18\.0\.weight": ("MobileNetV2", "tsm_mobilenetv2", "imagenet"),
+    r"layer1\.0\.conv1\.weight": ("Hara's ResNets", "resnet", "kinetics"),
 }
 
 
@@ -71,37 +72,60 @@ def fetch_named(trunk: nn.Module, name: str) -> State:
         remedy = f"it has {', '.join(known)}" if known else "give a file"
         raise ValueError(f"--pretrain_path {name}: torchvision has no such weights for this trunk; {remedy}")
     weights = known[name].value
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if cached.is_file():  # torch checks the sum of what it fetches alone
+        try:
+            return read_state(cached)
+        except ValueError as error:
+            raise ValueError(f"--pretrain_path {name}: {error}; remove this file first") from error
     try:
         return torch.hub.load_state_dict_from_url(weights.url, map_location="cpu", progress=False, check_hash=True,
                                                   weights_only=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"--pretrain_path {name}: {weights.url} is neither in {Path(torch.hub.get_dir()) / 'checkpoints'} nor can "
+            f"--pretrain_path {name}: {weights.url} is neither in {cached.parent} nor can "
             f"it be fetched ({error}); fetch it on another machine and put it there, or give it as a file") from error
+
+
+def is_own(content: dict) -> bool:
+    """Whether a checkpoint is one of this program."""
+    return str(content.get("format", "")).startswith("hipe-") and isinstance(content.get("model"), dict)
 
 
 def unwrap(content: object) -> tuple[State, str | None]:
     """The state dict in a checkpoint, without the prefix of data-parallel training, and the `arch` it names.
 
+    Of a checkpoint of this program: its trunk, and its pooled head as `fc`.
+
     Raises:
         ValueError: where there is none.
     """
+    if isinstance(content, dict) and is_own(content):
+        return {key.removeprefix("trunk.").replace("pooled_head.", "fc."): value for key, value in
+                content["model"].items() if key.startswith(("trunk.", "pooled_head."))}, "HIPE"
     arch = content.get("arch") if isinstance(content, dict) else None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError("holds no weights; give the checkpoint of a trunk, with a state_dict")
-    state = {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    state = {key.removeprefix("module."): value for key, value in state.items()
+             if isinstance(key, str) and isinstance(value, Tensor)}
     return state, arch if isinstance(arch, str) else None
 
 
-def layout_of(state: State) -> tuple[str, str | None]:
-    """The published layout of a state dict, and the --model it belongs to; for 2D weights the layout says so."""
+def layout_of(state: State) -> tuple[str, str | None, str]:
+    """The published layout of a state dict, the --model it belongs to, and the --normalisation under which its clips
+    were seen; for 2D weights the layout says so."""
     flat = max((value.dim() for value in state.values()), default=0) == 4
-    for sign, (name, model) in LAYOUTS.items():
+    for sign, (name, model, normalisation) in LAYOUTS.items():
         if any(re.match(sign, key) for key in state):
+            if normalisation == "kinetics" and flat:
+                normalisation = "imagenet"
+            elif normalisation == "kinetics" and not any(key.endswith("num_batches_tracked") for key in state):
+                normalisation = "activitynet"  # Hara's first release, made before batch-norms counted
             # what is not TSM's and knows no time is a network for images
-            return ("2D " + name.removeprefix("Hara's ") if flat and "TSM" not in name else name), model
-    return "no layout known here", None
+            name = "2D " + name.removeprefix("Hara's ") if flat and "TSM" not in name else name
+            return name, model, normalisation
+    return "no layout known here", None, "kinetics"
 
 
 def flags_of(state: State) -> dict[str, object]:
@@ -197,17 +221,25 @@ def fit(value: Tensor, own: Tensor, first: bool) -> Tensor:
     return value
 
 
-def load_pretrained(trunk: nn.Module, source: str | Path, *, tell: Callable[[str], None] | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Loaded:
+    """What became of published weights."""
+
+    dropped: list[str]  # keys of the head
+    normalisation: str  # under which the weights saw their clips: a key of datasets.transforms.NORMALISATIONS
+
+
+def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | None = None,
+                    tell: Callable[[str], None] | None = None) -> Loaded:
     """Load published weights into a trunk; the head is dropped, and 2D weights are inflated.
 
     Args:
         source: a file in one of the published layouts, or torchvision's name of weights.
+        n_classes: of the head, where the caller thinks to know.
         tell: is given one line on what was found, loaded and dropped.
-    Returns:
-        the keys that were dropped.
     Raises:
-        FileNotFoundError, ValueError: where there is no such file, or anything but the head is missing, unexpected or
-            of another shape: naming the keys and the likeliest cause.
+        FileNotFoundError, ValueError: where there is no such file, the head has other classes, or anything but the
+            head is missing, unexpected, of another shape or not finite: naming the keys and the likeliest cause.
     """
     content = fetch_named(trunk, str(source)) if is_named(source) else read_state(source)
     try:
@@ -220,6 +252,13 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, tell: Callable[[str
     own = trunk.state_dict()
     state = rename(state, own)
     dropped = [key for key in state if key.startswith(HEADS) and key not in own]
+    told_apart = {state[key].shape[0] for key in dropped if state[key].dim()}
+    if n_classes and not told_apart:
+        raise ValueError(f"{source}: holds no head that could tell --n_pretrain_classes {n_classes} apart; leave the "
+                         "flag out")
+    if n_classes and n_classes not in told_apart:
+        raise ValueError(f"{source}: its head tells {max(told_apart)} classes apart, not --n_pretrain_classes "
+                         f"{n_classes}; mend the flag, or leave it out")
     convs = [key for key, value in own.items() if value.dim() >= 4]
     state = {key: fit(value, own[key], key == convs[0]) if key in own else value
              for key, value in state.items() if key not in dropped}
@@ -228,7 +267,9 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, tell: Callable[[str
     unexpected = [key for key in state if key not in own]
     reshaped = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in own
                 if key in state and state[key].shape != own[key].shape]
-    layout, _ = layout_of(published)
+    layout, _, normalisation = layout_of(published)
+    if isinstance(content, dict) and is_own(content):
+        normalisation = content["args"].get("normalisation") or "kinetics"
     if missing or unexpected or reshaped:
         lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         problems = "; ".join(f"{len(keys)} {name}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
@@ -236,20 +277,30 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, tell: Callable[[str
         raise ValueError(f"{source}: not the weights of this trunk: {problems}; the file has {layout}"
                          f"{f' (arch {arch})' if arch else ''}; {likeliest_cause(published, own)}; check --model, "
                          "--model_depth, --resnet_shortcut and --resnet_widen_factor")
+    spoilt = [key for key, value in state.items() if not value.isfinite().all()]
+    if spoilt:
+        raise ValueError(f"{source}: {len(spoilt)} tensors hold numbers that are not finite: {', '.join(spoilt[:8])}"
+                         f"{' ...' if len(spoilt) > 8 else ''}; the training that it is from diverged, or the file is "
+                         "damaged: give an earlier checkpoint, or fetch it again")
     trunk.load_state_dict(state, strict=False)
     if tell is not None:
         inflated = layout.startswith("2D") and any(own[key].dim() == 5 for key in convs)
         tell(f"{source}: weights of {layout}{f' (arch {arch})' if arch else ''}, {len(state)} tensors loaded"
-             f"{' and inflated' if inflated else ''}, head dropped ({', '.join(dropped) or 'there was none'})")
-    return dropped
+             f"{' and inflated' if inflated else ''}, head dropped ({', '.join(dropped) or 'there was none'}), "
+             f"their clips were normalised as {normalisation}")
+    return Loaded(dropped, normalisation)
 
 
 def likeliest_cause(state: State, own: State) -> str:
     """Which flag would explain that a state dict does not fit a trunk's."""
-    theirs, ours = flags_of(rename(state, {})), flags_of(own)
+    strange = "the likeliest cause: a damaged file, or one of other code"
+    try:
+        theirs, ours = flags_of(rename(state, {})), flags_of(own)
+    except IndexError:  # kernels without the axes of a kernel
+        return strange
     if theirs.get("--model") != ours.get("--model") and "--model" in theirs:
         return "the likeliest cause: another network, " + " ".join(f"{flag} {value}" for flag, value in theirs.items())
     other = [f"{flag} {value} ({ours[flag]} here)" for flag, value in theirs.items() if value != ours.get(flag, value)]
     if other:
         return f"the likeliest cause: the file wants {', '.join(other)}"
-    return "the likeliest cause: a damaged file, or one of other code"
+    return strange

@@ -23,7 +23,7 @@ class StemOfItsWeights(ResNet3D):
     def fit_stem(self, state: dict[str, Tensor]) -> None:
         """Rebuild the stem, and what reads it, where a state dict of this trunk has another width there."""
         weight = state.get("conv1.weight")
-        if weight is None or weight.shape[0] == self.conv1.out_channels:
+        if weight is None or weight.dim() == 0 or weight.shape[0] == self.conv1.out_channels:
             return
         first = self.layer1[0]
         readers = [(first, "conv1")] + ([] if self.shortcut == "A" else [(first.downsample, "0")])

@@ -1,12 +1,15 @@
 """What is exported answers as the model does, for any number of clips at a time, or is not written."""
 
 import json
+import sys
 
 import pytest
 import torch
+from test_trunks import small
 from tiny import random_tree, small_hipe
 
 from datasets.transforms import normalise
+from models import HIPE, TRUNKS
 from options import parse_main, resolve
 from training.checkpoint import save_checkpoint
 from util_scripts import export
@@ -36,12 +39,20 @@ def call(*words) -> None:
         export.main([str(word) for word in words])
 
 
+def in_onnxruntime(path):
+    session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda clips: map(torch.from_numpy, session.run(None, {"clips": clips.numpy()}))
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("form", "load"), [
     pytest.param("export", lambda path: torch.export.load(path).module(), marks=pytest.mark.slow),
+    pytest.param("onnx", in_onnxruntime, marks=pytest.mark.slow),
     ("torchscript", torch.jit.load)])
 def test_the_file_answers_as_the_model(trained, tmp_path, capsys, form, load):
     path, model = trained
+    if form == "onnx":
+        pytest.importorskip("onnxscript")
     call("--resume_path", path, "--format", form, tmp_path / "served.pt")
     assert "served.pt: largest difference" in capsys.readouterr().out
     served = load(tmp_path / "served.pt")
@@ -57,6 +68,26 @@ def test_the_file_answers_as_the_model(trained, tmp_path, capsys, form, load):
     assert [node["name"] for node in told["nodes"]] == [TREE.full_name(node) for node in range(len(TREE))]
     assert told["prototype_nodes"] == model.prototype_layer.node_of.tolist()
     assert (told["grid"], told["stride"]) == ([2, 4, 4], [4, 8, 8])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "form"), [*((name, "export") for name in TRUNKS), *(
+    (name, "onnx") for name in ("s3d", "swin3d_t", "i3d", "tsm_mobilenetv2", "mfnet"))])
+def test_every_trunk_goes_through(name, form):
+    """As TorchScript they do in test_trunks_main.py, and a ResNet as ONNX above."""
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    model = HIPE(small(name), TREE, small_hipe(TREE).embeddings, channels=4, per_node=2)
+    serving, size = export.Serving(model.eval().requires_grad_(False)), (8, 32, 32)
+    _, load = export.FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
+    assert export.differences(serving, load(), size) <= export.TOLERANCE
+
+
+def test_packages_that_are_not_installed(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    said = refused(capsys, "--resume_path", trained[0], "--format", "onnx", tmp_path / "served.onnx")
+    assert "onnxruntime" in said and "requirements-export.txt" in said and not list(tmp_path.iterdir())
 
 
 def refused(capsys, *words) -> str:
@@ -79,7 +110,30 @@ def test_what_answers_differently_is_not_written(trained, tmp_path, capsys, monk
     monkeypatch.setitem(export.FORMATS, "export", lambda *_: 1 / 0)
     said = refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
     assert "ZeroDivisionError" in said and "--format torchscript" in said
+    monkeypatch.setitem(export.FORMATS, "export", silent)
+    assert "AssertionError: without a word" in refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
     assert not list(tmp_path.iterdir())
+
+
+def silent(*_):
+    raise AssertionError
+
+
+def test_nothing_else_is_overwritten(trained, tmp_path, capsys):
+    path, _ = trained
+    before = path.read_bytes()
+    assert "the checkpoint itself" in refused(capsys, "--resume_path", path, path)
+    assert path.read_bytes() == before
+    (tmp_path / "opts.json").write_text("{}")
+    assert "opts.json: is there already" in refused(capsys, "--resume_path", path, tmp_path / "opts.pt2")
+    assert "is a folder" in refused(capsys, "--resume_path", path, tmp_path)
+    assert (tmp_path / "opts.json").read_text() == "{}"
+
+
+def test_a_trunk_alone_is_not_served(trained, tmp_path, capsys):
+    torch.save({**torch.load(trained[0], weights_only=True), "done": ["trunk", 1, 0]}, tmp_path / "trunk.pth")
+    said = refused(capsys, "--resume_path", tmp_path / "trunk.pth", tmp_path / "served.pt2")
+    assert "trunk.pth: only its trunk is trained" in said and "save_*.pth" in said
 
 
 def test_bad_input(trained, tmp_path, capsys):

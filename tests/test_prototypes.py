@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from models.prototypes import EPSILON, PrototypeLayer
+from models import prototypes
+from models.prototypes import EPSILON, ChosenDistance, PrototypeLayer
 
 
 @pytest.fixture
@@ -47,6 +48,46 @@ def test_distances_equal_slow_loops(layer):
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
         assert one.abs().sum() > 0
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+def test_the_nearest_of_some_cells_equal_slow_loops(layer, monkeypatch, at_once):
+    """However many prototypes are compared at a time; with cells that several prototypes share."""
+    monkeypatch.setattr(prototypes, "AT_ONCE", at_once)
+    features, generator = features_of().requires_grad_(), torch.Generator().manual_seed(3)
+    masks = [torch.rand(4, 24, generator=generator) < share for share in (0.1, 0.8)]
+    masks[0][:, 5] = True
+    slow = loops(layer.prototypes, features)
+    expected = [slow, *(slow.masked_fill(~mask[:, None], torch.inf) for mask in masks)]
+    found = layer.nearest(features, masks)
+    weights = torch.randn(3, 4, 10, generator=generator)
+    for (nearest, cells), distances in zip(found, expected, strict=True):
+        torch.testing.assert_close(nearest, distances.amin(2))
+        assert torch.equal(cells, distances.argmin(2))
+    inputs = (features, layer.prototypes)
+    ours = torch.autograd.grad(sum((w * n).sum() for w, (n, _) in zip(weights, found, strict=True)), inputs)
+    theirs = torch.autograd.grad(sum((w * d.amin(2)).sum() for w, d in zip(weights, expected, strict=True)), inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_the_gradient_of_chosen_distances(monkeypatch, wanted):
+    monkeypatch.setattr(prototypes, "AT_ONCE", 4)
+    generator = torch.Generator().manual_seed(0)
+    x, kept = (torch.rand(*size, generator=generator, dtype=torch.float64, requires_grad=want)
+               for size, want in zip([(3, 5, 2), (6, 2)], wanted, strict=True))
+    cells = torch.randint(5, (3, 6), generator=generator)
+    assert torch.autograd.gradcheck(lambda x, kept: ChosenDistance.apply(x, kept, cells), (x, kept))
+
+
+def test_what_is_kept_for_the_gradient_is_no_larger_than_what_was_given():
+    layer, sizes = PrototypeLayer([100], per_node=10, channels=16), {}
+    features, mask = torch.rand(2, 16, 1, 2, 2, requires_grad=True), torch.ones(2, 4, dtype=torch.bool)
+    with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept: sizes.setdefault(kept.untyped_storage().data_ptr(), kept.numel()) and kept, lambda kept: kept):
+        layer.nearest(features, [mask])
+    assert max(sizes.values()) == layer.prototypes.numel()  # 1000 x 16; with the clips, it would be twice that
 
 
 def test_maps_equal_slow_loops(layer):

@@ -176,6 +176,16 @@ def test_parameters_of_i3d():
     assert round((2 * count("i3d") - 64 * 7 ** 3) / 1e6) == 25
 
 
+@pytest.mark.parametrize(("name", "library"), [
+    ("tsm_resnet50", "resnet50"), ("i3d_resnet50", "resnet50"), ("tsm_mobilenetv2", "mobilenet_v2")])
+def test_parameters_of_networks_for_images(name, library):
+    """As torchvision states of its ImageNet weights: a shift has none, and inflation triples what is wider than 1."""
+    stated = torchvision.models.get_model_weights(library).IMAGENET1K_V1.meta["num_params"]
+    kernels = [value for value in on_meta(name).parameters() if value.dim() == 5 and value.shape[2] == 3]
+    assert count(name, n_classes=1000) - sum(2 * kernel.numel() // 3 for kernel in kernels) == stated
+    assert len(kernels) == (17 if name == "i3d_resnet50" else 0)
+
+
 def test_parameters_by_the_definition():
     """Networks whose papers state no figure for video: what their definitions add up to."""
     def norm(n):

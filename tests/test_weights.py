@@ -10,8 +10,10 @@ import torch
 import torchvision
 from test_trunks import SMALL, light, on_meta, small
 
+from datasets.transforms import NORMALISATIONS as NORMALISATIONS_OF_CLIPS
 from models import TRUNKS
 from models.resnet3d import ResNet3D
+from models.weights import LAYOUTS as KNOWN
 from models.weights import flags_of, is_named, layout_of, load_pretrained, read_state
 
 
@@ -38,7 +40,7 @@ def test_weights_load_whatever_their_wrapping(tmp_path, state, prefix, wrapped):
     if wrapped:
         content = {"epoch": 200, "arch": "resnet-10", "state_dict": content, "optimizer": {"state": {}}}
     model = trunk()
-    assert sorted(load_pretrained(model, save(tmp_path, content))) == ["fc.bias", "fc.weight"]
+    assert sorted(load_pretrained(model, save(tmp_path, content)).dropped) == ["fc.bias", "fc.weight"]
     for key, value in model.state_dict().items():
         assert torch.equal(value, state[key]), key
 
@@ -52,8 +54,9 @@ def test_strides_do_not_matter(tmp_path, state):
 def test_files_from_before_the_batch_norm_counters(tmp_path, state):
     old = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     model = trunk()
-    load_pretrained(model, save(tmp_path, old))
+    loaded = load_pretrained(model, save(tmp_path, old))
     assert torch.equal(model.bn1.running_mean, state["bn1.running_mean"])
+    assert loaded.normalisation == "activitynet"  # they are Hara's first release
 
 
 def test_misfits_are_listed_and_nothing_is_loaded(tmp_path, state):
@@ -120,6 +123,20 @@ def test_the_refusal_of_an_unsafe_pickle_says_how_to_convert_it(tmp_path):
         read_state(path)
 
 
+def test_the_classes_of_the_head(tmp_path, state):
+    path = save(tmp_path, state)
+    for n_classes in (400, None, 0):  # 0 is the published default
+        load_pretrained(trunk(), path, n_classes=n_classes)
+    with pytest.raises(ValueError, match="kinetics.pth.* 400 classes.*--n_pretrain_classes 700"):
+        load_pretrained(trunk(), path, n_classes=700)
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s", "swin3d_t"])
+def test_normalisations_are_torchvisions(name):
+    preset = torchvision.models.get_model_weights(name).KINETICS400_V1.transforms()
+    assert NORMALISATIONS_OF_CLIPS[NORMALISATIONS[name]] == (tuple(preset.mean), tuple(preset.std))
+
+
 # --- published layouts
 
 LAYOUTS = {"resnet": "Hara's ResNets", "preresnet": "Hara's ResNets", "wideresnet": "Hara's ResNets",
@@ -128,6 +145,9 @@ LAYOUTS = {"resnet": "Hara's ResNets", "preresnet": "Hara's ResNets", "wideresne
            "r2plus1d_18": "torchvision's R(2+1)D", "s3d": "torchvision's S3D", "mvit_v2_s": "torchvision's MViT",
            "swin3d_t": "torchvision's video Swin", "i3d": "the PyTorch port of I3D", "i3d_resnet50": "Hara's ResNets",
            "tsm_resnet50": "TSM on ResNet", "tsm_mobilenetv2": "TSM on MobileNetV2", "mfnet": "MF-Net"}
+NORMALISATIONS = {"i3d": "i3d", "mfnet": "mfnet", "mvit_v2_s": "mvit",
+                  **dict.fromkeys(("swin3d_t", "tsm_resnet50", "tsm_mobilenetv2"), "imagenet"),
+                  **dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18", "s3d"), "torchvision")}
 HEADS = {"i3d": "logits.conv3d", "tsm_resnet50": "new_fc", "tsm_mobilenetv2": "new_fc", "densenet": "classifier",
          "mfnet": "classifier", "s3d": "classifier.1", "mvit_v2_s": "head.1", "swin3d_t": "head"}
 
@@ -161,7 +181,9 @@ def test_every_published_layout_loads(name, monkeypatch):
     state |= {f"module.{head}.weight": torch.zeros(400, 4), f"module.{head}.bias": torch.zeros(400)}
     content, lines = {"arch": f"{name}-x", "epoch": 3, "state_dict": state}, []
     monkeypatch.setattr("models.weights.read_state", lambda path: content)  # files as large as these take their time
-    assert load_pretrained(trunk, "published.pth", tell=lines.append) == [f"{head}.weight", f"{head}.bias"]
+    loaded = load_pretrained(trunk, "published.pth", n_classes=400, tell=lines.append)
+    assert loaded.dropped == [f"{head}.weight", f"{head}.bias"]
+    assert loaded.normalisation == NORMALISATIONS.get(name, "kinetics")
     assert all(torch.equal(value, own[key]) for key, value in trunk.state_dict().items())
     line, = lines
     assert LAYOUTS[name] in line and f"{len(own)} tensors" in line and f"{head}.bias" in line and f"{name}-x" in line
@@ -178,7 +200,8 @@ def test_weights_for_images(tmp_path, name, library):
     flat = torchvision.models.get_model(library, weights=None)
     trunk, lines = TRUNKS[name](), []
     assert trunk.torchvision_name == library
-    load_pretrained(trunk, save(tmp_path, flat.state_dict()), tell=lines.append)
+    loaded = load_pretrained(trunk, save(tmp_path, flat.state_dict()), tell=lines.append)
+    assert loaded.normalisation == "imagenet" and "normalised as imagenet" in lines[0]
     kernels = [value for value in trunk.state_dict().values() if value.dim() >= 4]
     theirs = [value for value in flat.state_dict().values() if value.dim() == 4]
     assert ("inflated" in lines[0]) == (kernels[0].dim() == 5) and "2D" in lines[0]
@@ -249,6 +272,32 @@ def test_the_likeliest_cause_is_another_network(tmp_path, name):
     assert f"another network, --model {name}" in said
 
 
+def test_shapes_that_no_network_has(tmp_path):
+    """Scalars, or vectors, in place of kernels; and a head that tells nothing apart."""
+    state = trunk().state_dict()
+    for value in (torch.tensor(1.0), torch.zeros(2)):
+        assert "a damaged file" in misfit(tmp_path, trunk(), dict.fromkeys(state, value))
+        misfit(tmp_path, small("resnext"), dict.fromkeys(small("resnext").state_dict(), value))
+    path = save(tmp_path, {**state, "fc.weight": torch.tensor(1.0), 0: torch.zeros(1)})
+    assert load_pretrained(trunk(), path).dropped == ["fc.weight"]
+    with pytest.raises(ValueError, match="no head that could tell --n_pretrain_classes 4 apart"):
+        load_pretrained(trunk(), path, n_classes=4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_not_loaded(tmp_path, value):
+    model, before, state = trunk(), trunk().state_dict(), trunk().state_dict()
+    model.load_state_dict(before)
+    state["layer2.0.conv1.weight"][0, 0, 0, 0, 0] = value
+    said = misfit(tmp_path, model, state)
+    assert "1 tensors" in said and "not finite: layer2.0.conv1.weight;" in said
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_clips_can_be_normalised_for_every_layout():
+    assert {normalisation for _, _, normalisation in KNOWN.values()} | {"activitynet"} == set(NORMALISATIONS_OF_CLIPS)
+
+
 def test_flags_are_told_by_shapes():
     state = TRUNKS["resnext"](50, widen_factor=0.25, cardinality=4, shortcut="A", conv1_t_size=3).state_dict()
     assert flags_of(state) == {"--model": "resnext", "--model_depth": 50, "--resnet_shortcut": "A",
@@ -276,6 +325,15 @@ def test_weights_by_name_come_from_the_cache(tmp_path, monkeypatch):
     load_pretrained(trunk, "IMAGENET1K_V1", tell=lines.append)
     assert "IMAGENET1K_V1: weights of 2D MobileNetV2" in lines[0]
     assert torch.equal(trunk.base_model.features[0][0].weight, library.features[0][0].weight)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"PK\3\4 cut off"])
+def test_weights_by_name_that_are_damaged_in_the_cache(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "s3d-d76dad2f.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"KINETICS400_V1: .*s3d-d76dad2f.pth: cannot be read.*; remove this file"):
+        load_pretrained(TRUNKS["s3d"](), "KINETICS400_V1")
 
 
 def test_weights_by_name_that_cannot_be_had(tmp_path, monkeypatch):

@@ -20,29 +20,35 @@ from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
 from models import HIPE
 from training.checkpoint import load_checkpoint, write_whole
+from training.schedule import Step
 from util_scripts.errors import user_errors
 
 TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
+OUTPUTS = ["log_probs", "activations", "cells"]
 Served = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class Serving(nn.Module):
     """A model with its preprocessing: (B, 3, T, H, W) uint8 RGB -> log_probs (B, K), activations, cells (B, P)."""
 
-    def __init__(self, model: HIPE) -> None:
+    def __init__(self, model: HIPE, normalisation: str = "kinetics") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.normalisation = model, normalisation
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.model(normalise(clips))
+        output = self.model(normalise(clips, self.normalisation))
         return output.log_probs, output.activations, output.cells
+
+
+def exported(serving: Serving, clips: Tensor) -> torch.export.ExportedProgram:
+    """For any number of clips of this size."""
+    return torch.export.export(serving, (clips,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
 def as_program(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Served]]:
     """By torch.export: the file's content, and how to load it again."""
-    program = torch.export.export(serving, (clips,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     file = io.BytesIO()
-    torch.export.save(program, file)
+    torch.export.save(exported(serving, clips), file)
     content = file.getvalue()
     return content, lambda: torch.export.load(io.BytesIO(content)).module()
 
@@ -55,7 +61,32 @@ def as_torchscript(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[],
     return content, lambda: torch.jit.load(io.BytesIO(content))
 
 
-FORMATS = {"export": as_program, "torchscript": as_torchscript}
+def cdist(x: Tensor, y: Tensor, p: float = 2, _: int | None = None) -> Tensor:
+    """torch.cdist in operations that ONNX has: (..., N, D), (..., M, D) -> (..., N, M)."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def as_onnx(serving: Serving, clips: Tensor) -> tuple[bytes, Callable[[], Served]]:
+    """By torch.onnx: the file's content, and how onnxruntime answers with it.
+
+    Raises:
+        ImportError: where the packages for it are not installed.
+    """
+    import onnxruntime
+    import onnxscript  # noqa: F401  torch would miss it deep inside
+
+    program = exported(serving, clips).run_decompositions({torch.ops.aten.cdist.default: cdist})
+    content = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=["clips"],
+                                output_names=OUTPUTS).model_proto.SerializeToString()
+
+    def load() -> Served:
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        return lambda clips: tuple(map(torch.from_numpy, session.run(OUTPUTS, {"clips": clips.numpy()})))
+
+    return content, load
+
+
+FORMATS = {"export": as_program, "torchscript": as_torchscript, "onnx": as_onnx}
 
 
 @torch.no_grad()
@@ -82,7 +113,7 @@ def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> 
         grid = model(clip).features.shape[2:]
     return {"input": {"dtype": "uint8", "channels": "RGB", "frames": args.sample_duration, "size": args.sample_size,
                       "frame_stride": args.sample_t_stride},
-            "outputs": ["log_probs", "activations", "cells"],
+            "outputs": OUTPUTS,
             "nodes": [{"name": hierarchy.full_name(node), "level": int(hierarchy.level_of[node]),
                        "path": list(hierarchy.path(node))} for node in range(len(hierarchy))],
             "prototype_nodes": model.prototype_layer.node_of.tolist(),
@@ -98,19 +129,25 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
         ValueError: where the model cannot be exported, or what comes out answers differently.
     """
     checkpoint = load_checkpoint(checkpoint_path)
+    if Step(*checkpoint["done"]).kind == "trunk":
+        raise ValueError(f"{checkpoint_path}: only its trunk is trained, its prototypes are not; give a save_*.pth")
     model, hierarchy, _ = build.model_of(checkpoint, checkpoint_path)
     args = argparse.Namespace(**checkpoint["args"])
     size = (args.sample_duration, args.sample_size, args.sample_size)
-    serving = Serving(model.eval().requires_grad_(False))
+    serving = Serving(model.eval().requires_grad_(False), build.normalisation_of(args))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed
             content, load = FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
             difference = differences(serving, load(), size)
+    except ImportError as error:
+        raise ValueError(f"--format {form} needs packages that are not installed ({error.name}); pip install -r "
+                         "requirements-export.txt, or choose another --format") from error
     except Exception as error:  # the exporters raise kinds of their own for whatever they do not know
         other = next(name for name in FORMATS if name != form)
+        said = next(iter(str(error).splitlines()), "without a word")
         raise ValueError(f"{checkpoint_path}: --model {args.model} does not go through --format {form} "
-                         f"({type(error).__name__}: {str(error).splitlines()[0]}); try --format {other}") from error
+                         f"({type(error).__name__}: {said}); try --format {other}") from error
     if not difference <= TOLERANCE:
         raise ValueError(f"{checkpoint_path}: what --format {form} makes of it is off by {difference:.2g} and was not "
                          "written; try another --format")
@@ -125,11 +162,19 @@ def main(argv: list[str] | None = None) -> None:
                                      description="Export a trained model for serving.")
     parser.add_argument("--resume_path", type=Path, required=True, help="checkpoint of the model")
     parser.add_argument("--format", default="export", choices=sorted(FORMATS),
-                        help="torch.export (.pt2) or TorchScript (.pt) (default: %(default)s)")
+                        help="torch.export (.pt2), TorchScript (.pt) or ONNX (.onnx) (default: %(default)s)")
     parser.add_argument("out", type=Path, help="file to write; its description goes beside it as .json")
     args = parser.parse_args(argv)
     if args.out.suffix == ".json":
-        raise ValueError(f"{args.out}: .json is for the description; name the model .pt2 or .pt")
+        raise ValueError(f"{args.out}: .json is for the description; name the model .pt2, .pt or .onnx")
+    if args.out.is_dir():
+        raise ValueError(f"{args.out}: is a folder; name a file in it")
+    if args.out.resolve() == args.resume_path.resolve():
+        raise ValueError(f"{args.out}: is the checkpoint itself, which would be lost; choose another name")
+    beside = args.out.with_suffix(".json")
+    if beside.is_file() and '"prototype_nodes"' not in beside.read_text():
+        raise ValueError(f"{beside}: is there already and no description of an exported model; choose another name "
+                         f"than {args.out.name}")
     difference = export(args.resume_path, args.out, args.format)
     print(f"{args.out}: largest difference to the model {difference:.2g}")
 
