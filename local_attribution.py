@@ -23,7 +23,7 @@ from datasets import READERS
 from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
-from datasets.video import Video, VideoClips
+from datasets.video import Video, VideoClips, whole_videos
 from explain import attributed, render
 from explain.match import best_window
 from explain.names import file_name
@@ -39,7 +39,8 @@ from util_scripts.errors import user_errors
 
 IMAGES = (".jpg", ".jpeg", ".png")
 PICTURED = 8  # channels of a layer on the picture of a pyramid
-HEAD_KEY = re.compile(r"(fc|classifier|head|logits|projection)\b.*weight$")
+MISS = 0.02  # by which an area may differ from what was asked for before a line says so
+PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks, elsewhere
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -77,6 +78,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group.add_argument("--theta", type=float, default=THETA, help=f"least share of a channel in a pyramid, 0..1 (default: {THETA})")
     group.add_argument("--depth", type=int, default=DEPTH, help=f"convolutions that a pyramid goes down (default: {DEPTH})")
     group.add_argument("--top_n", type=int, help="channels that a pyramid follows from each channel at most (default: all that reach theta)")
+    group.add_argument("--tubes", choices=("layers", "kernels"), help="also write a pyramid's heat of every layer, or of every channel too (default: neither)")
     group.add_argument("--manual_seed", type=int, default=1, help="of noise (default: 1)")
     group.add_argument("--batch_size", type=int, default=4, help="clips that perturbations optimise together (default: 4)")
     group.add_argument("--out", default="visual_res", help="folder to write (default: visual_res)")
@@ -84,7 +86,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     model_flags(parser)
     device_flags(parser)
     parser.add_argument("--no_gpu", dest="no_cuda", action="store_true", help="the same as --no_cuda")
-    args, given = parse_given(parser, argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args, given = parse_given(parser, [PUBLISHED_NAMES.get(word, word) if before == "--model" else word
+                                       for before, word in zip(["", *words], words, strict=False)])
     if "all" in args.vis_method:
         args.vis_method = list(METHODS)
     args.vis_method = list(dict.fromkeys(args.vis_method))
@@ -206,7 +210,8 @@ def class_names(args: argparse.Namespace) -> list[str]:
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); write a list of class names") from error
     content = content.get("labels", content) if isinstance(content, dict) else content
-    if isinstance(content, dict) and sorted(content.values()) == list(range(len(content))):
+    if (isinstance(content, dict) and all(isinstance(index, int) for index in content.values())
+            and sorted(content.values()) == list(range(len(content)))):
         content = sorted(content, key=content.get)
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path}: not a list of class names, nor names with the indices 0, 1, ...; mend --classes")
@@ -224,26 +229,28 @@ class Subject:
     activations: Callable[[Tensor], Tensor] | None  # (B, 3, T, H, W) -> (B, P), of a HIPE model
     node_of: list[int]  # of prototypes
     head: Tensor | None  # (K0, C) class weights of a pooled linear head
+    normalisation: str  # of the clips
 
 
 def trunk_subject(args: argparse.Namespace) -> Subject:
-    """A trunk under mean pooling and a linear layer, both from --pretrain_path.
+    """A trunk under mean pooling and a linear layer, both from --pretrain_path; one with a class token under that.
 
     Raises:
-        ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes.
+        ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes, or
+            the head does not read what a method of --vis_method does.
     """
     full, _ = parse_main([])
     for name in vars(full):
         if hasattr(args, name) and getattr(args, name) is not None:
             setattr(full, name, getattr(args, name))
     resolve(full)
-    hierarchy = Hierarchy.from_rows([[name] for name in class_names(args)])
+    hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
     trunk = build.build_trunk(full)
     named = is_named(args.pretrain_path)
     path = args.pretrain_path if named else build.under_root(args, args.pretrain_path)
-    dropped = load_pretrained(trunk, path)
+    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes)
     state = rename(unwrap(fetch_named(trunk, path) if named else read_state(path))[0], trunk.state_dict())
-    weights = [key for key in dropped if key.endswith("weight") and HEAD_KEY.match(key)
+    weights = [key for key in loaded.dropped if key.endswith("weight") and state[key].dim() > 1
                and state[key].flatten(1).shape[1] == trunk.out_channels]
     if len(weights) != 1:
         raise ValueError(f"{path}: holds no classification head over {trunk.out_channels} channels; give weights with one (fc.weight, fc.bias)")
@@ -255,8 +262,13 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
     whole = build.channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(args.where).eval()
     whole.requires_grad_(False)
     name = f"{full.model}-{full.model_depth}" if trunk.depths else full.model
-    return Subject(name, hierarchy, whole["trunk"],
-                   lambda clips: whole["head"](whole["trunk"](clips).mean((2, 3, 4))).log_softmax(-1), None, [], whole["head"].weight)
+    pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk(clips).mean((2, 3, 4)))
+    blind = [method for method in args.vis_method if method in ("grad_cam", "class_feature_pyramid")]
+    if hasattr(trunk, "class_token") and blind:
+        raise ValueError(f"--vis_method {blind[0]} explains by a grid of features, and the head of {full.model} reads none, "
+                         "but a class token; use gradients or perturbations")
+    return Subject(name, hierarchy, trunk, lambda clips: whole["head"](pooled(clips)).log_softmax(-1), None, [], whole["head"].weight,
+                   args.normalisation or loaded.normalisation)
 
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subject:
@@ -269,7 +281,7 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subj
     if args.prototype is not None and not 0 <= args.prototype < n:
         raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
     return Subject("hipe", hierarchy, model.trunk, lambda clips: model(clips).log_probs, lambda clips: model(clips).activations,
-                   model.prototype_layer.node_of.tolist(), None)
+                   model.prototype_layer.node_of.tolist(), None, build.normalisation_of(argparse.Namespace(**checkpoint["args"])))
 
 
 @dataclass
@@ -286,12 +298,12 @@ class Shown:
 
 
 @torch.no_grad()
-def find_windows(subject: Subject, clips: VideoClips, batch_size: int, where: torch.device) -> list[tuple[int, dict, Tensor, int]]:
+def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace) -> list[tuple[int, dict, Tensor, int]]:
     """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the prediction."""
     by_video: dict[int, list[tuple[dict, Tensor]]] = {}
-    for first in range(0, len(clips), batch_size):
-        items = [clips[i] for i in range(first, min(first + batch_size, len(clips)))]
-        found = subject.log_probs(normalise(torch.stack([item["clip"] for item in items]).to(where)))
+    for first in range(0, len(clips), args.batch_size):
+        items = [clips[i] for i in range(first, min(first + args.batch_size, len(clips)))]
+        found = subject.log_probs(normalise(torch.stack([item["clip"] for item in items]).to(args.where), subject.normalisation))
         for item, one in zip(items, found.cpu(), strict=True):
             if item["valid"]:
                 by_video.setdefault(item["video"], []).append((item, one))
@@ -341,6 +353,9 @@ def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Se
                                    perturbation=args.perturb_type, iterations=args.num_iter, progress=True)
             if found.interrupted:
                 print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
+            missed = float((found.areas - found.areas.new_tensor(args.perturb_area)[:, None]).abs().max())
+            if missed > MISS and not found.interrupted:
+                print(f"{method}: {args.num_iter} iterations left areas {missed:.2f} off what was asked for; raise --num_iter", file=sys.stderr)
             heats += list(found.masks.mean((1, 2)))
         return heats, [None] * len(shown)
     heats, pyramids = [], []
@@ -388,6 +403,16 @@ def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int]) -> list[at
     return rows
 
 
+def tubes_of(pyramid: FeaturePyramid, size: tuple[int, int, int], kernels: bool) -> dict[str, np.ndarray]:
+    """Of every layer its tube (T, H, W), and on request those of its channels (n, t, h, w), by their names in docs/FORMATS.md."""
+    found = {}
+    for i, layer in enumerate(pyramid.layers):
+        found[f"layer{i}"] = layer.tube(size).cpu().numpy()
+        if kernels:
+            found[f"kernels{i}"] = layer.tubes.cpu().numpy()
+    return found
+
+
 class Writer:
     """Writes what was found: per method and clip a GIF, a sheet and the raw heat, and one page of all."""
 
@@ -396,6 +421,7 @@ class Writer:
         kind = f"prototype{args.prototype}" if args.prototype is not None else f"level{args.level}" if args.level else ""
         self.label = args.save_label or kind
         self.out = Path(args.out).expanduser().resolve()
+        self.out.mkdir(parents=True, exist_ok=True)  # what cannot be written to is said before hours of work
 
     def folder(self, method: str) -> Path:
         """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
@@ -431,13 +457,15 @@ class Writer:
                 picture = attributed.pyramid_picture(pixels, pyramid_rows(pyramid, tuple(heat.shape)))
                 (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
                 (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
+                if self.args.tubes:
+                    np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, tuple(heat.shape), self.args.tubes == "kernels"))
                 drawing = render.webp(picture)
             peak = int(heat.amax((1, 2)).argmax())
             panels.append(attributed.Panel(method, f"hottest in frame {int(one.frames[peak])}", render.webp(shown, seconds),
                                            render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing))
         lines = margin_of(self.subject, one, "")
         facts = [("true class", lines[2][0].removeprefix("true: ").removeprefix("true class ")),
-                 *(("prediction" if i == 0 else "then", line[0][3:]) for i, line in enumerate(lines[3:5]))]
+                 *(("prediction" if i == 0 else "then", line[0][3:]) for i, line in enumerate(lines[3:-1]))]
         return attributed.Entry(one.video.name, one.title, facts, panels)
 
 
@@ -453,7 +481,7 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
         n_frames = reader.info(file).n_frames
         return [Video(file.name if file.is_dir() else file.stem, file, -1, "testing", n_frames, (0, n_frames))], reader
     stored = stored_flags(checkpoint, args, given)
-    return choose(args, build.read_videos(stored, hierarchy)), build.make_reader(stored)
+    return choose(args, whole_videos(build.read_videos(stored, hierarchy))), build.make_reader(stored)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -469,25 +497,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     stored = {} if checkpoint is None else checkpoint["args"]
     size, duration, stride = (getattr(args, name) or stored.get(name, default) for name, default in
                               (("sample_size", 112), ("sample_duration", 16), ("sample_t_stride", 1)))
+    build.check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
                        transform=EvalTransform(size), reader=reader)
     shown = []
-    for index, item, log_probs, leaf in find_windows(subject, clips, args.batch_size, args.where):
+    for index, item, log_probs, leaf in find_windows(subject, clips, args):
         target = choose_target(args, subject, videos[index], leaf)
-        clip = normalise(item["clip"].to(args.where))
+        clip = normalise(item["clip"].to(args.where), subject.normalisation)
         shown.append(Shown(videos[index], clip, item["frames"], item["crop"], log_probs, *target))
     if not shown:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and --root_path")
+    writer = Writer(args, subject, reader)
     found: list[dict] = [{} for _ in shown]
     # perturbations last, and step, which is particular about frames, before the others: what cannot be is said at once
     for method in sorted(args.vis_method, key=lambda method: (method in RECIPES, method != "step")):
         for results, *result in zip(found, *attribute(method, subject, args, shown), strict=True):
             results[method] = tuple(result)
         print(f"{method}: {len(shown)} clips", flush=True)
-    writer = Writer(args, subject, reader)
     names = [one.video.name for one in shown]
-    names = [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {name}") for name, one in zip(names, shown, strict=True)]
+    names = [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {one.video.path.name}") for name, one in zip(names, shown, strict=True)]
     entries = [writer.entry(one, results, name) for one, results, name in zip(shown, found, names, strict=True)]
     attributed.write_page(writer.page, f"Attribution, {subject.name}" + (f", {writer.label}" if writer.label else ""), entries)
     print(f"{len(shown)} clips explained: {writer.page}")

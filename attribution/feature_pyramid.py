@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -251,9 +252,31 @@ class FeaturePyramid:
     """The channels that lead to a score, from the features that it reads down to shallow layers."""
 
     layers: list[Layer]
-    edges: Tensor  # (n, 4) int64: layer and channel, and the layer and channel below that lead to it
-    shares: Tensor  # (n,) of those edges, theta .. 1
+    links: list["_Link"]
+    place: dict[int | None, int]  # of convolutions among the layers
     theta: float
+
+    @property
+    def edges(self) -> Tensor:
+        """(n, 4) int64: layer and channel, and the layer and channel below that lead to it."""
+        return self._edges[0]
+
+    @property
+    def shares(self) -> Tensor:
+        """(n,) of those edges, theta .. 1."""
+        return self._edges[1]
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        # a channel of a residual network's sum comes from all that was added to it: only who asks pays for each of them
+        rows, shares = [], []
+        for reader, sources, outputs, inputs, share in self.links:
+            for number, index in sources.items():
+                below, real = index[inputs], index[inputs] >= 0
+                rows.append(torch.stack((torch.full_like(outputs, self.place[reader]), outputs,
+                                         torch.full_like(outputs, self.place.get(number, 0)), below))[:, real])
+                shares.append(share[real])
+        return torch.cat(rows, 1).T.cpu(), torch.cat(shares).cpu()  # a layer not reached has no edge
 
     def graph(self) -> dict:
         """The dependency graph in plain types, as docs/FORMATS.md has it."""
@@ -349,8 +372,8 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
         return _assemble(trace.convs, first, links, theta)
 
 
-_Link = tuple[int | None, int, Tensor, Tensor, Tensor]  # a convolution (None: the features), one below it, which
-# channels (n,) of the first lead to which (n,) of the second, and their shares (n,)
+_Link = tuple[int | None, dict[int, Tensor], Tensor, Tensor, Tensor]  # a convolution (None: the features), where its
+# input channels come from, which channels (n,) of it lead to which (n,) of those, and their shares (n,)
 
 
 def _walk(convs: list[_Conv], origins: dict[int, Tensor], shares: Tensor, top: Tensor, theta: float, depth: int,
@@ -360,12 +383,16 @@ def _walk(convs: list[_Conv], origins: dict[int, Tensor], shares: Tensor, top: T
 
     def hand_down(reader: int | None, sources: dict[int, Tensor], outputs: Tensor, inputs: Tensor, share: Tensor,
                   distance: Tensor) -> None:
+        links.append((reader, sources, outputs, inputs, share))
+        width = len(next(iter(sources.values())))
+        nearest = share.new_full((width,), math.inf).scatter_reduce_(0, inputs, distance, "amin")
+        strongest = share.new_zeros(width).scatter_reduce_(0, inputs, share, "amax")
+        total = share.new_zeros(width).scatter_add_(0, inputs, share)
         for number, index in sources.items():
-            below, real = index[inputs], index[inputs] >= 0
-            convs[number].distance.scatter_reduce_(0, below[real], distance[real], "amin")
-            convs[number].strength.scatter_reduce_(0, below[real], share[real], "amax")
-            convs[number].total.scatter_add_(0, below[real], share[real])
-            links.append((reader, number, outputs[real], below[real], share[real]))
+            real = index >= 0
+            convs[number].distance.scatter_reduce_(0, index[real], nearest[real], "amin")
+            convs[number].strength.scatter_reduce_(0, index[real], strongest[real], "amax")
+            convs[number].total.scatter_add_(0, index[real], total[real])
 
     channels = top.nonzero()[:, 0]
     hand_down(None, origins, channels, channels, shares[channels], torch.ones_like(shares[channels]))
@@ -381,7 +408,7 @@ def _walk(convs: list[_Conv], origins: dict[int, Tensor], shares: Tensor, top: T
 
 
 def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float) -> FeaturePyramid:
-    """Layers from the features down, and the links between them."""
+    """Layers from the features down."""
     layers = [first]
     reached = [number for number, conv in enumerate(convs) if bool(conv.distance.isfinite().any())]
     reached.sort(key=lambda number: (float(convs[number].distance.min()), -number))
@@ -394,10 +421,7 @@ def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float
         layers.append(Layer(conv.name, int(conv.distance.min()), own.cpu(), conv.strength[own].cpu(),
                             len(conv.kernel), conv.strength[own], response, conv.stride))
     place = {None: 0} | {number: i for i, number in enumerate(reached, 1)}
-    edges = torch.cat([torch.stack((torch.full_like(outputs, place[reader]), outputs,
-                                    torch.full_like(outputs, place.get(number, 0)), below))
-                       for reader, number, outputs, below, _ in links], 1).T  # a layer not reached has no edge
-    return FeaturePyramid(layers, edges.cpu(), torch.cat([link[-1] for link in links]).cpu(), theta)
+    return FeaturePyramid(layers, links, place, theta)
 
 
 def class_feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,

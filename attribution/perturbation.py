@@ -25,6 +25,12 @@ TOP_ACTIVATION = math.log(1e4)  # similarity of a prototype and a patch that are
 MARGIN = 1e-6  # probabilities stay this far inside 0 .. 1
 TIE = 1e-5  # values of a mask that differ by no more are equal: float32 rounds e^20 by as much
 FALLS = 1e-3  # relative; an energy that falls by less than that counts as one that does not
+TOLERANCE = 0.015  # by which a mask may miss its area before that counts for more than the score
+MISSED = 1e4  # the energy by which masks are compared grows by that for an area of 1 beyond the tolerance
+CLOSING = 0.25  # share of the iterations that is left to the area of masks which miss theirs; in these
+AIMING = 16.0  # the area that the penalty is told moves by that times the miss, and ...
+PRESSURE = 1e3  # ... where it cannot move further, the area counts by up to so much more
+PUBLISHED_GRID = 16 ** 3  # points of the grid of 16 frames of 112 pixels
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Recipe:
 RECIPES = {"2d_ep": Recipe(True, 100.0), "3d_ep": Recipe(False, 100.0),
            "step": Recipe(False, 1.0, area_growth=1.0008668, smooth_weight=300.0)}
 AREA_WEIGHT = 300.0
+RATE = 0.05
 ELLIPSOID = (7, 11, 11)  # frames, pixels, pixels
 
 
@@ -221,7 +228,12 @@ def roughness(masks: Tensor, areas: Tensor) -> Tensor:
     """
     axes = torch.meshgrid(*(torch.linspace(-1, 1, n, device=masks.device) for n in ELLIPSOID), indexing="ij")
     kernel = (sum(axis.square() for axis in axes) <= 1 + 1e-6).to(masks.dtype)
-    means = F.conv3d(masks[:, None], (kernel / kernel.sum())[None, None], stride=(1, *ELLIPSOID[1:])).flatten(1)
+    long, high, wide = ELLIPSOID
+    rows, columns = masks.shape[2] // high, masks.shape[3] // wide
+    tiles = masks[:, :, :rows * high, :columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
+    slices = torch.einsum("ntryck,dyk->dntrc", tiles, kernel / kernel.sum())  # each ellipsoid's share of each frame
+    n_starts = masks.shape[1] - long + 1
+    means = sum(one[:, i:i + n_starts] for i, one in enumerate(slices)).flatten(1)
     n, volume = means.shape[1], int(math.prod(ELLIPSOID) * 0.5236)  # of an ellipsoid in its box: pi / 6
     full = torch.ceil(areas.double() * masks[0].numel() / volume).long().clamp(max=n - 1)  # (n,)
     ones = _step(means[:, None], n - full)[:, 0]
@@ -266,11 +278,19 @@ def _check(how: str, clips: Tensor, areas: Sequence[float], variants: Sequence[s
         raise ValueError(f"{how} needs clips of at least {ELLIPSOID[0]} frames, not {clips.shape[2]}; use 3d_ep")
 
 
+def _check_ellipsoids(how: str, n_frames: int, padded: tuple[int, int]) -> None:
+    long, high, wide = ELLIPSOID
+    if RECIPES[how].smooth_weight and (n_frames - long + 1) * (padded[0] // high) * (padded[1] // wide) < 2:
+        raise ValueError(f"{how} needs clips with room for two ellipsoids of {long} frames of {high} x {wide} pixels; "
+                         "give larger ones, or use 3d_ep")
+
+
 def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: str = "3d_ep",
                    areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",), score: str = "log_prob",
                    perturbation: str = "blur", iterations: int = 2000, patience: int | None = 200,
-                   step: int | None = None, sigma: float | None = None, rate: float = 0.05, momentum: float = 0.9,
-                   every: int = 50, progress: bool = False) -> Extremal:
+                   tolerance: float | None = TOLERANCE, step: int | None = None, sigma: float | None = None,
+                   rate: float | None = None, momentum: float = 0.9, every: int = 50,
+                   progress: bool = False) -> Extremal:
     """Optimise masks of clips, all together: clips x areas x variants.
 
     Args:
@@ -283,16 +303,21 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
         perturbation: "blur" or "fade".
         iterations: at most.
         patience: a mask is finished when its energy has not fallen for so many iterations; None for never.
+        tolerance: where the energy has settled on a mask that misses its area by more (or in the last quarter of the
+            iterations), the penalty is told another area, and at last weighs more, until it does not; None for the
+            published energy alone, in which a score can pay for any area.
         step, sigma: of the mask (see `SmoothMask`); by default 7 and 11 pixels for frames of 112, 7 and 23 for 224, as
             published, and in proportion for others.
-        rate, momentum: of gradient descent; the momentum is dampened by as much.
+        rate, momentum: of gradient descent; the momentum is dampened by as much. The rate is .05 by default, and for
+            clips of more grid points than 16 frames of 112 pixels have in proportion: a point's share of the energy,
+            and with it its gradient, falls with their number.
         every: iterations between two masks of the history.
         progress: show a bar.
     Returns:
-        Extremal, each mask with the lowest energy under the area weight of the last iteration. Ctrl-C ends the
-        optimisation and gives the best masks so far.
+        Extremal, of each mask the iteration with the lowest energy under the area weight of the last, of those that
+        keep to the tolerance. Ctrl-C ends the optimisation and gives the best masks so far.
     Raises:
-        ValueError: for an unknown name, or an area outside (0, 1).
+        ValueError: for an unknown name, an area outside (0, 1), or clips too small for step's ellipsoids.
     """
     _check(how, clips, areas, variants, perturbation, score)
     recipe, clips = RECIPES[how], clips.detach()
@@ -300,6 +325,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
     sigma = sigma or max(1, round(SIGMA * max(size)))
     step = step or max(1, min(7, round(STEP * sigma)))
     operator = SmoothMask(tuple(size), step=step, sigma=sigma, device=clips.device, dtype=clips.dtype)
+    _check_ellipsoids(how, n_frames, operator.padded)
     pyramid = Pyramid(clips, kind=perturbation)
 
     shape = (len(clips), len(areas), len(variants))
@@ -310,6 +336,9 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
                      for names in (("preserve", "dual"), ("delete", "dual")))
     best = _Best(clips.new_ones(len(wanted), n_frames, *operator.grid))
     values, speed = best.values.clone(), None
+    rate = rate or RATE * max(1.0, values[0].numel() / PUBLISHED_GRID)
+    # of masks that miss their area: how much more it counts for them, and which one the penalty is told
+    pressure, aimed, closing = torch.ones_like(wanted), wanted.clone(), max(1.0, CLOSING * iterations)
     active = torch.arange(len(wanted), device=clips.device)
     losses, reached, snapshots = [], [], []
     last_weight = AREA_WEIGHT * recipe.area_growth ** (iterations - 1)
@@ -330,15 +359,23 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
                 scores = score_fn(pyramid(shown, clip_of[active][rows]), clip_of[active][rows])
                 loss = torch.zeros_like(wanted[active]).index_add(0, rows, _score_loss(scores, inverse, score))
                 loss = loss / (kept[active].int() + deleted[active].int())
-                area = area_penalty(padded.flatten(2) if recipe.per_frame else padded.flatten(1), wanted[active])
+                area = area_penalty(padded.flatten(2) if recipe.per_frame else padded.flatten(1), aimed[active])
                 rough = smooth * roughness(padded, wanted[active]) if smooth else 0.0
                 data = recipe.score_weight * loss + rough
-                energy = data + AREA_WEIGHT * recipe.area_growth ** i * area
+                energy = data + AREA_WEIGHT * recipe.area_growth ** i * pressure[active] * area
                 gradient, = torch.autograd.grad(energy.sum(), values)
             with torch.no_grad():
-                best.see(active, values.detach(), (data + last_weight * area).detach(), i)
+                reach = padded.detach().mean((1, 2, 3))
+                off = reach - wanted[active]
+                missed = (off.abs() - (math.inf if tolerance is None else tolerance)).clamp(min=0)
+                best.see(active, values.detach(), (data + last_weight * area).detach() + MISSED * missed, i)
                 losses.append(_scattered(loss.detach(), active, len(wanted)))
-                reached.append(_scattered(padded.detach().mean((1, 2, 3)), active, len(wanted)))
+                reached.append(_scattered(reach, active, len(wanted)))
+                settled = i - best.found[active] >= (patience or 2 * iterations) / 2
+                due = (missed > 0) & (settled | (i >= iterations - closing))
+                aimed[active[due]] = (aimed[active[due]] - AIMING / closing * off[due]).clamp(0, 1)
+                due &= (aimed[active] <= 0) | (aimed[active] >= 1)
+                pressure[active[due]] = (pressure[active[due]] * PRESSURE ** (1 / closing)).clamp(max=PRESSURE)
                 speed = gradient if speed is None else momentum * speed + (1 - momentum) * gradient
                 values = (values - rate * speed).clamp(0, 1)
                 if i % every == 0:

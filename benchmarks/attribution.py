@@ -1,19 +1,19 @@
 """What attribution costs: batched extremal perturbations against naive ones, and class feature pyramids.
 
-    python -m benchmarks.attribution [--model_depth 18] [--batches 1 8] [--pyramids 18 50] [--device cpu]
+    python -m benchmarks.attribution [--model_depth 18] [--batches 1 8] [--pyramids MF-Net I3D ...] [--device cpu]
 
 Extremal perturbations (3d_ep) of a 3D-ResNet on clips of 16 x 112 x 112, seconds per clip and iteration: all clips in
 one batch, and the same optimisation written plainly below, clip by clip, with a tensor of all neighbours' weights at
 all pixels, a sort of all voxels and frames looked up one by one. Both take turns in one process; of each turn the ratio
 is taken, and of these the median; then the smooth mask alone, without the network that takes most of the time.
 
-Class feature pyramids of whole networks: what finding the channels costs beyond a forward pass, beside the back-step
-times that Stergiou et al. (ICCV workshops 2019) published for two GTX 1080 Ti. Only ratios on one machine compare.
+Class feature pyramids of whole networks on such clips: what finding the channels costs beyond a forward pass, beside
+the back-step times that Stergiou et al. (ICCV workshops 2019) published for two GTX 1080 Ti. Only ratios on one machine
+compare.
 """
 
 import argparse
 import math
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -25,10 +25,14 @@ from torch import Tensor, nn
 import build
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
-from models import ResNet3D
+from benchmarks.all import machine
+from models import TRUNKS, ResNet3D
 from util_scripts.errors import user_errors
 
-PUBLISHED = {"MF-Net": 24, "I3D": 23, "ResNet-50": 21, "ResNet-101": 39, "ResNet-152": 31, "ResNeXt-101": 70}  # ms
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {  # and the published milliseconds
+    "ResNet-18": (lambda: ResNet3D(18), None), "ResNet-50": (lambda: ResNet3D(50), 21),
+    "ResNet-101": (lambda: ResNet3D(101), 39), "ResNet-152": (lambda: ResNet3D(152), 31),
+    "ResNeXt-101": (lambda: TRUNKS["resnext"](101), 70), "MF-Net": (TRUNKS["mfnet"], 24), "I3D": (TRUNKS["i3d"], 23)}
 AREA, STEP, SIGMA, LEVELS = 0.1, 7, 11, 8
 
 
@@ -91,11 +95,11 @@ def seconds(what: Callable[[], object], device: torch.device) -> float:
 
 
 class Classifier(nn.Module):
-    """A 3D-ResNet under a pooled softmax head of random weights: clips -> log-probability of class 0."""
+    """A trunk under a pooled softmax head of random weights: clips -> log-probability of class 0."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
-        self.trunk = ResNet3D(depth)
+        self.trunk = trunk
         self.head = nn.Linear(self.trunk.out_channels, 400)
         self.requires_grad_(False).eval()
 
@@ -105,7 +109,7 @@ class Classifier(nn.Module):
 
 def perturbations(args: argparse.Namespace, device: torch.device) -> None:
     """Print the table of extremal perturbations."""
-    model = Classifier(args.model_depth).to(device, memory_format=torch.channels_last_3d)
+    model = Classifier(ResNet3D(args.model_depth)).to(device, memory_format=torch.channels_last_3d)
     print(f"3d_ep, 3D-ResNet-{args.model_depth}, 16 x {args.sample_size} x {args.sample_size}, seconds per clip and "
           f"iteration\n\n| clips in a batch | batched | naive, clip by clip | ratio |\n| --- | --- | --- | --- |")
     for n in args.batches:
@@ -143,8 +147,9 @@ def pyramids(args: argparse.Namespace, device: torch.device) -> None:
     """Print the table of class feature pyramids."""
     print("\nclass feature pyramid down to the first convolution, milliseconds\n\n| network | forward pass | pyramid, "
           "forward pass included | beyond it | published back-step |\n| --- | --- | --- | --- | --- |")
-    for depth in args.pyramids:
-        model = Classifier(depth).to(device, memory_format=torch.channels_last_3d)
+    for name in args.pyramids:
+        make, published = NETWORKS[name]
+        model = Classifier(make()).to(device, memory_format=torch.channels_last_3d)
         clip = torch.randn(3, 16, args.sample_size, args.sample_size, device=device)
         turns = []
         for _ in range(args.repeats + 1):
@@ -154,8 +159,7 @@ def pyramids(args: argparse.Namespace, device: torch.device) -> None:
             turns.append((forward, whole))
         forward, whole = (1000 * statistics.median(turn[i] for turn in turns[1:]) for i in (0, 1))
         beyond = 1000 * statistics.median(turn[1] - turn[0] for turn in turns[1:])
-        published = PUBLISHED.get(f"ResNet-{depth}")
-        print(f"| 3D-ResNet-{depth} | {forward:.0f} | {whole:.0f} | {beyond:.0f} | "
+        print(f"| {name} | {forward:.0f} | {whole:.0f} | {beyond:.0f} | "
               f"{f'{published}, two GTX 1080 Ti' if published else '-'} |", flush=True)
 
 
@@ -164,8 +168,8 @@ def main() -> None:
     parser.add_argument("--model_depth", type=int, default=18, help="of the perturbed 3D-ResNet (default: 18)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="clips in a batch (default: 1 8)")
     parser.add_argument("--iterations", type=int, default=3, help="of an optimisation (default: 3)")
-    parser.add_argument("--pyramids", type=int, nargs="+", default=[18, 50],
-                        help="of 3D-ResNets, their depths (default: 18 50)")
+    parser.add_argument("--pyramids", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS),
+                        help="of these networks, in three dimensions (default: all)")
     parser.add_argument("--sample_size", type=int, default=112, help="pixels of a clip, high and wide (default: 112)")
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one not counted (default: 3)")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
@@ -174,8 +178,7 @@ def main() -> None:
         raise ValueError("--batches, --iterations, --repeats and --sample_size must be at least 1")
     device = build.choose_device(args.device, no_cuda=False)
     torch.manual_seed(0)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"{machine()}, torch {torch.__version__}\n")
     perturbations(args, device)
     masks(args, device)
     pyramids(args, device)

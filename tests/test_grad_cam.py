@@ -1,6 +1,7 @@
 """Grad-CAM peaks where the score comes from, at the centre of the best cell; every method keeps the contract."""
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from attribution import METHODS
 from attribution.grad_cam import grad_cam
 from attribution.random_heat import random_heat
+from models import TRUNKS
 from models.geometry import cell_centre, upsample
 
 SIZE = (8, 24, 40)
@@ -47,6 +49,27 @@ def test_grad_cam_is_the_class_map_of_a_pooled_head(network, clip):
     assert list(torch.unravel_index(heat.argmax(), SIZE)) == best.tolist()
 
 
+def test_grad_cam_is_the_formula_in_loops(network, clip):
+    """Of a score that is no linear function of the features: gradients differ from cell to cell."""
+    conv, _, head = network
+
+    def score_of(features):
+        return torch.nn.functional.logsigmoid((features.tanh() * features).mean((2, 3, 4)) @ head)
+
+    kept = {}
+    grad_cam(lambda clips: score_of(conv(clips)), clip, layer=conv,
+             upsample=lambda maps: kept.setdefault("maps", maps))
+    features = conv(clip[None]).detach().requires_grad_()
+    gradient, = torch.autograd.grad(score_of(features).sum(), features)
+    slow = torch.zeros(features.shape[2:])
+    for t, y, x in itertools.product(*map(range, slow.shape)):
+        for channel in range(features.shape[1]):
+            slow[t, y, x] += gradient[0, channel].mean() * features[0, channel, t, y, x].detach()
+        slow[t, y, x] = max(slow[t, y, x], 0)
+    assert 0 < (slow > 0).sum() < slow.numel()
+    torch.testing.assert_close(kept["maps"], slow, atol=1e-7, rtol=1e-4)
+
+
 def test_grad_cam_finds_a_spot(clip):
     """The score of a model on brightness comes from the only bright place, wherever it is."""
     model, _ = tiny_hipe()
@@ -78,3 +101,15 @@ def test_methods_keep_the_contract(name, network, clip):
     heat = METHODS[name](score, clip, layer=conv, upsample=functools.partial(upsample, size=SIZE, stride=STRIDE),
                          seed=3, iterations=2, steps=2)
     assert heat.shape == SIZE and heat.isfinite().all() and not heat.requires_grad
+
+
+@pytest.mark.slow
+def test_heat_follows_time_where_features_keep_it():
+    """i3d_resnet50 has no temporal stride: 16 frames get 16 different maps."""
+    torch.manual_seed(0)
+    trunk = TRUNKS["i3d_resnet50"]().eval().requires_grad_(False)
+    head = torch.randn(trunk.out_channels)
+    clip = torch.randn(3, 16, 64, 64)
+    heat = grad_cam(lambda clips: trunk(clips).mean((2, 3, 4)) @ head, clip, layer=trunk,
+                    upsample=functools.partial(upsample, size=(16, 64, 64), stride=trunk.stride))
+    assert len(torch.unique(heat.flatten(1), dim=0)) == 16

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from media import shades, write_frames, write_video
 from PIL import Image
+from test_trunks import SMALL, light, on_meta
+from test_weights import HEADS
 
 import build
 import local_attribution
@@ -15,6 +18,7 @@ from attribution import METHODS
 from datasets.reading import CachedReader
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
+from models import TRUNKS
 from models.resnet3d import ResNet3D
 from options import parse_main, resolve
 from training.checkpoint import save_checkpoint
@@ -70,7 +74,8 @@ TRUNK_LINE = f"--pretrain_path trunk.pth --classes classes.json {TRUNK} {CLIPS}"
 
 
 def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, capsys):
-    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --save_label try", "--out", str(tmp_path))
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --save_label try --tubes kernels", "--out",
+         str(tmp_path))
     names = ["leap", "run-first one", "wave-x-y"]
     for method in METHODS:
         folder = tmp_path / method.replace("*", "_x_") / "resnet-10" / "try"
@@ -82,6 +87,8 @@ def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, caps
                 assert image.n_frames > 1
             with Image.open(folder / f"{name}.png") as image:
                 assert image.width > 8 * 100
+    with np.load(tmp_path / "class_feature_pyramid" / "resnet-10" / "try" / "leap_tubes.npz") as tubes:
+        assert tubes["layer1"].shape == (8, 24, 24) and tubes["kernels1"].ndim == 4
     graph = json.loads((tmp_path / "class_feature_pyramid" / "resnet-10" / "try" / "leap_pyramid.json").read_text())
     assert graph["layers"][0]["name"] == "features" and graph["edges"]
     page = (tmp_path / "resnet-10-try.html").read_text()
@@ -89,7 +96,8 @@ def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, caps
     assert all(f"<b>{method}</b>" in page for method in METHODS) and "prefers-color-scheme: dark" in page
     for label in ("Run", "Jump", "Wave"):
         assert f"<dd>{label}, " in page  # the true classes, by their folders
-    assert "3 clips explained" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "3 clips explained" in said.out and "raise --num_iter" in said.err
 
 
 @pytest.mark.parametrize(("flags", "where", "title"), [
@@ -109,12 +117,43 @@ def test_a_file_of_no_known_class(root, tmp_path):
     assert "not known" in (tmp_path / "resnet-10.html").read_text()
 
 
+def test_a_single_class_has_no_second_prediction(root, tmp_path):
+    content = torch.load(root / "trunk.pth")["state_dict"]
+    content |= {f"module.fc.{name}": content[f"module.fc.{name}"][:1] for name in ("weight", "bias")}
+    torch.save({"state_dict": content}, root / "one.pth")
+    (root / "one.json").write_text('["Run"]')
+    call(root, f"{TRUNK_LINE} --pretrain_path one.pth --classes one.json --vis_method random", "--video",
+         str(root / "clips" / "run-first one"), "--out", str(tmp_path))
+    page = (tmp_path / "resnet-10.html").read_text()
+    assert "<dt>prediction</dt>" in page and "<dt>then</dt>" not in page
+
+
+def test_a_file_and_its_frames_keep_their_own_heat(root, tmp_path):
+    write_frames(tmp_path / "twins" / "run-1", shades(12))
+    write_video(tmp_path / "twins" / "run-1.avi", shades(9))
+    call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(tmp_path / "twins"), "--out",
+         str(tmp_path / "out"))
+    assert len(list(tmp_path.glob("out/random/resnet-10/*.npy"))) == 2
+
+
+def test_clips_smaller_than_a_trunks_tiles_are_said():
+    trunk = torch.nn.AvgPool3d((2, 4, 4))
+    build.check_size(trunk, (2, 4, 4))
+    with pytest.raises(ValueError, match="1 frames of 8 x 8 pixels are too small"):
+        build.check_size(trunk, (1, 8, 8))
+
+
 def test_frames_are_read_in_the_order_of_their_numbers(tmp_path):
     for i, name in enumerate(("f2.png", "f10.png", "f1.png")):
         Image.fromarray(np.full((4, 6, 3), 10 * i, np.uint8)).save(tmp_path / name)
     reader = CachedReader(local_attribution.AnyVideo(), 10 ** 6)
     assert reader.frames(tmp_path)[:, 0, 0, 0].tolist() == [20, 0, 10]
     assert reader.info(tmp_path).n_frames == 3 and reader.size(tmp_path) == (4, 6)
+
+
+def test_trunks_may_be_called_as_elsewhere():
+    args, _ = local_attribution.parse(["--model", "r2plus1d", "--pretrain_path", "x", "--video", "y"])
+    assert args.model == "r2plus1d_18"
 
 
 def test_class_names_may_be_a_list_or_indices(root, tmp_path):
@@ -135,10 +174,13 @@ BAD = [
     ("--videos_dir clips", "--target Fly", "nearest names are"),
     ("--videos_dir clips", "--level 1", "--resume_path"),
     ("--videos_dir clips", "--theta 2", "--theta"),
+    ("--videos_dir clips", "--vis_method step --sample_duration 6", "at least 7 frames"),
     ("", "", "--videos_dir"),
     ("--videos_dir clips", "--pretrain_path headless.pth", "no classification head"),
     ("--videos_dir clips", "--classes two.json", "2; mend one"),
     ("--videos_dir clips", "--classes none.json", "no such file"),
+    ("--videos_dir clips", "--classes tree.json", "not a list of class names"),
+    ("--videos_dir clips", "--classes twice.json", "--classes, name 1"),
     ("--video clips/none.avi", "", "no such video file"),
     ("--video clips/wave-x-y", "--target true", "not known"),
 ]
@@ -151,6 +193,8 @@ def test_bad_input_is_one_sentence(root, capsys, monkeypatch, videos, flags, mes
         (root / name).mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8)).save(root / "strange" / "fly-1" / "1.png")
     (root / "two.json").write_text('["Run", "Wave"]')
+    (root / "twice.json").write_text('["Run", "run"]')
+    (root / "tree.json").write_text('{"version": "1.3", "database": {}}')
     with pytest.raises(SystemExit) as stop:
         call(root, f"{TRUNK_LINE} --vis_method random {videos} {flags}")
     said = capsys.readouterr().err.strip().splitlines()
@@ -163,3 +207,47 @@ def test_what_a_checkpoint_does_not_have(root, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
         call(root, f"--resume_path save_1.pth --no_gpu {flags}")
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+# --- heads as they are published
+
+
+@pytest.mark.parametrize("name", light(TRUNKS))
+def test_every_published_head_is_found(name, tmp_path, monkeypatch):
+    """By its name in the published layout, as a layer or a convolution of one cell."""
+    options = SMALL.get(name, {})
+    trunk = on_meta(name, **options).to_empty(device="cpu")
+    n, key = trunk.out_channels, HEADS.get(name, "fc")
+    weight, bias = torch.randn(3, n), torch.randn(3)
+    shape = (3, n, 1, 1, 1) if name in ("i3d", "s3d") else (3, n)
+    content = {"state_dict": {f"module.{key}": torch.zeros_like(value) for key, value in trunk.state_dict().items()}
+               | {f"module.{key}.weight": weight.view(shape), f"module.{key}.bias": bias}}
+    for module in ("models.weights", "local_attribution"):
+        monkeypatch.setattr(f"{module}.read_state", lambda path: content)
+    read = "class_token" if name == "mvit_v2_s" else "forward"
+    monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
+    monkeypatch.setattr(build, "build_trunk", lambda args: trunk)
+    (tmp_path / "c.json").write_text('["a", "b", "c"]')
+    args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
+                                       "x", "--pretrain_path", "weights.pth", "--vis_method", "grad"])
+    args.where = torch.device("cpu")
+    subject = local_attribution.trunk_subject(args)
+    assert torch.equal(subject.head, weight)
+    torch.testing.assert_close(subject.log_probs(None), (weight.sum(1) + bias).log_softmax(0).expand(2, -1))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "size"), [("r3d_18", 64), ("mc3_18", 64), ("r2plus1d_18", 64), ("s3d", 224),
+                                            ("mvit_v2_s", 224), ("swin3d_t", 64)])
+def test_trunks_predict_what_torchvisions_networks_do(name, size, tmp_path):
+    torch.manual_seed(0)
+    network = getattr(torchvision.models.video, name)(weights=None, num_classes=3).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    (tmp_path / "c.json").write_text('["a", "b", "c"]')
+    args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
+                                       "x", "--pretrain_path", "w.pth", "--vis_method", "grad"])
+    args.where = torch.device("cpu")
+    clips = torch.randn(2, 3, 16, size, size)
+    torch.testing.assert_close(local_attribution.trunk_subject(args).log_probs(clips),
+                               network(clips).log_softmax(-1), atol=1e-4, rtol=1e-4)
