@@ -1,16 +1,19 @@
 """Explain clips with the prototypes of their predicted classes (local_analysis_parents.py: of the classes' ancestors)."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 import build
 from datasets import READERS
 from datasets.reading import CachedReader, VideoFile
 from datasets.ucf101 import subset_of
 from datasets.video import Video, whole_videos
-from explain import explain_videos
+from explain import explain_videos, write_report
 from hierarchy.tree import Hierarchy
 from options import device_flags, parse_given
 from training.checkpoint import load_checkpoint
@@ -32,16 +35,18 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos to explain, by their names in the annotation")
     which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
     which.add_argument("--n_videos", type=int, default=8, help="how many to explain, spread over the classes; 0 for all (default: 8)")
+    which.add_argument("--mistakes", type=int, metavar="N", help="explain the N worst mistakes of metrics.json, which inference wrote beside the checkpoint")
     parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
     parser.add_argument("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
     parser.add_argument("--k", type=int, default=3, help="prototypes of each predicted node (default: 3)")
+    parser.add_argument("--heat", default="upsample", metavar="METHOD", help="heat, box and peak of a prototype: its similarity over the clip (upsample), or an attribution method (grad_cam, ...: see --vis_method of local_attribution.py) on its activation (default: upsample)")
     parser.add_argument("--inference_stride", type=int, help="frames from one window to the next (default: the checkpoint's)")
     parser.add_argument("--inference_batch_size", type=int, default=8, help="windows at a time (default: 8)")
     parser.add_argument("--n_threads", type=int, default=0, help="loader processes (default: 0)")
     parser.add_argument("--no_img", action="store_true", help="write explanation.json alone, without pictures and pages")
     device_flags(parser)
     args, given = parse_given(parser, argv)
-    for name, least in (("k", 1), ("inference_stride", 1), ("inference_batch_size", 1), ("n_videos", 0), ("n_threads", 0)):
+    for name, least in (("k", 1), ("inference_stride", 1), ("inference_batch_size", 1), ("n_videos", 0), ("n_threads", 0), ("mistakes", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
     return args, given
@@ -75,7 +80,39 @@ def spread(videos: Sequence[Video], n: int) -> list[Video]:
     return [group[i] for i in range(rounds) for group in order if i < len(group)][:n]
 
 
-def choose(args: argparse.Namespace, videos: list[Video]) -> list[Video]:
+def heat_method(name: str) -> tuple[str, Callable[..., Tensor]] | None:
+    """The attribution method of that name, with its name; None for the similarity itself.
+
+    Raises:
+        ValueError: where there is none of that name.
+    """
+    if name == "upsample":
+        return None
+    from attribution import METHODS  # and with it captum, which takes seconds
+
+    if name not in METHODS:
+        raise ValueError(f"--heat {name}: no such method; choose upsample or one of {', '.join(METHODS)}")
+    return name, METHODS[name]
+
+
+def worst_mistakes(file: Path, n: int) -> list[str]:
+    """The names of the videos that a metrics.json calls the worst mistakes.
+
+    Raises:
+        ValueError, FileNotFoundError: where the file is not there, is something else, or knows of no mistake.
+    """
+    try:
+        names = [mistake["video"] for mistake in json.loads(file.read_text(encoding="utf-8"))["mistakes"][:n]]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file}: no such file, so no mistakes are known; run main.py --inference first") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: does not list mistakes ({error!r}); run main.py --inference again") from error
+    if not names:
+        raise ValueError(f"{file}: lists no mistake; explain other videos with --n_videos or --videos")
+    return names
+
+
+def choose(args: argparse.Namespace, videos: Sequence[Video]) -> list[Video]:
     """The videos that the flags ask for.
 
     Raises:
@@ -102,6 +139,7 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         prog, description: of the script. levels_of: the levels to explain, of a tree.
     """
     args, given = parse(prog, description, argv)
+    heat = heat_method(args.heat)
     path = build.under_root(args, args.resume_path)
     checkpoint = load_checkpoint(path)
     device = build.choose_device(args.device, args.no_cuda)
@@ -117,6 +155,8 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         print(f"training videos are not shown: {error}", file=sys.stderr)
         known = []
     source_reader = build.make_reader(stored)
+    if args.mistakes:
+        args.videos = worst_mistakes(path.parent / "metrics.json", args.mistakes)
     if args.video is None:
         chosen, reader = choose(args, whole_videos(known)), source_reader
     else:
@@ -129,8 +169,11 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         model.to(device).eval(), build.window_clips(stored, chosen, reader, stored.inference_stride), hierarchy=hierarchy,
         record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
+        heat=heat,
         pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads)
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
+    if out.parent == path.parent:  # where the report looks for them
+        print(f"report: {write_report(path.parent)}")
 
 
 if __name__ == "__main__":

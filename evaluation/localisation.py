@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class Tube:
         return y0 <= y < y1 and x0 <= x < x1
 
 
+def _tube(first_frame: int, last_frame: int, boxes_x_y_w_h: list[list[float]], **_: object) -> Tube:
+    """A tube as it stands in a file; ValueError where it has not one box a frame."""
+    tube = Tube(int(first_frame), np.array(boxes_x_y_w_h, dtype=float).reshape(-1, 4))
+    if tube.last_frame != last_frame:
+        raise ValueError(f"{len(tube.boxes)} boxes for the frames {first_frame} to {last_frame}")
+    return tube
+
+
 def read_truth(path: str | Path) -> dict[str, list[Tube]]:
     """Read truth.json, or boxes.json of the same form.
 
@@ -50,8 +60,7 @@ def read_truth(path: str | Path) -> dict[str, list[Tube]]:
     """
     try:
         content = json.loads(Path(path).read_text())
-        return {video: [Tube(int(tube["first_frame"]), np.array(tube["boxes_x_y_w_h"], dtype=float).reshape(-1, 4))
-                        for tube in entry["tubes"]] for video, entry in content.items()}
+        return {video: [_tube(**tube) for tube in entry["tubes"]] for video, entry in content.items()}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file; make_demo_dataset writes truth.json") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -84,3 +93,59 @@ def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, stri
                 held |= (top <= y) & (y < bottom) & (left <= x) & (x < right)
         hits += held.mean()
     return hits / len(frames)
+
+
+def truth_mask(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, size: tuple[int, int], *,
+               strict: bool = True) -> Tensor:
+    """Which voxels of a clip show the event: those whose centre lies in the box of their frame.
+
+    Args:
+        frames: (T,) of the clip in the source. crop: (4,) y0, x0, y1, x1 of the source's pixels that the clip shows.
+        size: (H, W) of the clip. strict: False takes the box that the event sweeps, in all frames of the event.
+    Returns:
+        (T, H, W) bool.
+    """
+    y0, x0, y1, x1 = (float(edge) for edge in crop)
+    y = (y0 + (np.arange(size[0]) + 0.5) * (y1 - y0) / size[0])[:, None]
+    x = (x0 + (np.arange(size[1]) + 0.5) * (x1 - x0) / size[1])[None]
+    mask = np.zeros((len(frames), *size), dtype=bool)
+    for t, frame in enumerate(np.asarray(frames).tolist()):
+        for tube in tubes:
+            if tube.first_frame <= frame < tube.last_frame:
+                left, top, width, height = tube.boxes[frame - tube.first_frame]
+                top, left, bottom, right = (top, left, top + height, left + width) if strict else tube.sweep
+                mask[t] |= (top <= y) & (y < bottom) & (left <= x) & (x < right)
+    return torch.from_numpy(mask)
+
+
+def placed(heat: Tensor, strict: Tensor, swept: Tensor) -> dict[str, float]:
+    """The pointing game and the energy inside the truth, in space and time together and apart.
+
+    Pointing (Zhang et al., IJCV 2018): does the hottest voxel lie in the event's frames and in the box it sweeps; in
+    the box of that very frame (`_strict`); in a place where the event passes at any time of the clip (`_space`); in a
+    frame in which it is on (`_time`)? Where several voxels are hottest, one of them is drawn: the share that lie
+    inside. Energy (Wang et al., CVPR workshops 2020): the share of the heat in the box of every frame, in the places,
+    in the frames.
+
+    Args:
+        heat: (T, H, W), not negative. strict, swept: (T, H, W) bool, `truth_mask`s.
+    Returns:
+        numbers in 0..1; heat that is 0 everywhere is taken for 1 everywhere. Nothing where the event is not in the
+        clip.
+    """
+    if not strict.any():
+        return {}
+    heat = heat.detach().double().cpu().clamp(min=0)
+    heat = heat if heat.any() else torch.ones_like(heat)
+    place, moment = strict.any(0).expand_as(heat), strict.flatten(1).any(1)[:, None, None].expand_as(heat)
+    top = heat == heat.max()
+    energy = heat / heat.sum()
+    return ({f"pointing{name}": float(mask[top].double().mean())
+             for name, mask in (("", swept), ("_strict", strict), ("_space", place), ("_time", moment))}
+            | {f"energy{name}": float(energy[mask].sum())
+               for name, mask in (("", strict), ("_space", place), ("_time", moment))})
+
+
+def chance(strict: Tensor, swept: Tensor) -> dict[str, float]:
+    """What `placed` gives for heat that knows nothing: the shares of voxels, places and frames."""
+    return placed(torch.zeros(strict.shape), strict, swept)

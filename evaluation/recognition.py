@@ -4,8 +4,25 @@ The prediction is the most probable leaf; its ancestors are the predicted nodes.
 from that, which is why it has a name of its own. Node ids, `ancestors` and `levels` are those of a `Hierarchy`.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from evaluation.calibration import (
+    TINY,
+    RiskCurve,
+    calibration_error,
+    climb,
+    fit_temperature,
+    information,
+    tempered,
+)
+from hierarchy.tree import Hierarchy
+
+LEVEL_NAMES = ("class", "parent", "grandparent")
+ROOT = "Root"
 
 
 def accuracy_per_level(predicted: Tensor, labels: Tensor, ancestors: Tensor) -> Tensor:
@@ -57,6 +74,158 @@ def mistake_severity(predicted: Tensor, labels: Tensor, ancestors: Tensor) -> fl
     heights = (ancestors[predicted] != ancestors[labels]).sum(1)  # (N,), 0 where right
     wrong = heights[heights > 0].double()
     return wrong.mean().item() if len(wrong) else 0.0
+
+
+def hierarchical_scores(levels: Tensor, predicted: Tensor, labels: Tensor, ancestors: Tensor) -> dict[str, float]:
+    """Hierarchical precision, recall and F (Kiritchenko et al., 2006): answer and truth as sets of nodes, with all that
+    lies above them, the root left out.
+
+    Args:
+        levels: (N,) int64 of the answers, 0 for the predicted leaf itself, L for the root.
+        predicted, labels: (N,) int64 leaf ids. ancestors: (K0, L) int64.
+    Returns:
+        precision, recall and f, sums over all N sets; a precision of nothing answered is 1.
+    """
+    n_levels = ancestors.shape[1]
+    answered = torch.arange(n_levels) >= levels[:, None]  # (N, L)
+    common = float((answered & (ancestors[predicted] == ancestors[labels])).sum())
+    precision = common / float(answered.sum()) if answered.any() else 1.0
+    recall = common / max(labels.numel() * n_levels, 1)
+    both = precision + recall
+    return {"precision": precision, "recall": recall, "f": 2 * precision * recall / both if both else 0.0}
+
+
+@dataclass(frozen=True)
+class Believed:
+    """How far a model's probabilities are believed: fitted on videos that were held out, or not at all."""
+
+    temperature: float = 1.0
+    threshold: float = 0.9
+    target_accuracy: float = 0.9
+    calibrated: bool = False
+
+    @classmethod
+    def uncalibrated(cls, target_accuracy: float) -> "Believed":
+        """Probabilities as they come, and the target itself as the threshold: right if they are honest."""
+        return cls(threshold=target_accuracy, target_accuracy=target_accuracy)
+
+    @classmethod
+    def fitted(cls, probs: Tensor, labels: Tensor, hierarchy: Hierarchy, target_accuracy: float) -> "Believed":
+        """The temperature, then the threshold of back-off, chosen on held-out videos: probs (N, K0), labels (N,)."""
+        temperature = fit_temperature(probs, labels)
+        curve = _curve(tempered(probs, temperature), labels, hierarchy)
+        return cls(temperature, curve.threshold_for(target_accuracy), target_accuracy, True)
+
+    def answers(self, probs: Tensor, hierarchy: Hierarchy) -> list[dict]:
+        """The node that back-off returns for each of (N, K0) leaf probabilities: name, level and probability.
+
+        Where not even the top of the path passes, the answer is the root, one level above the top.
+        """
+        predicted, path = _path(tempered(probs, self.temperature), hierarchy)
+        rows = []
+        for leaf, level, values in zip(predicted.tolist(), climb(path, self.threshold).tolist(), path.tolist(),
+                                       strict=True):
+            known = level < hierarchy.n_levels
+            rows.append({"node": hierarchy.full_name(hierarchy.path_ids(leaf)[level]) if known else ROOT,
+                         "level": level, "probability": min(values[level], 1.0) if known else 1.0})
+        return rows
+
+
+def _path(probs: Tensor, hierarchy: Hierarchy) -> tuple[Tensor, Tensor]:
+    """(N, K0) leaf probabilities -> the predicted leaves (N,), and the probabilities of their paths (N, L)."""
+    nodes = probs.double() @ hierarchy.membership.double().T  # (N, K)
+    predicted = probs.argmax(1)
+    return predicted, nodes.gather(1, hierarchy.ancestors[predicted])
+
+
+def _curve(probs: Tensor, labels: Tensor, hierarchy: Hierarchy) -> RiskCurve:
+    predicted, path = _path(probs, hierarchy)
+    told = information(hierarchy.membership.sum(1), hierarchy.n_leaves)  # (K,)
+    above = hierarchy.ancestors[predicted]  # (N, L)
+    return RiskCurve(path, above == hierarchy.ancestors[labels], told[above])
+
+
+def level_name(level: int) -> str:
+    """What a level is called: class, parent, grandparent, level 3 and so on."""
+    return LEVEL_NAMES[level] if level < len(LEVEL_NAMES) else f"level {level}"
+
+
+def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hierarchy: Hierarchy, *,
+                        believed: Believed) -> dict:
+    """Everything that metrics.json tells of recognition.
+
+    Args:
+        probs: (N, K0) of N >= 1 videos, means over their clips. labels: (N,) leaves. names: (N,) of the videos.
+        believed: temperature, threshold and where they come from.
+    Returns:
+        plain numbers, names and lists, without NaN; see docs/FORMATS.md.
+    """
+    tree, ancestors = hierarchy, hierarchy.ancestors
+    cool = tempered(probs, believed.temperature)
+    five = probs.topk(min(5, tree.n_leaves), dim=1).indices
+    per_level = accuracy_per_level(probs.argmax(1), labels, ancestors).tolist()
+    in_five = accuracy_per_level(five, labels, ancestors).tolist()
+    predicted, path = _path(probs, tree)
+    cool_predicted, cool_path = _path(cool, tree)
+    right = ancestors[predicted] == ancestors[labels]  # (N, L)
+    cool_right = ancestors[cool_predicted] == ancestors[labels]
+    truth, cool_truth = ((some.double() @ tree.membership.double().T).gather(1, ancestors[labels]).clamp(min=TINY)
+                         for some in (probs, cool))
+    levels = []
+    for level in range(tree.n_levels):
+        error, reliability = calibration_error(path[:, level], right[:, level])
+        cool_error, _ = calibration_error(cool_path[:, level], cool_right[:, level])
+        levels.append({
+            "level": level, "name": level_name(level), "n_nodes": len(tree.levels[level]),
+            "accuracy": per_level[level], "top5": in_five[level], "nll": _nll(truth[:, level]), "ece": error,
+            "nll_calibrated": _nll(cool_truth[:, level]), "ece_calibrated": cool_error, "reliability": reliability})
+    curve = _curve(cool, labels, tree)
+    answer = climb(cool_path, believed.threshold)  # (N,)
+    answered = torch.cat([cool_right, torch.ones(len(labels), 1, dtype=torch.bool)], 1).gather(1, answer[:, None])
+    told = torch.cat([information(tree.membership.sum(1), tree.n_leaves)[ancestors[cool_predicted]],
+                      torch.zeros(len(labels), 1, dtype=torch.float64)], 1).gather(1, answer[:, None])
+    return {
+        "calibrated": believed.calibrated, "temperature": believed.temperature,
+        "target_accuracy": believed.target_accuracy, "threshold": believed.threshold, "levels": levels,
+        "severity": mistake_severity(predicted, labels, ancestors),
+        "hierarchical": hierarchical_scores(torch.zeros_like(labels), predicted, labels, ancestors),
+        "backoff": {"accuracy": float(answered.double().mean()), "coverage_leaf": float((answer == 0).double().mean()),
+                    "information": float(told.mean()), "area": curve.area,
+                    "hierarchical": hierarchical_scores(answer, cool_predicted, labels, ancestors),
+                    "answers": torch.bincount(answer, minlength=tree.n_levels + 1).tolist(), "curve": curve.points()},
+        "nodes": _nodes(right, labels, tree), "confusion": _confusion(predicted, labels, tree),
+        "mistakes": _mistakes(predicted, path[:, 0], labels, names, tree)}
+
+
+def _nll(truth: Tensor) -> float:
+    return float(-truth.log().mean())
+
+
+def _nodes(right: Tensor, labels: Tensor, tree: Hierarchy) -> list[dict]:
+    """Of every node, how many of the videos below it were given to it."""
+    above = tree.ancestors[labels].flatten()
+    count = torch.bincount(above, minlength=len(tree)).tolist()
+    hits = torch.bincount(above, right.double().flatten(), minlength=len(tree)).tolist()
+    return [{"node": tree.full_name(node), "path": list(tree.path(node)), "level": int(tree.level_of[node]),
+             "n_videos": count[node], "accuracy": hits[node] / count[node] if count[node] else None}
+            for node in range(len(tree))]
+
+
+def _confusion(predicted: Tensor, labels: Tensor, tree: Hierarchy) -> dict:
+    """Videos by the top-level nodes of truth (rows) and prediction (columns)."""
+    top = tree.levels[-1]
+    pairs = (tree.ancestors[labels, -1] - top.start) * len(top) + tree.ancestors[predicted, -1] - top.start
+    counts = torch.bincount(pairs, minlength=len(top) ** 2).view(len(top), len(top))
+    return {"nodes": [tree.full_name(node) for node in top], "counts": counts.tolist()}
+
+
+def _mistakes(predicted: Tensor, probability: Tensor, labels: Tensor, names: Sequence[str], tree: Hierarchy) -> list:
+    """The wrong predictions: those that meet the truth highest up first, of these the surest."""
+    height = (tree.ancestors[predicted] != tree.ancestors[labels]).sum(1)  # (N,)
+    rows = [{"video": names[i], "truth": tree.full_name(int(labels[i])),
+             "prediction": tree.full_name(int(predicted[i])), "probability": float(probability[i]),
+             "height": int(height[i])} for i in height.nonzero()[:, 0].tolist()]
+    return sorted(rows, key=lambda row: (-row["height"], -row["probability"], row["video"]))
 
 
 class VideoMean:

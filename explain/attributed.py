@@ -129,8 +129,9 @@ def pyramid_picture(pixels: render.Pixels, rows: Sequence[PyramidRow], *, gap: i
             frame = int(heat.amax((1, 2)).argmax())
             shown = render.overlay(small, drawn(heat))[frame]
             image.paste(Image.fromarray(shown), (left(place), top))
-            draw.text((left(place) + 2, top + CELL + 2), f"{label} · frame {frame}" if place == 0 else label, QUIET,
-                      font=_font(12))
+            words_at, text = (left(place) + 2, top + CELL + 2), f"{label} · frame {frame}" if place == 0 else label
+            draw.rectangle(draw.textbbox(words_at, text, font=_font(12)), PAPER)  # lines would cross the words
+            draw.text(words_at, text, QUIET, font=_font(12))
     return np.asarray(image)[None]
 
 

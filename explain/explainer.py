@@ -3,8 +3,9 @@
 import hashlib
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,13 +17,15 @@ from datasets.reading import Reader
 from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
 from explain import render, report
+from explain.evidence import Evidence, kept_activation
 from explain.match import LevelMatch, Match, PushRecordLike, best_window, match_output
 from explain.names import file_name
 from explain.pictures import Painter, read_region
 from hierarchy.tree import Hierarchy
-from models.geometry import box_to_source, points_to_source
+from models.geometry import box_to_source, points_to_source, upsample
 from models.hipe import HIPE, HIPEOutput
 
+UPSAMPLE = "upsample"  # the heat that is similarity itself
 ALTERNATIVES = 4  # nodes of a level named beside the predicted one
 
 
@@ -33,6 +36,7 @@ class _Window:
     output: HIPEOutput  # B = 1
     frames: Tensor  # (T,) in the video
     crop: Tensor  # (4,) y0, x0, y1, x1 in the video's own pixels
+    item: int  # of the dataset
 
 
 @torch.no_grad()
@@ -41,8 +45,7 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
     device = model.last_layer.weight.device
     current, windows = None, []
     for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs):
-        shown = batch["clip"].to(device).contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights
-        output = model(normalise(shown))
+        output = model(normalise(_as_weights(batch["clip"].to(device)), clips.normalisation))
         for i, video in enumerate(batch["video"].tolist()):
             if video != current:
                 if current is not None:
@@ -50,23 +53,28 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
                 current, windows = video, []
             if batch["valid"][i]:
                 one = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
-                windows.append(_Window(one, batch["frames"][i], batch["crop"][i]))
+                windows.append(_Window(one, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
     if current is not None:
         yield current, windows
+
+
+def _as_weights(clips: Tensor) -> Tensor:
+    """Clips in the memory order of the trunk's weights, which is faster."""
+    return clips.contiguous(memory_format=torch.channels_last_3d)
 
 
 class _Narrator:
     """Puts explanations into the words and numbers of explanation.json: source frames, source pixels, names."""
 
     def __init__(self, hierarchy: Hierarchy, size: tuple[int, int, int], source_videos: Mapping[str, Video],
-                 source_reader: Reader, model_id: str) -> None:
-        self.hierarchy, self.size, self.model_id = hierarchy, size, model_id
+                 source_reader: Reader, model_id: str, heat: str) -> None:
+        self.hierarchy, self.size, self.model_id, self.heat = hierarchy, size, model_id, heat
         self.source_videos, self.source_reader = source_videos, source_reader
         self._source_fps: dict[str, float | None] = {}
 
     def video(self, video: Video, fps: float | None, window: _Window, mean: Tensor, leaf: int,
-              levels: Sequence[LevelMatch]) -> dict:
-        """All of explanation.json; `mean` (K,) are the probabilities of the whole video."""
+              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence]) -> dict:
+        """All of explanation.json; `mean` (K,) are the probabilities of the whole video, `evidence` by prototype."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -76,14 +84,15 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(mean[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(found, window, fps) for found in levels],
+            "levels": [self._level(found, window, fps, evidence) for found in levels],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
             "fps": fps and _rounded(fps, 3),
             "model": self.model_id,
+            "heat": self.heat,
         }
 
-    def _level(self, found: LevelMatch, window: _Window, fps: float | None) -> dict:
+    def _level(self, found: LevelMatch, window: _Window, fps: float | None, evidence: Mapping[int, Evidence]) -> dict:
         tree = self.hierarchy
         nodes = torch.tensor(tree.levels[found.level])
         probability = window.output.log_probs[0].double().exp().cpu()
@@ -93,14 +102,16 @@ class _Narrator:
             "level": found.level,
             "node": tree.full_name(found.node),
             "probability": _rounded(found.probability),
-            "prototypes": [self._prototype(one, found.probability, window, fps) for one in found.matches],
+            "prototypes": [self._prototype(one, found.probability, window, fps, evidence[one.prototype])
+                           for one in found.matches],
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
             "n_nodes": len(nodes),
             "shares": {group: _rounded(value) for group, value in found.shares.items()},
         }
 
-    def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None) -> dict:
+    def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None,
+                   evidence: Evidence) -> dict:
         size = self.size[1:]
         box = box_to_source(found.box, window.frames, window.crop, size)
         return {
@@ -113,6 +124,8 @@ class _Narrator:
             "peak": points_to_source(torch.tensor(found.peak), window.frames, window.crop, size).tolist(),
             "box": list(box),
             "seconds": _seconds(box[0], box[3], fps),
+            "evidence": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
+                         "holds": evidence.holds},
             "source": self._source(found),
         }
 
@@ -151,7 +164,8 @@ def fingerprint(model: HIPE) -> str:
 def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, record: PushRecordLike | None,
                    levels: Sequence[int], out: Path, beside: Path | None = None,
                    source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
-                   pictures: bool = True, batch_size: int = 8, n_jobs: int = 0, progress: bool = True) -> list[dict]:
+                   heat: tuple[str, Callable[..., Tensor]] | None = None, pictures: bool = True, batch_size: int = 8,
+                   n_jobs: int = 0, progress: bool = True) -> list[dict]:
     """Explain every video of a dataset, each in a folder of its own under `out`.
 
     A folder holds `explanation.json` and, with pictures, GIFs, `index.html` and, where `beside` explains the same
@@ -166,6 +180,8 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         beside: where other levels of the same videos are explained, if anywhere.
         source_videos: training videos by name. source_reader: of those; by default the one of `clips`.
         k: prototypes a level.
+        heat: name and function of the attribution method (see attribution/) that explains each prototype's activation;
+            by default the similarity of the cells, upsampled.
         pictures: False writes explanation.json alone.
         batch_size: windows at a time. n_jobs: processes that load them.
     Returns:
@@ -179,7 +195,8 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
     source_videos, source_reader = source_videos or {}, source_reader or clips.reader
     out.mkdir(parents=True, exist_ok=True)
     size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
-    narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model))
+    narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model),
+                         heat[0] if heat else UPSAMPLE)
     painter = Painter(source_videos, source_reader, size[1:])
     n_leaves = hierarchy.n_leaves
     explanations, skipped = [], []
@@ -193,12 +210,17 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
         leaf, best = best_window(log_probs, n_leaves)
         window = windows[best]
-        found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf)
+        pixels = clips[window.item]["clip"].to(model.last_layer.weight.device)  # (3, T, H, W)
+        clip = normalise(pixels, clips.normalisation)
+        found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf,
+                             heat_of=heat and _heat_of(model, clip, heat[1]))
+        evidence = _evidence(model, clip, [one for level in found for one in level.matches], batch_size)
         try:
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
-        explanation = narrator.video(video, fps, window, log_probs.double().exp().mean(0), leaf, found)
+        explanation = narrator.video(video, fps, window, log_probs.double().exp().mean(0), leaf, found,
+                                     evidence)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
@@ -214,6 +236,25 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
     _warn("videos could not be read and are not explained", skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
     return explanations
+
+
+def _heat_of(model: HIPE, clip: Tensor, method: Callable[..., Tensor]) -> Callable[[int], Tensor]:
+    """From a prototype to the heat (T, H, W) that an attribution method finds for its activation in a clip."""
+    def heat(prototype: int) -> Tensor:
+        with torch.enable_grad():
+            return method(lambda clips: model(clips).activations[:, prototype], clip, layer=model.trunk,
+                          score="activation",
+                          upsample=partial(upsample, size=tuple(clip.shape[1:]), stride=tuple(model.trunk.stride),
+                                           offset=model.offset)).detach().cpu()
+
+    return heat
+
+
+def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], batch_size: int) -> dict[int, Evidence]:
+    """By prototype, what is left of its activation with its box alone and without it."""
+    found = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip, [one.box for one in matches],
+                            [one.prototype for one in matches], batch_size=batch_size)
+    return {one.prototype: evidence for one, evidence in zip(matches, found, strict=True)}
 
 
 def _warn(what: str, names: Sequence[str] | set[str]) -> None:

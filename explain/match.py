@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,8 +50,8 @@ class Match:
     node: int
     similarity: float  # of the clip's nearest patch, 0 .. 9.2
     contribution: float  # log p(node) - log p(node without this prototype), nats
-    heat: Tensor  # (T, H, W) similarity, upsampled to the clip
-    peak: tuple[int, int, int]  # frame, y, x in the clip: the centre of the nearest patch
+    heat: Tensor  # (T, H, W) similarity, upsampled to the clip, or what an attribution method found
+    peak: tuple[int, int, int]  # frame, y, x in the clip: the centre of the nearest patch, or of such heat its maximum
     box: Box  # around the peak, in the clip's frames and pixels
     source: Source | None  # None where no training clip matched
 
@@ -151,13 +151,16 @@ def source_of(record: PushRecordLike | None, prototype: int) -> Source | None:
 
 @torch.no_grad()
 def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], levels: Sequence[int], k: int = 3, *,
-                 record: PushRecordLike | None = None, leaf: int | None = None) -> list[LevelMatch]:
+                 record: PushRecordLike | None = None, leaf: int | None = None,
+                 heat_of: Callable[[int], Tensor] | None = None) -> list[LevelMatch]:
     """`match`, for a clip that the model has already seen.
 
     Args:
         output: of that one clip (B = 1).
         size: (T, H, W) of the clip.
         levels, k, record, leaf: as in `match`.
+        heat_of: from a prototype to another heat (T, H, W) than its similarity, whose peak and box are then given; the
+            levels' maps stay the sums of similarity.
     """
     layer, stride = model.prototype_layer, tuple(model.trunk.stride)
     grid = tuple(output.features.shape[2:])
@@ -175,9 +178,13 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         matches = []
         for i in gains.argsort(descending=True, stable=True)[:k].tolist():
             j = int(which[i])
-            heat = upsample(maps[i], size, stride, model.offset).cpu()
+            if heat_of is None:
+                heat, peak = upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
+            else:
+                heat = heat_of(j)
+                peak = torch.stack(torch.unravel_index(heat.argmax(), heat.shape))
             matches.append(Match(j, node, float(output.activations[0, j]), float(gains[i]), heat,
-                                 tuple(centres[j].tolist()), box_of(heat), source_of(record, j)))
+                                 tuple(peak.tolist()), box_of(heat), source_of(record, j)))
         together = torch.einsum("n,nthw->thw", gains.clamp(min=0).to(maps.dtype), maps)
         result.append(LevelMatch(level, node, float(output.log_probs[0, node].exp()), matches,
                                  upsample(together, size, stride, model.offset).cpu(),

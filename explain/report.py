@@ -29,6 +29,13 @@ def percent(probability: float) -> str:
     return text.replace(" ", NARROW)
 
 
+def rate(value: float | None) -> str:
+    """A share that was counted or measured, in percent with one decimal; a dash where there was nothing to count."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{100 * value:.1f}".removesuffix(".0") + f"{NARROW}%"
+
+
 def signed(value: float) -> str:
     """+1.24, −0.031, with a true minus."""
     if abs(value) < 0.0005:
@@ -59,7 +66,7 @@ def _data_uri(path: Path) -> str | None:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "signed": signed, "above": above,
+    environment.filters |= {"percent": percent, "rate": rate, "signed": signed, "above": above,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}
     environment.globals |= {"when": when, "picture_name": picture_name,

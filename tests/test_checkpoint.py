@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, put_aside, save_checkpoint, write_whole
+from training.checkpoint import (
+    checkpoints_in,
+    load_checkpoint,
+    newest_whole,
+    put_aside,
+    save_checkpoint,
+    sweep,
+    write_whole,
+)
 from training.schedule import Step
 
 CONTENT = {"done": ["joint", 3, 1], "args": {"n_epochs": 4, "c": 1.0, "T": None, "ce_weight": [1, 0.5]},
@@ -85,6 +93,25 @@ def test_whenever_a_run_is_killed_its_newest_checkpoint_is_whole(tmp_path, kills
         assert all(torch.equal(one["model"]["weight"], content["model"]["weight"]) for one in found)
         assert newest_whole(tmp_path) == max(checkpoints_in(tmp_path), default=None)
     assert list(tmp_path.glob("*.part"))  # it was in the middle of it
+
+
+def test_what_dead_processes_left_is_swept_up(tmp_path):
+    """But not what a process that runs may still write, here or on another machine, nor what others call so."""
+    dead = os.fork()
+    if not dead:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    old = [f"save_1.pth.{dead}.part", f"val.json.{dead}.part"]
+    kept = [f"save_9.pth.{os.getpid()}.part", "save_1.pth.1.part", f"film.avi.{dead}.part", "save_1.pth.part"]
+    for name in (*old, *kept):
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (1e9, 1e9))
+    (tmp_path / f"save_2.pth.{dead}.part").write_bytes(b"half")  # just now
+    save_checkpoint(tmp_path / "save_1.pth", CONTENT)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "save_1.pth", f"save_2.pth.{dead}.part"}
+    sweep(tmp_path, untouched=-1)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "save_1.pth"}
+    sweep(tmp_path / "nowhere")
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path):

@@ -1,5 +1,7 @@
 """What the demo recomputes from files, on models and files whose answer is known."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,7 @@ class BrightTrunk(nn.Module):
 class BrightModel:
     """Class 1 is brightness, class 0 its absence."""
 
-    trunk = BrightTrunk()
+    trunk, offset = BrightTrunk(), (1, 3, 3)
 
     def pooled_log_probs(self, features):
         logit = features.mean((2, 3, 4))
@@ -46,7 +48,7 @@ def test_grad_cam_peaks_at_the_bright_cell(monkeypatch):
     explanation = {"window": [0, 16], "crop": [0, 0, 64, 64]}
     peak = demo.grad_cam_peak(BrightModel(), Video("v", None, 1, "validation", 16, (0, 16)), explanation, 1, 64)
     cell = torch.tensor(2 * 64 + 1 * 8 + 4)
-    assert peak == tuple(cell_centre(cell, (4, 8, 8), (4, 8, 8), (16, 64, 64)).tolist()) == (8, 8, 32)
+    assert peak == tuple(cell_centre(cell, (4, 8, 8), (4, 8, 8), (16, 64, 64), (1, 3, 3)).tolist()) == (9, 11, 35)
 
 
 def explanation(name, right, peak):
@@ -76,6 +78,18 @@ def test_a_demo_begins_afresh_over_another_one_and_over_nothing_else(tmp_path, m
         with pytest.raises(ValueError, match=said):
             demo.main()
     assert not (tmp_path / "videos").exists() and (tmp_path / "holiday.mov").exists()
+
+
+@pytest.mark.parametrize("n_wrong", [0, 2, 9])
+def test_the_worst_mistakes_and_others_are_drawn(tmp_path, n_wrong):
+    names = [f"v{i}" for i in range(20)]
+    wrong = names[::-1][:n_wrong]
+    (tmp_path / "metrics.json").write_text(json.dumps({"mistakes": [{"video": name} for name in wrong]}))
+    (tmp_path / "val.json").write_text(json.dumps({"results": dict.fromkeys(names, [])}))
+    drawn = demo.pictured(tmp_path)
+    assert drawn[:min(n_wrong, 4)] == wrong[:4] and len(set(drawn)) == len(drawn) == min(n_wrong, 4) + 4
+    others = [int(name[1:]) for name in drawn[min(n_wrong, 4):]]
+    assert not set(drawn[-4:]) & set(wrong) and len({b - a for a, b in zip(others[:-1], others[1:], strict=True)}) == 1
 
 
 def test_prototypes_on_the_event_are_those_of_classes_that_were_pushed():

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from evaluation.localisation import Tube, points_at, random_hits, read_truth
+from evaluation.localisation import Tube, chance, placed, points_at, random_hits, read_truth, truth_mask
 
 # A box of 4 x 6 pixels (width, height) that moves 3 pixels to the right every frame, over frames 5, 6 and 7.
 MOVING = Tube(5, np.array([[10 + 3 * i, 20, 4, 6] for i in range(3)], dtype=float))
@@ -46,7 +47,59 @@ def test_truth_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing.json"):
         read_truth(tmp_path / "missing.json")
     for wrong in ("[1]", "{", '{"v": {"tubes": [{"first_frame": 1}]}}', '{"v": {"tubes": [{"first_frame": 0, '
-                  '"boxes_x_y_w_h": [[1, 2]]}]}}'):
+                  '"boxes_x_y_w_h": [[1, 2]]}]}}', '{"v": {"tubes": [{"first_frame": 0, "last_frame": 2, '
+                  '"boxes_x_y_w_h": [[1, 2, 3, 4]]}]}}'):
         (tmp_path / "wrong.json").write_text(wrong)
         with pytest.raises(ValueError, match=r"wrong\.json"):
             read_truth(tmp_path / "wrong.json")
+
+
+FRAMES, CROP = np.arange(2, 10), np.array([0.0, 0, 40, 60])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_mask_is_the_pointing_game_of_every_voxel(strict):
+    mask = truth_mask([MOVING], FRAMES, CROP, (20, 30), strict=strict)  # a voxel is 2 x 2 pixels
+    for (t, y, x), value in np.ndenumerate(mask.numpy()):
+        assert value == points_at((FRAMES[t], 2 * y + 1, 2 * x + 1), [MOVING], strict=strict)
+    assert 0 < float(mask.float().mean()) < 0.2
+
+
+def masks():
+    return [truth_mask([MOVING], FRAMES, CROP, (20, 30), strict=strict) for strict in (True, False)]
+
+
+def test_perfect_inverted_and_random_heat():
+    strict, swept = masks()
+    perfect = placed(strict.float(), strict, swept)
+    assert set(perfect.values()) == {1.0} and len(perfect) == 7
+    elsewhere = ~strict.any(0) & ~strict.flatten(1).any(1)[:, None, None]  # neither the place nor the time
+    assert set(placed(elsewhere.float(), strict, swept).values()) == {0.0}
+    generator = torch.Generator().manual_seed(0)
+    random = [placed(torch.rand(strict.shape, generator=generator), strict, swept) for _ in range(300)]
+    for name, expected in chance(strict, swept).items():
+        found = np.mean([one[name] for one in random])
+        spread = 4 * np.std([one[name] for one in random]) / np.sqrt(300) + 1e-3
+        assert found == pytest.approx(expected, abs=spread), name
+
+
+def test_chance_is_the_share_of_voxels_places_and_frames():
+    strict, swept = masks()
+    found = chance(strict, swept)
+    assert found["pointing"] == pytest.approx(float(swept.double().mean()))
+    for name, mask in (("pointing_strict", strict), ("energy", strict), ("energy_space", strict.any(0)),
+                       ("pointing_space", strict.any(0))):
+        assert found[name] == pytest.approx(float(mask.double().mean()))
+    assert found["energy_time"] == pytest.approx(3 / 8) and found["pointing_time"] == pytest.approx(3 / 8)
+    assert chance(torch.zeros(2, 3, 3, dtype=torch.bool), torch.zeros(2, 3, 3, dtype=torch.bool)) == {}
+
+
+def test_right_time_in_the_wrong_place_and_the_other_way_round():
+    strict, swept = masks()
+    heat = torch.zeros(strict.shape)
+    heat[3, 0, 0] = 1  # frame 5
+    assert placed(heat, strict, swept)["pointing_time"] == 1 and placed(heat, strict, swept)["pointing_space"] == 0
+    heat = torch.zeros(strict.shape)
+    heat[0, 11, 6] = 1
+    found = placed(heat, strict, swept)
+    assert (found["pointing_time"], found["pointing_space"], found["pointing"], found["energy"]) == (0, 1, 0, 0)

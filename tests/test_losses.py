@@ -185,7 +185,7 @@ def test_orthogonality_equals_slow_loops(per_node):
                 if i != j:
                     one, other = (prototypes[node * per_node + k] - 0.5 for k in (i, j))
                     terms.append((torch.dot(one, other) / (one.norm() * other.norm())) ** 2)
-    found = orthogonality(prototypes, per_node)
+    found = orthogonality(prototypes, torch.full((4,), per_node))
     if per_node == 1:
         assert found == 0
         return
@@ -196,10 +196,13 @@ def test_orthogonality_equals_slow_loops(per_node):
 
 def test_orthogonality_of_known_prototypes():
     corners = torch.eye(4) * 0.3 + 0.5
-    assert orthogonality(corners, 4) == pytest.approx(0, abs=1e-12)
-    assert orthogonality(corners[:1].repeat(4, 1), 4) == pytest.approx(1)
+    four = torch.tensor([4])
+    assert orthogonality(corners, four) == pytest.approx(0, abs=1e-12)
+    assert orthogonality(corners[:1].repeat(4, 1), four) == pytest.approx(1)
     opposite = torch.stack([corners[0], 1 - corners[0]])
-    assert orthogonality(opposite, 2) == pytest.approx(1)
+    assert orthogonality(opposite, torch.tensor([2])) == pytest.approx(1)
+    unequal = torch.cat([corners[:1], corners[:1], 1 - corners[:1], corners[1:3]])  # nodes of one, two and two
+    assert orthogonality(unequal, torch.tensor([1, 2, 2])) == pytest.approx(0.5)
 
 
 def test_group_sparsity_equals_slow_loops():

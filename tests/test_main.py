@@ -165,7 +165,7 @@ def test_a_run_writes_what_is_documented(whole):
 def test_a_checkpoint_holds_what_is_documented(whole):
     found = load_checkpoint(whole / "save_3.pth")
     assert set(found) == {"format", "done", "args", "hierarchy_rows", "embedding", "model", "optimizers", "rng",
-                          "push_record"}
+                          "push_record", "counts"}
     assert found["done"] == ["last", 3, 2] and [tuple(row) for row in found["hierarchy_rows"]] == ROWS
     assert load_checkpoint(whole / "save_1.pth")["done"] == ["warm", 1, 1]
     assert load_checkpoint(whole / "trunk.pth")["done"] == ["trunk", 2, 1]
@@ -396,6 +396,8 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
                     assert all(low <= at < high for low, at, high in
                                zip(match["box"][:3], match["peak"], match["box"][3:], strict=True))
             assert (folder / "index.html").is_file() and list(folder.glob("*.gif"))
+            link = f"local_analysis/{folder.name}/{'index' if script == 'local_analysis' else 'story'}.html"
+            assert link in (results / "report.html").read_text()
     assert list((results / "local_analysis_parents").glob("*/story.html"))
 
 
@@ -450,6 +452,40 @@ def test_inference_alone_with_data_that_moved(whole, own_data, tmp_path):
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
+def test_metrics_come_with_inference_and_calibration_holds_out_groups(data, tmp_path, capsys):
+    def strict(value):
+        raise AssertionError(f"{value} is not JSON")
+
+    results = train(data, tmp_path / "results", "--calibrate --inference --target_accuracy .6", schedule=QUICK)
+    held = load_checkpoint(results / "save_1.pth")["held_out"]
+    assert len(held) == 1 and held[0] in {"g00", "g01", "g02"}
+    assert {row["video"][-7:-4] for row in json.loads((results / "prototypes.json").read_text())}.isdisjoint(held)
+    found = json.loads((results / "metrics.json").read_text(), parse_constant=strict)
+    assert (found["subset"], found["n_videos"], found["calibrated"], found["target_accuracy"]) == ("val", 4, True, 0.6)
+    assert len(found["levels"]) == 3 and len(found["nodes"]) == len(TREE)
+    videos = json.loads((results / "val.json").read_text())["videos"]
+    for about in videos.values():
+        answer = about["backoff"]
+        assert answer["node"] in ("Root", *TREE.names) and answer["level"] in range(4)
+        assert answer["probability"] >= found["threshold"] or answer["node"] == "Root"
+    assert "held out of training" in capsys.readouterr().out
+    call("--resume_path", results / "save_1.pth", "--result_path", tmp_path / "again", CALL,
+         "--no_train --no_val --inference --target_accuracy .6 --manual_seed 7")
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert again == found  # the same groups, whatever the seed is now
+
+
+def test_calibration_without_groups_that_were_held_out(whole, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call("--resume_path", whole / "save_3.pth", "--result_path", tmp_path / "out", CALL, "--calibrate --no_train")
+    assert "--calibrate" in capsys.readouterr().err
+    call("--resume_path", whole / "save_3.pth", "--result_path", tmp_path / "out", CALL,
+         "--no_train --no_val --inference")
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (found["calibrated"], found["temperature"], found["threshold"]) == (False, 1, 0.9)
+    assert "no groups were held out" in capsys.readouterr().err
+
+
 def test_data_is_looked_for_where_it_was_whatever_folder_one_is_in(data, whole, own_data, tmp_path, monkeypatch):
     """Another set of the same layout is not taken for it unless --root_path says so."""
     spoilt = json.loads((own_data / "ucf101_01.json").read_text())
@@ -464,6 +500,24 @@ def test_data_is_looked_for_where_it_was_whatever_folder_one_is_in(data, whole, 
     assert len(json.loads((tmp_path / "here" / "val.json").read_text())["results"]) == 1
     explain_classes("--resume_path", whole / "save_3.pth", "--out", tmp_path / "out", "--n_videos", 0, "--no_img")
     assert len(list((tmp_path / "out").glob("*/explanation.json"))) == 4
+
+
+def test_heat_is_by_any_method_and_mistakes_are_explained(whole, tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(whole / "save_3.pth", results)
+    explain = ["--resume_path", results / "save_3.pth", "--no_img", "--k", 1]
+    for words, said in ((["--heat", "fire"], "choose upsample or one of grad"),
+                        (["--mistakes", 2], "metrics.json: no such file, so no mistakes are known")):
+        with pytest.raises(SystemExit) as ended:
+            explain_classes(*explain, *words)
+        assert ended.value.code == 2 and said in capsys.readouterr().err
+    name = json.loads((whole / "prototypes.json").read_text())[0]["video"]
+    (results / "metrics.json").write_text(json.dumps({"mistakes": [{"video": name}]}))
+    explain_classes(*explain, "--mistakes", 2, "--heat", "grad", "--out", tmp_path / "out")
+    (found,) = (tmp_path / "out").glob("*/explanation.json")
+    found = json.loads(found.read_text())
+    assert found["video"] == name and found["heat"] == "grad"
 
 
 def test_going_back_keeps_what_lies_ahead(whole, tmp_path, capsys):
@@ -520,6 +574,28 @@ def test_published_weights_are_where_the_trunk_starts(data, whole, tmp_path, cap
     error = refused(capsys, *fresh(data, tmp_path / "other"), "--model_depth 18 --pretrain_path",
                     tmp_path / "kinetics.pth")
     assert "layer1.1.conv1.weight" in error and "--model_depth" in error
+
+
+def test_a_trunk_that_was_trained_here_brings_its_head(data, whole, tmp_path, capsys):
+    """So the prototypes of another head are placed by its class maps; after a cut, too. Other classes: not the head."""
+    line = ["--pretrain_path", whole / "trunk.pth", "--trunk_epochs 0 --warm_learning_rate .006"]
+    train(data, tmp_path / "one", *line)
+    said = capsys.readouterr().err
+    assert "(arch HIPE)" in said and "its pooled head is taken" in said and "no trunk epochs" not in said
+    before, after = (load_checkpoint(path)["model"] for path in (whole / "trunk.pth", tmp_path / "one" / "save_1.pth"))
+    assert torch.equal(before["pooled_head.weight"], after["pooled_head.weight"])
+    assert torch.equal(before["trunk.conv1.weight"], after["trunk.conv1.weight"])
+    end = load_checkpoint(tmp_path / "one" / "save_3.pth")["model"]
+    for name in ("save_2.pth", "save_3.pth"):
+        (tmp_path / "one" / name).unlink()
+    go_on(tmp_path / "one")
+    again = load_checkpoint(tmp_path / "one" / "save_3.pth")["model"]
+    assert all(torch.equal(value, again[name]) for name, value in end.items())
+
+    other = write_data(tmp_path / "data", [(row[0] + "s", *row[1:]) for row in ROWS])
+    capsys.readouterr()
+    train(other, tmp_path / "two", *line, schedule=QUICK)
+    assert "its pooled head" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

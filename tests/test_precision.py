@@ -13,7 +13,7 @@ from training import precision
 from training.checkpoint import load_checkpoint
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
-from training.precision import DTYPES, Precision, choose_precision, prepare_device, right_gradients
+from training.precision import DTYPES, Precision, check_compiler, choose_precision, prepare_device, right_gradients
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -32,13 +32,17 @@ def smooth(module: nn.Module) -> nn.Module:
     return module
 
 
-def gradients(kind: str, device: torch.device, how: Precision) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(kind: str, device: torch.device, how: Precision, *, layout: torch.memory_format = torch.channels_last_3d,
+              compiled: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of a step that moves nothing, and the gradient of every parameter."""
-    model = smooth(small_hipe(random_tree(4, 3, 5))).to(device).to(memory_format=torch.channels_last_3d)
+    model = smooth(small_hipe(random_tree(4, 3, 5))).to(device).to(memory_format=layout)
+    if compiled:
+        model.trunk.compile()
     phases = {name: Phase("sgd", 0.0, 0.0) for name in ("trunk", "joint")}
     trainer = Trainer(model, phases, LossWeights([1.0, 0.5], [0.8], [0.1], 0.5, 1.0, 1e-3), focus=1, background=1,
                       sure=0, precision=how)
     batch = next(iter(valid_clips([noise_batch([0, 3, 4, 3])], device)))
+    batch["clip"] = batch["clip"].contiguous(memory_format=layout)
     loss = trainer.step(Step(kind, 1, 0), 0.0, batch)["loss"]
     return float(loss), {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
 
@@ -51,10 +55,22 @@ def test_a_step_in_float16_has_the_loss_and_gradients_of_float32(kind, device):
     how = choose_precision("fp16", device)
     assert how.scaler is not None
     how.scaler = torch.amp.GradScaler(device.type, init_scale=1024.0)
-    told, found = gradients(kind, device, how)
-    assert told == pytest.approx(loss, rel=0.02) and found.keys() == expected.keys()
-    for name, value in found.items():
-        assert (value - expected[name]).norm() <= 0.02 * expected[name].norm(), name
+    assert_close(gradients(kind, device, how), (loss, expected))
+
+
+def assert_close(found: tuple[float, dict[str, torch.Tensor]], expected: tuple[float, dict[str, torch.Tensor]]) -> None:
+    """Loss and gradients are others' to two per cent."""
+    assert found[0] == pytest.approx(expected[0], rel=0.02) and found[1].keys() == expected[1].keys()
+    for name, value in found[1].items():
+        assert (value - expected[1][name]).norm() <= 0.02 * expected[1][name].norm(), name
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["trunk", "joint"])
+def test_a_step_in_the_fast_layout_and_compiled_has_the_loss_and_gradients_of_the_plain_one(kind, compiled, device):
+    expected = gradients(kind, device, Precision(device), layout=torch.contiguous_format)
+    assert_close(gradients(kind, device, Precision(device), compiled=compiled), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
@@ -144,3 +160,14 @@ def test_a_compiled_trunk_is_the_trunk():
     model.trunk.compile()
     torch.testing.assert_close(model(batch["clip"]).log_probs, expected, rtol=1e-3, atol=1e-4)
     assert list(model.state_dict()) == keys
+
+
+def test_without_a_compiler_that_is_said(monkeypatch):
+    def compiled(function):
+        def call(*_):
+            raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nand much more")
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    with pytest.raises(ValueError, match=r"^--compile: .*No working C\+\+ compiler found\); .*leave the flag out$"):
+        check_compiler(CPU)

@@ -29,7 +29,7 @@ ODD_NAMES = ["v_Run_g01_c01", "../../escape", "clap & cheer! (1) #2 äß", "<b>b
 class Page(HTMLParser):
     """What a browser would make of a page, as far as it is asked here."""
 
-    VOID = {"meta", "img", "source", "br"}
+    VOID = {"meta", "img", "source", "br", "input"}
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self._open:
+        if not {"style", "script"} & set(self._open):
             self.text += data
 
     def words(self) -> str:
@@ -120,6 +120,34 @@ def test_the_brightest_prototypes_peak_is_on_the_spot(world, tmp_path):
     peaks = [entry["peak"] for one in world(tmp_path, pictures=False) for level in one["levels"]
              for entry in level["prototypes"] if entry["prototype"] in brightest and one["window"][1] >= 15]
     assert peaks and all(SPOT.holds(*peak) for peak in peaks)
+
+
+def test_cards_say_whether_their_boxes_hold(world, tmp_path):
+    """The brightest prototypes match the spot alone; a heat that points to a dark corner is found out."""
+    brightest = set(range(0, len(world.model.prototype_layer.node_of), 3))
+
+    def bright_ones(out, **options):
+        return {one["video"]: (one, entry) for one in world(out, **options) for entry in one["levels"][0]["prototypes"]
+                if entry["prototype"] in brightest and one["window"][1] >= 15}
+
+    def corner(score_fn, clip, **options):
+        assert torch.is_grad_enabled() and score_fn(clip[None]).shape == (1,) and "upsample" in options
+        heat = torch.zeros(clip.shape[1:])
+        heat[0, :8, :8], heat[0, 2, 3] = 1, 2
+        return heat
+
+    own, cornered = bright_ones(tmp_path / "own"), bright_ones(tmp_path / "corner", heat=("in the corner", corner))
+    assert own and set(own) == set(cornered)
+    for name, (explanation, entry) in own.items():
+        assert explanation["heat"] == "upsample" and entry["evidence"]["holds"]
+        assert entry["evidence"]["box_only"] > entry["evidence"]["box_hidden"]
+        assert "The box holds." in Page(tmp_path / "own" / file_name(name) / "index.html").words()
+    for name, (explanation, entry) in cornered.items():
+        first = explanation["window"][0]
+        assert explanation["heat"] == "in the corner" and not entry["evidence"]["holds"]
+        assert entry["peak"] == [first, 5, 32 + 7] and entry["box"] == [first, 0, 32, first + 1, 16, 48]
+        words = Page(tmp_path / "corner" / file_name(name) / "index.html").words()
+        assert "Do not trust this box." in words and "Heat by in the corner" in words
 
 
 def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path):

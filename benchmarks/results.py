@@ -1,0 +1,289 @@
+"""Softmax head, published HIPE (--paper) and ours, on the same trunks: how well they recognise, how well they explain.
+
+    python -m benchmarks.results [--weizmann DIR] [--seeds 1 2 3] [--page docs/RESULTS.md]
+    python -m benchmarks.results --search [--seeds 100]
+
+On the embedded set, which is drawn anew for every seed, and on Weizmann where --weizmann names its folder (as
+benchmarks.weizmann takes it). Of every seed main.py trains one trunk under its softmax head; published and ours both
+start from it. The softmax head of the first column has had as many epochs of the trunk as ours. Recognition is measured
+over all windows of all test videos; explanations by evaluate_explanations.py, on --videos of them. Prints a table a
+set, of means over the seeds with the least and the largest; --page puts them on that page, in place of those of an
+earlier call. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
+
+--search trains published and ours with all rates of their recipes times RATES and epochs times LENGTHS, on seeds that
+are not reported, and prints what comes out; CHOSEN holds the best of each, by class accuracy, and the temperature that
+fits the published one's probabilities best, which moves neither its training nor its predictions.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import build
+from attribution import METHODS as ATTRIBUTION
+from benchmarks.scores import demo_line, figures, on_trunk, weizmann_line
+from benchmarks.weizmann import python
+from datasets.video import whole_videos
+from evaluate_explanations import explanation_table
+from evaluation.calibration import fit_temperature, tempered
+from evaluation.recognition import Believed, level_name, recognition_metrics
+from evaluation.summary import MEASURES
+from hierarchy.tree import Hierarchy
+from options import RECIPES
+from training.checkpoint import load_checkpoint, newest_whole
+from training.engine import predict
+from util_scripts.errors import user_errors
+
+METHODS = ("softmax head", "published", "ours")
+RATES = (0.3, 1.0, 3.0)  # times the recipe's
+LENGTHS = (1, 2)  # times the epochs below
+RATE_NAMES = ("warm_learning_rate", "learning_rate", "head_learning_rate")
+MARKS = ("<!-- benchmarks.results begins -->", "<!-- benchmarks.results ends -->")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What is trained on a set: epochs of trunk and softmax head, and (warm, all) epochs of the other two.
+
+    published: further flags of --paper, which needs one cell in time.
+    """
+
+    softmax: int
+    ours: tuple[int, int]
+    paper: tuple[int, int]
+    published: str = ""
+
+
+SCHEDULES = {
+    "demo": Schedule(32, (14, 14), (9, 25), "--temporal_strides 2 1 2 2 2 --focus 1 --background_weight 0 "
+                     "--orthogonality_weight 0 --sharing_weight 0"),
+    "weizmann": Schedule(60, (15, 35), (9, 35))}
+CHOSEN = {(name, method): (1.0, 1) for name in SCHEDULES for method in METHODS[1:]}
+TEMPERATURE = {"demo": 1.0, "weizmann": 1.0}  # of the published one
+
+
+def rated(recipe: str, factor: float) -> list[str]:
+    """The flags of a recipe's rates, times a factor."""
+    return [word for name in RATE_NAMES for word in (f"--{name}", f"{factor * RECIPES[recipe][name]:g}")]
+
+
+def lasting(epochs: tuple[int, int], length: int) -> list[str]:
+    """The flags of a number of (warm, all) epochs, times a length."""
+    return ["--warm_epochs", str(epochs[0] * length), "--n_epochs", str(epochs[1] * length)]
+
+
+def train(name: str, method: str, line: list[str], trunk: Path, seed: int, work: Path, factor: float,
+          length: int) -> Path:
+    """Train published or ours from a trunk, or go on with it; the finished checkpoint."""
+    schedule, results = SCHEDULES[name], work / f"{name}_{method}_{seed}_{factor:g}_{length}"
+    if method == "published":
+        own = [*line, "--paper", "--pretrain_path", trunk, "--trunk_epochs", 0, "--push_start", 10, "--push_every", 10,
+               "--push_clips", 1, "--tune_iterations", 20, "--T", TEMPERATURE[name], *rated("pretrained", factor),
+               *lasting(schedule.paper, length), *schedule.published.split()]
+    else:
+        own = [*on_trunk(trunk, line), *rated("scratch", factor), *lasting(schedule.ours, length)]
+    python("main.py", *own, "--result_path", results, "--resume_path", "auto")
+    return newest_whole(results)
+
+
+def softmax(line: list[str], epochs: int, results: Path) -> Path:
+    """Train a trunk under its softmax head; its checkpoint."""
+    python("main.py", *line, "--trunk_epochs", epochs, "--n_epochs", 0, "--result_path", results,
+           "--resume_path", "auto")
+    return results / "trunk.pth"
+
+
+def demo_data(folder: Path, seed: int) -> list[str]:
+    """The embedded set of a seed, drawn if need be; main.py's flags for it."""
+    if not (folder / "ucf101_01.json").is_file():
+        python("-m", "util_scripts.make_demo_dataset", folder, "--seed", seed)
+        python("-m", "util_scripts.generate_video_jpgs", folder / "videos", folder / "jpg", "ucf101")
+        python("-m", "util_scripts.ucf101_json", folder / "ucfTrainTestlist", folder / "jpg", folder)
+    return [*demo_line(folder), "--manual_seed", str(seed)]
+
+
+def answers(path: Path, *, pooled: bool) -> tuple[Tensor, Tensor, Hierarchy]:
+    """What a checkpoint, or its softmax head, says of the validation videos.
+
+    Returns:
+        probabilities (N, K0), means over all windows; true leaves (N,); the tree.
+    """
+    checkpoint = load_checkpoint(path)
+    model, hierarchy, _ = build.model_of(checkpoint, path)
+    args = argparse.Namespace(**checkpoint["args"])
+    videos = whole_videos(build.read_videos(args, hierarchy).subset("validation"))
+    clips = build.window_clips(args, videos, build.make_reader(args), args.inference_stride)
+    cpu = torch.device("cpu")
+    loader = build.make_loader(clips, n_threads=args.n_threads, device=cpu, batch_size=48)
+    means = predict(model, loader, len(videos), device=cpu, pooled=pooled)
+    labels = torch.tensor([video.label for video in videos])
+    return means.mean[means.seen, :hierarchy.n_leaves], labels[means.seen], hierarchy
+
+
+def recognition(path: Path, *, pooled: bool) -> dict[str, float]:
+    """Accuracy of every level, severity and calibration error.
+
+    The error with the best temperature is that of each half of the videos under the temperature of the other half.
+    """
+    probs, labels, hierarchy = answers(path, pooled=pooled)
+
+    def metrics(probs: Tensor, labels: Tensor, temperature: float = 1.0) -> dict:
+        return recognition_metrics(tempered(probs, temperature), labels, [""] * len(labels), hierarchy,
+                                   believed=Believed())
+
+    found = metrics(probs, labels)
+    halves = [torch.arange(first, len(labels), 2) for first in (0, 1)]
+    cooled = [metrics(probs[one], labels[one], fit_temperature(probs[other], labels[other]))
+              for one, other in (halves, halves[::-1])]
+    rows = {f"accuracy, {level['name']}": level["accuracy"] for level in found["levels"]}
+    rows["severity of mistakes"] = found["severity"]
+    rows |= {f"calibration error, {level['name']}": level["ece"] for level in found["levels"]}
+    for i, level in enumerate(found["levels"]):
+        rows[f"the same, best temperature, {level['name']}"] = sum(half["levels"][i]["ece"] for half in cooled) / 2
+    return rows
+
+
+def explanation(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:
+    """What evaluate_explanations.py measures of a checkpoint: of prototypes at every level, of all else at the lowest.
+
+    Args:
+        path: a checkpoint. args: methods, videos, steps and processes. pooled: whether its softmax head is explained.
+    """
+    frame = explanation_table(path, head="softmax" if pooled else "prototypes", methods=args.methods,
+                              n_videos=args.videos, steps=args.steps, n_threads=args.n_threads, no_cuda=True,
+                              progress=False)
+    own = frame["explanation"].str.contains("prototype") | (frame["level"] == 0)
+    arrows = {1: " ↑", -1: " ↓", 0: ""}
+    return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}: {row.explanation.replace('_', ' ')}, "
+            f"{level_name(int(row.level))}": float(row.mean) for row in frame[own].itertuples()}
+
+
+def measured(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:
+    """All figures of a checkpoint, from files beside it where an earlier call has written them."""
+    file = path.parent / "figures.json"
+    if not file.is_file():
+        file.write_text(json.dumps(recognition(path, pooled=pooled), indent=1))
+    explained = {} if args.no_explanations else explanation(path, args, pooled=pooled)
+    return json.loads(file.read_text()) | explained
+
+
+def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path,
+            args: argparse.Namespace) -> dict[str, list[dict]]:
+    """Train all three with every seed and measure them: by method, a dict of figures a seed."""
+    found: dict[str, list[dict]] = {method: [] for method in METHODS}
+    schedule = SCHEDULES[name]
+    for seed in seeds:
+        line = data(seed)
+        trunk = softmax(line, int(line[line.index("--trunk_epochs") + 1]), work / f"{name}_trunk_{seed}")
+        for method in METHODS:
+            began = time.monotonic()
+            if method != "softmax head":
+                path = train(name, method, line, trunk, seed, work, *CHOSEN[name, method])
+            elif f"--trunk_epochs {schedule.softmax}" in " ".join(line):
+                path = trunk
+            else:
+                path = softmax(line, schedule.softmax, work / f"{name}_softmax_{seed}")
+            found[method].append(measured(path, args, pooled=method == "softmax head"))
+            print(f"{name}, seed {seed}, {method}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    return found
+
+
+def cell(values: Sequence[float | None]) -> str:
+    """A mean over seeds with the least and the largest, nothing where nothing was measured."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return ""
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.3f}{spread}"
+
+
+def table(found: dict[str, list[dict]]) -> str:
+    """A Markdown table: a row a figure, a column a method."""
+    names = list(dict.fromkeys(name for rows in found.values() for row in rows for name in row))
+    kinds = list(dict.fromkeys(name.partition(":")[0] for name in names))
+    names.sort(key=lambda name: kinds.index(name.partition(":")[0]))
+    lines = ["| | " + " | ".join(found) + " |", "|" + " --- |" * (1 + len(found))]
+    lines += ["| " + " | ".join([name, *(cell([row.get(name) for row in rows]) for rows in found.values())]) + " |"
+              for name in names]
+    return "\n".join(lines)
+
+
+def put(page: Path, text: str) -> None:
+    """Write a text between the marks of a page, at its end where it has none."""
+    content = page.read_text() if page.is_file() else "# Results\n"
+    if MARKS[0] in content:
+        before, _, rest = content.partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
+    else:
+        before, after = content.rstrip("\n") + "\n\n", "\n"
+    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+
+
+def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path) -> None:
+    """Print what rates and lengths come to, for published and for ours."""
+    print(f"\n{name}\n\n| | rates x | epochs x | class | top | severity | best temperature x |\n|" + " --- |" * 7,
+          flush=True)
+    for method, factor, length in itertools.product(METHODS[1:], RATES, LENGTHS):
+        rows, temperatures = [], []
+        for seed in seeds:
+            line = data(seed)
+            trunk = softmax(line, int(line[line.index("--trunk_epochs") + 1]), work / f"{name}_trunk_{seed}")
+            path = train(name, method, line, trunk, seed, work, factor, length)
+            rows.append(figures(path.parent))
+            temperatures.append(fit_temperature(*answers(path, pooled=False)[:2]))
+        means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        top = [key for key in means if key == "class" or key.startswith("level")][-1]
+        print(f"| {method} | {factor:g} | {length} | {means['class']:.3f} | {means[top]:.3f} | "
+              f"{means['severity']:.2f} | {sum(temperatures) / len(temperatures):.3g} |", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
+    parser.add_argument("--weizmann", type=Path, help="folder of videos/, ucfTrainTestlist/, hierarchy.csv")
+    parser.add_argument("--sets", choices=sorted(SCHEDULES), nargs="+", help="(default: demo, weizmann if given)")
+    parser.add_argument("--work", type=Path, default=Path("results/compared"), help="(default: results/compared)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="(default: 1 2 3; of a search 100)")
+    parser.add_argument("--page", type=Path, help="Markdown page to put the tables on (default: they are printed only)")
+    parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(ATTRIBUTION),
+                        metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
+    parser.add_argument("--videos", type=int, default=24, help="test videos whose explanations are measured, 0 for all "
+                                                               "(default: 24)")
+    parser.add_argument("--steps", type=int, default=32, help="of insertion and deletion (default: 32)")
+    parser.add_argument("--n_threads", type=int, default=2, help="processes that measure explanations (default: 2)")
+    parser.add_argument("--no_explanations", action="store_true", help="measure recognition only")
+    parser.add_argument("--search", action="store_true", help="try rates and epochs, on other seeds, instead")
+    args = parser.parse_args(argv)
+    names = args.sets or ["demo", *(["weizmann"] if args.weizmann else [])]
+    if "weizmann" in names and args.weizmann is None:
+        raise ValueError("--sets weizmann needs --weizmann, the folder of its clips")
+    work = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    seeds = args.seeds or ([100] if args.search else [1, 2, 3])
+    lines = {}
+    if "weizmann" in names:
+        lines["weizmann"] = weizmann_line(args.weizmann.resolve(), work)
+    sets = {"demo": lambda seed: demo_data(work / f"demo_{seed}", seed),
+            "weizmann": lambda seed: [*lines["weizmann"], "--manual_seed", str(seed)]}
+    texts = []
+    for name in names:
+        if args.search:
+            search(name, seeds, sets[name], work)
+            continue
+        found = compare(name, seeds, sets[name], work, args)
+        title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
+        texts.append(f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest):\n\n{table(found)}")
+        print(f"\n{texts[-1]}\n", flush=True)
+        if args.page is not None:
+            put(args.page, "\n\n".join(texts))
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

@@ -1,0 +1,767 @@
+"""How good are the explanations: prototypes of every level and attribution methods on the same model and clips, measured.
+
+Writes explanations/ beside the checkpoint: measures.csv, measures.md, measures.html and, clip by clip, rows.jsonl, from
+which a call that was interrupted goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing import get_context
+from tqdm import tqdm
+
+import build
+from attribution import METHODS
+from attribution.feature_pyramid import feature_pyramid
+from attribution.perturbation import RECIPES, extremal_masks
+from datasets import READERS
+from datasets.groups import hold_out
+from datasets.transforms import normalise
+from datasets.ucf101 import subset_of
+from datasets.video import Video, VideoClips, whole_videos
+from evaluation.faithfulness import (
+    STEPS,
+    box_share,
+    deletion,
+    greedy_set,
+    insertion,
+    kept_and_hidden,
+    moved_box,
+    noisy,
+    random_set,
+    recompressed,
+    same_place,
+)
+from evaluation.localisation import Tube, chance, placed, read_truth, truth_mask
+from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing
+from evaluation.summary import summarise, write_tables
+from explain import write_report
+from explain.match import LevelMatch, best_window, match_output
+from hierarchy.tree import Hierarchy
+from local_analysis import choose, stored_flags
+from models.geometry import box_of, cell_centre, points_to_source, upsample
+from models.hipe import HIPE
+from models.prototypes import PrototypeLayer
+from options import device_flags, parse_given
+from training.checkpoint import load_checkpoint, write_whole
+from training.features import KeptFeatures, Shelf, valid_clips
+from training.push import PushRecord
+from util_scripts.errors import user_errors
+
+HEADS = ("prototypes", "softmax")
+OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most
+BASELINES = ("random", "centre")
+DISTURBANCES = ("noise", "jpeg", "jitter")
+AREA = 0.1  # of a perturbation's mask
+REGION = 72 / 224  # of a frame's side: the square around a prototype's peak that covers parts, as published
+BOX_SHARE = 0.95  # percentile above which a voxel belongs to a box
+TRUTHS = ("truth.json", "boxes.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a measured number depends on, besides the clip, the explanation and the level."""
+
+    checkpoint: str  # path
+    digest: str  # of the checkpoint's weights
+    head: str
+    steps: int  # of insertion and deletion
+    iterations: int  # of a perturbation
+    inference_stride: int
+    seed: int
+    truth: str  # digest of its file, "none" without one
+
+    def told(self) -> dict:
+        """As the first line of rows.jsonl has it."""
+        return {name: value for name, value in vars(self).items() if name != "checkpoint"}
+
+
+@dataclass
+class Scene:
+    """The window of a video that is explained."""
+
+    video: Video
+    pixels: Tensor  # (3, T, H, W) uint8
+    clip: Tensor  # the same, normalised, on the device
+    frames: Tensor  # (T,) in the video
+    crop: Tensor  # (4,) in the video's own pixels
+    leaf: int  # predicted of the whole video
+    disturbed: dict[str, Tensor]  # normalised clips by the name of what was done to them
+    shift: int  # frames by which the jittered clip is later
+
+
+def centre_blob(size: tuple[int, int, int]) -> Tensor:
+    """Heat that looks at the middle of every clip: (T, H, W), a Gaussian as wide as a quarter of the clip."""
+    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2) for n in size]
+    return torch.einsum("t,h,w->thw", *axes)
+
+
+def peak_of(heat: Tensor) -> Tensor:
+    """(3,) frame, y, x of the hottest voxel, the first of equals."""
+    return torch.stack(torch.unravel_index(heat.argmax().cpu(), heat.shape))
+
+
+class Judge:
+    """Explains clips in every way asked for, and measures how good each explanation is.
+
+    Args:
+        settings: as they stand in rows.jsonl. clips: all windows of the videos. tubes: the truth, by video.
+        device: where to compute.
+    """
+
+    def __init__(self, settings: Settings, clips: VideoClips, tubes: dict[str, list[Tube]],
+                 device: torch.device) -> None:
+        self.settings, self.clips, self.tubes, self.device = settings, clips, tubes, device
+        model, self.tree, _ = build.model_of(load_checkpoint(settings.checkpoint), settings.checkpoint)
+        self.model: HIPE = model.to(device).eval().requires_grad_(False)
+        self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
+
+    def log_probs(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, K) of the head that is judged."""
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        if self.settings.head == "softmax":
+            return self.model.node_log_probs(self.model.pooled_log_probs(self.model.trunk(clips)))
+        return self.model(clips).log_probs
+
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """(K, C') of the softmax head; an ancestor's are the mean of its classes'."""
+        member = self.model.membership
+        return member @ self.model.pooled_head.weight / member.sum(1, keepdim=True)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return normalise(pixels.to(self.device), self.clips.normalisation)
+
+    def _seed(self, *words: object) -> int:
+        return zlib.crc32(" ".join(map(str, (self.settings.seed, *words))).encode())
+
+    @torch.no_grad()
+    def scene(self, v: int) -> Scene | None:
+        """The surest window of a video's prediction, and the same window disturbed; None where it cannot be read."""
+        items = [self.clips[i] for i in np.flatnonzero(self.clips.item_video == v).tolist()]
+        items = [item for item in items if item["valid"]]
+        if not items:
+            return None
+        found = torch.cat([self.log_probs(self._normalised(torch.stack([item["clip"] for item in some]))).cpu()
+                           for some in (items[i:i + 16] for i in range(0, len(items), 16))])
+        leaf, best = best_window(found, self.tree.n_leaves)
+        item, video = items[best], self.clips.videos[v]
+        frames = item["frames"]
+        shift = 1 if int(frames.max()) + 1 < self.clips.reader.info(video.path).n_frames else -1
+        later = (frames + shift).clamp(min=0)
+        pixels = item["clip"]
+        moved = self.clips.transform(self.clips.reader.frames(video.path, later))[0]
+        changed = {"noise": noisy(pixels, self._seed(video.name)), "jpeg": recompressed(pixels), "jitter": moved}
+        return Scene(video, pixels, self._normalised(pixels), frames, item["crop"], leaf,
+                     {name: self._normalised(clip) for name, clip in changed.items()}, shift)
+
+    # --- explanations
+
+    @torch.no_grad()
+    def matches(self, clip: Tensor, leaf: int, levels: Sequence[int]) -> dict[int, LevelMatch]:
+        """All prototypes of the nodes above a leaf, by level."""
+        output = self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
+        found = match_output(self.model, output, self.size, levels, self.model.prototype_layer.per_node, leaf=leaf)
+        return {one.level: one for one in found}
+
+    def heats(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
+        """Heat (T, H, W) of clips by an attribution method or a baseline, each for a node."""
+        if name == "centre":
+            return [centre_blob(self.size)] * len(clips)
+        if name == "random":
+            return [METHODS["random"](None, clip, seed=seed) for clip, seed in zip(clips, seeds, strict=True)]
+        targets = torch.tensor(nodes, device=self.device)
+        if name in RECIPES:
+            found = extremal_masks(lambda some, which: self.log_probs(some).gather(1, targets[which][:, None])[:, 0],
+                                   torch.stack(list(clips)), how=name, areas=(AREA,),
+                                   iterations=self.settings.iterations)
+            if found.interrupted:
+                raise KeyboardInterrupt
+            return list(found.masks.mean((1, 2)))
+        trunk = self.model.trunk
+        onto = partial(upsample, size=self.size, stride=tuple(trunk.stride), offset=self.model.offset)
+        return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=trunk, upsample=onto,
+                              seed=self.settings.seed,
+                              class_weights=self.class_weights[node] if self.settings.head == "softmax" else None)
+                for clip, node in zip(clips, nodes, strict=True)]
+
+    # --- measures
+
+    def rows(self, videos: Sequence[int], wanted: Sequence[tuple[str, int]],
+             done: set[tuple[str, str, int]]) -> list[dict]:
+        """Measure explanations of some videos.
+
+        Args:
+            videos: by their number in `clips`. wanted: explanations and levels. done: (video, explanation, level) that
+                need not be measured again.
+        Returns:
+            a row each, as in rows.jsonl.
+        """
+        todo = [v for v in videos
+                if any((self.clips.videos[v].name, *one) not in done for one in wanted)]
+        scenes = [scene for scene in map(self.scene, todo) if scene is not None]
+        levels = sorted({level for _, level in wanted})
+        own = [{} for _ in scenes]
+        if self.settings.head == "prototypes":
+            own = [{name: self.matches(clip, scene.leaf, levels)
+                    for name, clip in (("", scene.clip), *scene.disturbed.items())} for scene in scenes]
+        rows = []
+        for explanation, level in wanted:
+            some = [i for i, scene in enumerate(scenes) if (scene.video.name, explanation, level) not in done]
+            if not some:
+                continue
+            chosen = [scenes[i] for i in some]
+            nodes = [self.tree.path_ids(scene.leaf)[level] for scene in chosen]
+            before = self._maps(explanation, level, chosen, nodes, [own[i] for i in some], "")
+            after = {} if explanation in RECIPES else {
+                what: self._maps(explanation, level, chosen, nodes, [own[i] for i in some], what)
+                for what in DISTURBANCES}
+            for j, (i, scene) in enumerate(zip(some, chosen, strict=True)):
+                match = own[i][""][level] if own[i] else None
+                measures = {} if explanation == "chance" else self._faithful(explanation, scene, nodes[j], before[j], match)
+                measures |= self._placed(explanation, scene, level, before[j])
+                measures |= self._stable(scene, before[j], {what: maps[j] for what, maps in after.items()})
+                if match is not None and explanation in ("prototypes", "random"):
+                    measures["set_size"] = self._set_size(explanation, scene, nodes[j])
+                rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
+                             "node": self.tree.full_name(nodes[j]),
+                             "right": self._right(scene, level),
+                             "measures": {name: round(value, 6) for name, value in measures.items()}})
+        return rows
+
+    def _right(self, scene: Scene, level: int) -> bool:
+        tree, label = self.tree, scene.video.label
+        return label >= 0 and tree.path_ids(label)[level] == tree.path_ids(scene.leaf)[level]
+
+    def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
+              own: Sequence[dict[str, dict[int, LevelMatch]]], what: str) -> list[Tensor | None]:
+        """Heat of clips as they are, or disturbed."""
+        if explanation == "chance":
+            return [None] * len(scenes)
+        if explanation == "prototypes":
+            return [matches[what][level].heat for matches in own]
+        if explanation == "top_prototype":
+            return [next(match.heat for match in matches[what][level].matches
+                         if match.prototype == matches[""][level].matches[0].prototype) for matches in own]
+        clips = [scene.disturbed[what] if what else scene.clip for scene in scenes]
+        seeds = [self._seed(scene.video.name, level, what) for scene in scenes]
+        return [heat.detach().float().cpu() for heat in self.heats(explanation, clips, nodes, seeds)]
+
+    def _faithful(self, explanation: str, scene: Scene, node: int, heat: Tensor, match: LevelMatch | None) -> dict:
+        def probability(clips: Tensor) -> Tensor:
+            return self.log_probs(clips)[:, node].exp()
+
+        box = self._box(explanation, scene, heat, match)
+        how = {"steps": self.settings.steps, "seed": self._seed(scene.video.name)}
+        whole, only, hidden = kept_and_hidden(probability, scene.clip, box)
+        found = {"insertion": insertion(probability, scene.clip, heat, **how),
+                 "deletion": deletion(probability, scene.clip, heat, **how),
+                 "box_only": only / max(whole, 1e-12), "box_hidden": hidden / max(whole, 1e-12),
+                 "box_volume": box_share(box, self.size)}
+        if match is not None and explanation in ("top_prototype", *BASELINES):
+            prototype = match.matches[0].prototype
+            whole, only, hidden = kept_and_hidden(lambda clips: self.model(clips).activations[:, prototype],
+                                                  scene.clip, box)
+            found |= {"activation_box_only": only / max(whole, 1e-12),
+                      "activation_box_hidden": hidden / max(whole, 1e-12)}
+        return found
+
+    def _box(self, explanation: str, scene: Scene, heat: Tensor, match: LevelMatch | None) -> tuple[int, ...]:
+        """The box of an explanation; a baseline has one of the same shape as the first prototype's, or else a box that
+        holds as much as boxes are made of."""
+        if explanation not in BASELINES:
+            return box_of(heat, BOX_SHARE)
+        if match is not None:
+            shape = match.matches[0].box
+        else:
+            edge = (1 - BOX_SHARE) ** (1 / 3)
+            shape = (0, 0, 0, *(max(round(edge * n), 1) for n in self.size))
+        rng = np.random.default_rng(self._seed(scene.video.name, "box")) if explanation == "random" else None
+        return moved_box(shape, self.size, rng)
+
+    def _placed(self, explanation: str, scene: Scene, level: int, heat: Tensor | None) -> dict:
+        """Held against the truth, where there is one and the prediction is right."""
+        tubes = self.tubes.get(scene.video.name)
+        if not tubes or not self._right(scene, level):
+            return {}
+        strict, swept = (truth_mask(tubes, scene.frames.numpy(), scene.crop.numpy(), self.size[1:], strict=strict)
+                         for strict in (True, False))
+        return chance(strict, swept) if heat is None else placed(heat, strict, swept)
+
+    def _stable(self, scene: Scene, heat: Tensor | None, disturbed: dict[str, Tensor | None]) -> dict:
+        if heat is None:
+            return {}
+        tolerance, peak = torch.tensor(self.model.trunk.stride), peak_of(heat)
+        back = torch.tensor([scene.shift, 0, 0])  # what stood in frame t is in frame t - shift of the later clip
+        return {f"stable_{what}": float(same_place(peak, peak_of(other) + (back if what == "jitter" else 0), tolerance))
+                for what, other in disturbed.items()}
+
+    @torch.no_grad()
+    def _set_size(self, explanation: str, scene: Scene, node: int) -> float:
+        model = self.model
+        pulls = model(scene.clip[None]).activations[0, :, None].double() * model.last_layer.weight.T.double()  # (P, D)
+
+        def value(tangents: Tensor) -> Tensor:
+            return model.node_log_probs(model.embeddings(tangents))[:, node]
+
+        if explanation == "prototypes":
+            return float(len(greedy_set(pulls, value)))
+        return float(random_set(pulls, value, np.random.default_rng(self._seed(scene.video.name, "set"))))
+
+
+_judge: Judge | None = None  # of a worker process
+
+
+def _begin(*made_of: object) -> None:
+    global _judge
+    torch.set_num_threads(1)
+    _judge = Judge(*made_of)
+
+
+def _work(job: tuple) -> list[dict]:
+    return _judge.rows(*job)
+
+
+def _measured(settings: Settings, clips: VideoClips, tubes: dict[str, list[Tube]], device: torch.device,
+              jobs: list[tuple], n_threads: int) -> Iterator[list[dict]]:
+    """The rows of every job, in this process or in several."""
+    if n_threads < 2:
+        judge = Judge(settings, clips, tubes, device)
+        yield from (judge.rows(*job) for job in jobs)
+        return
+    with get_context("spawn").Pool(n_threads, _begin, (settings, clips, tubes, device)) as pool:
+        yield from pool.imap_unordered(_work, jobs)
+
+
+# --- prototypes as such
+
+
+class Patches:
+    """What sets of prototypes find in videos, each set in place of the model's own.
+
+    Args:
+        model: on its device. sets: (P, C) prototypes by name.
+    """
+
+    def __init__(self, model: HIPE, sets: dict[str, Tensor]) -> None:
+        own = model.prototype_layer
+        self.model, self.layers = model, {}
+        for name, prototypes in sets.items():
+            layer = PrototypeLayer([len(level) for level in own.node_levels], per_node=own.counts.tolist(),
+                                   channels=own.prototypes.shape[1])
+            layer.prototypes.data = prototypes
+            self.layers[name] = layer.to(prototypes.device).requires_grad_(False)
+
+    @torch.no_grad()
+    def best(self, kept: KeptFeatures, n_videos: int) -> dict[str, Tensor]:
+        """Highest activation of every prototype in each video: (n_videos, P); -inf for a video without clips."""
+        found = {}
+        for name, layer in self.layers.items():
+            best = torch.full((n_videos, len(layer.node_of)), -torch.inf)
+            for features, videos in zip(kept.features.split(64), kept.labels.split(64), strict=True):
+                similar = layer.similarity(layer(features.to(layer.prototypes.device).float())[0]).cpu()
+                best = best.scatter_reduce(0, videos[:, None].expand_as(similar), similar, "amax")
+            found[name] = best
+        return found
+
+
+def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, training: VideoClips, test: VideoClips,
+                   tubes: dict[str, list[Tube]], *, batch_size: int, n_threads: int, seed: int,
+                   progress: bool = True) -> list[dict]:
+    """Measure the prototypes themselves, beside random patches of any video and patches in the middle of clips.
+
+    Args:
+        training: the un-augmented clips that prototypes are pushed to. test: a clip of each video that they have not
+            seen.
+    Returns:
+        a row each set and prototype: explanation (prototypes, random, centre), level, prototype, measures.
+    """
+    device, layer = model.last_layer.weight.device, model.prototype_layer
+    loader = build.make_loader(training, n_threads=n_threads, device=device, batch_size=batch_size)
+    shelf = Shelf(len(training), 2 << 30, None)
+    with torch.no_grad():
+        for batch in valid_clips(loader, device, "prototypes" if progress else None):
+            shelf.add(model.neck(model.trunk(batch["clip"])), batch["video"])
+    if not shelf.used:
+        raise ValueError("not one training video can be read; check --video_path, or give --no_prototypes")
+    kept = shelf.kept()  # whose labels are the clips' videos
+    labels = torch.from_numpy(training.videos.labels)
+    node_of, ancestors, level_of = layer.node_of.cpu(), tree.ancestors, tree.level_of
+    sets = {"prototypes": layer.prototypes.detach(), **_baselines(kept, labels, tree, node_of, seed, device)}
+    patches = Patches(model, sets)
+    best = patches.best(kept, len(labels))
+    read = best["prototypes"].isfinite().all(1)
+    steady = _steady(patches, test, tubes, tree, seed=seed, n_threads=n_threads, batch_size=batch_size,
+                     progress=progress)
+    own_patch = _self_similarity(model, record, training)
+    rows = []
+    for name, activations in best.items():
+        measures = {
+            "purity": purity(activations[read], labels[read], node_of, tree.membership),
+            "duplicates": duplicates(patches.layers[name].prototypes.cpu(), node_of).double(),
+            "sharing": sharing(activations[read], labels[read], node_of, ancestors, level_of), **steady[name]}
+        if name == "prototypes":
+            measures["self_similarity"] = own_patch
+        rows += [{"explanation": name, "level": int(level_of[node_of[p]]), "prototype": p,
+                  "measures": {what: round(float(values[p]), 6) for what, values in measures.items()
+                               if torch.isfinite(values[p])}} for p in range(len(node_of))]
+    return rows
+
+
+def _baselines(kept: KeptFeatures, labels: Tensor, tree: Hierarchy, node_of: Tensor, seed: int,
+               device: torch.device) -> dict[str, Tensor]:
+    """(P, C) prototypes that know nothing: any patch of any clip; the middle of any clip of the node."""
+    generator = torch.Generator().manual_seed(seed)
+    features = kept.features.flatten(2)  # (N, C, n)
+    middle = int(np.ravel_multi_index([n // 2 for n in kept.features.shape[2:]], kept.features.shape[2:]))
+    clips = torch.randint(len(features), (len(node_of),), generator=generator)
+    cells = torch.randint(features.shape[2], (len(node_of),), generator=generator)
+    random = features[clips, :, cells]
+    of_clip = labels[kept.labels]
+    centre = torch.empty_like(random)
+    for node in node_of.unique().tolist():
+        which = (node_of == node).nonzero()[:, 0]
+        own = torch.isin(of_clip, tree.leaves_below(node)).nonzero()[:, 0]
+        own = own if len(own) else torch.arange(len(of_clip))
+        centre[which] = features[own[torch.randint(len(own), (len(which),), generator=generator)], :, middle]
+    return {"random": random.to(device).float(), "centre": centre.to(device).float()}
+
+
+def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tree: Hierarchy, *, seed: int,
+            n_threads: int, batch_size: int, progress: bool) -> dict[str, dict[str, Tensor]]:
+    """Consistency and stability (after Huang et al., ICCV 2023) over clips of the prototypes' own nodes.
+
+    Consistency asks which parts of an object a square around the peak covers. Parts are not annotated here: they are
+    places in the event's box.
+    """
+    model, device = patches.model, patches.model.last_layer.weight.device
+    size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
+    tolerance = torch.tensor(stride)
+    loader = build.make_loader(test, n_threads=n_threads, device=torch.device("cpu"), batch_size=batch_size)
+    stayed = {name: {what: [[] for _ in layer.node_of] for what in ("noise", "jpeg")} for name, layer in patches.layers.items()}
+    covered = {name: [[] for _ in layer.node_of] for name, layer in patches.layers.items()}
+    for batch in tqdm(loader, desc="stability", disable=not progress, leave=False):
+        for i in batch["valid"].nonzero()[:, 0].tolist():
+            pixels, video = batch["clip"][i], test.videos[int(batch["video"][i])]
+            if video.label < 0:
+                continue
+            clips = torch.stack([pixels, noisy(pixels, seed), recompressed(pixels)]).to(device)
+            with torch.no_grad():
+                features = model.neck(model.trunk(normalise(clips, test.normalisation)))
+            grid = tuple(features.shape[2:])
+            which = torch.isin(next(iter(patches.layers.values())).node_of.cpu(),
+                               tree.ancestors[video.label]).nonzero()[:, 0]
+            for name, layer in patches.layers.items():
+                maps = layer.similarity(layer.maps(features, which.to(device))).cpu()  # (3, n, t, h, w)
+                peaks = cell_centre(maps.flatten(2).argmax(-1), grid, stride, size, model.offset)  # (3, n, 3)
+                same = same_place(peaks[:1], peaks[1:], tolerance)  # (2, n)
+                for what, row in zip(("noise", "jpeg"), same.tolist(), strict=True):
+                    for p, value in zip(which.tolist(), row, strict=True):
+                        stayed[name][what][p].append(value)
+                if video.name not in tubes:
+                    continue
+                at = points_to_source(peaks[0], batch["frames"][i], batch["crop"][i], size[1:])  # (n, 3)
+                edge = REGION / 2 * float(batch["crop"][i][2] - batch["crop"][i][0])
+                for p, (frame, y, x) in zip(which.tolist(), at.tolist(), strict=True):
+                    parts = covered_parts(tubes[video.name], frame, (y - edge, x - edge, y + edge, x + edge))
+                    covered[name][p].append(np.zeros(5, dtype=bool) if parts is None else parts)
+    result = {}
+    for name in patches.layers:
+        score = torch.tensor([consistency(parts) if parts else torch.nan for parts in covered[name]],
+                             dtype=torch.float64)
+        known = torch.where(score.isnan(), score, (score >= CONSISTENT).double())
+        result[name] = {"consistency": score, "consistent": known} | {
+            f"stable_{what}": torch.tensor([np.mean(values) if values else torch.nan for values in lists],
+                                           dtype=torch.float64) for what, lists in stayed[name].items()}
+    return result
+
+
+@torch.no_grad()
+def _self_similarity(model: HIPE, record: PushRecord | None, training: VideoClips) -> Tensor:
+    """Similarity of each prototype to its own patch, read again from its video, of the highest there is: (P,)."""
+    layer, device = model.prototype_layer, model.last_layer.weight.device
+    result = torch.full((len(layer.node_of),), torch.nan, dtype=torch.float64)
+    paths = {} if record is None else {training.videos[v].name: training.videos.path(v)
+                                       for v in range(len(training.videos))}
+    clips: dict[tuple, list[int]] = {}
+    for p, video in enumerate([] if record is None else record.video):
+        if video in paths:
+            clips.setdefault((video, *record.frames[p].tolist()), []).append(p)
+    highest = float(layer.similarity(torch.zeros(())))
+    for (video, *frames), prototypes in clips.items():
+        try:
+            pictures = training.reader.frames(paths[video], torch.tensor(frames))
+        except ValueError:  # told of already
+            continue
+        clip = normalise(training.transform(pictures)[0][None].to(device), training.normalisation)
+        which = torch.tensor(prototypes, device=device)
+        maps = layer.maps(model.neck(model.trunk(clip)), which)[0].flatten(1)  # (n, t h w)
+        distance = maps.gather(1, record.cell[prototypes].to(device)[:, None])[:, 0]
+        result[prototypes] = (layer.similarity(distance) / highest).double().cpu()
+    return result
+
+
+# --- all of it
+
+
+def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, truth: str | Path | None = None,
+                      head: str = "prototypes", methods: Sequence[str] | None = None,
+                      levels: Sequence[int] | None = None, method_levels: Sequence[int] = (0,), n_videos: int = 24,
+                      videos: Sequence[str] | None = None, subset: str | None = None, steps: int = STEPS,
+                      iterations: int = 2000, prototypes: bool = True, n_threads: int = 0, batch_size: int = 4,
+                      device: str | None = None, no_cuda: bool = False, seed: int = 1, root_path: str | None = None,
+                      video_path: str | None = None, annotation_path: str | None = None, file_type: str | None = None,
+                      inference_stride: int | None = None, overwrite: bool = False,
+                      progress: bool = True) -> pd.DataFrame:
+    """Measure the explanations of a checkpoint and return the table; also writes it (see docs/FORMATS.md).
+
+    Args:
+        checkpoint: of main.py; one of a run that has pushed, or trunk.pth for head="softmax".
+        out: folder to write (default: explanations/ beside the checkpoint; explanations_softmax/ for that head).
+        truth: truth.json or boxes.json (default: the one beside the annotation file, if there is one).
+        head: "prototypes" explains HIPE's own predictions; "softmax" those of the trunk epochs' pooled head, which has
+            no prototypes.
+        methods: attribution methods of attribution.METHODS (default: all that the trunk serves); random and centre are
+            always measured.
+        levels: of the prototypes and of the baselines (default: all).
+        method_levels: of the attribution methods.
+        n_videos: spread over the classes, 0 for all; videos: by name instead. subset: train, val or test (default: val).
+        steps: of insertion and deletion. iterations: of a perturbation at most.
+        prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
+        n_threads: processes on the CPU, 0 for this one. batch_size: clips whose perturbations are found together.
+        seed: of random heat, noise and resampling. root_path .. inference_stride: as the flags of local_analysis.py.
+        overwrite: measure again what is in `out`.
+    Returns:
+        a row each of table ("explanations" over clips, "prototypes" over prototypes), explanation ("prototypes": a
+        level's map, "top_prototype": its first prototype, an attribution method, "random", "centre", "chance": what
+        random heat comes to exactly), level and measure (see evaluation.summary.MEASURES), with mean, low, high (95 %
+        bootstrap interval) and n.
+    Raises:
+        ValueError, FileNotFoundError: naming what is wrong and the remedy.
+    """
+    path = Path(checkpoint)
+    wrong = [method for method in methods or () if method not in METHODS]
+    if wrong or head not in HEADS:
+        raise ValueError(f"{wrong[0] if wrong else head}: choose one of {', '.join(METHODS if wrong else HEADS)}")
+    content = load_checkpoint(path)
+    where = build.choose_device(device, no_cuda)
+    model, tree, record = build.model_of(content, path)
+    if head == "prototypes" and record is None:
+        raise ValueError(f"{path}: nothing was pushed yet, so there are no prototypes to judge; give a later checkpoint, "
+                         "or --head softmax")
+    if head == "softmax" and not (content["args"]["trunk_epochs"] or content["args"].get("head_given")):
+        raise ValueError(f"{path}: trained without trunk epochs, so its softmax head knows nothing; leave --head away")
+    for level in (*(levels or ()), *method_levels):
+        if not 0 <= level < tree.n_levels:
+            raise ValueError(f"level {level} is not in the class tree of {path}; it has the levels 0 to "
+                             f"{tree.n_levels - 1}")
+    given = {"root_path": root_path, "video_path": video_path, "annotation_path": annotation_path}
+    call = argparse.Namespace(**given | {"root_path": root_path or "."}, file_type=file_type, videos=videos,
+                              subset=subset, n_videos=n_videos, inference_stride=inference_stride)
+    stored = stored_flags(content, call, {name for name, value in given.items() if value is not None})
+    stored.memory_gb = 0.0
+    known = hold_out(build.read_videos(stored, tree), content.get("held_out", ()))
+    chosen, reader = choose(call, whole_videos(known)), build.make_reader(stored)
+    truth = _truth_file(truth, Path(stored.annotation_path))
+    tubes = _tubes(truth, chosen)
+    settings = Settings(str(path), _digest(content), head, steps, iterations, stored.inference_stride, seed,
+                        hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none")
+    folder = Path(out) if out else path.parent / ("explanations" if head == "prototypes" else "explanations_softmax")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    methods = served(model.eval().trunk, (stored.sample_duration, stored.sample_size, stored.sample_size), methods)
+    levels = list(range(tree.n_levels)) if levels is None else list(dict.fromkeys(levels))
+    always = (*(OWN if head == "prototypes" else ()), *BASELINES, *(("chance",) if tubes else ()))
+    wanted = [(name, level) for level in levels for name in always]
+    wanted += [(name, level) for level in dict.fromkeys(method_levels) for name in dict.fromkeys(methods)
+               if name not in BASELINES]
+    clips = build.window_clips(stored, chosen, reader, stored.inference_stride)
+    rows = Rows(folder / "rows.jsonl", settings, overwrite)
+    rows.measure(clips, tubes, where, wanted, n_threads=n_threads, batch_size=batch_size, progress=progress)
+    names = {video.name for video in chosen}
+    found = [{**row, "table": "explanations"} for row in rows.rows
+             if row["video"] in names and (row["explanation"], row["level"]) in set(wanted)]
+    if not found:
+        raise ValueError(f"none of the {len(chosen)} videos can be read; check --video_path and --root_path")
+    order = {one: i for i, one in enumerate(wanted)}
+    found.sort(key=lambda row: (order[row["explanation"], row["level"]], row["video"]))
+    if prototypes and head == "prototypes":
+        found += _prototypes(folder, settings, subset, overwrite, lambda: prototype_rows(
+            model.to(where).eval().requires_grad_(False), tree, record,
+            build.even_clips(stored, [video for video in known if video.subset == "training"], reader, stored.push_clips),
+            build.even_clips(stored, [video for video in known if video.subset == subset_of(subset or "val")] or chosen,
+                             reader, 1),
+            _tubes(truth, known), batch_size=16, n_threads=n_threads, seed=seed, progress=progress))
+    frame = summarise(found, seed=seed)
+    write_tables(frame, folder, f"Explanations of {path.parent.name}/{path.name}, {head}, "
+                                f"{len({row['video'] for row in found if 'video' in row})} videos")
+    return frame
+
+
+def served(trunk: nn.Module, size: tuple[int, int, int], methods: Sequence[str] | None) -> list[str]:
+    """The attribution methods to measure: those asked for, or all but what the trunk has no convolutions for.
+
+    Args:
+        size: (T, H, W) of a clip.
+    Raises:
+        ValueError: for one asked for that the trunk does not serve.
+    """
+    chosen, pyramid = list(METHODS if methods is None else methods), "class_feature_pyramid"
+    if pyramid not in chosen:
+        return chosen
+    try:
+        feature_pyramid(lambda clips: trunk(clips).flatten(1).sum(1), torch.zeros(3, *size), layer=trunk, depth=1)
+    except ValueError as error:
+        if methods is not None:
+            raise ValueError(f"--methods {pyramid}: {error}") from error
+        print(f"{pyramid} is left out: {error}", file=sys.stderr)
+        chosen.remove(pyramid)
+    return chosen
+
+
+def _digest(content: dict) -> str:
+    """Eight letters of a checkpoint's weights."""
+    found = hashlib.sha256()
+    for name, value in sorted(content["model"].items()):
+        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:8]
+
+
+def _truth_file(given: str | Path | None, annotation: Path) -> Path | None:
+    """The file of the truth: the one given, else one beside the annotation, if there is one."""
+    if given is not None:
+        return Path(given)
+    beside = next((path for path in map(annotation.with_name, TRUTHS) if path.is_file()), None)
+    if beside is None:
+        print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
+              file=sys.stderr)
+    return beside
+
+
+def _tubes(truth: Path | None, videos: Sequence[Video]) -> dict[str, list[Tube]]:
+    """The tubes of the videos; none where there is no truth."""
+    if truth is None:
+        return {}
+    tubes = read_truth(truth)
+    names = {video.name for video in videos}
+    found = {name: boxes for name, boxes in tubes.items() if name in names}
+    if not found:
+        raise ValueError(f"{truth}: has none of the {len(videos)} videos; give the truth of these as --truth")
+    return found
+
+
+def _prototypes(folder: Path, settings: Settings, subset: str | None, overwrite: bool,
+                measure: Callable[[], list[dict]]) -> list[dict]:
+    """The rows of the prototypes, kept beside those of the clips."""
+    path = folder / "prototypes.json"
+    told = {"digest": settings.digest, "seed": settings.seed, "truth": settings.truth, "subset": subset or "val"}
+    content = {}
+    if path.is_file() and not overwrite:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content = content if content["settings"] == told else {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not what this script writes ({error}); --overwrite measures afresh") from error
+    if not content:
+        content = {"settings": told, "rows": measure()}
+        write_whole(path, lambda file: file.write(json.dumps(content).encode()))
+    return [{**row, "table": "prototypes"} for row in content["rows"]]
+
+
+class Rows:
+    """rows.jsonl: what was measured, a line each clip, explanation and level, behind a line of settings.
+
+    Raises:
+        ValueError: where the file holds numbers of other settings.
+    """
+
+    def __init__(self, path: Path, settings: Settings, overwrite: bool) -> None:
+        self.path, self.settings, self.rows = path, settings, []
+        lines = [] if overwrite or not path.is_file() else path.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]  # a killed call may have left half a line
+        try:
+            first, *self.rows = map(json.loads, whole) if whole else ({"settings": settings.told()},)
+            differ = [name for name, value in settings.told().items() if first["settings"].get(name, value) != value]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: not what this script writes ({error}); --overwrite measures afresh") from error
+        if differ:
+            raise ValueError(f"{path}: measured with another {differ[0]} ({first['settings'].get(differ[0])}, not "
+                             f"{settings.told()[differ[0]]}); --overwrite measures afresh, --out writes elsewhere")
+        text = "".join(whole) or json.dumps(first) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
+
+    def measure(self, clips: VideoClips, tubes: dict[str, list[Tube]], device: torch.device,
+                wanted: list[tuple[str, int]], *, n_threads: int, batch_size: int, progress: bool) -> None:
+        """Measure what is wanted and missing, and write it down as it comes."""
+        done = {(row["video"], row["explanation"], row["level"]) for row in self.rows}
+        missing = [v for v, video in enumerate(clips.videos) if any((video.name, *one) not in done for one in wanted)]
+        jobs = [(missing[i:i + batch_size], wanted, done) for i in range(0, len(missing), batch_size)]
+        bar = tqdm(total=len(missing), desc="explanations", unit="video", disable=not progress or not jobs)
+        with open(self.path, "a", encoding="utf-8") as file:
+            for (some, *_), rows in zip(jobs, _measured(self.settings, clips, tubes, device, jobs, n_threads),
+                                        strict=True):
+                self.rows += rows
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
+                file.flush()
+                bar.update(len(some))
+        bar.close()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="evaluate_explanations.py", description=__doc__.splitlines()[0],
+                                     allow_abbrev=False)
+    parser.add_argument("--resume_path", required=True, help="checkpoint to judge; it carries all other flags")
+    parser.add_argument("--head", default="prototypes", choices=HEADS, help="whose predictions are explained: HIPE's, or those of the softmax head of the trunk epochs (default: prototypes)")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre always)")
+    parser.add_argument("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
+    parser.add_argument("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
+    parser.add_argument("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside the annotation)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
+    which.add_argument("--n_videos", type=int, default=24, help="how many, spread over the classes; 0 for all (default: 24)")
+    parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of insertion and deletion (default: {STEPS})")
+    parser.add_argument("--iterations", type=int, default=2000, help="of a perturbation at most (default: 2000)")
+    parser.add_argument("--no_prototypes", action="store_true", help="leave out the table of the prototypes as such")
+    parser.add_argument("--out", help="folder to write (default: explanations beside the checkpoint)")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what is in --out")
+    parser.add_argument("--root_path", help="folder that relative paths hang off, when the data has moved (default: .)")
+    parser.add_argument("--video_path", help="folder of the videos, when it has moved")
+    parser.add_argument("--annotation_path", help="annotation JSON, when it has moved")
+    parser.add_argument("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
+    parser.add_argument("--inference_stride", type=int, help="frames from one window to the next (default: the checkpoint's)")
+    parser.add_argument("--batch_size", type=int, default=4, help="clips whose perturbations are found together (default: 4)")
+    parser.add_argument("--n_threads", type=int, default=0, help="processes that share the clips (default: 0, this one)")
+    parser.add_argument("--manual_seed", type=int, default=1, help="of random heat, noise and resampling (default: 1)")
+    device_flags(parser)
+    args, _ = parse_given(parser, argv)
+    for name, least in (("n_videos", 0), ("steps", 1), ("iterations", 1), ("batch_size", 1), ("n_threads", 0),
+                        ("manual_seed", 0), ("inference_stride", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    path, out, truth = (None if place is None else build.under_root(argparse.Namespace(root_path=args.root_path or "."), place)
+                        for place in (args.resume_path, args.out, args.truth))
+    kwargs = {name: value for name, value in vars(args).items()
+              if name not in ("resume_path", "no_prototypes", "manual_seed", "out", "truth")}
+    frame = explanation_table(path, out=out, truth=truth, prototypes=not args.no_prototypes, seed=args.manual_seed,
+                              **kwargs)
+    folder = out or path.parent / ("explanations" if args.head == "prototypes" else "explanations_softmax")
+    print(f"{len(frame)} figures: {folder / 'measures.md'}")
+    if folder.parent == path.parent:  # where the report looks for them
+        print(f"report: {write_report(path.parent)}")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()

@@ -1,0 +1,135 @@
+"""Whether probabilities can be believed, and what is still sure where the class is not: temperature and back-off.
+
+A video's path is its most probable leaf and that leaf's ancestors, whose probabilities only grow on the way up.
+Back-off climbs it until the probability reaches a threshold; beyond the top stands the root, of which everybody is sure
+and which tells nothing.
+"""
+
+import math
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+BINS = 15
+COLDEST, HOTTEST = 0.05, 20.0  # temperatures looked at
+TINY = 1e-12  # a probability is taken for no less
+
+
+def tempered(probs: Tensor, temperature: float) -> Tensor:
+    """Leaf probabilities (N, K0) at another temperature: softmax(log p / temperature).
+
+    What is scaled is the mean over a video's clips (pool, then calibrate: Rahaman and Thiery, NeurIPS 2021).
+    """
+    return (probs.double().clamp(min=TINY).log() / temperature).softmax(-1)
+
+
+def fit_temperature(probs: Tensor, labels: Tensor) -> float:
+    """The temperature under which the true leaves are most probable (Guo et al., ICML 2017).
+
+    Args:
+        probs: (N, K0) of videos that nothing was trained on; labels: (N,) leaves.
+    Returns:
+        0.05 .. 20; 1 where there are no videos.
+    """
+    if not len(labels):
+        return 1.0
+    scores = probs.double().clamp(min=TINY).log()
+
+    def loss(coldness: float) -> float:  # convex in 1 / temperature
+        log_probs = (scores * coldness).log_softmax(-1)
+        return -float(log_probs.gather(1, labels[:, None]).mean())
+
+    return 1 / float(minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COLDEST), method="bounded").x)
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[float, list[dict]]:
+    """Expected calibration error (Naeini et al., AAAI 2015): the mean gap between confidence and accuracy.
+
+    Args:
+        confidence: (N,) 0..1; right: (N,) bool. bins: of equal width.
+    Returns:
+        the error 0..1, and per bin that holds something its mean confidence, accuracy and count.
+    """
+    which = (confidence.double() * bins).long().clamp(0, bins - 1)  # (N,)
+    count = torch.bincount(which, minlength=bins)
+    sums = torch.stack([torch.bincount(which, values.double(), minlength=bins) for values in (confidence, right)])
+    means = sums / count.clamp(min=1)  # (2, bins)
+    error = float(((means[0] - means[1]).abs() * count).sum() / max(len(confidence), 1))
+    rows = [{"confidence": float(means[0, i]), "accuracy": float(means[1, i]), "count": int(count[i])}
+            for i in count.nonzero()[:, 0].tolist()]
+    return error, rows
+
+
+def climb(path_probs: Tensor, threshold: float) -> Tensor:
+    """The level that back-off comes to: the lowest on the path whose probability reaches the threshold.
+
+    Args:
+        path_probs: (N, L) of the most probable leaf and its ancestors.
+    Returns:
+        (N,) int64, 0 .. L; L is the root.
+    """
+    return (path_probs < threshold).sum(1)
+
+
+def information(n_leaves: Tensor, total: int) -> Tensor:
+    """What naming a node tells, of what naming a leaf tells: 1 - log n / log K0 for a node above n of K0 leaves."""
+    if total < 2:
+        return torch.zeros_like(n_leaves, dtype=torch.float64)
+    return 1 - n_leaves.double().log() / math.log(total)
+
+
+class RiskCurve:
+    """Risk against what is kept, for every threshold that makes a difference.
+
+    Args:
+        path_probs: (N, L). right: (N, L) bool, whether the path's node is above the truth; the root always is.
+        informative: (N, L) of each node on the path, 0..1; of the root it is 0.
+    Attributes:
+        thresholds: (M,) ascending, 0 first and last one that only the root reaches.
+        risk, coverage, information: (M,) float64: the share of wrong answers, of answers that are a leaf, and the mean
+            information of the answers.
+    """
+
+    def __init__(self, path_probs: Tensor, right: Tensor, informative: Tensor) -> None:
+        probs, n = path_probs.double(), max(len(path_probs), 1)
+        beyond = torch.zeros(len(probs), 1, dtype=torch.float64)
+        wrong, told = torch.cat([(~right).double(), beyond], 1), torch.cat([informative.double(), beyond], 1)
+        # above its probability, a node gives way to the one above it
+        change = torch.stack([wrong.diff(dim=1), told.diff(dim=1),
+                              torch.zeros_like(probs).index_fill_(1, torch.tensor([0]), -1.0)], -1)  # (N, L, 3)
+        at, order = probs.cummax(1).values.flatten().sort()
+        start = torch.stack([wrong[:, 0].sum(), told[:, 0].sum(), torch.tensor(float(len(probs)), dtype=torch.float64)])
+        sums = start + torch.cat([torch.zeros(1, 3, dtype=torch.float64), change.flatten(0, 1)[order].cumsum(0)])
+        known, counts = at.unique_consecutive(return_counts=True)
+        # at a threshold only what is below it has given way
+        passed = torch.cat([torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)[:len(known)],
+                            counts.cumsum(0)])
+        last = torch.nextafter(known[-1:], torch.tensor(2.0, dtype=torch.float64))
+        self.thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), known, last])
+        self.risk, self.information, self.coverage = (sums[passed] / n).clamp(min=0).unbind(1)
+        self.n = len(probs)
+
+    @property
+    def area(self) -> float:
+        """Area under risk against information, 0 best; all from nothing told to everything (trapezoids)."""
+        return float(-torch.trapezoid(self.risk, self.information))
+
+    def threshold_for(self, accuracy: float) -> float:
+        """The lowest threshold whose answers to videos like these are right at least so often, in expectation.
+
+        Conformal risk control (Angelopoulos et al., ICLR 2024): climbing never makes a right answer wrong, so with n
+        videos to choose on (n risk + 1) / (n + 1) has to be at most 1 - accuracy.
+
+        Returns:
+            0 .. 1; 1 where there are too few videos to promise anything.
+        """
+        good = (self.n * self.risk + 1) / (self.n + 1) <= 1 - accuracy + 1e-12
+        return min(float(self.thresholds[good.long().argmax()]), 1.0) if good.any() else 1.0
+
+    def points(self, n: int = 101) -> list[dict]:
+        """The curve at n thresholds evenly spaced from 0 to 1, as plain numbers."""
+        grid = torch.linspace(0, 1, n, dtype=torch.float64)
+        at = torch.searchsorted(self.thresholds, grid).clamp(max=len(self.thresholds) - 1)
+        return [{"threshold": round(float(t), 6), "risk": float(self.risk[i]), "coverage": float(self.coverage[i]),
+                 "information": float(self.information[i])} for t, i in zip(grid, at.tolist(), strict=True)]

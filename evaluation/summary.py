@@ -1,0 +1,146 @@
+"""From measures of single clips or prototypes to tables: means with bootstrap intervals, as CSV, Markdown and plots."""
+
+import html
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+RESAMPLES = 1000
+COLUMNS = ["table", "explanation", "level", "measure", "mean", "low", "high", "n"]
+# What is better: +1 more, -1 less, 0 neither.
+MEASURES = {
+    "insertion": (1, "probability while a blurred clip gets sharp, the hottest blocks first"),
+    "deletion": (-1, "probability while the clip fades, the hottest blocks first"),
+    "box_only": (1, "share of the probability that is left when only the box is sharp"),
+    "box_hidden": (-1, "share of the probability that is left when only the box is blurred"),
+    "activation_box_only": (1, "share of the first prototype's activation left when only the box is sharp"),
+    "activation_box_hidden": (-1, "share of the first prototype's activation left when only the box is blurred"),
+    "box_volume": (0, "share of the clip that the box holds"),
+    "pointing": (1, "hottest voxel in the frames of the event and the box it sweeps"),
+    "pointing_strict": (1, "hottest voxel in the event's box of that very frame"),
+    "pointing_space": (1, "hottest voxel where the event passes at any time"),
+    "pointing_time": (1, "hottest voxel in a frame of the event"),
+    "energy": (1, "share of the heat in the event's box of every frame"),
+    "energy_space": (1, "share of the heat where the event passes"),
+    "energy_time": (1, "share of the heat in the frames of the event"),
+    "stable_noise": (1, "peak within one cell of where it was, under noise of 8 grey levels"),
+    "stable_jpeg": (1, "peak within one cell of where it was, after JPEG of quality 50"),
+    "stable_jitter": (1, "peak within one cell of where it was, one frame later"),
+    "set_size": (-1, "prototypes that keep 90 % of the evidence, taken greedily (random: in random order)"),
+    "purity": (1, "of the ten training videos with the nearest patches, those under the prototype's node"),
+    "duplicates": (-1, "prototypes that are the same as an earlier one of their node"),
+    "sharing": (1, "an ancestor's prototype: its AUC for clips of the child it knows worst against other nodes'"),
+    "consistency": (1, "how often a square around the peak covers the part of the event that it covers most often"),
+    "consistent": (1, "prototypes whose consistency is at least .8"),
+    "self_similarity": (1, "similarity to the prototype's own training patch, of the highest there is"),
+}
+
+
+def bootstrap(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Mean, and the 2.5th and 97.5th percentile of the means of resampled values (Efron, 1979).
+
+    Args:
+        values: (n,), n at least 1. seed: of the resampling.
+    """
+    values = np.asarray(values, dtype=float)
+    rng = np.random.default_rng((seed, len(values)))
+    means = np.concatenate([values[rng.integers(len(values), size=(some, len(values)))].mean(1)
+                            for some in [100] * (resamples // 100)])
+    return float(values.mean()), *(float(edge) for edge in np.quantile(means, (0.025, 0.975)))
+
+
+def summarise(rows: Iterable[dict], *, seed: int = 0) -> pd.DataFrame:
+    """The table of everything that was measured.
+
+    Args:
+        rows: dicts with `table`, `explanation`, `level` and `measures`, names to numbers or None.
+    Returns:
+        a row each table, explanation, level and measure: mean, low and high end of the 95 % interval, n values; in the
+        order in which explanations came and measures are listed.
+    """
+    values: dict[tuple, list[float]] = {}
+    for row in rows:
+        for measure, value in row["measures"].items():
+            if value is not None and np.isfinite(value):
+                values.setdefault((row["table"], row["explanation"], row["level"], measure), []).append(float(value))
+    tables, explanations = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
+    known = list(MEASURES)
+    ordered = sorted(values, key=lambda key: (tables.index(key[0]), key[2], explanations.index(key[1]),
+                                              known.index(key[3])))
+    return pd.DataFrame([(*key, *bootstrap(values[key], seed=seed + zlib.crc32(key[3].encode())), len(values[key]))
+                         for key in ordered], columns=COLUMNS)
+
+
+def _parts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
+    for (table, level), part in frame.groupby(["table", "level"], sort=False):
+        yield f"{table}, level {level}", part
+
+
+def _cells(part: pd.DataFrame) -> tuple[list[str], list[str], dict[tuple[str, str], str]]:
+    measures = [name for name in MEASURES if name in set(part["measure"])]
+    cells = {(row.explanation, row.measure): f"{row.mean:.3g} [{row.low:.3g}, {row.high:.3g}]"
+             for row in part.itertuples()}
+    return list(dict.fromkeys(part["explanation"])), measures, cells
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """One Markdown table a level: explanations against measures, mean [95 % interval]; arrows point to better."""
+    lines = []
+    for title, part in _parts(frame):
+        explanations, measures, cells = _cells(part)
+        arrows = {1: " ↑", -1: " ↓", 0: ""}
+        heads = " | ".join(f"{name}{arrows[MEASURES[name][0]]}" for name in measures)
+        lines += [f"## {title}", "", f"| | {heads} |", "| --- |" + " --- |" * len(measures)]
+        lines += [f"| {one} | " + " | ".join(cells.get((one, name), "") for name in measures) + " |"
+                  for one in explanations]
+        lines.append("")
+    used = set(frame["measure"])
+    lines += [f"- `{name}`: {meaning}" for name, (_, meaning) in MEASURES.items() if name in used]
+    return "\n".join(lines) + "\n"
+
+
+def _plot(part: pd.DataFrame, measure: str) -> str:
+    """A dot and its interval for each explanation, as SVG."""
+    rows = part[part["measure"] == measure]
+    least, most = min(0.0, rows["low"].min()), max(1.0 if rows["high"].max() <= 1 else rows["high"].max(), 1e-9)
+    left, width, step = 170, 300, 20
+
+    def at(value: float) -> float:
+        return left + (value - least) / (most - least) * width
+
+    height = step * len(rows) + 24
+    direction = {1: "more is better", -1: "less is better", 0: ""}[MEASURES[measure][0]]
+    whole = left + width + 60
+    lines = [f'<svg viewBox="0 0 {whole} {height}" width="{whole}" height="{height}" role="img" '
+             f'aria-label="{html.escape(measure)}">']
+    for i, row in enumerate(rows.itertuples()):
+        y = step * i + 14
+        lines.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{html.escape(row.explanation)}</text>'
+                     f'<line x1="{at(row.low):.1f}" x2="{at(row.high):.1f}" y1="{y}" y2="{y}"/>'
+                     f'<circle cx="{at(row.mean):.1f}" cy="{y}" r="4"/>'
+                     f'<text x="{left + width + 8}" y="{y + 4}">{row.mean:.3g}</text>')
+    lines.append(f'<text x="{left}" y="{height - 2}">{least:.2g}</text><text x="{left + width}" y="{height - 2}" '
+                 f'text-anchor="end">{most:.3g}</text></svg>')
+    return (f"<figure><figcaption><b>{html.escape(measure)}</b> {html.escape(MEASURES[measure][1])}"
+            f"{'; ' + direction if direction else ''}</figcaption>{''.join(lines)}</figure>")
+
+
+def plots(frame: pd.DataFrame, title: str) -> str:
+    """A page that needs no other file: a plot each measure, table and level."""
+    body = "".join(f"<h2>{html.escape(name)}</h2>" + "".join(_plot(part, measure) for measure in _cells(part)[1])
+                   for name, part in _parts(frame))
+    style = ("body{font:15px/1.4 system-ui,sans-serif;margin:1rem auto;max-width:70rem;padding:0 1rem;"
+             "color-scheme:light dark}figure{margin:1rem 0;overflow-x:auto}svg{font-size:12px;fill:currentColor}"
+             "line{stroke:currentColor;stroke-width:2;opacity:.5}")
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{html.escape(title)}</title><style>{style}</style><h1>{html.escape(title)}</h1>{body}</html>\n")
+
+
+def write_tables(frame: pd.DataFrame, folder: Path, title: str) -> None:
+    """Write measures.csv, measures.md and measures.html."""
+    frame.to_csv(folder / "measures.csv", index=False, float_format="%.6g")
+    (folder / "measures.md").write_text(f"# {title}\n\n{markdown(frame)}", encoding="utf-8")
+    (folder / "measures.html").write_text(plots(frame, title), encoding="utf-8")

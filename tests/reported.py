@@ -1,0 +1,133 @@
+"""A results folder whose figures are known, with names that are none too friendly."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.summary import summarise, write_tables
+from explain import render, report
+from explain.names import PARTS, file_name
+from hierarchy.tree import Hierarchy
+
+ROWS = [["Run & <b>jump</b>", "Other", "Body"], ["Wave", "Arms", "Body"], ["Saw", "Other", "Thing"],
+        ['Drum "fast"', "Music", "Thing"]]
+EVIL = "<img src=x onerror='hit=1'>.avi"
+VIDEOS = {EVIL: (0, 2), "v_Wave_g01": (1, 1), "v_Saw_g01": (2, 3)}  # name: truth and prediction, leaves
+TREE = Hierarchy.from_rows(ROWS)
+MODEL = "0123abcd"
+
+
+def _frames(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, size=(6, 40, 40, 3), dtype=np.uint8)
+
+
+def metrics() -> dict:
+    """What inference measured."""
+    curve = [{"threshold": t, "risk": r, "coverage": c, "information": i}
+             for t, r, c, i in ((0.0, 0.04, 1.0, 1.0), (0.5, 0.02, 0.75, 0.9), (1.0, 0.0, None, 0.1))]
+    reliability = [{"confidence": 0.55, "accuracy": 0.5, "count": 4},
+                   {"confidence": 0.95, "accuracy": 0.9, "count": 16}]
+    accuracy = (0.625, 0.7, 0.875)
+    levels = [{"level": i, "name": name, "n_nodes": len(TREE.levels[i]), "accuracy": accuracy[i],
+               "top5": 1.0 if i == 0 else None, "nll": 0.5, "ece": 0.1234, "nll_calibrated": None,
+               "ece_calibrated": None, "reliability": reliability}
+              for i, name in enumerate(("class", "parent", "grandparent"))]
+    nodes = [{"node": TREE.full_name(i), "path": list(TREE.path(i)), "level": int(TREE.level_of[i]),
+              "n_videos": 0 if i == 3 else 8, "accuracy": None if i == 3 else 0.5 + 0.05 * i} for i in range(len(TREE))]
+    mistakes = [{"video": video, "truth": TREE.names[truth], "prediction": TREE.names[said], "probability": 0.61,
+                 "height": 3 if truth == 0 else 2} for video, (truth, said) in VIDEOS.items() if truth != said]
+    return {"subset": "val", "n_videos": 20, "n_clips": 60, "calibrated": False, "temperature": 1.0,
+            "target_accuracy": 0.95, "threshold": 0.5, "levels": levels, "severity": 2.5,
+            "hierarchical": {"precision": 0.8, "recall": 0.8, "f": 0.8},
+            "backoff": {"accuracy": 0.98, "coverage_leaf": 0.75, "information": 0.9, "area": 0.015, "curve": curve},
+            "nodes": nodes, "confusion": {"nodes": ["Body", "Thing"], "counts": [[9, 1], [2, 8]]},
+            "mistakes": mistakes}
+
+
+def _prototype(number: int, node: int, holds: bool) -> dict:
+    source = None if number % 4 == 3 else {"video": f"train_{number}", "frames": [0, 6], "box": [1, 5, 5, 4, 20, 20],
+                                           "seconds": [0.1, 0.4]}
+    shares = (0.9, 0.2) if holds else (0.3, 0.8)
+    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 2.0,
+            "contribution": 0.25, "probability_without": 0.5, "peak": [2, 10, 10], "box": [1, 5, 5, 4, 20, 20],
+            "seconds": [0.1, 0.4], "source": source,
+            "evidence": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
+
+
+def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
+    """An explanation.json of some levels, of one prototype each."""
+    path = [int(node) for node in TREE.ancestors[said]]
+    return {"video": video, "window": [0, 6], "seconds": [0.0, 0.6],
+            "prediction": [TREE.full_name(node) for node in path], "path_scores": [0.61, 0.7, 0.9],
+            "truth": None if truth is None else TREE.full_name(truth), "n_levels": 3, "crop": [0, 0, 40, 40],
+            "fps": 10.0, "model": MODEL, "heat": "upsample",
+            "levels": [{"level": level, "node": TREE.full_name(path[level]), "probability": 0.6 + 0.1 * level,
+                        "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
+                        "n_nodes": len(TREE.levels[level]),
+                        "shares": {"own": 1.0, "ancestors": 0.5, "elsewhere": 0.1, "total": 1.6}}
+                       for level in levels]}
+
+
+def _explain(folder: Path, content: dict) -> None:
+    """An explanation's folder with all pictures, as the analysis scripts leave it."""
+    report.start_folder(folder, content)
+    (folder / PARTS).mkdir()
+    names = ["clip"]
+    for level in content["levels"]:
+        names.append(f"level{level['level']}")
+        names += [f"level{level['level']}_1_{kind}" for kind in ("box", "heat", "source", "patch")]
+        sheet = folder / PARTS / f"level{level['level']}_sheet.webp"
+        sheet.write_bytes(render.webp(_frames(0)[:1]))
+    for i, name in enumerate(names):
+        (folder / PARTS / f"{name}.webp").write_bytes(render.webp(_frames(i)))
+        (folder / PARTS / f"{name}_still.webp").write_bytes(render.webp(_frames(i)[:1]))
+
+
+def measured_rows() -> list[dict]:
+    """What evaluate_explanations.py might have measured."""
+    clips = {"prototypes": (0.8, 0.1), "random": (0.3, 0.4), "grad*input": (0.5, None)}
+    rows = [{"table": "explanations", "explanation": name, "level": 0,
+             "measures": {"insertion": insertion + shift, "deletion": deletion, "box_volume": 0.05}}
+            for name, (insertion, deletion) in clips.items() for shift in (0, 0.1)]
+    return [*rows, {"table": "prototypes", "explanation": "prototypes", "level": 1, "measures": {"purity": 0.9}}]
+
+
+def results_folder(root: Path, *, n_more: int = 0) -> Path:
+    """Write the folder: predictions, figures, pictures of prototypes, and explanations at all levels.
+
+    Args:
+        n_more: videos that were explained without pictures.
+    """
+    results = root / "results"
+    drawn = results / "img" / "epoch_20"
+    drawn.mkdir(parents=True)
+    (results / "img" / "epoch_3").mkdir()
+    rows = []
+    for number in range(2 * len(TREE)):
+        node = number // 2
+        row = {"prototype": number, "node": list(TREE.path(node)), "video": None}
+        if number % 4 != 3:
+            row |= {"video": f"train_{number}", "frames": [0, 6], "cell": [0, 1, 1], "peak": [2, 10, 10],
+                    "box": [1, 5, 5, 4, 20, 20], "distance": 0.5}
+            name = f"{number:04d}_{file_name(TREE.names[node])}"
+            (drawn / f"{name}.gif").write_bytes(render.gif(_frames(number), 0.1))
+            (drawn / f"{name}_patch.png").write_bytes(render.png(_frames(number)))
+        rows.append(row)
+    predictions = {"results": {video: [] for video in VIDEOS}, "videos": {}, "tree": {row[0]: row for row in ROWS}}
+    files = {"metrics": metrics(), "prototypes": rows, "val": predictions, "opts": {"model": "<i>x</i>", "heads": None}}
+    for name, content in files.items():
+        (results / f"{name}.json").write_text(json.dumps(content))
+    for video, (truth, said) in VIDEOS.items():
+        places = [results / name / file_name(video) for name in ("local_analysis", "local_analysis_parents")]
+        for place, levels in zip(places, ([0], [1, 2]), strict=True):
+            _explain(place, explanation(video, levels, truth=truth, said=said))
+        report.write_pages(places[0], None)
+        report.write_pages(places[1], places[0])
+    for i in range(n_more):
+        content = explanation(f"more_{i}", [0], truth=None, said=i % 4)
+        report.start_folder(results / "local_analysis" / f"more_{i}", content)
+    (results / "explanations").mkdir()
+    write_tables(summarise(measured_rows()), results / "explanations", "Explanations of a & b, 2 videos")
+    report.write_overviews(results / "local_analysis_parents", results / "local_analysis", MODEL)
+    return results

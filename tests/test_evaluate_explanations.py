@@ -1,0 +1,186 @@
+"""evaluate_explanations.py by its command line: what it measures, how it goes on after a kill, and bad input."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from media import shades, write_frames
+
+import build
+import evaluate_explanations
+from attribution import METHODS
+from evaluate_explanations import Judge, Rows, Settings, centre_blob, peak_of, served
+from evaluation.summary import MEASURES
+from hierarchy.embeddings import fit_embeddings
+from hierarchy.tree import Hierarchy
+from options import parse_main, resolve
+from training.checkpoint import save_checkpoint
+from training.push import push
+from util_scripts.errors import user_errors
+
+ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
+FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 24 "
+         "--sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8 --push_clips 1 "
+         "--inference_stride 4")
+QUICK = "--steps 4 --no_cuda --methods grad_cam --n_videos 2 --batch_size 1"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A checkpoint of an untrained model whose prototypes were pushed, its videos, and where their event is."""
+    root = tmp_path_factory.mktemp("judged")
+    tree, database, truth = Hierarchy.from_rows(ROWS), {}, {}
+    for label, (name, _) in enumerate(ROWS):
+        for group, subset in ((1, "training"), (2, "training"), (3, "validation")):
+            video = f"v_{name}_g{group:02d}_c01"
+            info = {"n_frames": 12, "height": 24, "width": 32, "fps": 10}
+            write_frames(root / "jpg" / name / video, np.roll(shades(12), 5 * label + group, 2), info=info)
+            database[video] = {"subset": subset, "annotations": {"label": name, "segment": [1, 13]}}
+            truth[video] = {"class": name, "n_frames": 12, "tubes": [
+                {"first_frame": 2, "last_frame": 10, "boxes_x_y_w_h": [[8, 6, 10, 8]] * 8}]}
+    (root / "a.json").write_text(json.dumps({"labels": [name for name, _ in ROWS], "database": database}))
+    (root / "truth.json").write_text(json.dumps(truth))
+    (root / "other.json").write_text(json.dumps(truth, indent=1))
+
+    torch.manual_seed(0)
+    args, _ = parse_main(FLAGS.split())
+    resolve(args)
+    args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
+    points = fit_embeddings(tree, dim=8, edge=1.5)
+    model = build.build_model(args, tree, points, 1.0)
+    videos = [video for video in build.read_videos(args, tree) if video.subset == "training"]
+    clips = build.even_clips(args, videos, build.make_reader(args), 1)
+    device = torch.device("cpu")
+    record, _ = push(model, build.make_loader(clips, n_threads=0, device=device, batch_size=4),
+                     names=[video.name for video in videos], device=device, n_clips=len(clips))
+    checkpoint = {"done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
+                  "embedding": {"points": points, "c": 1.0}, "model": model.state_dict(), "optimizers": {}, "rng": {}}
+    save_checkpoint(root / "save_1.pth", {**checkpoint, "push_record": record.to_dict()})
+    save_checkpoint(root / "trunk.pth", {**checkpoint, "push_record": None})
+    return root
+
+
+def call(*words: str | Path) -> None:
+    with user_errors():
+        evaluate_explanations.main([part for word in words for part in (word.split() if isinstance(word, str)
+                                                                       else [str(word)])])
+
+
+@pytest.fixture(scope="module")
+def judged(trained, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", out)
+    return out
+
+
+def test_every_measure_beside_its_baselines(judged):
+    frame = pd.read_csv(judged / "measures.csv")
+    clips, own = frame[frame.table == "explanations"], frame[frame.table == "prototypes"]
+    assert set(clips.explanation) == {"prototypes", "top_prototype", "random", "centre", "chance", "grad_cam"}
+    assert set(clips[clips.explanation == "grad_cam"].level) == {0} and set(clips.level) == {0, 1}
+    assert set(own.explanation) == {"prototypes", "random", "centre"} and set(frame.measure) <= set(MEASURES)
+    assert {"insertion", "deletion", "box_only", "stable_jitter", "set_size"} <= set(clips.measure)
+    assert (frame.low <= frame["mean"] + 1e-9).all() and (frame["mean"] <= frame.high + 1e-9).all()
+    at_class = clips[clips.level == 0].set_index(["explanation", "measure"])
+    assert at_class.loc[("centre", "stable_noise"), "mean"] == 1  # knows nothing, and is as stable as can be
+    patch = own.set_index(["explanation", "level", "measure"])["mean"]
+    assert patch["prototypes", 0, "self_similarity"] == pytest.approx(1, abs=1e-3)  # a prototype is a patch
+    assert (patch.loc[:, :, "duplicates"] <= 1).all()
+    for name in ("measures.md", "measures.html", "rows.jsonl", "prototypes.json"):
+        assert (judged / name).stat().st_size > 200
+
+
+def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_path, monkeypatch):
+    whole = (judged / "rows.jsonl").read_text()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(lines[:4]) + lines[4][:20])  # killed while it wrote
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    again = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    assert again[:4] == lines[:4] and sorted(again) == sorted(lines)
+    assert (tmp_path / "measures.csv").read_text() == (judged / "measures.csv").read_text()
+
+    def forbidden(*_):
+        raise AssertionError("all was measured already")
+
+    monkeypatch.setattr(evaluate_explanations.Judge, "rows", forbidden)
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+
+
+def test_the_softmax_head_has_no_prototypes(trained, capsys):
+    call("--resume_path", trained / "trunk.pth", QUICK, "--head softmax --methods grad_cam class_feature_pyramid",
+         "3d_ep --iterations 2 --n_videos 1 --levels 0 --truth", trained / "truth.json")
+    frame = pd.read_csv(trained / "explanations_softmax" / "measures.csv")
+    assert set(frame.explanation) >= {"grad_cam", "class_feature_pyramid", "3d_ep", "random", "centre"}
+    perturbed = set(frame[frame.explanation == "3d_ep"].measure)
+    assert "insertion" in perturbed and "stable_noise" not in perturbed  # four optimisations a clip would be too many
+    assert not {"prototypes", "top_prototype"} & set(frame.explanation) and set(frame.table) == {"explanations"}
+    assert "measures.md" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_processes_share_the_clips(trained, judged, tmp_path):
+    call("--resume_path", trained / "save_1.pth", QUICK, "--n_threads 2 --out", tmp_path)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "measures.csv"), pd.read_csv(judged / "measures.csv"))
+
+
+@pytest.mark.parametrize(("line", "named"), [
+    ("--resume_path trunk.pth", "nothing was pushed"), ("--resume_path nowhere.pth", "nowhere.pth"),
+    ("--resume_path save_1.pth --levels 2", "level 2"), ("--resume_path save_1.pth --steps 0", "--steps"),
+    ("--resume_path save_1.pth --truth nowhere.json", "nowhere.json"),
+    ("--resume_path save_1.pth --truth a.json", "a.json"),
+    ("--resume_path save_1.pth --videos v_Swim_g01_c01", "v_Swim_g01_c01"),
+    ("--resume_path save_1.pth --methods grad_cat", "grad_cat")])
+def test_bad_input_is_one_sentence(trained, tmp_path, line, named, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("--root_path", trained, line, "--no_cuda --out", tmp_path)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and named in error and "Traceback" not in error
+
+
+def test_numbers_of_other_settings_are_not_mixed(trained, judged, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call("--resume_path", trained / "save_1.pth", QUICK, "--steps 5 --out", judged)
+    assert ended.value.code == 2 and "another steps (4, not 5)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # points that were held against another truth
+        call("--resume_path", trained / "save_1.pth", QUICK, "--truth", trained / "other.json", "--out", judged)
+    assert "another truth" in capsys.readouterr().err
+    (judged.parent / "torn").mkdir(exist_ok=True)
+    path = judged.parent / "torn" / "rows.jsonl"
+    path.write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"rows\.jsonl"):
+        Rows(path, Settings("p", "d", "prototypes", 4, 1, 1, 1, "none"), False)
+    assert Rows(path, Settings("p", "d", "prototypes", 4, 1, 1, 1, "none"), True).rows == []
+
+
+def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
+    pooling, convolution = torch.nn.AvgPool3d(4), torch.nn.Conv3d(3, 2, 4, 4)
+    assert served(convolution, (8, 8, 8), None) == list(METHODS)
+    assert "class_feature_pyramid" not in served(pooling, (8, 8, 8), None) and "left out" in capsys.readouterr().err
+    assert served(pooling, (8, 8, 8), ["grad_cam"]) == ["grad_cam"]
+    with pytest.raises(ValueError, match="--methods class_feature_pyramid"):
+        served(pooling, (8, 8, 8), ["grad_cam", "class_feature_pyramid"])
+
+
+def test_a_peak_is_stable_where_it_stays_with_what_it_is_on():
+    """What is in frame 4 is in frame 3 of the clip that begins a frame later, and in frame 5 of an earlier one."""
+    heat = torch.zeros(9, 5, 9)
+    heat[4, 2, 2] = 1
+    judge = SimpleNamespace(model=SimpleNamespace(trunk=SimpleNamespace(stride=(1, 2, 2))))
+    for shift in (1, -1):
+        scene = SimpleNamespace(shift=shift)
+        stable = [Judge._stable(judge, scene, heat, {"jitter": heat.roll(by, 0), "noise": heat.roll(by, 0)})
+                  for by in (-3, -2, -1, 0, 1, 2, 3)]
+        here = [0, 0, 1, 1, 1, 0, 0]
+        assert [one["stable_noise"] for one in stable] == here
+        assert [one["stable_jitter"] for one in stable] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
+    moved = Judge._stable(judge, scene, heat, {"noise": heat.roll(3, 2), "jpeg": heat.roll(2, 2)})
+    assert moved == {"stable_noise": 0, "stable_jpeg": 1} and Judge._stable(judge, scene, None, {}) == {}
+
+
+def test_the_blob_is_in_the_middle():
+    blob = centre_blob((5, 7, 9))
+    assert blob.shape == (5, 7, 9) and peak_of(blob).tolist() == [2, 3, 4]

@@ -1,0 +1,140 @@
+"""A perfect, an inverted and a random explanation score as they must; sets and boxes are worked out by slow loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.faithfulness import (
+    block_ranks,
+    blurred,
+    box_share,
+    deletion,
+    greedy_set,
+    insertion,
+    kept_and_hidden,
+    moved_box,
+    noisy,
+    random_set,
+    recompressed,
+    same_place,
+    transition,
+)
+
+SIZE = (8, 16, 24)
+BOX = (2, 4, 6, 4, 8, 12)  # whole blocks of the grid
+
+
+def inside(box=BOX) -> torch.Tensor:
+    mask = torch.zeros(SIZE)
+    mask[tuple(slice(a, b) for a, b in zip(box[:3], box[3:], strict=True))] = 1
+    return mask
+
+
+def clip() -> torch.Tensor:
+    """Noise, whose pattern inside the box is what the score looks for."""
+    return torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def score(clips: torch.Tensor) -> torch.Tensor:
+    """1 where the box holds the clip's own pixels, towards 0 where it does not."""
+    away = ((clips - clip()) * inside()).square().sum((1, 2, 3, 4)) / (clip() * inside()).square().sum()
+    return (1 - away).clamp(min=0)
+
+
+GOOD, BAD = inside(), 1 - inside()
+RANDOM = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_perfect_random_and_inverted_heat():
+    """The box is 8 blocks of 512: all of them are there after 2 of 128 steps, or only in the last 2."""
+    inserted = [insertion(score, clip(), heat) for heat in (GOOD, RANDOM, BAD)]
+    deleted = [deletion(score, clip(), heat) for heat in (GOOD, RANDOM, BAD)]
+    assert inserted[0] > 0.98 and inserted[2] < 0.3 and inserted[0] > inserted[1] > inserted[2]
+    assert deleted[0] < 0.02 and deleted[2] > 0.98 and deleted[0] < deleted[1] < deleted[2]
+    assert deleted[1] == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_transition_is_a_loop_over_blocks():
+    heat = torch.rand(SIZE, generator=torch.Generator().manual_seed(2))
+    grid, steps = (4, 4, 6), 8
+    blocks = [(slice(2 * t, 2 * t + 2), slice(4 * y, 4 * y + 4), slice(4 * x, 4 * x + 4))
+              for t in range(4) for y in range(4) for x in range(6)]
+    blocks.sort(key=lambda block: -float(heat[block].mean()))
+    first, last = clip(), torch.zeros(3, *SIZE)
+    slow, turned = [score(first[None])], first.clone()
+    for step in range(steps):
+        for block in blocks[step * 96 // steps:(step + 1) * 96 // steps]:
+            turned[(slice(None), *block)] = last[(slice(None), *block)]
+        slow.append(score(turned[None]))
+    fast = transition(score, first, last, heat, steps=steps, grid=grid, batch_size=3)
+    assert torch.allclose(fast, torch.cat(slow), atol=1e-6)
+
+
+def test_equal_blocks_come_in_random_order_and_grids_need_not_fit():
+    ranks = block_ranks(torch.zeros(5, 7, 9), (2, 3, 4), seed=1)
+    assert sorted(ranks.unique().tolist()) == pytest.approx([i / 24 for i in range(24)])
+    assert not torch.equal(ranks, block_ranks(torch.zeros(5, 7, 9), (2, 3, 4), seed=2))
+    assert block_ranks(torch.zeros(3, 2, 2), (8, 8, 8)).unique().numel() == 12  # no more blocks than voxels
+    heat = torch.zeros(5, 7, 9)
+    heat[4, 6, 8] = 1
+    assert float(block_ranks(heat, (2, 3, 4))[4, 6, 8]) == 0
+
+
+def test_what_boxes_keep_and_hide():
+    whole, only, hidden = kept_and_hidden(score, clip(), BOX)
+    assert whole == 1 and only == 1 and hidden < 0.2
+    _, only, hidden = kept_and_hidden(score, clip(), (4, 8, 12, 8, 16, 24))  # beside it
+    assert only < 0.2 and hidden == 1
+    _, only, hidden = kept_and_hidden(score, clip(), (0, 0, 0, *SIZE))
+    assert only == 1 and hidden < 0.2
+
+
+def test_boxes():
+    assert box_share((0, 0, 0, *SIZE), SIZE) == 1 and box_share(BOX, SIZE) == pytest.approx(2 * 4 * 6 / (8 * 16 * 24))
+    rng = np.random.default_rng(0)
+    for box in (moved_box(BOX, SIZE), *(moved_box(BOX, SIZE, rng) for _ in range(20))):
+        assert [b - a for a, b in zip(box[:3], box[3:], strict=True)] == [2, 4, 6]
+        assert all(0 <= a < b <= n for a, b, n in zip(box[:3], box[3:], SIZE, strict=True))
+    assert moved_box(BOX, SIZE) == (3, 6, 9, 5, 10, 15)
+    assert moved_box((1, 1, 1, 9, 17, 25), SIZE, rng) == (0, 0, 0, *SIZE)
+
+
+def test_disturbances():
+    still = torch.full((3, 4, 16, 16), 120, dtype=torch.uint8)
+    assert float((noisy(still, 1).float() - 120).std()) == pytest.approx(8, rel=0.1)
+    assert torch.equal(noisy(still, 1), noisy(still, 1)) and not torch.equal(noisy(still, 1), noisy(still, 2))
+    assert recompressed(still).shape == still.shape and recompressed(still).float().sub(120).abs().max() < 3
+    ramp = torch.arange(16, dtype=torch.uint8).mul(15).expand(3, 4, 16, 16)
+    assert recompressed(ramp).float().sub(ramp.float()).abs().mean() < 6  # nothing is transposed
+    assert torch.allclose(blurred(torch.ones(3, 4, 16, 16)), torch.ones(3, 4, 16, 16), atol=1e-5)
+    assert float(blurred(clip()).std()) < 0.5 * float(clip().std())
+
+
+def test_places():
+    peaks, others = torch.tensor([[1, 8, 8], [1, 8, 8]]), torch.tensor([[3, 4, 8], [4, 8, 8]])
+    assert same_place(peaks, others, torch.tensor([2, 4, 4])).tolist() == [True, False]
+
+
+def log_sigmoid(tangents: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.logsigmoid(tangents.sum(-1))
+
+
+def test_the_greedy_set_is_the_smallest_for_a_score_of_one_dimension():
+    pulls = torch.tensor([[0.1], [3.0], [-1.0], [2.0], [0.2], [-0.3]], dtype=torch.float64)
+    whole, none = log_sigmoid(pulls.sum(0)[None]), log_sigmoid(torch.zeros(1, 1))
+    taken = greedy_set(pulls, log_sigmoid)
+    assert taken == [1, 3][:len(taken)] and log_sigmoid(pulls[taken].sum(0)[None]) >= none + 0.9 * (whole - none)
+    assert len(taken) == 2 or log_sigmoid(pulls[[1]]) >= none + 0.9 * (whole - none)
+    assert greedy_set(-pulls, log_sigmoid) == [] and greedy_set(torch.zeros(3, 2), log_sigmoid) == []
+    one = torch.zeros(5, 3, dtype=torch.float64)
+    one[4] = 2
+    assert greedy_set(one, log_sigmoid) == [4]
+
+
+def test_random_sets_are_larger():
+    generator = torch.Generator().manual_seed(0)
+    pulls = torch.randn(40, 4, generator=generator, dtype=torch.float64) + 0.2
+    rng = np.random.default_rng(0)
+    sizes = [random_set(pulls, log_sigmoid, rng) for _ in range(20)]
+    assert 1 <= len(greedy_set(pulls, log_sigmoid)) < np.mean(sizes) <= 40
+    assert random_set(-pulls, log_sigmoid, rng) == 0

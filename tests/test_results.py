@@ -1,0 +1,134 @@
+"""What benchmarks.results trains is what it says, and its tables stand where they should."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_main import DATA, MODEL, call, data, whole  # noqa: F401
+from tiny import random_tree
+
+from benchmarks import results
+from benchmarks.ancestors import firing
+from benchmarks.weizmann import HIPE, LINE
+from options import PAPER, RECIPES, parse_main, resolve
+from util_scripts.demo import TRAINING
+
+LINES = {"demo": ["--root_path", "demo", "--video_path", "jpg", *TRAINING.split(), "--n_val_samples", "4"],
+         "weizmann": [*LINE.format(annotation="a.json").split(), *HIPE.split()]}
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """The command lines that a driver would run, resolved."""
+    seen = []
+
+    def note(script, *words):
+        assert script == "main.py"
+        args, _ = parse_main([str(word) for word in words])
+        resolve(args)
+        seen.append(args)
+    monkeypatch.setattr(results, "python", note)
+    monkeypatch.setattr(results, "newest_whole", lambda folder: folder / "save_1.pth")
+    return seen
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_published_and_ours_start_from_one_trunk(name, called, tmp_path):
+    for method in results.METHODS[1:]:
+        path = results.train(name, method, LINES[name], Path("trunk.pth"), 2, tmp_path, 3.0, 2)
+        assert path.parent.parent == tmp_path and "_2_3_2" in path.parent.name
+    published, ours = called
+    assert published.pretrain_path == ours.pretrain_path == "trunk.pth"
+    assert published.trunk_epochs == ours.trunk_epochs == 0
+    assert {flag: getattr(published, flag) for flag in PAPER} == PAPER and published.paper and not ours.paper
+    assert published.learning_rate == pytest.approx(3 * RECIPES["pretrained"]["learning_rate"])
+    assert ours.warm_learning_rate == pytest.approx(3 * RECIPES["scratch"]["warm_learning_rate"])
+    assert (ours.optimizer, published.optimizer) == ("adamw", "sgd")
+    schedule = results.SCHEDULES[name]
+    assert (ours.warm_epochs, ours.n_epochs) == tuple(2 * n for n in schedule.ours)
+    assert (published.warm_epochs, published.n_epochs) == tuple(2 * n for n in schedule.paper)
+    for flag in ("model_depth", "resnet_widen_factor", "sample_size", "batch_size", "spatial_strides"):
+        assert getattr(published, flag) == getattr(ours, flag), flag
+    assert published.temporal_strides != ours.temporal_strides
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_the_softmax_head_has_as_many_epochs_of_the_trunk_as_ours(name, called, tmp_path):
+    schedule = results.SCHEDULES[name]
+    trunk = int(LINES[name][LINES[name].index("--trunk_epochs") + 1])
+    assert schedule.softmax == trunk + schedule.ours[1] - schedule.ours[0]
+    assert results.softmax(LINES[name], schedule.softmax, tmp_path) == tmp_path / "trunk.pth"
+    assert (called[0].trunk_epochs, called[0].n_epochs) == (schedule.softmax, 0)
+
+
+def test_a_table_has_a_row_a_figure_and_a_column_a_method():
+    found = {"softmax head": [{"accuracy": 0.5}, {"accuracy": 1.0}],
+             "ours": [{"accuracy": 1.0, "pointing": 0.25}, {"accuracy": 1.0, "pointing": None}]}
+    assert results.table(found).splitlines() == [
+        "| | softmax head | ours |", "| --- | --- | --- |",
+        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |", "| pointing |  | 0.250 |"]
+
+
+def test_tables_replace_those_of_an_earlier_call(tmp_path):
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\nBefore.\n")
+    results.put(page, "one")
+    page.write_text(page.read_text() + "\nAfter.\n")
+    results.put(page, "two")
+    text = page.read_text()
+    assert text.startswith("# Results\n\nBefore.\n\n") and text.endswith("\nAfter.\n")
+    assert "two" in text and "one" not in text and text.count(results.MARKS[0]) == text.count(results.MARKS[1]) == 1
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_recognition_of_a_checkpoint(whole, pooled):  # noqa: F811
+    path = whole / ("trunk.pth" if pooled else "save_3.pth")
+    found = results.recognition(path, pooled=pooled)
+    assert {"accuracy, class", "accuracy, grandparent", "severity of mistakes", "calibration error, class",
+            "the same, best temperature, parent"} <= set(found)
+    assert all(0 <= value <= 1 for name, value in found.items() if name != "severity of mistakes")
+
+
+def test_firing_of_known_prototypes():
+    """The first prototype of an ancestor fires on all its leaves, the second on one of them alone."""
+    tree = random_tree(0, 2, 6)
+    node = max(tree.levels[1], key=lambda node: len(tree.children(node)))
+    below = tree.leaves_below(node)
+    assert 1 < len(below) < 6
+    labels = torch.arange(6).repeat(3)
+    activations = torch.zeros(18, 2)
+    activations[torch.isin(labels, below), 0] = 2.0
+    activations[labels == below[0], 1] = 2.0
+    shared, even = firing(activations, labels, tree, torch.tensor([node, node]))
+    assert shared.tolist() == [1, 0] and even.tolist() == [1, 0]
+
+
+@pytest.mark.slow
+def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    calls = []
+
+    def run(script, *words):
+        calls.append(script)
+        call(*map(str, words), "--no_cuda --n_threads 0")
+
+    line = [*DATA.split(), *MODEL.split(), "--root_path", str(data), "--batch_size", "6", "--trunk_epochs", "1",
+            "--no_img", "--val_every", "9", "--inference_stride", "4", "--temporal_strides", "1", "2", "2", "1", "1"]
+    schedule = results.Schedule(2, (1, 2), (1, 3), "--temporal_strides 1 2 2 2 2 --push_start 2")
+    monkeypatch.setattr(results, "python", run)
+    monkeypatch.setattr(results, "demo_data", lambda folder, seed: [*line, "--manual_seed", str(seed)])
+    monkeypatch.setitem(results.SCHEDULES, "demo", schedule)
+    words = ["--work", str(tmp_path), "--seeds", "3", "--videos", "2", "--steps", "2", "--methods", "grad_cam",
+             "--n_threads", "0", "--page", str(tmp_path / "RESULTS.md")]
+    results.main(words)
+    text = (tmp_path / "RESULTS.md").read_text()
+    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]]
+            for row in text.splitlines() if row.startswith("| ")}
+    assert all(rows["accuracy, class"]) and all(rows["calibration error, grandparent"])
+    assert all(rows["insertion ↑: grad cam, class"]) and all(rows["deletion ↓: random, class"])
+    prototypes = rows["box_only ↑: top prototype, grandparent"]
+    assert prototypes[0] == "" and prototypes[1] and prototypes[2]
+    assert rows["sharing ↑: prototypes, parent"][2]
+    n_calls = len(calls)
+    results.main(words)
+    assert len(calls) == 2 * n_calls  # main.py says that there is nothing left
+    assert (tmp_path / "RESULTS.md").read_text() == text
