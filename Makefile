@@ -1,6 +1,7 @@
 # make help lists what there is. Everything runs in .venv, which is made on first use from requirements.txt.
 PYTHONS = $(PYTHON) python3.11 python3.12 python3.13 python3
 RUN = .venv/bin/python
+PYTEST = $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 READY = .venv/.ready
 
 .PHONY: help demo test test-all lint benchmarks clean
@@ -13,10 +14,10 @@ demo: $(READY) ## make videos, train, evaluate and explain, in demo/ (minutes)
 	$(RUN) -m util_scripts.demo
 
 test: $(READY) ## all tests but the slow ones
-	$(RUN) -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY) ## all tests
-	$(RUN) -m pytest -q
+	$(PYTEST)
 
 lint: $(READY) ## ruff
 	$(RUN) -m ruff check

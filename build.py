@@ -1,6 +1,7 @@
 """From flags or a checkpoint to model, videos and loaders: what all scripts share."""
 
 import argparse
+import copy
 import gc
 import os
 import sys
@@ -15,11 +16,11 @@ from datasets import DATASETS, READERS
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
-from datasets.video import Video, VideoClips
+from datasets.video import Video, VideoClips, VideoTable
 from hierarchy.embeddings import ClassEmbeddings, find_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
-from models.weights import is_named
+from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
 from options import CALL_FLAGS, TRUNK_FLAGS, WEIGHT_FLAGS, parse_main, resolve
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
@@ -88,6 +89,21 @@ def build_trunk(args: argparse.Namespace) -> nn.Module:
     return trunk(**{name: value for name, value in options.items() if name == "depth" or name in trunk.options})
 
 
+def check_size(trunk: nn.Module, size: tuple[int, int, int]) -> None:
+    """Run a trunk on shapes alone.
+
+    Raises:
+        ValueError: where clips of `size` (T, H, W) are smaller than its poolings and kernels.
+    """
+    try:
+        features = copy.deepcopy(trunk).to("meta").eval()(torch.empty(1, 3, *size, device="meta"))
+    except RuntimeError:
+        features = torch.empty(0)
+    if features.numel() == 0:
+        raise ValueError(f"clips of {size[0]} frames of {size[1]} x {size[2]} pixels are too small for this trunk; "
+                         "raise --sample_duration or --sample_size")
+
+
 def channels_last(network: nn.Module) -> nn.Module:
     """A network with its kernels in the layout in which convolutions run up to a third faster, on CPUs too."""
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}  # a trunk has one or the other, the neck the latter
@@ -97,18 +113,43 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
-def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float) -> HIPE:
+def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float,
+                counts: Sequence[int] | None = None) -> HIPE:
     """A fresh model as the flags say.
 
     Args:
         points: (K, D) tangent vectors of the nodes; c: curvature they were fitted for.
+        counts: prototypes of each of the K nodes, where they are not --prototypes_per_node each.
     """
     trunk = build_trunk(args)
     embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score,
                                  learn_temperature=args.learn_T)
-    model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, per_node=args.prototypes_per_node,
-                 neck=args.neck, last_scale=args.last_scale)
+    model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, neck=args.neck,
+                 per_node=counts or args.prototypes_per_node, last_scale=None if args.random_last else args.last_scale)
     return channels_last(model)
+
+
+def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> bool:
+    """Start a model's trunk from --pretrain_path, and say so; clips are then normalised as its weights saw theirs.
+
+    Returns:
+        whether the pooled head came along: the file is a checkpoint of this program, for the same classes.
+    Raises:
+        FileNotFoundError, ValueError: naming the file, where it does not fit.
+    """
+    found = load_pretrained(model.trunk, args.pretrain_path, n_classes=args.n_pretrain_classes,
+                            tell=lambda line: print(line, file=sys.stderr))
+    args.normalisation = args.normalisation or found.normalisation
+    content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
+    if not is_own(content):
+        return False
+    other = Hierarchy.from_rows(content["hierarchy_rows"])
+    if other.names[: other.n_leaves] != hierarchy.names[: hierarchy.n_leaves]:
+        return False
+    state = unwrap(content)[0]
+    model.pooled_head.load_state_dict({name: state[f"fc.{name}"] for name in ("weight", "bias")})
+    print(f"{args.pretrain_path}: of the same classes, its pooled head is taken, too", file=sys.stderr)
+    return True
 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
@@ -125,7 +166,8 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
     """
     hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
     args = argparse.Namespace(**{**vars(parse_main([])[0]), **checkpoint["args"]})  # of before a flag: its default
-    model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"])
+    model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"],
+                        checkpoint.get("counts"))
     try:
         model.load_state_dict(checkpoint["model"])
     except RuntimeError as error:
@@ -134,7 +176,7 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
     return model, hierarchy, None if record is None else PushRecord.from_dict(record)
 
 
-def read_videos(args: argparse.Namespace, hierarchy: Hierarchy) -> list[Video]:
+def read_videos(args: argparse.Namespace, hierarchy: Hierarchy) -> VideoTable:
     """All videos that the annotation lists and that are on disk.
 
     Raises:
@@ -153,30 +195,37 @@ def make_reader(args: argparse.Namespace) -> Reader:
     return CachedReader(reader, int(args.memory_gb * 1e9)) if args.memory_gb else reader
 
 
-def training_clips(args: argparse.Namespace, videos: list[Video], reader: Reader) -> VideoClips:
-    """One random, augmented clip of every video."""
+def normalisation_of(args: argparse.Namespace) -> str:
+    """What clips go through on the device; checkpoints from before the flag know of Kinetics' only."""
+    return getattr(args, "normalisation", None) or "kinetics"
+
+
+def training_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, *,
+                   flip: bool = True) -> VideoClips:
+    """One random, augmented clip of every video, half of them mirrored if `flip` and the flags say so."""
     least = args.train_crop_min_ratio
     transform = TrainTransform(args.sample_size, scales=(args.train_crop_min_scale, 1.0), ratio=(least, 1 / least),
-                               flip=not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter)
+                               flip=flip and not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter)
     return VideoClips(videos, sampler=RandomClip(args.sample_duration, stride=args.sample_t_stride),
-                      transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict)
+                      transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict,
+                      normalisation=normalisation_of(args))
 
 
-def even_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, n: int) -> VideoClips:
+def even_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, n: int) -> VideoClips:
     """n evenly spaced, un-augmented clips of every video."""
     return VideoClips(videos, sampler=EvenClips(args.sample_duration, n, stride=args.sample_t_stride),
                       transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict)
+                      strict=args.strict, normalisation=normalisation_of(args))
 
 
-def window_clips(args: argparse.Namespace, videos: list[Video], reader: Reader, step: int) -> VideoClips:
+def window_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, step: int) -> VideoClips:
     """All windows of every video, `step` frames apart."""
     return VideoClips(videos, sampler=SlidingWindows(args.sample_duration, step, stride=args.sample_t_stride),
                       transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict)
+                      strict=args.strict, normalisation=normalisation_of(args))
 
 
-def _quiet_worker(_: int) -> None:
+def quiet_worker(_: int) -> None:
     """A loader process leaves stopping to its parent: what is sent to the whole group of processes passes it by."""
     os.setpgid(0, 0)
     gc.freeze()  # were its parent's objects gone through for garbage, their memory would be copied
@@ -190,7 +239,7 @@ def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, ba
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size,
                                                                               "sampler": sampler}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
-    return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=_quiet_worker,
+    return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=quiet_worker,
                       persistent_workers=False, prefetch_factor=4 if n_threads else None, generator=torch.Generator(),
                       **how)
 
@@ -226,11 +275,13 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     if checkpoint is None:
         resolve(args)
         return None, None
-    stored = checkpoint["args"]
+    stored = {**vars(parse_main([])[0]), **checkpoint["args"]}  # of before a flag: its default
     for name in WEIGHT_FLAGS:
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name in stored and name not in ("conv1_t_stride", "no_max_pool"):
             value = getattr(args, name)
+            if name == "normalisation":
+                stored[name] = normalisation_of(argparse.Namespace(**stored))
             if value != stored[name]:
                 raise _contradiction(path, name, value, stored[name])
     for name, value in stored.items():

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +17,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import build
+from datasets.groups import CALIBRATION, held_out_groups, hold_out
 from datasets.reading import CachedReader, Reader
-from datasets.sampling import n_batches
+from datasets.sampling import EpochBatches, n_batches
 from datasets.ucf101 import subset_of
-from datasets.video import Video, VideoClips, whole_videos
-from explain import patch_sheet, prototype_pictures
+from datasets.video import Video, VideoClips, VideoTable, whole_videos
+from evaluation.recognition import Believed, VideoMean, recognition_metrics
+from explain import patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
-from models.weights import load_pretrained
 from options import parse_main
-from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, write_whole
+from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, sweep, write_whole
 from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
-from training.features import KeptFeatures, Views, keep_features, valid_clips
+from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.precision import choose_precision, prepare_device
+from training.precision import check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push, start_prototypes
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, least_batch, remaining, training_steps
 from util_scripts.errors import user_errors
@@ -46,6 +47,8 @@ class Run:
         self.checkpoint, self.resumed_from = build.resume(args, given)
         self.hierarchy = build.check_tree(args, given, self.checkpoint, self.resumed_from)
         self.videos = build.read_videos(args, self.hierarchy)
+        self.held_out = self._held_out()  # groups of training videos
+        self.videos = hold_out(self.videos, self.held_out)
         self.results: Path = args.result_path
         self.earlier = [] if self.checkpoint is not None or args.no_train else checkpoints_in(self.results)
         if self.earlier and not args.overwrite:
@@ -57,16 +60,21 @@ class Run:
         torch.manual_seed(args.manual_seed)
         with world.main_first():  # whose fitted embeddings the others find
             self.model = self._model().to(self.device)
+        # whether the pooled head tells classes apart, so that there are class maps to place prototypes by
+        self.mapped = args.trunk_epochs > 0 or getattr(args, "head_given", False)
         world.align(self.model)
         if world.size > 1 and args.batchnorm_sync:
             self.model = synchronise_batchnorm(self.model, self.device)
         if args.compile:
+            check_compiler(self.device)
             self.model.trunk.compile()
         prepare_device(self.device, deterministic=args.deterministic)
         self.precision = choose_precision(args.amp, self.device)
         self.trainer = Trainer(self.model, self._phases(), self._weights(), margin=args.separation_margin,
-                               focus=args.focus if args.trunk_epochs else 1.0, background=args.background,
-                               sure=args.sure if args.trunk_epochs else 0.0,  # an untrained head is sure of nothing
+                               focus=args.focus if self.mapped else 1.0, background=args.background,
+                               sure=args.sure if self.mapped else 0.0,  # an untrained head is sure of nothing
+                               cluster_margin=args.cluster_margin, rivals=args.separation_rivals,
+                               last_layer=args.last_layer,
                                frozen=stages_before(self.model.trunk, args.ft_begin_module), freeze_bn=args.freeze_bn,
                                world=world, precision=self.precision)
         if self.checkpoint is not None:
@@ -85,9 +93,24 @@ class Run:
         points, c = build.fresh_embedding(args, self.hierarchy, self.results / "embeddings.pth")
         args.c = c
         model = build.build_model(args, self.hierarchy, points, c)
-        if args.pretrain_path:
-            load_pretrained(model.trunk, args.pretrain_path, tell=lambda line: print(line, file=sys.stderr))
+        build.check_size(model.trunk, (args.sample_duration, args.sample_size, args.sample_size))
+        args.head_given = bool(args.pretrain_path) and build.load_trunk(args, model, self.hierarchy)
         return model
+
+    def _held_out(self) -> list[str]:
+        """The groups that --calibrate holds out of training: for a resumed run those that its first part held out."""
+        if not self.args.calibrate:
+            return []
+        if self.checkpoint is None:
+            groups = held_out_groups(self.videos, seed=self.args.manual_seed)
+            if not groups:
+                raise ValueError(f"{self.args.annotation_path}: too few groups of training videos to hold one out; "
+                                 "leave --calibrate away")
+            return groups
+        if "held_out" not in self.checkpoint:
+            raise ValueError(f"{self.resumed_from}: trained on all groups, so that none is left to calibrate on; leave "
+                             "--calibrate away, or train afresh")
+        return self.checkpoint["held_out"]
 
     def _restore(self) -> None:
         """Resume, in this order: 1 model and push record (in _model), 2 the cursor, 3 the optimisers, 4 the RNG."""
@@ -115,9 +138,10 @@ class Run:
     def _weights(self) -> LossWeights:
         args = self.args
         return LossWeights(ce=args.ce_weight, cluster=args.cluster_weight, separation=args.separation_weight,
-                           background=args.background_weight if args.trunk_epochs else 0.0,
+                           background=args.background_weight if self.mapped else 0.0,
                            coverage=args.coverage_weight, group=args.group_weight,
-                           orthogonality=args.orthogonality_weight, sharing=args.sharing_weight)
+                           orthogonality=args.orthogonality_weight, sharing=args.sharing_weight,
+                           batch_ce=args.batch_ce_weight, l1=args.l1_weight)
 
     def _plain_args(self) -> dict:
         return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
@@ -127,15 +151,16 @@ class Run:
             write_whole(self.results / name, lambda file: file.write(json.dumps(content, indent=indent).encode()))
         return self.results / name
 
-    def subset(self, name: str) -> list[Video]:
+    def subset(self, name: str) -> VideoTable:
         """The videos of a subset."""
-        return [video for video in self.videos if video.subset == subset_of(name)]
+        return self.videos.subset(subset_of(name))
 
     def reader(self, subset: str) -> Reader:
         """The reader, with the videos of a subset in memory as far as they fit, before loader processes share it."""
         if isinstance(self.source, CachedReader) and subset not in self.preloaded:
             self.preloaded.add(subset)
-            self.source.preload(video.path for video in self.subset(subset))
+            videos = self.subset(subset)
+            self.source.preload(videos.path(i) for i in range(len(videos)))
         return self.source
 
     def save(self, name: str) -> None:
@@ -150,8 +175,10 @@ class Run:
             "done": list(self.done), "args": self._plain_args(),
             "hierarchy_rows": [list(row) for row in self.hierarchy.rows],
             "embedding": {"points": embeddings.points.cpu(), "c": embeddings.c},
+            "counts": self.model.prototype_layer.counts.tolist(),
             "model": self.model.state_dict(), "optimizers": self.trainer.state(), "rng": rng,
             "push_record": None if self.record is None else self.record.to_dict(),
+            **({"held_out": self.held_out} if self.held_out else {}),
             **({} if self.precision.scaler is None else {"scaler": self.precision.scaler.state_dict()})})
 
     # --- training
@@ -178,7 +205,8 @@ class Run:
         per_epoch = n_batches(len(clips), args.batch_size, least_batch(self.world.size))
         steps = training_steps(n_batches=per_epoch, trunk_epochs=args.trunk_epochs,
                                warm_epochs=args.warm_epochs, n_epochs=args.n_epochs, push_start=args.push_start,
-                               push_every=args.push_every, tune_iterations=args.tune_iterations)
+                               push_every=args.push_every, tune_iterations=args.tune_iterations,
+                               last_push=not args.no_last_push)
         todo = remaining(steps, self.done)
         if not todo:
             print(f"{self.results}: the run is finished; a larger --n_epochs goes on", file=sys.stderr)
@@ -190,13 +218,17 @@ class Run:
                 shutil.rmtree(self.results / folder, ignore_errors=True)
         for ahead in put_aside(self.results, self.done) if self.world.is_main else ():
             print(f"{ahead.name}: lies ahead of where this run goes on; kept as {ahead.name}.ahead", file=sys.stderr)
+        if self.world.is_main:
+            sweep(self.results)
         log = Log(self.results, self.done, tensorboard=args.tensorboard, silent=not self.world.is_main)
         totals = Counter(step.kind for step in steps)
         behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
         batches = self._batches(clips, steps, todo)
         still = build.even_clips(args, training, self.reader("train"), args.push_clips)
-        push_loader = self._loader(still)
-        n_still = len(self.world.share(len(still)))
+        # not mirrored: a push record knows no mirrored clips
+        augmented = build.training_clips(args, training, self.reader("train"), flip=False)
+        push_loader = self._loader(still) if args.push_on == "still" else NormalisedTwice(self._loader(augmented))
+        n_pushed = len(self.world.share(len(still if args.push_on == "still" else augmented)))
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
         meter, bar = Meter(), None
@@ -210,10 +242,15 @@ class Run:
             elif step.kind == "start":
                 self._start(still, log, step)
             elif step.kind == "push":
-                kept, tuning = self._push(push_loader, log, step, training, n_still), None
+                kept, tuning = self._push(push_loader, log, step, training, n_pushed), None
+                if args.last_layer == "joint":
+                    kept = None  # of the neck, which moves now
+            elif args.last_layer == "joint":
+                kept = kept or self._trunk_features(augmented)
+                self._tune_prototypes(step, kept, meter)
             else:
                 kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), push_loader,
-                                             device=self.device, n_clips=n_still, folder=self.results)
+                                             device=self.device, n_clips=n_pushed, folder=self.results)
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
@@ -292,6 +329,22 @@ class Run:
         kept = KeptFeatures(world.collect(kept.features, len(views)), world.collect(kept.labels, len(views)))
         yield from kept.batches(views.items(order), self.device)
 
+    def _trunk_features(self, clips: VideoClips) -> KeptFeatures:
+        """The trunk's features of training clips, on every process."""
+        kept = keep_features(self.model.trunk, self._loader(clips), device=self.device, folder=self.results,
+                             n_clips=len(self.world.share(len(clips))), description="trunk features")
+        return KeptFeatures(*(self.world.collect(part, len(clips)) for part in (kept.features, kept.labels)))
+
+    def _tune_prototypes(self, step: Step, kept: KeptFeatures, meter: Meter) -> None:
+        """The released code's tuning: a pass as in a warm epoch, by an optimiser that remembers nothing."""
+        self.trainer.optimizers.pop("warm", None)
+        order = EpochBatches(len(kept.labels), self.args.batch_size, seed=self.args.manual_seed,
+                             epoch=(step.epoch << 20) + step.iteration, least=least_batch(self.world.size))
+        mine = ([item for _, item in items][self.world.rank::self.world.size] for items in order)
+        for batch in kept.batches(mine, self.device):
+            meter.add(self.trainer.step(Step("warm", step.epoch, step.iteration), 0.0, batch),
+                      self.world.total(len(batch["label"])))
+
     @staticmethod
     def _watch(means: dict[str, float], step: Step, bar: tqdm) -> None:
         if not np.isfinite(means["loss"]):
@@ -307,8 +360,8 @@ class Run:
         name = step.kind if step.kind == "start" else f"{step.kind} {step.epoch}/{of}"
         return tqdm(total=total, desc=name, leave=False, mininterval=0.5)
 
-    def _tell_empty_classes(self, training: list[Video]) -> None:
-        empty = sorted(set(range(self.hierarchy.n_leaves)) - {video.label for video in training})
+    def _tell_empty_classes(self, training: VideoTable) -> None:
+        empty = sorted(set(range(self.hierarchy.n_leaves)) - set(training.labels.tolist()))
         if empty:
             names = ", ".join(self.hierarchy.names[leaf] for leaf in empty[:3])
             print(f"{self.args.annotation_path}: {len(empty)} of {self.hierarchy.n_leaves} classes have no training "
@@ -316,7 +369,7 @@ class Run:
                   file=sys.stderr)
 
     def _start(self, clips: VideoClips, log: Log, step: Step) -> None:
-        if not self.args.trunk_epochs:
+        if not self.mapped:
             tqdm.write("no trunk epochs, so no class maps: prototypes start at random patches of their nodes, and "
                        "focus and background separation are off", file=sys.stderr)
         placed = 0
@@ -326,14 +379,14 @@ class Run:
                                            batch_size=self.args.batch_size)
                 generator = torch.Generator().manual_seed(self.args.manual_seed)
                 placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
-                                          sure=self.args.sure, mapped=self.args.trunk_epochs > 0, progress=True)
+                                          sure=self.args.sure, mapped=self.mapped, progress=True)
             self.world.align(self.model.prototype_layer)
         log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of))
 
-    def _push(self, loader: DataLoader, log: Log, step: Step, training: list[Video], n_clips: int) -> KeptFeatures:
+    def _push(self, loader: DataLoader, log: Log, step: Step, training: VideoTable, n_clips: int) -> KeptFeatures:
         began = time.perf_counter()
         self.trainer.enter("last")
-        self.record, kept = push(self.model, loader, names=[video.name for video in training], device=self.device,
+        self.record, kept = push(self.model, loader, names=training.names, device=self.device,
                                  epoch=step.epoch, n_clips=n_clips, folder=self.results, progress=True,
                                  world=self.world)
         seconds = time.perf_counter() - began
@@ -353,11 +406,12 @@ class Run:
                 picture_seconds=round(time.perf_counter() - began, 3))
         return kept
 
-    def _pictures(self, step: Step, training: list[Video], log: Log) -> None:
+    def _pictures(self, step: Step, training: VideoTable, log: Log) -> None:
         if self.args.no_img or not self.world.is_main:
             return
         out, node_of = self.results / "img" / f"epoch_{step.epoch}", self.model.prototype_layer.node_of.cpu()
-        by_name = {video.name: video for video in training}
+        sources = set(self.record.video)
+        by_name = {name: training[i] for i, name in enumerate(training.names) if name in sources}
         lost = prototype_pictures(self.record, self.hierarchy, node_of, videos=by_name, reader=self.reader("train"),
                                   out=out, n_jobs=self.args.n_threads, progress=True)
         if lost:
@@ -375,7 +429,7 @@ class Run:
         if not videos:
             return None
         clips = build.even_clips(args, videos, self.reader("val"), args.n_val_samples)
-        labels = torch.tensor([video.label for video in videos])
+        labels = torch.from_numpy(videos.labels)
         scores = evaluate(self.model, self._loader(clips), labels, device=self.device, pooled=pooled, description="val",
                           world=self.world, precision=self.precision)
         self.trainer.kind = None  # evaluation left the model in eval mode
@@ -411,19 +465,54 @@ class Run:
         if self.record is None:
             print("inference: nothing was pushed yet, so these predictions are not by training patches",
                   file=sys.stderr)
-        clips = build.window_clips(args, videos, self.reader(name), args.inference_stride)
+        clips, means = self._predict(videos, self.reader(name), "inference")
         tell_looped(clips)
-        loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
-                                   **self._share(clips, args.inference_batch_size or args.batch_size))
-        means = predict(self.model, loader, len(videos), device=self.device, description="inference", world=self.world,
-                        precision=self.precision)
         if not means.seen.any():
             raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
                              "with util_scripts.generate_video_jpgs")
-        content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk)
+        believed = self._believed()
+        content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk, believed=believed)
+        self._write_metrics(means, videos, believed)
         unread = len(videos) - len(content["results"])
         print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos"
               + (f"; {unread} could not be read" if unread else ""))
+
+
+    def _predict(self, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoMean]:
+        """All windows of some videos, and the means of their probabilities."""
+        args = self.args
+        clips = build.window_clips(args, videos, reader, args.inference_stride)
+        loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
+                                   **self._share(clips, args.inference_batch_size or args.batch_size))
+        return clips, predict(self.model, loader, len(videos), device=self.device, description=what, world=self.world,
+                              precision=self.precision)
+
+    def _believed(self) -> Believed:
+        """Temperature and threshold of back-off: fitted on the groups that --calibrate held out of training."""
+        args = self.args
+        videos = whole_videos(self.videos.subset(CALIBRATION))
+        if not videos:
+            print("back-off: no groups were held out to calibrate on (--calibrate), so probabilities are taken as they "
+                  f"come and the threshold is --target_accuracy {args.target_accuracy:g} itself", file=sys.stderr)
+            return Believed.uncalibrated(args.target_accuracy)
+        _, means = self._predict(videos, self.source, "calibration")
+        labels = torch.tensor([video.label for video in videos])[means.seen]
+        probs = means.mean[means.seen, :self.hierarchy.n_leaves]
+        believed = Believed.fitted(probs, labels, self.hierarchy, args.target_accuracy)
+        print(f"back-off: temperature {believed.temperature:.3g} and threshold {believed.threshold:.3g}, chosen on "
+              f"{len(labels)} videos of {len(self.held_out)} groups that were held out of training")
+        return believed
+
+    def _write_metrics(self, means: VideoMean, videos: Sequence[Video], believed: Believed) -> None:
+        """metrics.json, of the videos that could be read and whose class is known."""
+        labels = torch.tensor([video.label for video in videos])
+        known = (means.seen & (labels >= 0)).nonzero()[:, 0]
+        if not len(known):
+            return
+        found = recognition_metrics(means.mean[known, :self.hierarchy.n_leaves], labels[known],
+                                    [videos[v].name for v in known.tolist()], self.hierarchy, believed=believed)
+        about = {"subset": self.args.inference_subset, "n_videos": len(known), "n_clips": int(means.count[known].sum())}
+        self._write_json("metrics.json", about | found, indent=1)
 
 
 def tell_looped(clips: VideoClips) -> None:
@@ -458,6 +547,8 @@ def _work(argv: list[str] | None, world: World) -> None:
             tell("checkpoint", scores)
     if args.inference:
         run.infer()
+        if world.is_main:
+            print(f"report: {write_report(run.results)}")
 
 
 if __name__ == "__main__":

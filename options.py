@@ -1,9 +1,11 @@
 """Every flag of main.py, with its unit and default; only scripts see the namespace that comes out of here."""
 
 import argparse
+import math
 from collections.abc import Sequence
 
 from datasets import DATASETS, READERS
+from datasets.transforms import NORMALISATIONS
 from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
@@ -15,11 +17,11 @@ from training.schedule import SCHEDULERS
 WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "wide_resnet_k",
                 "resnext_cardinality", "conv1_t_size", "conv1_t_stride", "no_max_pool", "temporal_strides",
                 "spatial_strides", "neck", "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T",
-                "learn_T", "emb_dim", "edge", "emb_file", "last_scale",
-                "pretrain_path", "sample_size", "sample_duration", "sample_t_stride")
+                "learn_T", "emb_dim", "edge", "emb_file", "last_scale", "random_last", "paper",
+                "pretrain_path", "normalisation", "calibrate", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
-              "inference_subset", "inference_batch_size", "output_topk", "n_threads", "device", "no_cuda", "amp",
+              "inference_subset", "inference_batch_size", "target_accuracy", "output_topk", "n_threads", "device", "no_cuda", "amp",
               "compile", "deterministic", "tensorboard", "no_img", "strict")
 # By option of a trunk's constructor, its flag and what that is when nobody sets it.
 TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
@@ -40,15 +42,26 @@ RECIPES = {
         "lr_scheduler": "onecycle", "train_crop_min_scale": 0.7, "train_jitter": 0.3},
 }
 
+# What --paper is: the released code's method. Another value of one of these contradicts it.
+PAPER = {
+    "neck": "leaky", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True, "focus": 1.0,
+    "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
+    "sharing_weight": 0.0, "separation_rivals": "all", "last_layer": "joint", "push_on": "training",
+    "no_last_push": True}
+# What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
+PAPER_DEFAULTS = {
+    "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "push_clips": 1, "batch_ce_weight": 1.0,
+    "group_weight": 0.0, "l1_weight": 1e-4}
+
 
 def data_flags(parser: argparse.ArgumentParser) -> None:
     """Where the videos are and how clips are cut from them."""
     group = parser.add_argument_group("data")
     group.add_argument("--root_path", default=".", help="folder that relative paths hang off (default: .)")
-    group.add_argument("--video_path", help="folder of frame folders, of video files (--file_type video), or of packed frames (--file_type packed)")
+    group.add_argument("--video_path", help="folder of frame folders, or of what --file_type says")
     group.add_argument("--annotation_path", help="annotation JSON, as util_scripts/*_json writes it")
     group.add_argument("--dataset", default="ucf101", choices=sorted(DATASETS), help="layout of the data (default: %(default)s)")
-    group.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="what is in --video_path (default: jpg)")
+    group.add_argument("--file_type", default="jpg", choices=sorted(READERS), help="what is in --video_path: folders of frames, HDF5 files, packed frames, or video files (default: jpg)")
     group.add_argument("--n_classes", type=int, default=None, help="number of classes, checked against the tree (UCF-101: 101; default: the tree's)")
     group.add_argument("--tree_file", default="UCF-101_hierarchy.csv", help="hierarchy CSV, looked for in --root_path and beside main.py (default: %(default)s)")
     group.add_argument("--sample_size", type=int, default=112, help="height and width of a clip in pixels (default: 112)")
@@ -61,6 +74,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no_hflip", action="store_true", help="do not mirror training clips")
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
     group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in a push (default: 3)")
+    group.add_argument("--push_on", default="still", choices=("still", "training"), help="clips that a push searches; training: augmented and normalised twice, as in the released code (default: still)")
     group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
     group.add_argument("--cache_features", type=int, default=4, help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new view every epoch (default: 4)")
     group.add_argument("--cache_gb", type=float, default=4.0, help="GB of memory for these features; where they do not fit, every warm epoch runs the trunk (default: 4)")
@@ -84,12 +98,15 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--temporal_strides", type=int, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 or their like (default of resnet and its kin: 1 2 2 1 1, published 1 2 2 2 2; of others: as published)")
     group.add_argument("--spatial_strides", type=int, nargs=5, help="the same in space (default: as published, mostly 2 2 2 2 2)")
     group.add_argument("--pretrain_path", help="published weights of the trunk: a file, or a name of torchvision's such as KINETICS400_V1")
+    group.add_argument("--n_pretrain_classes", type=int, help="classes that the head in --pretrain_path must tell apart (default: not checked)")
+    group.add_argument("--normalisation", choices=sorted(NORMALISATIONS), help="mean and standard deviation of clips, by whose weights want them (default: what --pretrain_path wants, else kinetics)")
     group.add_argument("--ft_begin_module", help="first part of the trunk that is trained, such as layer4; those before it stay as they are (fc: all of the trunk)")
     group.add_argument("--freeze_bn", action="store_true", help="batch-norms before --ft_begin_module keep their statistics, too")
     group.add_argument("--neck", default="sigmoid", choices=sorted(NECKS), help="last activation of the neck (default: sigmoid; released code: leaky)")
     group.add_argument("--prototype_channels", type=int, default=128, help="channels of a prototype (default: 128)")
     group.add_argument("--prototypes_per_node", type=int, default=10, help="prototypes of each node of the tree (default: 10)")
     group.add_argument("--last_scale", type=float, default=0.1, help="the last layer starts at this multiple of the nodes' tangent vectors (default: .1)")
+    group.add_argument("--random_last", action="store_true", help="random weights in the last layer to start with, as in the released code")
     group.add_argument("--emb_file", help="class embeddings; looked for in --root_path and beside main.py (default: shipped or fitted)")
     group.add_argument("--emb_dim", type=int, default=300, help="dimensions of fitted embeddings (default: 300)")
     group.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge of fitted embeddings (default: 3)")
@@ -107,6 +124,8 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n_epochs", type=int, default=200, help="warm and joint epochs together (default: 200)")
     group.add_argument("--push_start", type=int, default=10, help="first epoch that may end with a push (default: 10)")
     group.add_argument("--push_every", type=int, default=10, help="epochs from one push to the next (default: 10)")
+    group.add_argument("--no_last_push", action="store_true", help="no push after the last epoch, as in the released code")
+    group.add_argument("--last_layer", default="always", choices=("always", "joint"), help="when the last layer learns; joint: in joint epochs alone, so that the tuning after a push moves neck and prototypes instead, as in the released code (default: always)")
     group.add_argument("--tune_iterations", type=int, default=20, help="full passes of the last layer after a push (default: 20)")
     group.add_argument("--checkpoint", type=int, default=10, help="epochs from one checkpoint to the next (default: 10)")
     group.add_argument("--val_every", type=int, default=1, help="epochs from one validation to the next (default: 1)")
@@ -127,6 +146,7 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     for prefix, what, default in (("trunk_", "trunk", "onecycle"), ("warm_", "warm", "constant | onecycle"), ("", "joint", "multistep | onecycle")):
         group.add_argument(f"--{prefix}lr_scheduler", choices=SCHEDULERS, help=f"of the {what} epochs (default: {default})")
     group.add_argument("--multistep_milestones", type=int, nargs="+", default=[50, 100, 150], help="epochs after which multistep divides by 10 (default: 50 100 150)")
+    group.add_argument("--paper", action="store_true", help="the method as the released code trains it: sets the flags that README lists, and refuses others")
     group = parser.add_argument_group("losses", "lists: one weight a level from the leaf up, the last serves all above")
     group.add_argument("--ce_weight", type=float, nargs="+", default=[1, 0.5, 0.25], help="cross-entropy (default: 1 .5 .25)")
     group.add_argument("--cluster_weight", type=float, nargs="+", default=[0.8, 0.5, 0.3], help="to the nearest own prototype (default: .8 .5 .3)")
@@ -134,9 +154,13 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--background_weight", type=float, default=0.5, help="off patches far down the class map, 0 for none (default: .5)")
     group.add_argument("--coverage_weight", type=float, default=1.0, help="of every prototype to a patch of its node (default: 1)")
     group.add_argument("--group_weight", type=float, default=1e-4, help="sparsity of the last layer (default: 1e-4)")
+    group.add_argument("--batch_ce_weight", type=float, default=0.0, help="cross-entropy of the released code, among the classes of the batch's clips (default: 0)")
+    group.add_argument("--l1_weight", type=float, default=0.0, help="of the last layer's absolute weights, as in the released code (default: 0)")
     group.add_argument("--orthogonality_weight", type=float, default=0.0, help="between a node's prototypes (default: 0)")
     group.add_argument("--sharing_weight", type=float, default=0.0, help="of ancestors' prototypes over their children (default: 0)")
     group.add_argument("--separation_margin", type=float, default=10.0, help="squared distance beyond which nothing is pushed off (default: 10)")
+    group.add_argument("--separation_rivals", default="level", choices=("level", "all"), help="whose prototypes a clip is pushed off: of the other nodes of each level, or of all nodes but its own one of the level, as in the released code (default: level)")
+    group.add_argument("--cluster_margin", type=float, help="squared distance beyond which nothing is pulled near, as in the released code (default: none)")
     group.add_argument("--focus", type=float, default=0.04, help="share of a clip's cells that cluster and coverage see, 1 for all (default: .04)")
     group.add_argument("--background", type=float, default=0.8, help="share of a clip's cells that count as background (default: .8)")
     group.add_argument("--sure", type=float, default=0.5, help="a clip places prototypes when the softmax head gives its class more than this, 0..1 (default: .5)")
@@ -162,6 +186,8 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--inference_subset", default="val", choices=("train", "val", "test"), help="(default: val)")
     group.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next (default: 16)")
     group.add_argument("--inference_batch_size", type=int, default=1, help="windows at a time; 0 for --batch_size (default: 1)")
+    group.add_argument("--calibrate", action="store_true", help="hold a fifth of the training groups out of training, to fit the temperature and the threshold of back-off on")
+    group.add_argument("--target_accuracy", type=float, default=0.9, help="how often back-off is to be right, 0..1 (default: .9)")
     group.add_argument("--output_topk", type=int, default=5, help="classes written for each video (default: 5)")
     group.add_argument("--tensorboard", action="store_true", help="also log to {result_path}/tensorboard")
     group.add_argument("--no_img", action="store_true", help="do not render the prototypes after a push")
@@ -189,7 +215,13 @@ def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, s
                                      description="Train, push, evaluate and run HIPE.")
     for add in (data_flags, model_flags, schedule_flags, run_flags):
         add(parser)
-    return parse_given(parser, argv)
+    args, given = parse_given(parser, argv)
+    if args.paper:
+        margin = float(args.prototype_channels)
+        for name, value in {**PAPER, **PAPER_DEFAULTS, "separation_margin": margin, "cluster_margin": margin}.items():
+            if name not in given:
+                setattr(args, name, value)
+    return args, given
 
 
 def _resolve_trunk(args: argparse.Namespace) -> None:
@@ -213,6 +245,8 @@ def _resolve_trunk(args: argparse.Namespace) -> None:
         return
     given = args.temporal_strides
     strides, spatial = list(given or trunk.strides[0]), list(args.spatial_strides or trunk.strides[1])
+    if args.paper and not given:
+        strides[3:] = [2, 2]
     if args.conv1_t_stride is not None:
         if given and given[0] != args.conv1_t_stride:
             raise ValueError(f"--conv1_t_stride {args.conv1_t_stride} contradicts --temporal_strides {given[0]} ...; give one")
@@ -222,6 +256,9 @@ def _resolve_trunk(args: argparse.Namespace) -> None:
             if value and value[1] != 1:
                 raise ValueError(f"--no_max_pool contradicts --{flag}, whose second entry is {value[1]}; make it 1")
         strides[1] = spatial[1] = 1
+    if args.paper and math.prod(strides) < args.sample_duration:
+        raise ValueError(f"--paper has one cell in time, but --temporal_strides {' '.join(map(str, strides))} leave more "
+                         f"of {args.sample_duration} frames; give larger ones")
     args.temporal_strides, args.spatial_strides = strides, spatial
     if "conv1_t_size" in trunk.options:
         args.conv1_t_stride = strides[0]
@@ -233,10 +270,15 @@ def resolve(args: argparse.Namespace) -> None:
     Raises:
         ValueError: where two flags contradict each other or a number is outside its range.
     """
-    for name, value in RECIPES["pretrained" if args.pretrain_path else "scratch"].items():
+    for name, value in RECIPES["pretrained" if args.pretrain_path or args.paper else "scratch"].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    for name, value in PAPER.items() if args.paper else ():
+        if getattr(args, name) != value:
+            raise ValueError(f"--{name} {getattr(args, name)} contradicts --paper, which is {value}; leave one of them out")
     _resolve_trunk(args)
+    if not args.pretrain_path:
+        args.normalisation = args.normalisation or "kinetics"
     for name in ("batch_size", "sample_size", "sample_duration", "sample_t_stride", "prototypes_per_node", "checkpoint",
                  "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "inference_stride",
                  "output_topk", "emb_dim"):
@@ -246,10 +288,11 @@ def resolve(args: argparse.Namespace) -> None:
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
     for name in ("learning_rate", "head_learning_rate", "trunk_learning_rate", "warm_learning_rate", "last_learning_rate",
-                 "separation_margin"):
-        if not getattr(args, name) > 0:
+                 "separation_margin", "cluster_margin"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
-    for name in ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing"):
+    for name in ("ce", "batch_ce", "cluster", "separation", "background", "coverage", "group", "l1", "orthogonality",
+                 "sharing"):
         weight = getattr(args, f"{name}_weight")
         if min(weight if isinstance(weight, list) else [weight]) < 0:
             raise ValueError(f"--{name}_weight must not be negative, as {weight} is")
@@ -257,7 +300,7 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError(f"--momentum must be at least 0 and below 1, not {args.momentum}")
     if min(args.memory_gb, args.cache_gb) < 0 or not 0 <= args.sure <= 1:
         raise ValueError("--memory_gb and --cache_gb must not be negative, and --sure is a probability between 0 and 1")
-    for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio"):
+    for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio", "target_accuracy"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")
     if not 0 <= args.train_jitter <= 1:

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     for name in own.only:
         print(f"\n--- {name}\n", flush=True)
         found |= BENCHMARKS[name].main(others)
-    add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(), "torch": torch.__version__,
+    add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(),
+                          "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}",
                           **{name: f"{value:.3f}" for name, value in found.items()}})
     print(f"\n{own.results}: a row was added")
 

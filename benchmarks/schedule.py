@@ -3,10 +3,10 @@
     python -m benchmarks.schedule [--batch_size 8] [--repeats 5] [--n_epochs 200 --warm_epochs 10 ...]
 
 What a clip costs in each kind of pass is measured on noise in memory, all in turns; what there is to do is counted from
-the schedule's flags. Published are as many epochs, a push wherever main.py makes one, and after each push as many full
-passes of tuning as --tune_iterations. What a published tuning pass costs is nobody's measurement: it is priced once as
-a pass of evaluation, the least that it can be, and once as an epoch of training. Trunk epochs, which both can do
-without, and loading count for neither.
+the schedule's flags. Published are as many epochs, a push at --push_start and every --push_every epochs from there,
+warm or not, and after each push as many full passes of tuning as --tune_iterations. What a published tuning pass costs
+is nobody's measurement: it is priced once as a pass of evaluation, the least that it can be, and once as an epoch of
+training. Loading, validation and pictures count for neither. Trunk epochs are not published; they stand beside the sum.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from benchmarks.step import Bench, in_turns, make_trainer
 from training.push import push
 from training.schedule import Step, push_epochs
 from util_scripts.errors import user_errors
+
+TUNED = 128  # how many times the batch stands for a training set in a tuning pass
 
 
 def prices(bench: Bench) -> dict[str, float]:
@@ -47,12 +49,14 @@ def prices(bench: Bench) -> dict[str, float]:
         return trainer.step(Step(kind, 1, 0), 0.0, given)["loss"]
 
     cached = {"trunk": features(), "label": batch["label"]}
-    activations = model(batch["clip"]).activations.detach().cpu()
+    # the one gradient step of a tuning pass is shared by all clips of a training set
+    activations = model(batch["clip"]).activations.detach().cpu().repeat(TUNED, 1)
+    labels = whole["label"].repeat(TUNED)
     work = {"training": lambda: entered("joint", batch), "warm": lambda: entered("warm", batch),
             "warm, cached": lambda: entered("warm", cached), "trunk": features, "evaluation": evaluate, "push": pushed,
-            "tuning": lambda: trainer.tune(Step("last", 1, 0), 0.0, activations, whole["label"])["loss"]}
+            "tuning": lambda: trainer.tune(Step("last", 1, 0), 0.0, activations, labels)["loss"]}
     times = in_turns({name: (lambda do=do: do().sum()) for name, do in work.items()}, bench.own.repeats)
-    return {name: statistics.median(row) / n for name, row in times.items()}
+    return {name: statistics.median(row) / (len(labels) if name == "tuning" else n) for name, row in times.items()}
 
 
 def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[float, float, float]]:
@@ -61,13 +65,15 @@ def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[
     joint = (args.n_epochs - warm) * price["training"]
     pushes = len(push_epochs(n_epochs=args.n_epochs, warm_epochs=args.warm_epochs, push_start=args.push_start,
                              push_every=args.push_every))
-    passes, plain = pushes * args.tune_iterations, warm * price["warm"]
+    published = len(range(args.push_start, args.n_epochs + 1, args.push_every))
+    passes, plain = published * args.tune_iterations, warm * price["warm"]
     cached = 0 < args.cache_features < warm
     here = args.cache_features * price["trunk"] + warm * price["warm, cached"] if cached else plain
-    return {"warm epochs": (here, plain, plain), "joint epochs": (joint,) * 3,
-            "pushes": (pushes * args.push_clips * price["push"], *(pushes * price["evaluation"],) * 2),
-            "tuning": (passes * args.push_clips * price["tuning"], passes * price["evaluation"],
-                       passes * price["training"])}
+    return {"start of the prototypes": (0 if args.no_start else args.push_clips * price["evaluation"], 0, 0),
+            "warm epochs": (here, plain, plain), "joint epochs": (joint,) * 3,
+            "pushes": (pushes * args.push_clips * price["push"], *(published * price["evaluation"],) * 2),
+            "tuning": (pushes * args.tune_iterations * args.push_clips * price["tuning"],
+                       passes * price["evaluation"], passes * price["training"])}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -85,6 +91,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
           "| --- | --- | --- | --- |")
     for name, row in [*rows.items(), ("all", total)]:
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+    trunk = bench.args.trunk_epochs * price["training"]
+    print(f"| all, with {bench.args.trunk_epochs} trunk epochs | {total[0] + trunk:.3f} | | |")
     cheap, dear = (value / max(total[0], 1e-12) for value in total[1:])
     print(f"\npublished / here: {cheap:.2f}, or {dear:.2f} with tuning passes as dear as training")
     return {"published schedule, cheap tuning / here": cheap, "published schedule, dear tuning / here": dear}

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import time
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from training.schedule import Step, completed
 
 FORMAT = "hipe-1"
 _NAME = re.compile(r"(save_\d+|trunk|last)\.pth")
+_PART = re.compile(r".+\.(?:pth|json|jsonl)\.(\d+)\.part")  # of write_whole, in a results folder
 
 
 def write_whole(path: str | Path, write) -> None:
@@ -39,12 +41,38 @@ def write_whole(path: str | Path, write) -> None:
             beside.unlink()
 
 
-def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
-    """Save a checkpoint of tensors and plain types, atomically.
+def sweep(folder: str | Path, untouched: float = 3600) -> None:
+    """Remove what killed processes have left half written in a results folder.
+
+    A process of that number may be at work on another machine that shares the disk: then it still writes.
 
     Args:
-        checkpoint: {format, done, args, hierarchy_rows, embedding, model, optimizers, rng, push_record}.
+        untouched: seconds for which nothing was written to what is removed.
     """
+    for path in Path(folder).glob("*.part"):
+        name = _PART.fullmatch(path.name)
+        with contextlib.suppress(OSError):  # somebody else was faster, or may remove it
+            if name and not _runs(int(name[1])) and time.time() - path.stat().st_mtime > untouched:
+                path.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
+    """Save a checkpoint of tensors and plain types, atomically, where there is room for it after a sweep.
+
+    Args:
+        checkpoint: {format, done, args, hierarchy_rows, embedding, counts, model, optimizers, rng, push_record}.
+    """
+    sweep(Path(path).parent)
     write_whole(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
 
 

@@ -9,13 +9,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.video import Video, VideoClips
-from evaluation.recognition import VideoMean, accuracy_per_level, level_argmax_accuracy, mistake_severity, topk
+from evaluation.recognition import (
+    Believed,
+    VideoMean,
+    accuracy_per_level,
+    level_argmax_accuracy,
+    mistake_severity,
+    topk,
+)
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from models.stages import freeze
 from training.distributed import Together, World
 from training.features import valid_clips
-from training.losses import cross_entropies, group_sparsity, level_losses, orthogonality, sharing
+from training.losses import (
+    batch_cross_entropy,
+    cross_entropies,
+    group_sparsity,
+    level_losses,
+    orthogonality,
+    sharing,
+    sparsity,
+)
 from training.precision import Precision
 from training.schedule import Step, rate_factor
 
@@ -51,6 +66,8 @@ class LossWeights:
     group: float
     orthogonality: float = 0.0
     sharing: float = 0.0
+    batch_ce: float = 0.0
+    l1: float = 0.0
 
     def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
         """The weight of a loss: a number, or (L,)."""
@@ -87,17 +104,21 @@ class Trainer:
         frozen: parts of the trunk that no step trains. freeze_bn: whether their batch-norm statistics stay, too.
         sure: a clip to whose true class the pooled head gives no higher probability than this does not place
             prototypes: where such a clip shows its class, if it does at all, nobody knows.
+        cluster_margin, rivals: of the cluster and the separation loss, see `level_losses`.
+        last_layer: "always" trained but in trunk steps, or "joint", as in the released code: in joint steps alone.
         world: the processes that share each batch; every one of them takes the same step.
         precision: of trunk and neck (default: float32).
     """
 
     def __init__(self, model: HIPE, phases: dict[str, Phase], weights: LossWeights, *, margin: float = 10.0,
-                 focus: float = 0.04, background: float = 0.8, sure: float = 0.5, frozen: Sequence[nn.Module] = (),
+                 focus: float = 0.04, background: float = 0.8, sure: float = 0.5, cluster_margin: float | None = None,
+                 rivals: str = "level", last_layer: str = "always", frozen: Sequence[nn.Module] = (),
                  freeze_bn: bool = False, world: World | None = None, precision: Precision | None = None) -> None:
         self.frozen, self.freeze_bn = frozen, freeze_bn
         self.model, self.phases, self.weights, self.world = model, phases, weights, world or World()
         self.precision = precision or Precision(self.device)
         self.margin, self.focus, self.background, self.sure = margin, focus, background, sure
+        self.cluster_margin, self.rivals, self.last_layer = cluster_margin, rivals, last_layer
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.kind: str | None = None
         self._together: tuple[str, nn.Module] | None = None  # of the last kind of step that a batch was shared in
@@ -110,8 +131,8 @@ class Trainer:
         """The optimiser of a kind of step, made on first use."""
         if kind not in self.optimizers:
             model, phase = self.model, self.phases[kind]
-            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *model.last_layer.parameters(),
-                    *model.embeddings.parameters()]
+            last = [] if kind == "warm" and self.last_layer == "joint" else list(model.last_layer.parameters())
+            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *last, *model.embeddings.parameters()]
             trunk = list(model.trunk.parameters())
             parts = {"trunk": [(trunk + list(model.pooled_head.parameters()), phase.trunk_rate)],
                      "warm": [(head, phase.head_rate)],
@@ -132,7 +153,8 @@ class Trainer:
         model.requires_grad_(kind == "joint")
         model.pooled_head.requires_grad_(kind == "trunk")
         model.trunk.requires_grad_(kind in ("trunk", "joint"))
-        model.last_layer.requires_grad_(kind in ("warm", "joint", "last"))
+        model.last_layer.requires_grad_(kind in (("joint",) if self.last_layer == "joint" else
+                                                 ("warm", "joint", "last")))
         for part in (model.neck, model.prototype_layer, model.embeddings):
             part.requires_grad_(kind in ("warm", "joint"))
         model.train(kind != "last")
@@ -203,24 +225,29 @@ class Trainer:
 
     def _outputs(self, trunk: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """log_probs (B, K); distances to the nearest of all, of the focused and of the background cells, and
-        activations, (B, P) each; whether a clip's class map can be believed (B, 1)."""
+        activations, (B, P) each; tangent vectors (B, D); whether a clip's class map can be believed (B, 1)."""
         masks, sure = self._places(trunk.detach(), labels)
         with self.precision.in_training():
             output = self.model.head(trunk, masks)
-        return output.log_probs, output.distances, *output.masked, output.activations, sure[:, None]
+        return output.log_probs, output.distances, *output.masked, output.activations, output.tangent, sure[:, None]
 
     def _terms(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         model = self.model
         layer = model.prototype_layer
-        log_probs, nearest, focused, background, activations, sure = outputs
+        log_probs, nearest, focused, background, activations, tangent, sure = outputs
         terms = {"ce": cross_entropies(log_probs, labels, model.ancestors),
                  **level_losses(nearest, focused, background, labels, layer.node_of, model.ancestors,
-                                model.level_of, self.margin, sure=sure[:, 0] > 0),
+                                model.level_of, self.margin, sure=sure[:, 0] > 0,
+                                cluster_margin=self.cluster_margin, rivals=self.rivals),
                  "group": group_sparsity(model.last_layer.weight)}
         if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, layer.per_node)
+            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts)
         if self.weights.sharing:
             terms["sharing"] = sharing(activations, labels, layer.node_of, model.ancestors, model.level_of)
+        if self.weights.batch_ce:
+            terms["batch_ce"] = batch_cross_entropy(tangent, model.embeddings.in_ball[labels])
+        if self.weights.l1:
+            terms["l1"] = sparsity(model.last_layer.weight)
         return self._weigh(terms, log_probs)
 
     def _weigh(self, terms: dict[str, Tensor], log_probs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -397,19 +424,22 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
 
 
 def results_json(means: VideoMean, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
-                 top: int) -> dict:
+                 top: int, believed: Believed | None = None) -> dict:
     """The predictions of a subset in the published form, with the path to the top of the tree beside each class.
 
     Args:
         means: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
+        believed: how back-off goes.
     Returns:
-        `results`: the classes of each video, best first; `videos`: its true class, windows and most telling window
-        (half-open, source frames); `tree`: every leaf's path. A video of which nothing could be read is left out.
+        `results`: the classes of each video, best first; `videos`: its true class, windows, most telling window
+        (half-open, source frames) and the node that back-off returns; `tree`: every leaf's path. A video of which
+        nothing could be read is left out.
     """
     probs = means.mean  # (n_videos, K)
     top = min(top, hierarchy.n_leaves)
     scores, leaves = probs[:, :hierarchy.n_leaves].topk(top)  # (n_videos, top)
     best = means.best.gather(1, leaves[:, :1])[:, 0]  # (n_videos,)
+    answers = (believed or Believed()).answers(probs[:, :hierarchy.n_leaves], hierarchy)
     results, about = {}, {}
     for v, video in enumerate(videos):
         if not means.count[v]:
@@ -421,6 +451,6 @@ def results_json(means: VideoMean, videos: Sequence[Video], clips: VideoClips, h
         frames = clips.item_frames(int(best[v]))
         about[video.name] = {"truth": hierarchy.names[video.label] if video.label >= 0 else None,
                              "windows": int(means.count[v]),
-                             "window": [int(frames.min()), int(frames.max()) + 1]}
+                             "window": [int(frames.min()), int(frames.max()) + 1], "backoff": answers[v]}
     tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
     return {"results": results, "videos": about, "tree": tree}

@@ -16,7 +16,10 @@ from models.prototypes import PrototypeLayer
 
 
 def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterator[dict]:
-    """The batches of a loader on the device: normalised clips, and only those that could be read."""
+    """The batches of a loader on the device: normalised clips, and only those that could be read.
+
+    What is not uint8 any more is taken as it is.
+    """
     dataset = getattr(loader, "dataset", None)
     for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
         if not bool(batch["valid"].all()):
@@ -26,7 +29,24 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
         if len(batch["label"]):
             clips = batch["clip"].to(device, non_blocking=True)
             clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
-            yield {**batch, "clip": normalise(clips), "label": batch["label"].to(device, non_blocking=True)}
+            if clips.dtype == torch.uint8:
+                clips = normalise(clips, getattr(dataset, "normalisation", "kinetics"))
+            yield {**batch, "clip": clips, "label": batch["label"].to(device, non_blocking=True)}
+
+
+class NormalisedTwice:
+    """A loader whose clips are normalised once more than they should be, as those of the released code's push are."""
+
+    def __init__(self, loader: Iterable[dict]) -> None:
+        self.loader, self.dataset = loader, getattr(loader, "dataset", None)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict]:
+        for batch in self.loader:
+            kind = getattr(self.dataset, "normalisation", "kinetics")
+            yield {**batch, "clip": normalise(255 * normalise(batch["clip"], kind), kind)}
 
 
 @dataclass

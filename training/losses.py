@@ -16,9 +16,24 @@ def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Ten
     return -log_probs.gather(1, ancestors[labels]).mean(0)
 
 
+def batch_cross_entropy(tangent: Tensor, classes: Tensor) -> Tensor:
+    """The released code's cross-entropy: every clip is to find its class among those of the batch's clips.
+
+    Clips of one class are each other's wrong answers: with n of each class it is at least log n. Here only to train the
+    method as it was published.
+
+    Args:
+        tangent: (B, D), the last layer's output; classes: (B, D), the point in the ball of each clip's own class.
+    Returns:
+        (), the mean of -log softmax over the batch of minus the squared Euclidean distances.
+    """
+    distances = (tangent[:, None] - classes).square().sum(-1)  # (B, B)
+    return F.cross_entropy(-distances, torch.arange(len(tangent), device=tangent.device))
+
+
 def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: Tensor, node_of: Tensor,
-                 ancestors: Tensor, level_of: Tensor, margin: float, *,
-                 sure: Tensor | None = None) -> dict[str, Tensor]:
+                 ancestors: Tensor, level_of: Tensor, margin: float, *, sure: Tensor | None = None,
+                 cluster_margin: float | None = None, rivals: str = "level") -> dict[str, Tensor]:
     """Cluster, separation, background and coverage losses of every level at once.
 
     A clip is pulled towards the nearest prototype of its own node at each level and pushed off the nearest one of any
@@ -33,6 +48,9 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         ancestors: (K0, L); level_of: (K,).
         margin: where the distances of separation and background are clamped.
         sure: (B,) bool, the clips that cluster, background and coverage are means over; None, or none of them, for all.
+        cluster_margin: where the distances of cluster are clamped; None for nowhere.
+        rivals: "level", or "all" as in the released code: off prototypes of any node but the own one of the level, the
+            clip's other ancestors too.
     Returns:
         cluster, separation, background: (L,); coverage: ().
     """
@@ -48,20 +66,29 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         empty = distances.new_full((n_clips, n_nodes), torch.inf)
         return empty.scatter_reduce(1, node_of.expand(n_clips, -1), distances, "amin")
 
-    own_column = torch.zeros(n_clips, n_nodes, dtype=torch.bool, device=labels.device).scatter(1, own_nodes, True)
-    others = per_node(nearest).masked_fill(own_column, torch.inf)  # (B, K)
-    nearest_other = others.new_full((n_clips, n_levels), torch.inf)
-    nearest_other = nearest_other.scatter_reduce(1, level_of.expand(n_clips, -1), others, "amin")  # (B, L)
+    if rivals == "all":
+        others = per_node(nearest)[:, None].repeat(1, n_levels, 1)  # (B, L, K)
+        nearest_other = others.scatter(2, own_nodes[..., None], torch.inf).amin(2)  # (B, L)
+    else:
+        own_column = torch.zeros(n_clips, n_nodes, dtype=torch.bool, device=labels.device).scatter(1, own_nodes, True)
+        others = per_node(nearest).masked_fill(own_column, torch.inf)  # (B, K)
+        nearest_other = others.new_full((n_clips, n_levels), torch.inf)
+        nearest_other = nearest_other.scatter_reduce(1, level_of.expand(n_clips, -1), others, "amin")  # (B, L)
 
     covering = owned & counts[:, None]  # (B, P)
     covered = focused.masked_fill(~covering, torch.inf).amin(0)  # (P,)
     present = covering.any(0)  # (P,)
     return {
-        "cluster": (per_node(focused).gather(1, own_nodes) * share).sum(0),
+        "cluster": (per_node(focused).gather(1, own_nodes).clamp(max=cluster_margin or torch.inf) * share).sum(0),
         "separation": -nearest_other.clamp(max=margin).mean(0),
         "background": -(per_node(background).gather(1, own_nodes).clamp(max=margin) * share).sum(0),
         "coverage": covered[present].mean(),
     }
+
+
+def sparsity(last_weight: Tensor) -> Tensor:
+    """Sum of the absolute weights of the last layer, the released code's: (D, P) -> ()."""
+    return last_weight.abs().sum()
 
 
 def group_sparsity(last_weight: Tensor) -> Tensor:
@@ -69,21 +96,22 @@ def group_sparsity(last_weight: Tensor) -> Tensor:
     return last_weight.norm(dim=0).sum()
 
 
-def orthogonality(prototypes: Tensor, per_node: int) -> Tensor:
+def orthogonality(prototypes: Tensor, counts: Tensor) -> Tensor:
     """Mean squared cosine between the prototypes of a node, around the sigmoid's middle .5.
 
     Args:
         prototypes: (P, C), node by node.
-        per_node: prototypes of each node; with one there is nothing to compare, and the loss is 0.
+        counts: (K,) prototypes of each node; where none has two there is nothing to compare, and the loss is 0.
     Returns:
         (), 0 (orthogonal) .. 1 (all alike).
     """
-    if per_node == 1:
-        return prototypes.new_zeros(())
-    unit = F.normalize(prototypes.unflatten(0, (-1, per_node)) - 0.5, dim=-1)  # (K, n, C)
-    cosines = unit @ unit.transpose(1, 2)  # (K, n, n)
-    different = ~torch.eye(per_node, dtype=torch.bool, device=prototypes.device)
-    return cosines[:, different].square().mean()
+    most = int(counts.max())
+    place = torch.arange(most, device=counts.device) < counts[:, None]  # (K, n), which of n places are taken
+    unit = F.normalize(prototypes - 0.5, dim=-1)
+    unit = unit.new_zeros(*place.shape, unit.shape[1]).masked_scatter(place[..., None], unit)  # (K, n, C)
+    cosines = unit @ unit.transpose(1, 2)  # (K, n, n), 0 where a place is not taken
+    different = ~torch.eye(most, dtype=torch.bool, device=prototypes.device)
+    return cosines[:, different].square().sum() / (counts * (counts - 1)).sum().clamp(min=1)
 
 
 def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor) -> Tensor:

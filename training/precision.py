@@ -77,6 +77,20 @@ def right_gradients(device: torch.device, dtype: torch.dtype, tolerance: float =
     return True
 
 
+def check_compiler(device: torch.device) -> None:
+    """See that torch.compile has what it needs, which takes seconds the first time.
+
+    Raises:
+        ValueError: where it has not: a C++ compiler for a CPU, Triton for a GPU.
+    """
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+    except Exception as error:  # each backend has its own
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"--compile: PyTorch cannot compile here ({why}); install a C++ compiler, or leave the flag "
+                         "out") from error
+
+
 def prepare_device(device: torch.device, *, deterministic: bool) -> None:
     """Let cuDNN try which of its ways is the fastest, or have everything computed in the same way every time."""
     if deterministic:

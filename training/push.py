@@ -1,7 +1,7 @@
 """Push: every prototype becomes the nearest training patch of its node, and it is written down which one."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -59,6 +59,12 @@ class PushRecord:
                    if video is not None]
         return len(patches) - len(set(patches))
 
+    def only(self, keep: Tensor) -> "PushRecord":
+        """The record of some of the prototypes: keep (P,) bool."""
+        video = [video for video, stays in zip(self.video, keep.tolist(), strict=True) if stays]
+        rows = {name: getattr(self, name)[keep] for name in ("frames", "crop", "cell", "distance", "maps")}
+        return replace(self, video=video, **rows)
+
     def to_dict(self) -> dict:
         """Plain types and tensors, for a checkpoint."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -83,8 +89,8 @@ class PushRecord:
 
 
 @torch.no_grad()
-def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch.device, epoch: int = 0, n_clips: int,
-         budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
+def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: torch.device, epoch: int = 0,
+         n_clips: int, budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
          world: World | None = None) -> tuple[PushRecord, KeptFeatures]:
     """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
 
@@ -119,7 +125,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: list[str], device: torch
         better = (nearest < best).nonzero().squeeze(1)  # (n,) prototypes; a tie keeps the earlier clip
         if frames is None:
             grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
-            frames = torch.zeros(n_prototypes, clip_size[0], dtype=torch.int64)
+            frames = torch.zeros(n_prototypes, batch["frames"].shape[1], dtype=torch.int64)
             crop = torch.zeros(n_prototypes, 4)
         clip = winner[better]
         best[better], cell[better] = nearest[better], output.cells[clip, better]
@@ -181,6 +187,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     """
     layer = model.prototype_layer
     n_leaves, n_levels = model.ancestors.shape
+    most = layer.per_node
     patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
     clips_of = torch.zeros(n_leaves, dtype=torch.int64)
     model.eval()
@@ -193,9 +200,9 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
         merit = torch.where(true > sure, 2.0, 1 + true).expand_as(best)  # (B, n)
         # patches off the peaks are needed only of classes with few clips
-        n_others = max(min(layer.per_node, features.shape[1]) - n_peaks, 0)
+        n_others = max(min(most, features.shape[1]) - n_peaks, 0)
         others = draw.scatter(1, best, -1).topk(n_others)
-        few = clips_of[label] * max(n_peaks, 1) < layer.per_node  # (B,)
+        few = clips_of[label] * max(n_peaks, 1) < most  # (B,)
         clips_of += torch.bincount(label, minlength=n_leaves)
         for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
             chosen = features[which.to(device)].gather(
@@ -214,7 +221,8 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     order = order[nodes[order].argsort(stable=True)]  # by node, the best of each first
     count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
     node_of = layer.node_of.cpu()
-    rank = torch.arange(len(node_of)) % layer.per_node  # (P,) place among the node's prototypes
+    first = (layer.counts.cumsum(0) - layer.counts).cpu()  # (K,) of each node's prototypes
+    rank = torch.arange(len(node_of)) - first[node_of]  # (P,) place among the node's prototypes
     placed = rank < count[node_of]
     source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
     layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)

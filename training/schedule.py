@@ -27,15 +27,18 @@ def _place(step: Step) -> tuple[int, int, int, int]:
     return _PHASE[step.kind], step.epoch, _ORDER[step.kind], step.iteration
 
 
-def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every: int) -> list[int]:
-    """The joint epochs that end with a push, and always the last epoch of the run."""
+def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every: int,
+                last_push: bool = True) -> list[int]:
+    """The joint epochs that end with a push, and always the last epoch of the run; never it if `last_push` is False."""
     regular = [e for e in range(warm_epochs + 1, n_epochs + 1)
                if e >= push_start and (e - push_start) % push_every == 0]
+    if not last_push:
+        return [e for e in regular if e < n_epochs]
     return sorted({*regular, n_epochs}) if n_epochs > 0 else []
 
 
 def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epochs: int, push_start: int,
-                   push_every: int, tune_iterations: int) -> list[Step]:
+                   push_every: int, tune_iterations: int, last_push: bool = True) -> list[Step]:
     """All steps of a run in order: trunk epochs, the start of the prototypes, warm and joint epochs with their pushes.
 
     Args:
@@ -44,12 +47,14 @@ def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epo
         warm_epochs, n_epochs: epochs 1..warm_epochs are warm, the others up to n_epochs joint.
         push_start, push_every: a push ends joint epoch e when e >= push_start and (e - push_start) % push_every == 0,
             and the last epoch whatever its number; each push is followed by its tuning.
+        last_push: False for none after the last epoch.
         tune_iterations: passes of the last layer after each push.
     """
     steps = [Step("trunk", e, i) for e in range(1, trunk_epochs + 1) for i in range(n_batches)]
     if n_epochs:
         steps.append(Step("start", 0, 0))
-    pushed = set(push_epochs(n_epochs=n_epochs, warm_epochs=warm_epochs, push_start=push_start, push_every=push_every))
+    pushed = set(push_epochs(n_epochs=n_epochs, warm_epochs=warm_epochs, push_start=push_start, push_every=push_every,
+                             last_push=last_push))
     for epoch in range(1, n_epochs + 1):
         kind = "warm" if epoch <= warm_epochs else "joint"
         steps += [Step(kind, epoch, i) for i in range(n_batches)]

@@ -33,8 +33,11 @@ from util_scripts.errors import user_errors
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.
 TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --temporal_strides 2 1 2 1 1
  --spatial_strides 2 2 2 1 1 --sample_size 64 --batch_size 24 --trunk_epochs 32 --warm_epochs 14 --n_epochs 14
- --train_jitter 0 --focus 0.02 --background 0.8 --background_weight 0.75 --prototypes_per_node 4
+ --train_jitter 0 --focus 0.02 --background 0.8 --background_weight 0.75 --prototypes_per_node 4 --edge 1.5
+ --orthogonality_weight 3 --sharing_weight 3
  --tune_iterations 100 --val_every 100 --n_val_samples 1 --inference_stride 4 --n_threads 0 --memory_gb 1"""
+
+DRAWN = 4  # mistakes whose explanations are drawn, and other videos
 
 PARTS = {"videos", "ucfTrainTestlist", "hierarchy.csv", "truth.json", "jpg", "ucf101_01.json", "results",
          "summary.json"}  # what a demo writes
@@ -50,6 +53,13 @@ def run(*command: str | Path) -> None:
     print("\n$ python " + shlex.join(words), flush=True)
     if subprocess.run([sys.executable, *words], cwd=build.HERE).returncode:
         raise ValueError(f"python {shlex.join(words)} failed; its own message stands above")
+
+
+def pictured(results: Path) -> list[str]:
+    """The videos whose explanations are drawn: the worst mistakes, and others, spread over the classes."""
+    worst = [mistake["video"] for mistake in json.loads((results / "metrics.json").read_text())["mistakes"]]
+    others = [video for video in json.loads((results / "val.json").read_text())["results"] if video not in worst]
+    return [*worst[:DRAWN], *others[::max(len(others) // DRAWN, 1)][:DRAWN]]
 
 
 def mean_frames(files: list[Path]) -> np.ndarray:
@@ -70,11 +80,12 @@ def grad_cam_peak(model: HIPE, video: Video, explanation: dict, label: int, size
     """Where Grad-CAM of the trunk's pooled head peaks for a class, in an explanation's window: source frame, y, x."""
     frames = torch.arange(*explanation["window"])
     clip = normalise(EvalTransform(size)(JpegFolder().frames(video.path, frames))[0])  # (3, T, H, W)
+    extent = tuple(clip.shape[1:])
     heat = METHODS["grad_cam"](lambda clips: model.pooled_log_probs(model.trunk(clips))[:, label], clip,
                                layer=model.trunk,
-                               upsample=lambda maps: upsample(maps, tuple(clip.shape[1:]), model.trunk.stride))
+                               upsample=lambda maps: upsample(maps, extent, model.trunk.stride, model.offset))
     peak = torch.stack(torch.unravel_index(heat.argmax(), heat.shape))
-    return tuple(points_to_source(peak, frames, torch.tensor(explanation["crop"]), tuple(clip.shape[2:])).tolist())
+    return tuple(points_to_source(peak, frames, torch.tensor(explanation["crop"]), extent[1:]).tolist())
 
 
 def share(hits: list[bool] | list[float]) -> float:
@@ -138,7 +149,7 @@ def summarise(out: Path, minutes: float) -> dict:
             **pointing(model.eval(), test, explanations, truth, args.sample_size),
             "prototypes_on_event": on_event(rows, truth, hierarchy.n_levels),
             "test_videos": len(test), "frame_size": [info.height, info.width],
-            "report": str((folder / "index.html").relative_to(out.parent))}
+            "report": str((results / "report.html").relative_to(out.parent))}
 
 
 MEANING = (
@@ -173,13 +184,13 @@ def main() -> None:
     run("-m", "util_scripts.ucf101_json", out / "ucfTrainTestlist", out / "jpg", out)
     run("main.py", "--root_path", out, "--video_path", "jpg", "--annotation_path", "ucf101_01.json",
         "--dataset", "ucf101", "--tree_file", "hierarchy.csv", "--manual_seed", str(args.seed), *TRAINING.split(),
-        "--inference", "--inference_batch_size", "48", "--overwrite", "--no_img")
+        "--inference", "--inference_batch_size", "48", "--overwrite")
     results = out / "results"
     checkpoint = newest_whole(results)
     run("-m", "util_scripts.eval_accuracy", out / "ucf101_01.json", results / "val.json", "--subset", "val", "-k", "1")
     run("local_analysis.py", "--resume_path", checkpoint, "--n_videos", "0", "--no_img", "--inference_batch_size", "24")
-    run("local_analysis.py", "--resume_path", checkpoint, "--n_videos", "4")
-    run("local_analysis_parents.py", "--resume_path", checkpoint, "--n_videos", "4")
+    for script in ("local_analysis.py", "local_analysis_parents.py"):
+        run(script, "--resume_path", checkpoint, "--videos", *pictured(results))
     print("\nsummary ...", flush=True)
     summary = summarise(out, 0.0)
     summary["minutes"] = round((time.monotonic() - began) / 60, 2)
