@@ -51,7 +51,7 @@ def demo_line(folder: Path) -> list[str]:
     return ["--root_path", str(folder), *data.split(), *TRAINING.split(), "--n_val_samples", "4", "--no_img"]
 
 
-def weizmann_line(data: Path, work: Path, test_actors: list[int] | None) -> list[str]:
+def weizmann_line(data: Path, work: Path, test_actors: list[int] | None = None) -> list[str]:
     """The flags of benchmarks.weizmann, over frames that are made in the folder `work`, with its own split or another.
 
     Raises:
