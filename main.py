@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.precision import check_compiler, choose_precision, prepare_device
+from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push, start_prototypes
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, least_batch, remaining, training_steps
 from util_scripts.errors import user_errors
@@ -121,7 +121,7 @@ class Run:
                 self.precision.scaler.load_state_dict(self.checkpoint["scaler"])
             torch.set_rng_state(self.checkpoint["rng"]["cpu"])
             if self.device.type == "cuda" and "cuda" in self.checkpoint["rng"]:
-                torch.cuda.set_rng_state_all(self.checkpoint["rng"]["cuda"])
+                torch.cuda.set_rng_state(self.checkpoint["rng"]["cuda"], self.device)
         self.checkpoint = None  # a second copy of model and optimisers is of no use any more
 
     def _phases(self) -> dict[str, Phase]:
@@ -169,7 +169,7 @@ class Run:
             return
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state_all()
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
         embeddings = self.model.embeddings
         save_checkpoint(self.results / name, {
             "done": list(self.done), "args": self._plain_args(),
@@ -227,8 +227,7 @@ class Run:
         still = build.even_clips(args, training, self.reader("train"), args.push_clips)
         # not mirrored: a push record knows no mirrored clips
         augmented = build.training_clips(args, training, self.reader("train"), flip=False)
-        push_loader = self._loader(still) if args.push_on == "still" else NormalisedTwice(self._loader(augmented))
-        n_pushed = len(self.world.share(len(still if args.push_on == "still" else augmented)))
+        passes = self._push_passes(training, still, augmented, steps)
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
         meter, bar = Meter(), None
@@ -242,15 +241,15 @@ class Run:
             elif step.kind == "start":
                 self._start(still, log, step)
             elif step.kind == "push":
-                kept, tuning = self._push(push_loader, log, step, training, n_pushed), None
+                kept, tuning = self._push(passes(step), log, step, training), None
                 if args.last_layer == "joint":
                     kept = None  # of the neck, which moves now
             elif args.last_layer == "joint":
                 kept = kept or self._trunk_features(augmented)
                 self._tune_prototypes(step, kept, meter)
             else:
-                kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), push_loader,
-                                             device=self.device, n_clips=n_pushed, folder=self.results)
+                kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), device=self.device,
+                                             folder=self.results, **passes(step))
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
@@ -280,6 +279,27 @@ class Run:
                       "with --resume_path auto", file=sys.stderr)
                 return False
         return not asked  # during the last step: what would come after is not what was asked for
+
+    def _push_passes(self, training: VideoTable, still: VideoClips, augmented: VideoClips,
+                     steps: list[Step]) -> Callable[[Step], dict]:
+        """By step, what a push and the tuning after it go over: the loader, its clips at most, and the precision.
+
+        The last push decides what is explained; in those before it fewer clips and the precision of evaluation do.
+        """
+        last = max((step.epoch for step in steps if step.kind == "push"), default=0)
+        few = min(self.args.middle_push_clips, self.args.push_clips)
+        middle = still if few == self.args.push_clips else build.even_clips(self.args, training, self.reader("train"),
+                                                                            few)
+        released = self.args.push_on != "still"
+
+        def of(step: Step) -> dict:
+            final = step.epoch == last
+            clips = augmented if released else still if final else middle
+            loader = self._loader(clips)
+            return {"loader": NormalisedTwice(loader) if released else loader,
+                    "n_clips": len(self.world.share(len(clips))),
+                    "precision": Precision(self.device) if final else self.precision}
+        return of
 
     def _loader(self, clips: VideoClips, order: Iterable[list] | None = None) -> DataLoader:
         """Batches of this process's share of clips in their own order, or in another."""
@@ -325,14 +345,15 @@ class Run:
         world = self.world
         loader = self._loader(clips, views.passes(self.args.batch_size, world.rank, world.size))
         kept = keep_features(self.model.trunk, loader, device=self.device, n_clips=len(world.share(len(views))),
-                             budget=math.inf, description="trunk features")
+                             budget=math.inf, precision=self.precision, description="trunk features")
         kept = KeptFeatures(world.collect(kept.features, len(views)), world.collect(kept.labels, len(views)))
         yield from kept.batches(views.items(order), self.device)
 
     def _trunk_features(self, clips: VideoClips) -> KeptFeatures:
         """The trunk's features of training clips, on every process."""
         kept = keep_features(self.model.trunk, self._loader(clips), device=self.device, folder=self.results,
-                             n_clips=len(self.world.share(len(clips))), description="trunk features")
+                             n_clips=len(self.world.share(len(clips))), precision=self.precision,
+                             description="trunk features")
         return KeptFeatures(*(self.world.collect(part, len(clips)) for part in (kept.features, kept.labels)))
 
     def _tune_prototypes(self, step: Step, kept: KeptFeatures, meter: Meter) -> None:
@@ -379,20 +400,20 @@ class Run:
                                            batch_size=self.args.batch_size)
                 generator = torch.Generator().manual_seed(self.args.manual_seed)
                 placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
-                                          sure=self.args.sure, mapped=self.mapped, progress=True)
+                                          sure=self.args.sure, mapped=self.mapped, precision=self.precision,
+                                          progress=True)
             self.world.align(self.model.prototype_layer)
         log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of))
 
-    def _push(self, loader: DataLoader, log: Log, step: Step, training: VideoTable, n_clips: int) -> KeptFeatures:
+    def _push(self, over: dict, log: Log, step: Step, training: VideoTable) -> KeptFeatures:
         began = time.perf_counter()
         self.trainer.enter("last")
-        self.record, kept = push(self.model, loader, names=training.names, device=self.device,
-                                 epoch=step.epoch, n_clips=n_clips, folder=self.results, progress=True,
-                                 world=self.world)
+        self.record, kept = push(self.model, names=training.names, device=self.device, epoch=step.epoch,
+                                 folder=self.results, progress=True, world=self.world, **over)
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)
-        n_clips, n_read = self.world.total(n_clips), self.world.total(len(kept.labels))
+        n_clips, n_read = self.world.total(over["n_clips"]), self.world.total(len(kept.labels))
         began = time.perf_counter()
         rows = self.record.rows(self.hierarchy, self.model.prototype_layer.node_of)
         self._write_json("prototypes.json", rows)

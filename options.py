@@ -73,7 +73,8 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train_jitter", type=float, help="strength of random changes of contrast, brightness and tint in training clips, 0..1 (default: 0 with --pretrain_path, else .3)")
     group.add_argument("--no_hflip", action="store_true", help="do not mirror training clips")
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
-    group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in a push (default: 3)")
+    group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in the last push, whose outcome is explained (default: 3)")
+    group.add_argument("--middle_push_clips", type=int, default=1, help="the same in the pushes before it, --push_clips at most (default: 1)")
     group.add_argument("--push_on", default="still", choices=("still", "training"), help="clips that a push searches; training: augmented and normalised twice, as in the released code (default: still)")
     group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
     group.add_argument("--cache_features", type=int, default=4, help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new view every epoch (default: 4)")
@@ -280,8 +281,8 @@ def resolve(args: argparse.Namespace) -> None:
     if not args.pretrain_path:
         args.normalisation = args.normalisation or "kinetics"
     for name in ("batch_size", "sample_size", "sample_duration", "sample_t_stride", "prototypes_per_node", "checkpoint",
-                 "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "inference_stride",
-                 "output_topk", "emb_dim"):
+                 "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "middle_push_clips",
+                 "inference_stride", "output_topk", "emb_dim"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
     for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "cache_features", "n_threads", "inference_batch_size", "manual_seed"):

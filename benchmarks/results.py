@@ -1,25 +1,28 @@
-"""Softmax head, published HIPE (--paper) and ours, on the same trunks: how well they recognise, how well they explain.
+"""Softmax head, published HIPE (--paper) and ours: how well they recognise, how well they explain.
 
     python -m benchmarks.results [--weizmann DIR] [--seeds 1 2 3] [--page docs/RESULTS.md]
-    python -m benchmarks.results --search [--seeds 100]
+    python -m benchmarks.results --search [--weizmann DIR] [--seeds 100]
 
 On the embedded set, which is drawn anew for every seed, and on Weizmann where --weizmann names its folder (as
-benchmarks.weizmann takes it). Of every seed main.py trains one trunk under its softmax head; published and ours both
-start from it. The softmax head of the first column has had as many epochs of the trunk as ours. Recognition is measured
+benchmarks.weizmann takes it). Of every seed main.py trains trunks under a softmax head, for as many epochs with the
+published strides in time as with ours, and published and ours start from their own. The softmax head of the first
+column is of our trunk, which has had as many epochs as ours. Recognition is measured
 over all windows of all test videos; explanations by evaluate_explanations.py, on --videos of them. Prints a table a
 set, of means over the seeds with the least and the largest; --page puts them on that page, in place of those of an
 earlier call. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
 
---search trains published and ours with all rates of their recipes times RATES and epochs times LENGTHS, on seeds that
-are not reported, and prints what comes out; CHOSEN holds the best of each, by class accuracy, and the temperature that
-fits the published one's probabilities best, which moves neither its training nor its predictions.
+--search trains published and ours with all rates of their recipes times RATES and epochs times LENGTHS, on seeds, and
+of Weizmann on test actors, that are not reported, and prints what comes out; CHOSEN holds the best of each, by class
+accuracy, and TEMPERATURE what fits the published one's probabilities best, which moves neither its training nor its
+predictions.
 """
 
 import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,19 +55,21 @@ MARKS = ("<!-- benchmarks.results begins -->", "<!-- benchmarks.results ends -->
 class Schedule:
     """What is trained on a set: epochs of trunk and softmax head, and (warm, all) epochs of the other two.
 
-    published: further flags of --paper, which needs one cell in time.
+    strides: in time, of the published trunk, which needs one cell in time. published: further flags of --paper.
     """
 
     softmax: int
     ours: tuple[int, int]
     paper: tuple[int, int]
+    strides: str
     published: str = ""
 
 
 SCHEDULES = {
-    "demo": Schedule(32, (14, 14), (9, 25), "--temporal_strides 2 1 2 2 2 --focus 1 --background_weight 0 "
-                     "--orthogonality_weight 0 --sharing_weight 0"),
-    "weizmann": Schedule(60, (15, 35), (9, 35))}
+    "demo": Schedule(32, (14, 14), (9, 25), "2 1 2 2 2", "--focus 1 --background_weight 0 --orthogonality_weight 0 "
+                                                          "--sharing_weight 0"),
+    "weizmann": Schedule(60, (15, 35), (9, 35), "1 2 2 2 2")}
+SEARCHED = [4, 5]  # Weizmann's actors that a search tests on; the reported ones are 6 and 7
 CHOSEN = {(name, method): (1.0, 1) for name in SCHEDULES for method in METHODS[1:]}
 TEMPERATURE = {"demo": 1.0, "weizmann": 1.0}  # of the published one
 
@@ -86,7 +91,8 @@ def train(name: str, method: str, line: list[str], trunk: Path, seed: int, work:
     if method == "published":
         own = [*line, "--paper", "--pretrain_path", trunk, "--trunk_epochs", 0, "--push_start", 10, "--push_every", 10,
                "--push_clips", 1, "--tune_iterations", 20, "--T", TEMPERATURE[name], *rated("pretrained", factor),
-               *lasting(schedule.paper, length), *schedule.published.split()]
+               *lasting(schedule.paper, length), "--temporal_strides", *schedule.strides.split(),
+               *schedule.published.split()]
     else:
         own = [*on_trunk(trunk, line), *rated("scratch", factor), *lasting(schedule.ours, length)]
     python("main.py", *own, "--result_path", results, "--resume_path", "auto")
@@ -109,9 +115,11 @@ def demo_data(folder: Path, seed: int) -> list[str]:
     return [*demo_line(folder), "--manual_seed", str(seed)]
 
 
-def answers(path: Path, *, pooled: bool) -> tuple[Tensor, Tensor, Hierarchy]:
+def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor, Tensor, Hierarchy]:
     """What a checkpoint, or its softmax head, says of the validation videos.
 
+    Args:
+        pooled: whether its softmax head is asked. no_cuda: leave a GPU alone.
     Returns:
         probabilities (N, K0), means over all windows; true leaves (N,); the tree.
     """
@@ -120,19 +128,19 @@ def answers(path: Path, *, pooled: bool) -> tuple[Tensor, Tensor, Hierarchy]:
     args = argparse.Namespace(**checkpoint["args"])
     videos = whole_videos(build.read_videos(args, hierarchy).subset("validation"))
     clips = build.window_clips(args, videos, build.make_reader(args), args.inference_stride)
-    cpu = torch.device("cpu")
-    loader = build.make_loader(clips, n_threads=args.n_threads, device=cpu, batch_size=48)
-    means = predict(model, loader, len(videos), device=cpu, pooled=pooled)
+    device = build.choose_device(None, no_cuda)
+    loader = build.make_loader(clips, n_threads=args.n_threads, device=device, batch_size=48)
+    means = predict(model.to(device), loader, len(videos), device=device, pooled=pooled)
     labels = torch.tensor([video.label for video in videos])
     return means.mean[means.seen, :hierarchy.n_leaves], labels[means.seen], hierarchy
 
 
-def recognition(path: Path, *, pooled: bool) -> dict[str, float]:
+def recognition(path: Path, *, pooled: bool, no_cuda: bool = False) -> dict[str, float]:
     """Accuracy of every level, severity and calibration error.
 
     The error with the best temperature is that of each half of the videos under the temperature of the other half.
     """
-    probs, labels, hierarchy = answers(path, pooled=pooled)
+    probs, labels, hierarchy = answers(path, pooled=pooled, no_cuda=no_cuda)
 
     def metrics(probs: Tensor, labels: Tensor, temperature: float = 1.0) -> dict:
         return recognition_metrics(tempered(probs, temperature), labels, [""] * len(labels), hierarchy,
@@ -151,47 +159,76 @@ def recognition(path: Path, *, pooled: bool) -> dict[str, float]:
 
 
 def explanation(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:
-    """What evaluate_explanations.py measures of a checkpoint: of prototypes at every level, of all else at the lowest.
+    """What evaluate_explanations.py measures of a checkpoint: attribution at the lowest level, all else at every.
 
     Args:
         path: a checkpoint. args: methods, videos, steps and processes. pooled: whether its softmax head is explained.
     """
     frame = explanation_table(path, head="softmax" if pooled else "prototypes", methods=args.methods,
-                              n_videos=args.videos, steps=args.steps, n_threads=args.n_threads, no_cuda=True,
+                              n_videos=args.videos, steps=args.steps, n_threads=args.n_threads, no_cuda=args.no_cuda,
                               progress=False)
-    own = frame["explanation"].str.contains("prototype") | (frame["level"] == 0)
     arrows = {1: " ↑", -1: " ↓", 0: ""}
-    return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}: {row.explanation.replace('_', ' ')}, "
-            f"{level_name(int(row.level))}": float(row.mean) for row in frame[own].itertuples()}
+    of = {"explanations": "", "prototypes": ", over prototypes"}
+    return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}{of[row.table]}: {row.explanation.replace('_', ' ')}, "
+            f"{level_name(int(row.level))}": float(row.mean) for row in frame.itertuples()}
 
 
 def measured(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:
     """All figures of a checkpoint, from files beside it where an earlier call has written them."""
     file = path.parent / "figures.json"
     if not file.is_file():
-        file.write_text(json.dumps(recognition(path, pooled=pooled), indent=1))
+        file.write_text(json.dumps(recognition(path, pooled=pooled, no_cuda=args.no_cuda), indent=1))
     explained = {} if args.no_explanations else explanation(path, args, pooled=pooled)
     return json.loads(file.read_text()) | explained
+
+
+def trunk_of(name: str, method: str, line: list[str], seed: int, work: Path) -> Path:
+    """The trunk of a seed, from which published or ours starts."""
+    epochs = int(line[line.index("--trunk_epochs") + 1])
+    if method == "published":
+        return softmax([*line, "--temporal_strides", *SCHEDULES[name].strides.split()], epochs,
+                       work / f"{name}_published_trunk_{seed}")
+    return softmax(line, epochs, work / f"{name}_trunk_{seed}")
+
+
+def each(function: Callable, items: Iterable, jobs: int) -> Iterator:
+    """What a function makes of every item, in their order, some of them side by side."""
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(function, items)
+
+
+def all_trunks(name: str, lines: dict[int, list[str]], work: Path, jobs: int) -> dict[tuple, Path]:
+    """The trunks of all seeds, by (method, seed)."""
+    asked = list(itertools.product(METHODS[1:], lines))
+    return dict(zip(asked, each(lambda one: trunk_of(name, one[0], lines[one[1]], one[1], work), asked, jobs),
+                    strict=True))
 
 
 def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path,
             args: argparse.Namespace) -> dict[str, list[dict]]:
     """Train all three with every seed and measure them: by method, a dict of figures a seed."""
+    lines = {seed: data(seed) for seed in seeds}
+    epochs = SCHEDULES[name].softmax
+
+    def trained(seed: int, method: str) -> Path:
+        line = lines[seed]
+        if method != "softmax head":
+            return train(name, method, line, trunks[method, seed], seed, work, *CHOSEN[name, method])
+        if f"--trunk_epochs {epochs}" in " ".join(line):
+            return trunks["ours", seed]
+        return softmax(line, epochs, work / f"{name}_softmax_{seed}")
+
+    trunks = all_trunks(name, lines, work, args.jobs)
+    asked = list(itertools.product(METHODS, seeds))
+    paths = dict(zip(asked, each(lambda one: trained(one[1], one[0]), asked, args.jobs), strict=True))
     found: dict[str, list[dict]] = {method: [] for method in METHODS}
-    schedule = SCHEDULES[name]
-    for seed in seeds:
-        line = data(seed)
-        trunk = softmax(line, int(line[line.index("--trunk_epochs") + 1]), work / f"{name}_trunk_{seed}")
-        for method in METHODS:
-            began = time.monotonic()
-            if method != "softmax head":
-                path = train(name, method, line, trunk, seed, work, *CHOSEN[name, method])
-            elif f"--trunk_epochs {schedule.softmax}" in " ".join(line):
-                path = trunk
-            else:
-                path = softmax(line, schedule.softmax, work / f"{name}_softmax_{seed}")
-            found[method].append(measured(path, args, pooled=method == "softmax head"))
-            print(f"{name}, seed {seed}, {method}: {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
+    for method, seed in asked:
+        began = time.monotonic()
+        found[method].append(measured(paths[method, seed], args, pooled=method == "softmax head"))
+        print(f"{name}, seed {seed}, {method}: measured in {(time.monotonic() - began) / 60:.1f} minutes", flush=True)
     return found
 
 
@@ -226,21 +263,25 @@ def put(page: Path, text: str) -> None:
     page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
 
 
-def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path) -> None:
+def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path,
+           args: argparse.Namespace) -> None:
     """Print what rates and lengths come to, for published and for ours."""
+    lines = {seed: data(seed) for seed in seeds}
+    asked = list(itertools.product(METHODS[1:], RATES, LENGTHS))
+
+    def trained(method: str, factor: float, length: int) -> list[Path]:
+        return [train(name, method, lines[seed], trunks[method, seed], seed, work, factor, length)
+                for seed in seeds]
+
+    trunks = all_trunks(name, lines, work, args.jobs)
     print(f"\n{name}\n\n| | rates x | epochs x | class | top | severity | best temperature x |\n|" + " --- |" * 7,
           flush=True)
-    for method, factor, length in itertools.product(METHODS[1:], RATES, LENGTHS):
-        rows, temperatures = [], []
-        for seed in seeds:
-            line = data(seed)
-            trunk = softmax(line, int(line[line.index("--trunk_epochs") + 1]), work / f"{name}_trunk_{seed}")
-            path = train(name, method, line, trunk, seed, work, factor, length)
-            rows.append(figures(path.parent))
-            temperatures.append(fit_temperature(*answers(path, pooled=False)[:2]))
+    for one, paths in zip(asked, each(lambda one: trained(*one), asked, args.jobs), strict=True):
+        rows = [figures(path.parent) for path in paths]
+        temperatures = [fit_temperature(*answers(path, pooled=False, no_cuda=args.no_cuda)[:2]) for path in paths]
         means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
         top = [key for key in means if key == "class" or key.startswith("level")][-1]
-        print(f"| {method} | {factor:g} | {length} | {means['class']:.3f} | {means[top]:.3f} | "
+        print(f"| {one[0]} | {one[1]:g} | {one[2]} | {means['class']:.3f} | {means[top]:.3f} | "
               f"{means['severity']:.2f} | {sum(temperatures) / len(temperatures):.3g} |", flush=True)
 
 
@@ -257,6 +298,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                                                                "(default: 24)")
     parser.add_argument("--steps", type=int, default=32, help="of insertion and deletion (default: 32)")
     parser.add_argument("--n_threads", type=int, default=2, help="processes that measure explanations (default: 2)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side (default: 1)")
+    parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU where there is a GPU")
     parser.add_argument("--no_explanations", action="store_true", help="measure recognition only")
     parser.add_argument("--search", action="store_true", help="try rates and epochs, on other seeds, instead")
     args = parser.parse_args(argv)
@@ -266,15 +309,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     seeds = args.seeds or ([100] if args.search else [1, 2, 3])
-    lines = {}
+    if args.jobs < 1:
+        raise ValueError("--jobs must be at least 1")
+    weizmann = []
     if "weizmann" in names:
-        lines["weizmann"] = weizmann_line(args.weizmann.resolve(), work)
-    sets = {"demo": lambda seed: demo_data(work / f"demo_{seed}", seed),
-            "weizmann": lambda seed: [*lines["weizmann"], "--manual_seed", str(seed)]}
+        weizmann = weizmann_line(args.weizmann.resolve(), work, SEARCHED if args.search else None)
+    where = ["--no_cuda"] if args.no_cuda else []
+    filmed = [*(word for word in weizmann if word != "--no_cuda"), *where]
+    sets = {"demo": lambda seed: [*demo_data(work / f"demo_{seed}", seed), *where],
+            "weizmann": lambda seed: [*filmed, "--manual_seed", str(seed)]}
     texts = []
     for name in names:
         if args.search:
-            search(name, seeds, sets[name], work)
+            search(name, seeds, sets[name], work, args)
             continue
         found = compare(name, seeds, sets[name], work, args)
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]

@@ -33,7 +33,8 @@ def prices(bench: Bench) -> dict[str, float]:
 
     @torch.no_grad()
     def features() -> torch.Tensor:
-        return model.trunk.eval()(batch["clip"])
+        with bench.precision.in_inference():
+            return model.trunk.eval()(batch["clip"]).float()
 
     @torch.no_grad()
     def evaluate() -> torch.Tensor:
@@ -41,7 +42,8 @@ def prices(bench: Bench) -> dict[str, float]:
             return model.eval()(batch["clip"]).log_probs
 
     def pushed() -> torch.Tensor:
-        record, kept = push(model, [whole], names=[str(i) for i in range(n)], device=device, n_clips=n)
+        record, kept = push(model, [whole], names=[str(i) for i in range(n)], device=device, n_clips=n,
+                            precision=bench.precision)
         return record.distance if kept.features.numel() else record.maps
 
     def entered(kind: str, given: dict) -> torch.Tensor:
@@ -69,10 +71,12 @@ def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[
     passes, plain = published * args.tune_iterations, warm * price["warm"]
     cached = 0 < args.cache_features < warm
     here = args.cache_features * price["trunk"] + warm * price["warm, cached"] if cached else plain
+    # a push over fewer clips before the last one
+    clips = args.push_clips + (pushes - 1) * min(args.middle_push_clips, args.push_clips) if pushes else 0
     return {"start of the prototypes": (0 if args.no_start else args.push_clips * price["evaluation"], 0, 0),
             "warm epochs": (here, plain, plain), "joint epochs": (joint,) * 3,
-            "pushes": (pushes * args.push_clips * price["push"], *(published * price["evaluation"],) * 2),
-            "tuning": (pushes * args.tune_iterations * args.push_clips * price["tuning"],
+            "pushes": (clips * price["push"], *(published * price["evaluation"],) * 2),
+            "tuning": (clips * args.tune_iterations * price["tuning"],
                        passes * price["evaluation"], passes * price["training"])}
 
 

@@ -136,10 +136,10 @@ class Bench:
                 f"in {self.precision.training or torch.float32}")
 
 
-def matrix_rate(device: torch.device, repeats: int = 5) -> float:
-    """FLOP/s of the fastest of a few float32 products of matrices that fill the device."""
+def matrix_rate(device: torch.device, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of the fastest of a few products of matrices that fill the device."""
     n = 8192 if device.type == "cuda" else 1024
-    one, other = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
+    one, other = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n ** 3 / min(seconds(lambda: (one @ other)[0, 0]) for _ in range(repeats))
 
 

@@ -3,6 +3,7 @@
 Both keep uint8, so that the loader moves a quarter of the bytes; `normalise` runs on the device, after collation.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -27,8 +28,15 @@ NORMALISATIONS = {
 
 def normalise(clips: Tensor, kind: str = "kinetics") -> Tensor:
     """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`."""
-    mean, std = (torch.tensor(values, device=clips.device).view(3, 1, 1, 1) for values in NORMALISATIONS[kind])
-    return clips.float().mul_(1 / (255 * std)).sub_(mean / std)
+    scale, shift = _scale_and_shift(kind, clips.device)
+    return clips.float().mul_(scale).sub_(shift)
+
+
+@functools.lru_cache
+def _scale_and_shift(kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `normalise` multiplies by and subtracts, on the device once: a copy a batch would wait for the GPU."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1, 1) for values in NORMALISATIONS[kind])
+    return 1 / (255 * std), mean / std
 
 
 def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int) -> Tensor:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-4
-AT_ONCE = 128  # prototypes compared at a time: what that takes is about as much as a trunk's features
+# Prototypes compared at a time: on a CPU what that takes is about as much as a trunk's features; on a GPU, which has
+# the memory, few large operations take less time than many small ones.
+AT_ONCE = {"cpu": 128, "cuda": 2048}
 
 
 class PrototypeLayer(nn.Module):
@@ -99,7 +101,7 @@ class PrototypeLayer(nn.Module):
             what `forward` returns, for all patches and then for each mask.
         """
         found = []
-        for which in blocks(len(self.prototypes)):
+        for which in blocks(self.prototypes):
             near = self.search(features, which)  # (B, n, N)
             found.append([near.argmin(-1), *(near.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)])
         cells = [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
@@ -120,9 +122,10 @@ class PrototypeLayer(nn.Module):
         return distances.unflatten(2, features.shape[2:])
 
 
-def blocks(n: int) -> Iterator[slice]:
-    """The prototypes, AT_ONCE of them at a time."""
-    return (slice(first, first + AT_ONCE) for first in range(0, n, AT_ONCE))
+def blocks(prototypes: Tensor) -> Iterator[slice]:
+    """The (P, C) prototypes, AT_ONCE of them at a time."""
+    n = AT_ONCE.get(prototypes.device.type, AT_ONCE["cpu"])
+    return (slice(first, first + n) for first in range(0, len(prototypes), n))
 
 
 def differences(x: Tensor, prototypes: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +145,7 @@ def differences(x: Tensor, prototypes: Tensor, cells: Tensor) -> tuple[Tensor, T
 def chosen_distance(x: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
     """(B, N, C) features, (P, C) prototypes, (B, P) int64 cells -> (B, P) squared distances, without gradient."""
     return torch.cat([differences(x, prototypes[which], cells[:, which])[0].square_().sum(-1)
-                      for which in blocks(len(prototypes))], 1)
+                      for which in blocks(prototypes)], 1)
 
 
 class ChosenDistance(torch.autograd.Function):
@@ -160,7 +163,7 @@ class ChosenDistance(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         of_x = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]) if wanted[0] else None
         of_prototypes = torch.empty_like(prototypes) if wanted[1] else None
-        for which in blocks(len(prototypes)):
+        for which in blocks(prototypes):
             slopes, rows = differences(x, prototypes[which], cells[:, which])
             slopes.mul_(2 * gradient[:, which, None])  # (B, n, C)
             if wanted[0]:

@@ -148,7 +148,8 @@ def test_a_run_writes_what_is_documented(whole):
         if event["event"] == "val":
             assert {"loss", "top1", "top5", "level_1", "level_2", "videos"} <= set(event) and event["videos"] == 4
         if event["event"] == "push":
-            assert (event["matched"], event["unmatched"], event["clips"]) == (18, 0, 24)
+            clips = 24 if event["epoch"] == 3 else 12  # two a video in the last push
+            assert (event["matched"], event["unmatched"], event["clips"]) == (18, 0, clips)
     assert events[4]["placed"] == events[4]["prototypes"] == 18
 
     rows = json.loads((whole / "prototypes.json").read_text())

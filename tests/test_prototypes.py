@@ -53,7 +53,7 @@ def test_distances_equal_slow_loops(layer):
 @pytest.mark.parametrize("at_once", [1, 3, 10])
 def test_the_nearest_of_some_cells_equal_slow_loops(layer, monkeypatch, at_once):
     """However many prototypes are compared at a time; with cells that several prototypes share."""
-    monkeypatch.setattr(prototypes, "AT_ONCE", at_once)
+    monkeypatch.setattr(prototypes, "AT_ONCE", {"cpu": at_once})
     features, generator = features_of().requires_grad_(), torch.Generator().manual_seed(3)
     masks = [torch.rand(4, 24, generator=generator) < share for share in (0.1, 0.8)]
     masks[0][:, 5] = True
@@ -73,7 +73,7 @@ def test_the_nearest_of_some_cells_equal_slow_loops(layer, monkeypatch, at_once)
 
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 def test_the_gradient_of_chosen_distances(monkeypatch, wanted):
-    monkeypatch.setattr(prototypes, "AT_ONCE", 4)
+    monkeypatch.setattr(prototypes, "AT_ONCE", {"cpu": 4})
     generator = torch.Generator().manual_seed(0)
     x, kept = (torch.rand(*size, generator=generator, dtype=torch.float64, requires_grad=want)
                for size, want in zip([(3, 5, 2), (6, 2)], wanted, strict=True))

@@ -113,7 +113,7 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
 
     line = [*DATA.split(), *MODEL.split(), "--root_path", str(data), "--batch_size", "6", "--trunk_epochs", "1",
             "--no_img", "--val_every", "9", "--inference_stride", "4", "--temporal_strides", "1", "2", "2", "1", "1"]
-    schedule = results.Schedule(2, (1, 2), (1, 3), "--temporal_strides 1 2 2 2 2 --push_start 2")
+    schedule = results.Schedule(2, (1, 2), (1, 3), "1 2 2 2 2", "--push_start 2")
     monkeypatch.setattr(results, "python", run)
     monkeypatch.setattr(results, "demo_data", lambda folder, seed: [*line, "--manual_seed", str(seed)])
     monkeypatch.setitem(results.SCHEDULES, "demo", schedule)
@@ -127,7 +127,7 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
     assert all(rows["insertion ↑: grad cam, class"]) and all(rows["deletion ↓: random, class"])
     prototypes = rows["box_only ↑: top prototype, grandparent"]
     assert prototypes[0] == "" and prototypes[1] and prototypes[2]
-    assert rows["sharing ↑: prototypes, parent"][2]
+    assert rows["sharing ↑, over prototypes: prototypes, parent"][2]
     n_calls = len(calls)
     results.main(words)
     assert len(calls) == 2 * n_calls  # main.py says that there is nothing left

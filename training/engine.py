@@ -1,5 +1,6 @@
 """Gradient steps of every kind, evaluation, and inference over sliding windows."""
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -74,8 +75,13 @@ class LossWeights:
         weight = getattr(self, name)
         if not isinstance(weight, list):
             return weight
-        filled = weight[:n_levels] + weight[-1:] * (n_levels - len(weight))
-        return torch.tensor(filled, device=device)
+        return _filled(tuple(weight[:n_levels] + weight[-1:] * (n_levels - len(weight))), device)
+
+
+@functools.lru_cache
+def _filled(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, put there once: a copy in every step would wait for all that the GPU has to do."""
+    return torch.tensor(values, device=device)
 
 
 def masks_of_maps(maps: Tensor, focus: float, background: float) -> tuple[Tensor, Tensor]:

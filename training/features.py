@@ -13,6 +13,7 @@ from tqdm import tqdm
 from datasets.transforms import normalise
 from datasets.video import VideoClips
 from models.prototypes import PrototypeLayer
+from training.precision import Precision
 
 
 def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterator[dict]:
@@ -98,7 +99,7 @@ class Shelf:
                     if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash on a sparse file
                         os.posix_fallocate(file.fileno(), 0, size * 2)
                     self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
-        self.features[self.used:self.used + len(labels)] = features.to("cpu", torch.float16)
+        self.features[self.used:self.used + len(labels)] = features.half().cpu()
         self.labels.append(labels.cpu())
         self.used += len(labels)
 
@@ -109,21 +110,26 @@ class Shelf:
 
 @torch.no_grad()
 def keep_features(part: nn.Module, loader: Iterable[dict], *, device: torch.device, n_clips: int,
-                  budget: float = 2 << 30, folder: Path | None = None, description: str | None = None) -> KeptFeatures:
+                  budget: float = 2 << 30, folder: Path | None = None, precision: Precision | None = None,
+                  description: str | None = None) -> KeptFeatures:
     """What a part of the network, in eval mode, makes of every clip of a loader.
 
     Args:
         part: clips (B, 3, T, H, W) -> (B, C, t, h, w).
         n_clips: how many clips the loader holds at most.
         budget: bytes of features kept in memory; more go to a file in `folder`.
+        precision: in which the part computes (default: float32).
         description: of the progress bar; None for none.
     Raises:
         ValueError: where not one clip can be read.
     """
     part.eval()
+    precision = precision or Precision(device)
     shelf = Shelf(n_clips, budget, folder)
     for batch in valid_clips(loader, device, description):
-        shelf.add(part(batch["clip"]), batch["label"])
+        with precision.in_inference():
+            features = part(batch["clip"])
+        shelf.add(features, batch["label"])
     if not shelf.used:
         raise ValueError("not one training clip can be read; run util_scripts.generate_video_jpgs again")
     return shelf.kept()

@@ -82,7 +82,7 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         "cluster": (per_node(focused).gather(1, own_nodes).clamp(max=cluster_margin or torch.inf) * share).sum(0),
         "separation": -nearest_other.clamp(max=margin).mean(0),
         "background": -(per_node(background).gather(1, own_nodes).clamp(max=margin) * share).sum(0),
-        "coverage": covered[present].mean(),
+        "coverage": torch.where(present, covered, 0).sum() / present.sum(),
     }
 
 
@@ -110,8 +110,8 @@ def orthogonality(prototypes: Tensor, counts: Tensor) -> Tensor:
     unit = F.normalize(prototypes - 0.5, dim=-1)
     unit = unit.new_zeros(*place.shape, unit.shape[1]).masked_scatter(place[..., None], unit)  # (K, n, C)
     cosines = unit @ unit.transpose(1, 2)  # (K, n, n), 0 where a place is not taken
-    different = ~torch.eye(most, dtype=torch.bool, device=prototypes.device)
-    return cosines[:, different].square().sum() / (counts * (counts - 1)).sum().clamp(min=1)
+    different = 1 - torch.eye(most, device=prototypes.device)
+    return (cosines * different).square().sum() / (counts * (counts - 1)).sum().clamp(min=1)
 
 
 def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor) -> Tensor:
@@ -135,4 +135,5 @@ def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Ten
     parent = torch.full_like(level_of, -1)
     parent = parent.scatter(0, ancestors[:, :-1].flatten(), ancestors[:, 1:].flatten())  # (K,), -1 at the top
     pairs = (parent[:, None] == node_of) & (clips_of > 0)[:, None]  # (K, P)
-    return -means[pairs].clamp(min=1e-6).tanh().log().mean()
+    told = torch.where(pairs, means, 1).clamp(min=1e-6).tanh().log()  # chosen by a mask, which waits for no GPU
+    return -torch.where(pairs, told, 0).sum() / pairs.sum()

@@ -12,6 +12,7 @@ from models.geometry import box_of, box_to_source, cell_centre, points_to_source
 from models.hipe import HIPE
 from training.distributed import World
 from training.features import KeptFeatures, Shelf, valid_clips
+from training.precision import Precision
 
 
 @dataclass
@@ -91,7 +92,7 @@ class PushRecord:
 @torch.no_grad()
 def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: torch.device, epoch: int = 0,
          n_clips: int, budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
-         world: World | None = None) -> tuple[PushRecord, KeptFeatures]:
+         world: World | None = None, precision: Precision | None = None) -> tuple[PushRecord, KeptFeatures]:
     """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
 
     The earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
@@ -102,12 +103,13 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
         names: video names by the batches' `video` index.
         n_clips: how many clips the loader holds at most.
         budget: bytes of features kept in memory; more go to a file in `folder`.
+        precision: of trunk and neck (default: float32).
     Returns:
         the record, and the features of this loader's clips for tuning.
     Raises:
         ValueError: where not one clip can be read.
     """
-    world = world or World()
+    world, precision = world or World(), precision or Precision(device)
     layer = model.prototype_layer
     n_prototypes, channels = layer.prototypes.shape
     level = model.level_of[layer.node_of]  # (P,)
@@ -119,7 +121,8 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
     for batch in valid_clips(loader, device, "push" if progress else None):
-        output = model(batch["clip"])
+        with precision.in_inference():
+            output = model(batch["clip"])
         owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
         nearest, winner = output.distances.masked_fill(~owned, torch.inf).min(0)  # (P,), the first of equals
         better = (nearest < best).nonzero().squeeze(1)  # (n,) prototypes; a tie keeps the earlier clip
@@ -169,7 +172,8 @@ def _nearest_here(world: World, distance: Tensor, item: Tensor) -> Tensor:
 
 @torch.no_grad()
 def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
-                     peaks: int = 3, sure: float = 0.5, mapped: bool = True, progress: bool = False) -> int:
+                     peaks: int = 3, sure: float = 0.5, mapped: bool = True, precision: Precision | None = None,
+                     progress: bool = False) -> int:
     """Start each node's prototypes at patches where the pooled head sees the clips' classes.
 
     Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
@@ -180,19 +184,22 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
         peaks: candidate cells of each clip.
         mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
+        precision: of the trunk (default: float32).
     Returns:
         how many prototypes were placed.
     Raises:
         ValueError: where not one clip can be read.
     """
-    layer = model.prototype_layer
+    layer, precision = model.prototype_layer, precision or Precision(device)
     n_leaves, n_levels = model.ancestors.shape
     most = layer.per_node
     patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
     clips_of = torch.zeros(n_leaves, dtype=torch.int64)
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
-        trunk, label = model.trunk(batch["clip"]), batch["label"].cpu()
+        with precision.in_inference():
+            trunk = model.trunk(batch["clip"])
+        trunk, label = trunk.float(), batch["label"].cpu()
         features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
         draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
         n_peaks = min(peaks, features.shape[1]) if mapped else 0

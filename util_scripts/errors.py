@@ -26,6 +26,12 @@ def user_errors() -> Iterator[None]:
         print("error: a process ended abruptly, for want of memory perhaps; start again with a smaller --n_jobs or "
               "--n_threads, what is finished is kept", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which not every script imports
+            raise
+        print("error: the GPU has too little memory for this; give a smaller --batch_size (of inference "
+              "--inference_batch_size), or --no_cuda", file=sys.stderr)
+        sys.exit(2)
 
 
 def _sentence(error: Exception) -> str:
