@@ -10,15 +10,16 @@ import json
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import get_context
 from tqdm import tqdm
 
 import build
@@ -38,6 +39,7 @@ from evaluation.faithfulness import (
     insertion,
     kept_and_hidden,
     moved_box,
+    nearness,
     noisy,
     random_set,
     recompressed,
@@ -61,6 +63,7 @@ from util_scripts.errors import user_errors
 
 HEADS = ("prototypes", "softmax")
 OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most
+HEAT_OF = "_by_"  # top_prototype_by_grad_cam: the same prototype, its heat by that method
 BASELINES = ("random", "centre")
 DISTURBANCES = ("noise", "jpeg", "jitter")
 AREA = 0.1  # of a perturbation's mask
@@ -175,8 +178,9 @@ class Judge:
         found = match_output(self.model, output, self.size, levels, self.model.prototype_layer.per_node, leaf=leaf)
         return {one.level: one for one in found}
 
-    def heats(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
-        """Heat (T, H, W) of clips by an attribution method or a baseline, each for a node."""
+    def heats(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int],
+              prototypes: Sequence[int] | None = None) -> list[Tensor]:
+        """Heat (T, H, W) of clips by an attribution method or a baseline, each for a node, or for a prototype."""
         if name == "centre":
             return [centre_blob(self.size)] * len(clips)
         if name == "random":
@@ -191,6 +195,10 @@ class Judge:
             return list(found.masks.mean((1, 2)))
         trunk = self.model.trunk
         onto = partial(upsample, size=self.size, stride=tuple(trunk.stride), offset=self.model.offset)
+        if prototypes is not None:
+            return [METHODS[name](lambda some, p=p: self.model(some).activations[:, p], clip, layer=trunk,
+                                  upsample=onto, seed=self.settings.seed)
+                    for clip, p in zip(clips, prototypes, strict=True)]
         return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=trunk, upsample=onto,
                               seed=self.settings.seed,
                               class_weights=self.class_weights[node] if self.settings.head == "softmax" else None)
@@ -233,7 +241,8 @@ class Judge:
                 measures |= self._placed(explanation, scene, level, before[j])
                 measures |= self._stable(scene, before[j], {what: maps[j] for what, maps in after.items()})
                 if match is not None and explanation in ("prototypes", "random"):
-                    measures["set_size"] = self._set_size(explanation, scene, nodes[j])
+                    size = self._set_size(explanation, scene, nodes[j])
+                    measures |= {"set_size": size} if size else {}  # where there is no evidence, no set is small
                 rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
                              "node": self.tree.full_name(nodes[j]),
                              "right": self._right(scene, level),
@@ -256,7 +265,10 @@ class Judge:
                          if match.prototype == matches[""][level].matches[0].prototype) for matches in own]
         clips = [scene.disturbed[what] if what else scene.clip for scene in scenes]
         seeds = [self._seed(scene.video.name, level, what) for scene in scenes]
-        return [heat.detach().float().cpu() for heat in self.heats(explanation, clips, nodes, seeds)]
+        name, _, method = explanation.partition(HEAT_OF)
+        top = [matches[""][level].matches[0].prototype for matches in own] if method else None
+        found = self.heats(method or name, clips, nodes, seeds, top)
+        return [heat.detach().float().cpu() for heat in found]
 
     def _faithful(self, explanation: str, scene: Scene, node: int, heat: Tensor, match: LevelMatch | None) -> dict:
         def probability(clips: Tensor) -> Tensor:
@@ -269,7 +281,7 @@ class Judge:
                  "deletion": deletion(probability, scene.clip, heat, **how),
                  "box_only": only / max(whole, 1e-12), "box_hidden": hidden / max(whole, 1e-12),
                  "box_volume": box_share(box, self.size)}
-        if match is not None and explanation in ("top_prototype", *BASELINES):
+        if match is not None and (explanation in BASELINES or explanation.startswith("top_prototype")):
             prototype = match.matches[0].prototype
             whole, only, hidden = kept_and_hidden(lambda clips: self.model(clips).activations[:, prototype],
                                                   scene.clip, box)
@@ -302,8 +314,9 @@ class Judge:
     def _stable(self, scene: Scene, heat: Tensor | None, disturbed: dict[str, Tensor | None]) -> dict:
         if heat is None:
             return {}
-        tolerance, peak = torch.tensor(self.model.trunk.stride), peak_of(heat)
-        back = torch.tensor([scene.shift, 0, 0])  # what stood in frame t is in frame t - shift of the later clip
+        tolerance, peak = nearness(self.size), peak_of(heat)
+        # what stood in frame t is in frame t - shift of the later clip, whose frames are a stride apart
+        back = torch.tensor([scene.shift / self.clips.sampler.stride, 0, 0])
         return {f"stable_{what}": float(same_place(peak, peak_of(other) + (back if what == "jitter" else 0), tolerance))
                 for what, other in disturbed.items()}
 
@@ -340,8 +353,8 @@ def _measured(settings: Settings, clips: VideoClips, tubes: dict[str, list[Tube]
         judge = Judge(settings, clips, tubes, device)
         yield from (judge.rows(*job) for job in jobs)
         return
-    with get_context("spawn").Pool(n_threads, _begin, (settings, clips, tubes, device)) as pool:
-        yield from pool.imap_unordered(_work, jobs)
+    with ProcessPoolExecutor(n_threads, get_context("spawn"), _begin, (settings, clips, tubes, device)) as pool:
+        yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
 
 
 # --- prototypes as such
@@ -388,20 +401,25 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, trai
         a row each set and prototype: explanation (prototypes, random, centre), level, prototype, measures.
     """
     device, layer = model.last_layer.weight.device, model.prototype_layer
-    loader = build.make_loader(training, n_threads=n_threads, device=device, batch_size=batch_size)
-    shelf = Shelf(len(training), 2 << 30, None)
-    with torch.no_grad():
-        for batch in valid_clips(loader, device, "prototypes" if progress else None):
-            shelf.add(model.neck(model.trunk(batch["clip"])), batch["video"])
-    if not shelf.used:
-        raise ValueError("not one training video can be read; check --video_path, or give --no_prototypes")
-    kept = shelf.kept()  # whose labels are the clips' videos
-    labels = torch.from_numpy(training.videos.labels)
+    def of_neck(clips: VideoClips) -> KeptFeatures:
+        """Features of clips, with their videos as labels."""
+        loader = build.make_loader(clips, n_threads=n_threads, device=device, batch_size=batch_size)
+        shelf = Shelf(len(clips), 2 << 30, None)
+        with torch.no_grad():
+            for batch in valid_clips(loader, device, "prototypes" if progress else None):
+                shelf.add(model.neck(model.trunk(batch["clip"])), batch["video"])
+        if not shelf.used:
+            raise ValueError("not one video can be read; check --video_path, or give --no_prototypes")
+        return shelf.kept()
+
+    kept, unseen = of_neck(training), of_neck(test)
+    labels, of_test = (torch.from_numpy(clips.videos.labels) for clips in (training, test))
     node_of, ancestors, level_of = layer.node_of.cpu(), tree.ancestors, tree.level_of
     sets = {"prototypes": layer.prototypes.detach(), **_baselines(kept, labels, tree, node_of, seed, device)}
     patches = Patches(model, sets)
-    best = patches.best(kept, len(labels))
-    read = best["prototypes"].isfinite().all(1)
+    best, on_test = patches.best(kept, len(labels)), patches.best(unseen, len(of_test))
+    read, told = (found["prototypes"].isfinite().all(1) & (known >= 0)
+                  for found, known in ((best, labels), (on_test, of_test)))
     steady = _steady(patches, test, tubes, tree, seed=seed, n_threads=n_threads, batch_size=batch_size,
                      progress=progress)
     own_patch = _self_similarity(model, record, training)
@@ -410,7 +428,7 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, trai
         measures = {
             "purity": purity(activations[read], labels[read], node_of, tree.membership),
             "duplicates": duplicates(patches.layers[name].prototypes.cpu(), node_of).double(),
-            "sharing": sharing(activations[read], labels[read], node_of, ancestors, level_of), **steady[name]}
+            "sharing": sharing(on_test[name][told], of_test[told], node_of, ancestors, level_of), **steady[name]}
         if name == "prototypes":
             measures["self_similarity"] = own_patch
         rows += [{"explanation": name, "level": int(level_of[node_of[p]]), "prototype": p,
@@ -447,7 +465,7 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
     """
     model, device = patches.model, patches.model.last_layer.weight.device
     size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
-    tolerance = torch.tensor(stride)
+    tolerance = nearness(size)
     loader = build.make_loader(test, n_threads=n_threads, device=torch.device("cpu"), batch_size=batch_size)
     stayed = {name: {what: [[] for _ in layer.node_of] for what in ("noise", "jpeg")} for name, layer in patches.layers.items()}
     covered = {name: [[] for _ in layer.node_of] for name, layer in patches.layers.items()}
@@ -519,7 +537,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
                       head: str = "prototypes", methods: Sequence[str] | None = None,
                       levels: Sequence[int] | None = None, method_levels: Sequence[int] = (0,), n_videos: int = 24,
                       videos: Sequence[str] | None = None, subset: str | None = None, steps: int = STEPS,
-                      iterations: int = 2000, prototypes: bool = True, n_threads: int = 0, batch_size: int = 4,
+                      iterations: int = 2000, heats: Sequence[str] = (), prototypes: bool = True, n_threads: int = 0, batch_size: int = 4,
                       device: str | None = None, no_cuda: bool = False, seed: int = 1, root_path: str | None = None,
                       video_path: str | None = None, annotation_path: str | None = None, file_type: str | None = None,
                       inference_stride: int | None = None, overwrite: bool = False,
@@ -538,6 +556,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         method_levels: of the attribution methods.
         n_videos: spread over the classes, 0 for all; videos: by name instead. subset: train, val or test (default: val).
         steps: of insertion and deletion. iterations: of a perturbation at most.
+        heats: attribution methods by which the first prototype's heat is made, too (perturbations are not).
         prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
         n_threads: processes on the CPU, 0 for this one. batch_size: clips whose perturbations are found together.
         seed: of random heat, noise and resampling. root_path .. inference_stride: as the flags of local_analysis.py.
@@ -551,7 +570,10 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         ValueError, FileNotFoundError: naming what is wrong and the remedy.
     """
     path = Path(checkpoint)
-    wrong = [method for method in methods or () if method not in METHODS]
+    wrong = [method for method in (*(methods or ()), *heats) if method not in METHODS]
+    if unable := [method for method in heats if method in (*RECIPES, *BASELINES)]:
+        raise ValueError(f"--heats {unable[0]}: cannot be made of a prototype here; choose gradients, grad_cam or "
+                         "class_feature_pyramid")
     if wrong or head not in HEADS:
         raise ValueError(f"{wrong[0] if wrong else head}: choose one of {', '.join(METHODS if wrong else HEADS)}")
     content = load_checkpoint(path)
@@ -582,7 +604,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
 
     methods = served(model.eval().trunk, (stored.sample_duration, stored.sample_size, stored.sample_size), methods)
     levels = list(range(tree.n_levels)) if levels is None else list(dict.fromkeys(levels))
-    always = (*(OWN if head == "prototypes" else ()), *BASELINES, *(("chance",) if tubes else ()))
+    own = (*OWN, *(f"top_prototype{HEAT_OF}{method}" for method in dict.fromkeys(heats)))
+    always = (*(own if head == "prototypes" else ()), *BASELINES, *(("chance",) if tubes else ()))
     wanted = [(name, level) for level in levels for name in always]
     wanted += [(name, level) for level in dict.fromkeys(method_levels) for name in dict.fromkeys(methods)
                if name not in BASELINES]
@@ -726,6 +749,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre always)")
     parser.add_argument("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
     parser.add_argument("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
+    parser.add_argument("--heats", nargs="+", default=[], choices=list(METHODS), metavar="METHOD", help="make the first prototype's heat by these methods, too, beside its similarity (default: none)")
     parser.add_argument("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside the annotation)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")

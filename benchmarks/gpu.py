@@ -3,8 +3,8 @@
     python -m benchmarks.gpu [--depths 18 50] [--batch_size 128] [--repeats 5] [--no_compile]
 
 Training and inference as main.py does them on a GPU (bf16, channels last), and with --compile, beside the same trunk
-under a pooled softmax head plainly in PyTorch: float32, TF32, and bf16 in PyTorch's own memory format. All ways of a
-depth take turns. The share is that of the card's rate of bf16 matrix products, measured here too, which the arithmetic
+under a pooled softmax head plainly in PyTorch: float32, TF32, and bf16, in PyTorch's own memory format and without
+cuDNN trying its ways. All ways of a depth take turns. The share is that of the card's rate of bf16 matrix products, measured here too, which the arithmetic
 of the trunk comes to. Then every kind of convolution of those trunks, and one whose input has more than 2^31 elements,
 is computed in bf16 and in float32: the error of output, input gradient and weight gradient, relative to their norms.
 """
@@ -30,14 +30,15 @@ TOLERANCE = 0.02  # of a relative error
 
 
 @contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
-    """Let convolutions and matrix products round to TF32, or not."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+def as_it_comes(*, tf32: bool) -> Iterator[None]:
+    """PyTorch without cuDNN trying its ways, and with rounding to TF32 or not."""
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
+    cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = tf32, tf32, False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = before
 
 
 def plainly(bench: Bench) -> tuple[HIPE, dict]:
@@ -47,9 +48,9 @@ def plainly(bench: Bench) -> tuple[HIPE, dict]:
 
 
 def rounded(work: Callable[[], Tensor], allowed: bool) -> Callable[[], Tensor]:
-    """The same work with TF32 or without."""
+    """The same work as PyTorch does it by itself, with TF32 or without."""
     def run() -> Tensor:
-        with tf32(allowed):
+        with as_it_comes(tf32=allowed):
             return work()
     return run
 
@@ -166,7 +167,7 @@ def parity(bench: Bench) -> float:
                       torch.randn(64, 64, 3, 3, 3, device=bench.device) / 41, torch.Size((n, 64, 16, 28, 28)),
                       {"padding": 1}))
     found = {}
-    with tf32(False):
+    with as_it_comes(tf32=False):
         for name, weight, size, options in kinds:
             try:
                 found[name] = errors(weight, size, **options)
@@ -203,7 +204,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         flags = [*others, "--model_depth", str(depth)]
         bench = Bench(argparse.ArgumentParser(allow_abbrev=False), flags, batch_size=128)
         if not peak:
-            with tf32(False):
+            with as_it_comes(tf32=False):
                 single = matrix_rate(bench.device)
             peak = matrix_rate(bench.device, dtype=BF16)
             print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; "

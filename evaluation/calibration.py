@@ -122,10 +122,11 @@ class RiskCurve:
         videos to choose on (n risk + 1) / (n + 1) has to be at most 1 - accuracy.
 
         Returns:
-            0 .. 1; 1 where there are too few videos to promise anything.
+            0 .. 1; a little above 1, which only the root reaches, where nothing less keeps the promise, or where there
+            are too few videos to promise anything.
         """
         good = (self.n * self.risk + 1) / (self.n + 1) <= 1 - accuracy + 1e-12
-        return min(float(self.thresholds[good.long().argmax()]), 1.0) if good.any() else 1.0
+        return float(self.thresholds[good.long().argmax()]) if good.any() else math.nextafter(1.0, 2.0)
 
     def points(self, n: int = 101) -> list[dict]:
         """The curve at n thresholds evenly spaced from 0 to 1, as plain numbers."""

@@ -123,6 +123,11 @@ def recompressed(clip: Tensor, quality: int = 50) -> Tensor:
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous()
 
 
+def nearness(size: tuple[int, int, int]) -> Tensor:
+    """(3,) how far a peak may move in a clip (T, H, W) and be where it was: the same for models of all strides."""
+    return torch.tensor([size[0] / 4, size[1] / 8, size[2] / 8])
+
+
 def same_place(peak: Tensor, other: Tensor, tolerance: Tensor) -> Tensor:
     """Whether peaks (..., 3) stayed where they were, up to a tolerance (3,) in time, height and width: (...) bool."""
     return ((peak - other).abs() <= tolerance).all(-1)
@@ -155,7 +160,10 @@ def greedy_set(pulls: Tensor, value: Callable[[Tensor], Tensor], share: float = 
 
 @torch.no_grad()
 def random_set(pulls: Tensor, value: Callable[[Tensor], Tensor], rng: np.random.Generator, share: float = 0.9) -> int:
-    """How many prototypes keep the share when they are taken in random order; arguments as `greedy_set`."""
+    """How many prototypes keep the share when they are taken in random order; arguments as `greedy_set`.
+
+    0 where there is no evidence.
+    """
     order = torch.from_numpy(rng.permutation(len(pulls))).to(pulls.device)
     values = value(torch.cat([torch.zeros_like(pulls[:1]), pulls[order].cumsum(0)]))
     if values[-1] <= values[0]:

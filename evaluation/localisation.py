@@ -43,8 +43,12 @@ class Tube:
 
 
 def _tube(first_frame: int, last_frame: int, boxes_x_y_w_h: list[list[float]], **_: object) -> Tube:
-    """A tube as it stands in a file; ValueError where it has not one box a frame."""
+    """A tube as it stands in a file; ValueError where it has not one box a frame, or boxes that nothing can hit."""
     tube = Tube(int(first_frame), np.array(boxes_x_y_w_h, dtype=float).reshape(-1, 4))
+    if first_frame < 0 or not len(tube.boxes):
+        raise ValueError(f"a tube of the frames {first_frame} to {last_frame}")
+    if not (np.isfinite(tube.boxes).all() and (tube.boxes[:, 2:] > 0).all()):
+        raise ValueError("a box without a width and height above 0")
     if tube.last_frame != last_frame:
         raise ValueError(f"{len(tube.boxes)} boxes for the frames {first_frame} to {last_frame}")
     return tube

@@ -86,12 +86,14 @@ def covered_parts(tubes: Sequence[Tube], frame: int, box: Sequence[float]) -> np
     Returns:
         (5,) bool, or None where nothing is to be seen in that frame.
     """
+    covered = []
     for tube in tubes:
         if tube.first_frame <= frame < tube.last_frame:
             left, top, width, height = tube.boxes[frame - tube.first_frame]
-            return np.array([box[0] <= top + y * height < box[2] and box[1] <= left + x * width < box[3]
-                             for y, x in PARTS])
-    return None
+            covered.append([box[0] <= top + y * height < box[2] and box[1] <= left + x * width < box[3]
+                            for y, x in PARTS])
+    # of several actors the one of whom the region covers most
+    return np.array(max(covered, key=sum)) if covered else None
 
 
 def consistency(covered: Sequence[np.ndarray]) -> float:

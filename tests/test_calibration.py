@@ -122,9 +122,15 @@ def test_the_threshold_keeps_its_promise_on_other_videos():
 
 def test_too_few_videos_promise_nothing():
     probs, labels = sample(5)
-    assert curve_of(probs, labels).threshold_for(0.9) == 1
-    assert curve_of(probs[:0], labels[:0]).threshold_for(0.9) == 1
+    for curve in (curve_of(probs, labels), curve_of(probs[:0], labels[:0])):
+        assert climb(torch.ones(1, 2, dtype=torch.float64), curve.threshold_for(0.9)).tolist() == [2]  # the root alone
     assert curve_of(probs, labels).threshold_for(0.0) == 0
+
+
+def test_a_model_that_is_always_sure_and_half_the_time_wrong_answers_the_root():
+    path, right = torch.ones(50, 2, dtype=torch.float64), torch.arange(50)[:, None].expand(50, 2) < 25
+    threshold = RiskCurve(path, right, torch.ones(50, 2)).threshold_for(0.9)
+    assert climb(path, threshold).tolist() == [2] * 50
 
 
 def test_hierarchical_scores_by_hand():

@@ -167,14 +167,14 @@ def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
 
 def test_a_peak_is_stable_where_it_stays_with_what_it_is_on():
     """What is in frame 4 is in frame 3 of the clip that begins a frame later, and in frame 5 of an earlier one."""
-    heat = torch.zeros(9, 5, 9)
+    heat = torch.zeros(9, 5, 16)
     heat[4, 2, 2] = 1
-    judge = SimpleNamespace(model=SimpleNamespace(trunk=SimpleNamespace(stride=(1, 2, 2))))
+    judge = SimpleNamespace(size=tuple(heat.shape), clips=SimpleNamespace(sampler=SimpleNamespace(stride=1)))
     for shift in (1, -1):
         scene = SimpleNamespace(shift=shift)
         stable = [Judge._stable(judge, scene, heat, {"jitter": heat.roll(by, 0), "noise": heat.roll(by, 0)})
                   for by in (-3, -2, -1, 0, 1, 2, 3)]
-        here = [0, 0, 1, 1, 1, 0, 0]
+        here = [0, 1, 1, 1, 1, 1, 0]  # a quarter of nine frames
         assert [one["stable_noise"] for one in stable] == here
         assert [one["stable_jitter"] for one in stable] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
     moved = Judge._stable(judge, scene, heat, {"noise": heat.roll(3, 2), "jpeg": heat.roll(2, 2)})
