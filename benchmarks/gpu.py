@@ -4,9 +4,10 @@
 
 Training and inference as main.py does them on a GPU (bf16, channels last), and with --compile, beside the same trunk
 under a pooled softmax head plainly in PyTorch: float32, TF32, and bf16, in PyTorch's own memory format and without
-cuDNN trying its ways. All ways of a depth take turns. The share is that of the card's rate of bf16 matrix products, measured here too, which the arithmetic
-of the trunk comes to. Then every kind of convolution of those trunks, and one whose input has more than 2^31 elements,
-is computed in bf16 and in float32: the error of output, input gradient and weight gradient, relative to their norms.
+cuDNN trying its ways. All ways of a depth take turns. The share is that of the card's rate of bf16 matrix products,
+measured here too, which the arithmetic of the trunk comes to. Then every kind of convolution of those trunks, and one
+whose input has more than 2^31 elements, is computed in bf16 and in float32: the error of output, input gradient and
+weight gradient, relative to their norms.
 """
 
 import argparse
