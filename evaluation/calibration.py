@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 BINS = 15
-COLDEST, HOTTEST = 0.05, 20.0  # temperatures looked at
+COLDEST, HOTTEST = 0.01, 20.0  # temperatures looked at
 TINY = 1e-12  # a probability is taken for no less
 
 

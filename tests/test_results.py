@@ -54,11 +54,11 @@ def test_published_and_ours_start_from_one_trunk(name, called, tmp_path):
 
 @pytest.mark.parametrize("name", LINES)
 def test_the_softmax_head_has_as_many_epochs_of_the_trunk_as_ours(name, called, tmp_path):
-    schedule = results.SCHEDULES[name]
-    trunk = int(LINES[name][LINES[name].index("--trunk_epochs") + 1])
-    assert schedule.softmax == trunk + schedule.ours[1] - schedule.ours[0]
-    assert results.softmax(LINES[name], schedule.softmax, tmp_path) == tmp_path / "trunk.pth"
-    assert (called[0].trunk_epochs, called[0].n_epochs) == (schedule.softmax, 0)
+    results.train(name, "ours", LINES[name], Path("trunk.pth"), 1, tmp_path, *results.CHOSEN[name, "ours"])
+    epochs = results.softmax_epochs(name, LINES[name])
+    assert epochs == results.trunk_epochs(LINES[name]) + called[0].n_epochs - called[0].warm_epochs
+    assert results.softmax(LINES[name], epochs, tmp_path) == tmp_path / "trunk.pth"
+    assert (called[1].trunk_epochs, called[1].n_epochs) == (epochs, 0)
 
 
 def test_a_table_has_a_row_a_figure_and_a_column_a_method():
@@ -113,10 +113,11 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
 
     line = [*DATA.split(), *MODEL.split(), "--root_path", str(data), "--batch_size", "6", "--trunk_epochs", "1",
             "--no_img", "--val_every", "9", "--inference_stride", "4", "--temporal_strides", "1", "2", "2", "1", "1"]
-    schedule = results.Schedule(2, (1, 2), (1, 3), "1 2 2 2 2", "--push_start 2")
+    schedule = results.Schedule((1, 2), (1, 3), "1 2 2 2 2", "--push_start 2")
     monkeypatch.setattr(results, "python", run)
     monkeypatch.setattr(results, "demo_data", lambda folder, seed: [*line, "--manual_seed", str(seed)])
     monkeypatch.setitem(results.SCHEDULES, "demo", schedule)
+    monkeypatch.setattr(results, "CHOSEN", dict.fromkeys(results.CHOSEN, (1.0, 1)))
     words = ["--work", str(tmp_path), "--seeds", "3", "--videos", "2", "--steps", "2", "--methods", "grad_cam",
              "--n_threads", "0", "--page", str(tmp_path / "RESULTS.md")]
     results.main(words)
