@@ -38,8 +38,16 @@ def _load_index(folder: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such file; give the folder that util_scripts.pack_frames wrote") from error
     except Exception as error:  # the header is a Python expression, in which anything can be wrong
-        raise ValueError(f"{file}: damaged ({error}); {REMEDY}") from error
+        raise ValueError(f"{file}: damaged; {REMEDY}") from error  # numpy's own words advise to unpickle it
     return table
+
+
+def packed_shards(folder: Path) -> set[int]:
+    """The numbers of the shards that the index of a folder tells of; none where it has no index that can be read."""
+    try:
+        return set(np.unique(_load_index(folder)["shard"]).tolist())
+    except (FileNotFoundError, ValueError):
+        return set()
 
 
 def packed_places(folder: Path) -> Iterator[str]:

@@ -72,9 +72,39 @@ def test_broken_videos_are_left_out_and_counted(packed, capsys):
     told = capsys.readouterr()
     assert "3 videos in 1 files; 2 could not be read" in told.out
     assert "image_00003.jpg" in told.err
-    assert sorted(path.name for path in packed.iterdir()) == ["index.npy", "shard_0000.bin"]
+    assert len(list(packed.iterdir())) == 2
     with pytest.raises(ValueError, match="v_a: not among"):
         PackedFrames().frames(packed / "Archery/v_a", [0])
+
+
+def unchanged(packed) -> bool:
+    return all(torch.equal(PackedFrames().frames(packed / place), JpegFolder().frames(packed.parent / "jpg" / place))
+               for place in PLACES)
+
+
+def test_a_packed_set_works_until_the_new_one_does(packed, monkeypatch, capsys):
+    first = sorted(path.name for path in packed.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(pack_frames.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            call(packed.parent)
+    assert unchanged(packed) and len(list(packed.iterdir())) > len(first)
+    (packed.parent / "jpg").rename(packed.parent / "moved")
+    write_frames(packed.parent / "jpg" / "v", shades(2), info={})
+    with pytest.raises(SystemExit):
+        call(packed.parent)
+    assert "none of the 1 videos" in capsys.readouterr().err
+    (packed.parent / "jpg" / "v" / "info.json").unlink()
+    (packed.parent / "jpg" / "v").rename(packed.parent / "moved" / "v_new")
+    (packed.parent / "jpg").rmdir()
+    (packed.parent / "moved").rename(packed.parent / "jpg")
+    assert unchanged(packed)
+    call(packed.parent, "--shard_gb", 1.5e-5)
+    second = sorted(path.name for path in packed.iterdir())
+    assert unchanged(packed) and PackedFrames().info(packed / "v_new").n_frames == 2
+    assert first[0] == second[0] == "index.npy" and not set(first[1:]) & set(second[1:])
+    call(packed.parent, "--shard_gb", 1.5e-5)
+    assert unchanged(packed) and len(list(packed.iterdir())) == len(second)
 
 
 def test_damage_is_one_sentence(packed, tmp_path):
@@ -92,7 +122,13 @@ def test_damage_is_one_sentence(packed, tmp_path):
     last.unlink()
     raises(last.name)
     (packed / "index.npy").write_bytes(b"no table")
-    raises("index.npy: damaged")
+    raises("index.npy: damaged; pack")
+    np.save(packed / "index.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="damaged; pack") as told:
+        PackedFrames().frames(packed / "v_flat", [0])
+    assert "pickle" not in str(told.value)
+    np.save(packed / "index.npy", np.arange(3))
+    raises("index.npy: damaged; pack")
     (packed / "index.npy").unlink()
     raises("index.npy: no such file")
     with pytest.raises(FileNotFoundError, match="index.npy"):

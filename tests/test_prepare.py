@@ -116,13 +116,50 @@ def test_what_is_finished_is_skipped_and_what_is_not_is_redone(films, tmp_path, 
     assert "0 videos converted, 3 were there already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("more", [["--size", 12], ["--fps", 5], ["--size", 240, "--fps", "30000/1001"]])
+def test_finished_folders_of_other_settings_are_an_error_before_anything_is_done(films, tmp_path, capsys, more):
+    jpg = tmp_path / "jpg"
+    jpgs(films, jpg, "--size", 20, "--fps", 10)
+    lost = jpg / "PlayingGuitar" / "v_PlayingGuitar_g01_c01" / "info.json"
+    lost.unlink()
+    call = generate_video_jpgs.main
+    told = quits(capsys, call, films, jpg, "ucf101", "--n_jobs", 1, *more)
+    assert "v_YoYo_g01_c01" in told and "another JPG_DIR" in told and "remove" in told and not lost.exists()
+    jpgs(films, jpg, "--size", 20, "--fps", "10.0")
+    assert "1 videos converted, 2 were there already" in capsys.readouterr().out and lost.exists()
+
+
+def test_settings_of_folders_that_do_not_tell_them_are_judged_by_what_they_tell(films, tmp_path, capsys):
+    jpg, call = tmp_path / "jpg", generate_video_jpgs.main
+    jpgs(films, jpg, "--size", 20, "--fps", 10)
+    for path in jpg.rglob("info.json"):
+        info = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in info.items() if not key.startswith("asked")}))
+    for more in (["--size", 12], ["--size", 20, "--fps", 5]):
+        assert "another --size or --fps" in quits(capsys, call, films, jpg, "ucf101", "--n_jobs", 1, *more)
+    jpgs(films, jpg, "--size", 20, "--fps", 10)
+    assert "3 were there already" in capsys.readouterr().out
+    for path in jpg.rglob("info.json"):
+        info = json.loads(path.read_text())
+        path.write_text(json.dumps({key: value for key, value in info.items() if not key.startswith("stored")}))
+    jpgs(films, jpg, "--size", 12)
+    assert "3 were there already" in capsys.readouterr().out
+
+
+def test_rates_are_finite_numbers(films, tmp_path, capsys):
+    for rate in ("nan", "inf", "-inf", "0", "-5", "25/0", "fast"):
+        with pytest.raises(SystemExit) as stop:
+            generate_video_jpgs.main([str(films), str(tmp_path / "jpg"), "ucf101", f"--fps={rate}"])
+        assert stop.value.code == 2 and f"'{rate}' is no rate; give a finite number" in capsys.readouterr().err
+
+
 def test_a_killed_conversion_leaves_no_folder_that_looks_finished(films, tmp_path, monkeypatch):
     monkeypatch.setattr(generate_video_jpgs.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     folder = tmp_path / "jpg" / "v"
     with pytest.raises(KeyboardInterrupt):
         generate_video_jpgs.convert(films / "YoYo" / "v_YoYo_g01_c01.avi", folder, size=240, fps=None)
     assert not folder.exists()
-    assert not generate_video_jpgs.is_complete(folder)
+    assert generate_video_jpgs.finished(folder) is None
 
 
 def test_its_processes_end_with_a_killed_script():
@@ -226,9 +263,6 @@ def test_names_that_no_folder_can_have(tmp_path, capsys):
     write_video(tmp_path / "avi" / "A.avi", shades(2))  # whose frames would lie among the folders of A's videos
     call = generate_video_jpgs.main
     assert "rename one" in quits(capsys, call, tmp_path / "avi", tmp_path / "jpg", "hmdb51", "--n_jobs", 1)
-    with pytest.raises(SystemExit):
-        call([str(tmp_path / "avi"), str(tmp_path / "jpg"), "ucf101", "--fps", "25/0"])
-    assert "--fps" in capsys.readouterr().err
 
 
 def test_nothing_to_convert_is_an_error(tmp_path, capsys):

@@ -2,8 +2,8 @@
 
 Videos of other data sets than UCF-101 may lie in any folder, or in none; their frames lie in the same one of JPG_DIR.
 Frames are 240 pixels high but never larger than the video. info.json keeps the video's own width, height and rate.
-A folder appears when it is complete, so the script can be stopped and started again: what is finished is skipped,
-what is not is redone.
+A folder appears when it is complete, so the script can be stopped and started again with the same flags: what is
+finished is skipped, what is not is redone. What was finished with another --size or --fps is an error.
 """
 
 import argparse
@@ -31,14 +31,30 @@ COMPLETE = 0.95  # a file that has less of the frames that its header promises h
 LONGEST_NAME = 255  # bytes
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a folder of frames has a whole info.json and as many frames as that says."""
+def finished(folder: Path) -> dict | None:
+    """The info.json of a folder of frames; None where it is not whole, or promises more frames than there are."""
     try:
-        n_frames = json.loads((folder / INFO_NAME).read_text())["n_frames"]
+        info = json.loads((folder / INFO_NAME).read_text())
         with os.scandir(folder) as entries:
-            return 0 < n_frames <= sum(entry.name.endswith(".jpg") for entry in entries)
+            whole = 0 < info["n_frames"] <= sum(entry.name.endswith(".jpg") for entry in entries)
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
+    return info if whole else None
+
+
+def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
+    """Whether the frames of a finished folder are those that these settings make, as far as its info.json tells."""
+    if "asked_size" in info:
+        return (info["asked_size"], info.get("asked_fps")) == (size, _plain(fps))
+    try:  # written before the settings were
+        same_size = info["stored_height"] == min(size, info["height"])
+        return same_size and (fps is None or info["fps"] is None or info["fps"] <= float(fps) * (1 + 1e-6))
+    except (KeyError, TypeError):
+        return True
+
+
+def _plain(fps: Fraction | None) -> str | None:
+    return None if fps is None else str(fps)
 
 
 def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
@@ -84,7 +100,7 @@ def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str
     if warning is None and read < COMPLETE * promised:
         warning = f"{file}: breaks off after {read} of {promised} frames"
     info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
-            "stored_width": shown[1], "stored_height": shown[0]}
+            "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": _plain(fps)}
     (part / INFO_NAME).write_text(json.dumps(info))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
@@ -137,9 +153,12 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
 def frames_a_second(text: str) -> Fraction:
     """Frames a second: 25, 29.97 or 30000/1001."""
     try:
-        return Fraction(text)
-    except ZeroDivisionError as error:
-        raise ValueError(str(error)) from error
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        fps = Fraction(0)
+    if fps <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate; give a finite number above 0: 25, 29.97 or 30000/1001")
+    return fps
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -152,10 +171,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)
     with user_errors():
-        if args.n_jobs < 1 or args.size < 1 or (args.fps is not None and args.fps <= 0):
-            raise ValueError("--n_jobs, --size and --fps must be above 0")
+        if args.n_jobs < 1 or args.size < 1:
+            raise ValueError("--n_jobs and --size must be above 0")
         jobs = find_jobs(args.avi_dir, args.jpg_dir, class_folders=args.dataset == "ucf101")
-        todo = [(file, folder) for folder, file in jobs.items() if not is_complete(folder)]
+        infos = {folder: finished(folder) for folder in jobs}
+        for folder, info in infos.items():
+            if info is not None and not made_alike(info, size=args.size, fps=args.fps):
+                raise ValueError(f"{folder}: was made with another --size or --fps; give these, or another JPG_DIR, or "
+                                 "remove this one")
+        todo = [(file, folder) for folder, file in jobs.items() if infos[folder] is None]
         with process_pool(args.n_jobs) as pool:
             done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),
                              unit="video", desc="frames"))

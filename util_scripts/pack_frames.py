@@ -1,10 +1,12 @@
 """Pack the frame folders of a data set into a few large files and an index, for --file_type packed.
 
-Every file is a copy of the JPEG files' own bytes. The index is written last: a folder without it is not complete, and
-packing it again begins afresh.
+Every file is a copy of the JPEG files' own bytes. The index is written last: a folder without it is not complete. Where
+a packed set lies already, the new files have other numbers, and the old ones go when the new index has taken the place
+of theirs, so that one of the two sets is whole at any moment.
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.packed import INDEX_NAME, SHARD_NAME, index_table
+from datasets.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
 from datasets.reading import FRAME_NAME, JpegFolder, VideoInfo
 from util_scripts.errors import user_errors
 
@@ -72,15 +74,15 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     Returns:
         videos, shards, and a sentence for every video that cannot be read and is left out.
     Raises:
-        FileNotFoundError: no frame folder there. ValueError: none that can be read.
+        FileNotFoundError: no frame folder there. ValueError: none that can be read; an older set in `out_dir` stays.
     """
     folders = list(tqdm(frame_folders(jpg_dir), unit="video", desc="looking"))
     if not folders:
         raise FileNotFoundError(f"{jpg_dir}: no folder of frames; write some with util_scripts.generate_video_jpgs")
     out_dir.mkdir(parents=True, exist_ok=True)
-    for old in [out_dir / INDEX_NAME, *out_dir.glob("shard_*.bin")]:
-        old.unlink(missing_ok=True)
-    rows, broken, shard, size, file = [], [], -1, shard_bytes, None
+    taken = packed_shards(out_dir)
+    numbers = (number for number in itertools.count() if number not in taken)
+    rows, broken, shards, size, file = [], [], [], 0, None
     try:
         for folder in tqdm(folders, unit="video", desc="packing"):
             try:
@@ -91,9 +93,9 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
             if file is None or size + len(content) > shard_bytes:
                 if file is not None:
                     file.close()
-                shard, size = shard + 1, 0
-                file = (out_dir / SHARD_NAME.format(shard)).open("wb")
-            rows.append((folder.relative_to(jpg_dir).as_posix(), shard, size, *about))
+                shards.append(next(numbers))
+                file, size = (out_dir / SHARD_NAME.format(shards[-1])).open("wb"), 0
+            rows.append((folder.relative_to(jpg_dir).as_posix(), shards[-1], size, *about))
             size += file.write(content)
     finally:
         if file is not None:
@@ -103,7 +105,11 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     part = out_dir / f".{INDEX_NAME}"
     np.save(part, index_table(rows), allow_pickle=False)
     os.replace(part, out_dir / INDEX_NAME)
-    return len(rows), shard + 1, broken
+    own = {SHARD_NAME.format(number) for number in shards}
+    for shard in out_dir.glob("shard_*.bin"):  # of the older set, and of a run that was killed
+        if shard.name not in own:
+            shard.unlink()
+    return len(rows), len(shards), broken
 
 
 def main(argv: list[str] | None = None) -> None:
