@@ -19,9 +19,9 @@ HEADING = "## All benchmarks, run by run"
 ABOUT = "Ratios that `python -m benchmarks.all` added, medians over turns; a machine's times say nothing on another."
 
 
-def machine() -> str:
-    """The processor, or the GPU where there is one, in words."""
-    if torch.cuda.is_available():
+def machine(*, no_cuda: bool) -> str:
+    """The processor, or the GPU where there is one that may be used, in words."""
+    if torch.cuda.is_available() and not no_cuda:
         return torch.cuda.get_device_name()
     names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")] if Path("/proc/cpuinfo").is_file() else []
@@ -48,11 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=build.HERE / "docs" / "RESULTS.md",
                         help="file to add the row to (default: docs/RESULTS.md)")
     own, others = parser.parse_known_args(argv)
+    if not own.results.parent.is_dir() or own.results.is_dir():
+        raise ValueError(f"{own.results}: no file can be written there; name one in a folder that exists")
     found: dict[str, float] = {}
     for name in own.only:
         print(f"\n--- {name}\n", flush=True)
         found |= BENCHMARKS[name].main(others)
-    add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(),
+    add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(no_cuda="--no_cuda" in others),
                           "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}",
                           **{name: f"{value:.3f}" for name, value in found.items()}})
     print(f"\n{own.results}: a row was added")

@@ -61,6 +61,7 @@ def run(search: Callable, layer: PrototypeLayer, features: Tensor) -> None:
 def peak(search: Callable, layer: PrototypeLayer, features: Tensor) -> int:
     """Bytes that a search takes, forward and backward, at its peak."""
     if features.device.type == "cuda":
+        run(search, layer, features)  # in which cuDNN tries its ways
         torch.cuda.reset_peak_memory_stats(features.device)
         before = torch.cuda.memory_allocated(features.device)
         run(search, layer, features)

@@ -25,6 +25,7 @@ from explain import prototype_pictures
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
 from training.engine import LossWeights, Phase, Trainer, predict
+from training.precision import choose_precision
 from training.push import push
 from training.schedule import Step
 from util_scripts.errors import user_errors
@@ -54,6 +55,7 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
     """Time everything in an empty folder, and print a table and the ratio, which is returned."""
     torch.manual_seed(args.manual_seed)
     device, n = build.choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
+    precision = choose_precision(args.amp, device)  # of evaluation, and of all pushes but the last
     model = build.build_model(args, hierarchy, *build.fresh_embedding(args, hierarchy, cache=None)).to(device)
     known = build.read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
     by_name = {video.name: video for video in [video for video in known if video.subset == "training"][:n]}
@@ -62,9 +64,10 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
     loader = build.make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
     turns, there = [], set(folder.iterdir())
     for _ in range(repeats + 1):
-        _, evaluation = timed(predict, model, loader, len(by_name), device=device)
+        _, evaluation = timed(predict, model, loader, len(by_name), device=device, precision=precision)
         with mock.patch.object(Image.Image, "save") as save:
-            (record, kept), pushing = timed(push, model, loader, names=list(by_name), device=device, n_clips=len(clips))
+            (record, kept), pushing = timed(push, model, loader, names=list(by_name), device=device,
+                                            n_clips=len(clips), precision=precision)
         assert not save.called and set(folder.iterdir()) == there, "the push wrote a picture"
         turns.append((evaluation, pushing))  # of which the first warms up
     trainer = Trainer(model, {"last": Phase("adam", 0, 1e-3)}, LossWeights(args.ce_weight, [0], [0], 0, 0, 1e-4))
@@ -92,6 +95,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     own, others = parser.parse_known_args(argv)
     args, given = parse_main(["--batch_size", "8", *others])
     resolve(args)
+    if min(own.n_clips, own.repeats) < 1:
+        raise ValueError("--n_clips and --repeats must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         hierarchy = build.check_tree(args, given, None, None)
         found = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))

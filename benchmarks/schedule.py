@@ -85,6 +85,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0],
                                      allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=8)
+    if bench.args.n_epochs < 1:
+        raise ValueError("--n_epochs must be at least 1: there is no schedule to price")
     price = prices(bench)
     rows = costs(bench.args, price)
     total = [sum(column) for column in zip(*rows.values(), strict=True)]
