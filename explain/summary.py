@@ -22,6 +22,7 @@ FOLDERS = ("local_analysis", "local_analysis_parents")  # where explanations are
 MEASURED = {"explanations": "HIPE's predictions",  # what is explained, by folder
             "explanations_softmax": "the softmax head's predictions"}
 SUBSETS = ("val", "test", "train")  # whose predictions are shown, where metrics.json does not say
+BASELINES = ("random", "centre", "chance")  # explanations that know nothing
 WORST = 12  # mistakes shown with their explanations; the others are listed
 SHOWN = 40  # stories listed before a button shows the rest
 OPENED = 200  # nodes up to which a tree starts unfolded
@@ -248,14 +249,31 @@ def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured
         rows = []
         for measure, (direction, meaning) in MEASURES.items():
             found = [cells.get((measure, column)) for column in columns]
-            means = [direction * cell["mean"] for cell in found if cell is not None]
-            if means:
+            known = [cell for cell in found if cell is not None]
+            if known:
+                best = _best(dict(zip(columns, found, strict=True)), direction)
                 rows.append({"measure": measure, "meaning": meaning, "arrow": {1: "↑", -1: "↓", 0: ""}[direction],
-                             "n": int(max(cell["n"] for cell in found if cell is not None)), "cells": [cell and {
-                                 **cell, "best": direction != 0 and direction * cell["mean"] == max(means)}
-                                 for cell in found]})
+                             "n": int(max(cell["n"] for cell in known)),
+                             "cells": [cell and {**cell, "best": column in best}
+                                       for column, cell in zip(columns, found, strict=True)]})
         tables.append(Measured(of, title, link(folder / "measures.html"), kind, level, columns, rows))
     return tables
+
+
+def _best(cells: dict[str, dict | None], direction: int) -> set[str]:
+    """The columns with the best mean, if chance does not come near: their interval parts from those of the baselines.
+
+    Args:
+        cells: mean, low and high by column. direction: 1 more is better, -1 less, 0 neither.
+    """
+    worth = {column: direction * cell["mean"] for column, cell in cells.items()
+             if cell is not None and column not in BASELINES}
+    if not direction or not worth:
+        return set()
+    near, far = ("low", "high") if direction > 0 else ("high", "low")
+    chance = [direction * cell[far] for column, cell in cells.items() if column in BASELINES and cell is not None]
+    return {column for column, value in worth.items() if value == max(worth.values())
+            and all(direction * cells[column][near] > other for other in chance)}
 
 
 def _mistakes(metrics: dict | None, tree: Hierarchy | None, stories: Sequence[Story]) -> list[dict]:
