@@ -10,6 +10,7 @@ from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
 LONGEST = 1e7  # seconds
+REMEDY = "fetch ActivityNet's JSON again, and add fps with util_scripts.add_fps_into_activitynet_json"
 
 
 def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> tuple[int, int]:
@@ -48,7 +49,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     Raises:
         FileNotFoundError, ValueError: as `read_ucf101`; also where an annotated video has no fps.
     """
-    database = load_database(annotation_path)["database"]
+    database = load_database(annotation_path, REMEDY)["database"]
     if not database:
         raise ValueError(f"{annotation_path}: no video in it; fetch it again")
     paths = find_keys(database, video_path, file_type=file_type)
@@ -75,7 +76,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
                 videos.append((f"{key}#{number}", paths[key], label, subset, n_frames, frames, key))
             else:
                 n_empty += 1
-    complain(annotation_path, damaged)
+    complain(annotation_path, damaged, REMEDY)
     tell_missing(annotation_path, video_path, missing, len(database), strict=strict)
     if n_empty:
         print(f"warning: {annotation_path}: {n_empty} segments hold no frame of their video and are left out",

@@ -116,17 +116,21 @@ def _visible(folder: str | Path) -> list[os.DirEntry]:
 
 class Entry(NamedTuple):
     """What an annotation file says of a video: its class, or None; its frames from 0, half-open, (0, 0) where it does
-    not tell; its place under the folder of videos, "" for the class folder."""
+    not tell; its place under the folder of videos, "" for the class folder; frames of the whole video, 0 where it does
+    not tell."""
 
     subset: str
     label: str | None
     segment: tuple[int, int] = (0, 0)
     place: str = ""
+    n_frames: int = 0
 
 
-def load_database(path: Path) -> dict:
+def load_database(path: Path, remedy: str = f"write it with {WRITERS}") -> dict:
     """The whole content of an annotation file, in which `database` is a dict.
 
+    Args:
+        remedy: what to do where it is none.
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file.
     """
@@ -135,9 +139,9 @@ def load_database(path: Path) -> dict:
         if not isinstance(content["database"], dict):
             raise ValueError("its database is no object")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such annotation file; write it with {WRITERS}") from error
+        raise FileNotFoundError(f"{path}: no such annotation file; {remedy}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not an annotation file; write it with {WRITERS}") from error
+        raise ValueError(f"{path}: not an annotation file; {remedy}") from error
     return content
 
 
@@ -158,14 +162,16 @@ def entry_of(content: object) -> Entry:
                 raise ValueError("labels are names")
             return Entry(subset, max(seconds, key=seconds.get) if seconds else None)
         label, (first, last) = noted.get("label"), noted.get("segment", (1, 1))  # frames from 1
-        place = content.get("video", "")
+        place, n_frames = content.get("video", ""), content.get("n_frames", 0)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error
     if not (isinstance(label, str) or (label is None and subset == "testing")) or not isinstance(place, str):
         raise ValueError(f"label {label!r}, video {place!r}: both are names")
     if not (type(first) is type(last) is int and 1 <= first <= last < MOST_FRAMES):
         raise ValueError(f"segment {[first, last]}: not the first frame and the one after the last, counted from 1")
-    return Entry(subset, label, (first - 1, last - 1), place)
+    if type(n_frames) is not int or not 0 <= n_frames < MOST_FRAMES:
+        raise ValueError(f"n_frames {n_frames!r}: not a number of frames")
+    return Entry(subset, label, (first - 1, last - 1), place, n_frames)
 
 
 def scan_annotation(database: dict) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -179,13 +185,13 @@ def scan_annotation(database: dict) -> tuple[dict[str, Entry], dict[str, str]]:
     return entries, damaged
 
 
-def complain(path: Path, damaged: dict[str, str]) -> None:
+def complain(path: Path, damaged: dict[str, str], remedy: str = f"write the file again with {WRITERS}") -> None:
     """Raise a ValueError that names the first damaged entry of an annotation file and counts the others, if any."""
     if damaged:
         name, reason = next(iter(damaged.items()))
         others = f", as are {len(damaged) - 1} others" if len(damaged) > 1 else ""
-        raise ValueError(f"{path}: the entry of {name} is damaged ({reason}){others}; write the file again with "
-                         f"{WRITERS}, or leave them out with util_scripts.check_dataset --fix")
+        raise ValueError(f"{path}: the entry of {name} is damaged ({reason}){others}; {remedy}, or "
+                         "leave them out with util_scripts.check_dataset --fix")
 
 
 def read_annotation(path: Path) -> dict[str, Entry]:
@@ -249,12 +255,12 @@ def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *
     names = (entry.label for entry in entries.values() if entry.label is not None)
     labels = labels_of(names, hierarchy, annotation_path) | {None: -1}
     videos, missing = [], []
-    for name, (subset, label, segment, place) in entries.items():
+    for name, (subset, label, segment, place, n_frames) in entries.items():
         path = at.get(place) if place else found.get(((label or "").casefold(), name.casefold()))
         if path is None:
             missing.append(name)
         else:
-            videos.append((name, path, labels[label], subset, segment[1], segment, ""))
+            videos.append((name, path, labels[label], subset, n_frames or segment[1], segment, ""))
     tell_missing(annotation_path, video_path, missing, len(entries), strict=strict)
     return VideoTable.from_rows(videos)
 

@@ -250,6 +250,17 @@ def test_the_doctor_says_what_is_wrong_with_segments(miniature, tmp_path, capsys
     assert not_there.split() == ["not", "on", "disk", "0"]
 
 
+def test_a_file_that_is_none_is_to_be_fetched_again(tmp_path, capsys):
+    (tmp_path / "a.json").write_text("<html>")
+    with pytest.raises(ValueError, match="fetch ActivityNet's JSON again") as told:
+        read_activitynet(tmp_path / "a.json", tmp_path, TREE)
+    assert "ucf101_json" not in str(told.value)
+    with pytest.raises(SystemExit):
+        call(add_fps_into_activitynet_json, tmp_path, tmp_path / "a.json", tmp_path / "out.json")
+    told = capsys.readouterr().err
+    assert "a.json: not an annotation file; fetch ActivityNet's JSON again" in told and "ucf101_json" not in told
+
+
 @pytest.mark.parametrize("script", [add_fps_into_activitynet_json, activitynet_hierarchy])
 def test_the_official_annotation_is_never_written_over(tmp_path, capsys, script):
     file = tmp_path / "official.json"

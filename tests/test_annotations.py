@@ -115,7 +115,9 @@ def test_lists_become_videos(name, prepared, capsys):
     assert [(video.path.relative_to(jpg).as_posix(), video.name, video.label, video.subset, video.segment)
             for video in videos] == [(place, key, -1 if label is None else tree.label(label), subset, segment)
                                      for place, key, label, subset, segment in KNOWN[name]]
-    assert set(labels) <= set(json.loads(written.read_text())["labels"])
+    content = json.loads(written.read_text())
+    assert set(labels) <= set(content["labels"])
+    assert {entry["n_frames"] for entry in content["database"].values()} == {9} == set(videos.n_frames.tolist())
     if name == "kinetics":
         assert "2 training, 1 validation, 1 testing; 1 that the lists name are not" in told
     if name == "epic_kitchens":
@@ -189,6 +191,14 @@ def test_segments_in_a_file_of_whole_videos(tmp_path, segments):
     database = {"v": {"subset": "training", "annotations": segments}}
     (tmp_path / "a.json").write_text(json.dumps({"database": database}))
     with pytest.raises(ValueError, match="a.json: the entry of v is damaged"):
+        read_annotation(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("n_frames", [-1, "9", 2.0, True, None, 2**31])
+def test_numbers_of_frames_that_are_none(tmp_path, n_frames):
+    database = {"v": {"subset": "training", "annotations": {"label": "A"}, "n_frames": n_frames}}
+    (tmp_path / "a.json").write_text(json.dumps({"database": database}))
+    with pytest.raises(ValueError, match="a.json: the entry of v is damaged .n_frames"):
         read_annotation(tmp_path / "a.json")
 
 

@@ -132,7 +132,7 @@ def sound(root: Path) -> dict[str, dict]:
     """An annotation of each form, of the videos under root/jpg."""
     common = json.loads((root / "ucf101_01.json").read_text())
     for name, entry in common["database"].items():
-        entry["video"] = f"{entry['annotations']['label']}/{name}"
+        entry |= {"video": f"{entry['annotations']['label']}/{name}", "n_frames": 12}
     database = {name: {"subset": entry["subset"], "duration": 1.2, "fps": 10.0, "n_frames": 12, "annotations": [
         {"segment": [0.1, 1.0], "label": entry["annotations"]["label"]}]} for name, entry in common["database"].items()}
     return {"ucf101": common, "activitynet": {"taxonomy": [], "database": database}}
@@ -262,6 +262,7 @@ def test_the_doctor_counts_what_is_wrong_and_writes_what_is_right(tmp_path, caps
     database["v_Wave_g01_c01"]["annotations"]["segment"] = [5, 2]
     database["v_Wave_g02_c01"]["annotations"]["label"] = "Waive"
     database["v_Saw_g00_c01"]["annotations"]["segment"] = [5, 8]
+    database["v_Saw_g02_c01"]["n_frames"], database["v_Jump_g02_c01"]["n_frames"] = 12, 13
     database["../../etc"] = copy.deepcopy(database["v_Saw_g01_c01"])
     shutil.copytree(tmp_path / "jpg/Saw/v_Saw_g01_c01", tmp_path / "jpg/Saw/v_Saw_g01_c02")
     database["v_Saw_g01_c02"] = database["v_Saw_g01_c01"] | {"subset": "validation"}
@@ -269,20 +270,66 @@ def test_the_doctor_counts_what_is_wrong_and_writes_what_is_right(tmp_path, caps
     check(tmp_path, "--fix", tmp_path / "mended.json")
     table = capsys.readouterr().out
     counts = {"entries listed": 18, "damaged, or of an unknown class": 2, "not on disk": 2, "on disk": 14,
-              "unreadable": 1, "annotated to other frames": 1, "shorter than a clip": 1, "classes without": 1,
+              "unreadable": 1, "annotated to other frames": 2, "shorter than a clip": 1, "classes without": 1,
               "recordings in more": 1}
     assert {name: row(table.replace("annotated to other frames than there are", "annotated to other frames")
                       .replace("shorter than a clip, and looped", "shorter than a clip")
                       .replace("classes without a training clip", "classes without")
                       .replace("recordings in more than one subset", "recordings in more"), name)
             for name in counts} == counts
-    assert "image_00005.jpg" in table and "Wave" in table and "v_Saw_g01" in table and "12 entries, 6 left out" in table
+    assert "image_00005.jpg" in table and "Wave" in table and "v_Saw_g01" in table and "11 entries, 7 left out" in table
+    assert "v_Jump_g02_c01: 13 annotated, 12 there" in table
     mended = load_database(tmp_path / "mended.json")
-    assert mended["labels"] == content["labels"] and len(mended["database"]) == 12
+    assert mended["labels"] == content["labels"] and len(mended["database"]) == 11
     check(tmp_path, "--annotation_path", "mended.json")
     told = capsys.readouterr()
     assert all(row(told.out, name) == 0 for name in ("damaged, or of an unknown class", "not on disk", "unreadable"))
     assert "bad" not in told.err
+
+
+def gigabytes(table: str) -> dict[str, str]:
+    rows = (line.removeprefix("GB as ").split(maxsplit=1) for line in table.splitlines() if line.startswith("GB as "))
+    return {form: shown.strip() for form, shown in rows}
+
+
+def test_the_doctor_tells_the_disk_of_every_form(tmp_path, capsys):
+    write_data(tmp_path)
+    generate_video_hdf5.main([str(tmp_path / "jpg"), str(tmp_path / "hdf5"), "--n_jobs", "1"])
+    pack_frames.main([str(tmp_path / "jpg"), str(tmp_path / "packed")])
+    for i, folder in enumerate(sorted((tmp_path / "jpg").glob("*/*"))):
+        write_video(tmp_path / "video" / folder.parent.name / f"{folder.name}.mp4",
+                    np.random.default_rng(i).integers(256, size=(12, 36, 48, 3), dtype=np.uint8))
+    sizes = {form: sum(file.stat().st_size for file in (tmp_path / form).rglob("*") if file.is_file()) / 1e9
+             for form in READERS}
+    for read in READERS:
+        capsys.readouterr()
+        check(tmp_path, "--video_path", read, "--file_type", read)
+        told = gigabytes(capsys.readouterr().out)
+        assert list(told) == ["jpg", "hdf5", "packed", "video"]
+        assert [form for form, shown in told.items() if not shown.startswith("about ")] == [read]
+        assert float(told[read]) == pytest.approx(sizes[read], rel=0.01)
+        if read == "jpg":
+            assert float(told["packed"].split()[1]) == pytest.approx(sizes["packed"], rel=0.15)
+            assert float(told["hdf5"].split()[1]) == pytest.approx(sizes["hdf5"], rel=0.4)  # tiny frames, whole heaps
+    for form in ("packed", "hdf5", "video"):  # what lies there, too, is measured
+        shutil.copytree(tmp_path / form, tmp_path / "jpg", dirs_exist_ok=True)
+    check(tmp_path)
+    assert {form: float(shown) for form, shown in gigabytes(capsys.readouterr().out).items()} == pytest.approx(
+        sizes, rel=0.01)
+
+
+def test_the_doctor_knows_where_recordings_are_not_known(tmp_path, capsys):
+    write_data(tmp_path)
+    content = json.loads((tmp_path / "ucf101_01.json").read_text())
+    content["database"] = {f"clip {i}": entry | {"video": f"{entry['annotations']['label']}/{name}"}
+                           for i, (name, entry) in enumerate(content["database"].items())}
+    (tmp_path / "ucf101_01.json").write_text(json.dumps(content))
+    check(tmp_path)
+    assert re.search(r"recordings in more than one subset +not known for this set", capsys.readouterr().out)
+    content["database"]["again"] = content["database"]["clip 0"] | {"subset": "validation"}
+    (tmp_path / "ucf101_01.json").write_text(json.dumps(content))
+    check(tmp_path)
+    assert row(capsys.readouterr().out, "recordings in more than one subset") == 1
 
 
 def test_the_doctor_says_why_nothing_can_be_used(tmp_path, capsys):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets.groups import CALIBRATION, group_of, held_out_groups, hold_out
+from datasets.groups import CALIBRATION, group_of, held_out_groups, hold_out, recording_of
 from datasets.video import Video, VideoTable
 
 
@@ -21,6 +21,23 @@ UCF = [video(f"v_{label}_g{group:02d}_c{clip:02d}", label, "training" if group >
     (video("abc#2", part_of="abc"), "abc"), (video("id_x_000010_000020"), "id_x"), (video("x_g1"), "x_g1")])
 def test_groups(one, group):
     assert group_of(one) == group
+
+
+@pytest.mark.parametrize(("one", "recording"), [
+    (video("v_Archery_g08_c01"), "v_Archery_g08"), (video("Some_clip_dive_f_cm_np1_le_bad_3"),
+                                                    "Some_clip_dive_f_cm_np1_le_bad"),
+    (video("id_x_000010_000020"), "id_x"), (video("OP01-R01-PastaSalad-1002316-1004005-F024051-F024101"),
+                                            "OP01-R01-PastaSalad"),
+    (video("P01_101_17"), "P01_101"), (video("abc#2", part_of="abc"), "abc"), (video("abc_3"), None)])
+def test_recordings(one, recording):
+    assert recording_of(one) == recording
+    assert group_of(one) == ("g08" if "g08" in one.name else recording or one.name)
+
+
+def test_names_held_out_before_recordings_were_known_stay_held_out():
+    videos = [video("x_goo_0"), video("x_goo_1"), video("y_goo_0")]
+    assert [one.subset for one in hold_out(VideoTable(videos), ["x_goo_1"])] == ["training", CALIBRATION, "training"]
+    assert [one.subset for one in hold_out(VideoTable(videos), ["x_goo"])] == [CALIBRATION, CALIBRATION, "training"]
 
 
 def test_a_fifth_of_the_groups_of_all_classes():

@@ -321,12 +321,11 @@ def test_annotation_files_of_the_splits_whose_lists_exist(lists, frames, tmp_pat
     assert json.loads((tmp_path / "out" / "ucf101_01.json").read_text()) == {
         "labels": CLASSES,  # in the order of classInd.txt
         "database": {
-            "v_YoYo_g01_c01": {"subset": "training", "annotations": {"label": "YoYo", "segment": [1, 5]}},
-            "v_HandStandPushups_g02_c01": {"subset": "training",
-                                           "annotations": {"label": "HandstandPushups", "segment": [1, 3]}},
-            "v_PlayingGuitar_g01_c01": {"subset": "validation",
-                                        "annotations": {"label": "PlayingGuitar", "segment": [1, 6]}},
-            "v_YoYo_g02_c01": {"subset": "validation", "annotations": {"label": "YoYo", "segment": [1, 4]}}}}
+            name: {"subset": subset, "annotations": {"label": label, "segment": [1, n + 1]}, "n_frames": n}
+            for name, subset, label, n in (("v_YoYo_g01_c01", "training", "YoYo", 4),
+                                           ("v_HandStandPushups_g02_c01", "training", "HandstandPushups", 2),
+                                           ("v_PlayingGuitar_g01_c01", "validation", "PlayingGuitar", 5),
+                                           ("v_YoYo_g02_c01", "validation", "YoYo", 3))}}
 
 
 @pytest.mark.parametrize("folder", ["HandstandPushups", "HandStandPushups"])
@@ -436,7 +435,7 @@ def test_evaluation_errors_are_one_sentence(results, tmp_path, capsys):
     annotation, result = results
     call = eval_accuracy.main
     assert "vall" in quits(capsys, call, *results, "--subset", "vall")
-    assert "none of the 0 testing videos" in quits(capsys, call, *results, "--subset", "test")
+    assert "no labels in this subset" in quits(capsys, call, *results, "--subset", "test")
     assert "nowhere.json" in quits(capsys, call, annotation, tmp_path / "nowhere.json")
     assert "nowhere.json" in quits(capsys, call, tmp_path / "nowhere.json", result)
     assert "no \"results\"" in quits(capsys, call, annotation, annotation)

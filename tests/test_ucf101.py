@@ -138,4 +138,4 @@ def test_only_videos_count_as_videos(tmp_path):
 def test_annotation_entries(annotation):
     entries = read_annotation(annotation)
     assert list(entries) == [name for name, _, _ in ENTRIES]
-    assert entries["v_HandStandPushups_g01_c01"] == ("validation", "HandstandPushups", (0, 5), "")
+    assert entries["v_HandStandPushups_g01_c01"] == ("validation", "HandstandPushups", (0, 5), "", 0)

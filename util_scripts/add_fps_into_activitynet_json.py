@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.out.resolve() == args.annotation.resolve():
             raise ValueError(f"{args.out}: is ActivityNet's own annotation, of which videos that are not here would be "
                              "lost; give another file to write")
-        content = load_database(args.annotation)
+        content = load_database(args.annotation, "fetch ActivityNet's JSON again")
         paths = find_keys(content["database"], args.video_dir, file_type=args.file_type)
         present = {key: Path(path) for key, path in paths.items() if path is not None}
         if not present:

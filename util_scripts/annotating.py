@@ -114,7 +114,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
             behind += 1
         elif n:
             noted = {"segment": [first, min(last, n + 1)]} | ({} if label is None else {"label": label})
-            entry = {"subset": subset, "annotations": noted, "video": place}
+            entry = {"subset": subset, "annotations": noted, "video": place, "n_frames": n}
             if database.setdefault(key, entry) != entry:
                 raise ValueError(f"{key} is listed twice, in other lists or classes; correct the lists")
     if not database:

@@ -9,28 +9,37 @@ import contextlib
 import io
 import json
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 import build
 from datasets import DATASETS, READERS
-from datasets.activitynet import find_keys, segments_of
+from datasets.activitynet import REMEDY, find_keys, segments_of
+from datasets.groups import recording_of
+from datasets.packed import INDEX_NAME
 from datasets.reading import Reader, VideoFile, VideoInfo
-from datasets.ucf101 import entry_of, load_database
+from datasets.ucf101 import WRITERS, entry_of, load_database, videos_at
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
 from util_scripts.errors import user_errors
+from util_scripts.generate_video_jpgs import HEIGHT, QUALITY
 from util_scripts.processes import process_pool
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble
+HDF5_FRAME = 100  # bytes that a frame takes in HDF5 beside its JPEG file
+PACKED_FRAME = 4
+VIDEO_SHARE = 0.14  # of a video file in the size of its JPEG files, measured on UCF-101
 
 
 def classes_of(dataset: str, entry: object) -> set[str]:
@@ -68,37 +77,85 @@ def known_videos(args: argparse.Namespace, content: dict, hierarchy: Hierarchy) 
             raise type(error)(str(error).replace(str(file), args.annotation_path)) from error
 
 
-def look(path: Path, *, reader: Reader) -> tuple[VideoInfo | str, int, int]:
-    """A video's info, or what is wrong with one of its frames; its bytes on disk, and decoded."""
+class Seen(NamedTuple):
+    """A video's info, or what is wrong with one of its frames; its bytes on disk, decoded, and as JPEG files."""
+
+    info: VideoInfo | str
+    on_disk: int = 0
+    decoded: int = 0
+    as_jpeg: int = 0
+
+
+def look(path: Path, *, reader: Reader) -> Seen:
+    """Read a video once."""
     try:
         info = reader.info(path)
-        sizes = {tuple(reader.frames(path, [0]).shape[1:])}
+        first_frame = reader.frames(path, [0])[0].numpy()  # (H, W, 3)
+        sizes = {first_frame.shape}
         if not isinstance(reader, VideoFile):  # whose info has decoded all there is
             for first in range(0, info.n_frames, CHUNK):
                 sizes.add(tuple(reader.frames(path, range(first, min(first + CHUNK, info.n_frames))).shape[1:]))
         if len(sizes) > 1:
             raise ValueError(f"{path}: frames differ in size; prepare this video again")
-        (height, width, colours), = sizes
-        files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
-        return info, sum(file.stat().st_size for file in files), info.n_frames * height * width * colours
+        on_disk = bytes_of(path)
+        as_jpeg = info.n_frames * jpeg_bytes(first_frame) if isinstance(reader, VideoFile) else on_disk
+        return Seen(info, on_disk, info.n_frames * first_frame.size, as_jpeg)
     except (ValueError, OSError) as error:
-        return str(error), 0, 0
+        return Seen(str(error))
 
 
-def group_of(video: Video) -> str:
-    """What videos that were cut from one recording share: UCF-101's class and group, Kinetics' id, else the file."""
-    for pattern in (r"_c\d+$", r"_\d{6}_\d{6}$"):
-        if re.search(pattern, video.name):
-            return re.sub(pattern, "", video.name)
-    return str(video.path)
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of the files of a folder; 0 for a place in packed files."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def shared_groups(videos: Iterable[Video]) -> list[str]:
-    """Groups that are in more than one subset."""
+def jpeg_bytes(picture: np.ndarray) -> int:
+    """Bytes of a frame (H, W, 3) as generate_video_jpgs stores it when nothing else is asked for."""
+    height, width = picture.shape[:2]
+    if height > HEIGHT:
+        shown = max(round(width * HEIGHT / height), 1), HEIGHT
+        picture = np.asarray(Image.fromarray(picture).resize(shown, Image.Resampling.BICUBIC))
+    return len(encode_jpeg(np.ascontiguousarray(picture), quality=QUALITY, colorsubsampling="420"))
+
+
+def disk_rows(root: Path, file_type: str, found: Mapping[Path, Seen]) -> list[tuple[str, str, tuple]]:
+    """GB of each form: measured where it is what is read, or lies under the same folder; else estimated, with "about".
+
+    Args:
+        root: the folder of the videos, of which packed files count as a whole. found: what was seen of each of them.
+    """
+    readable = {path: seen for path, seen in found.items() if not isinstance(seen.info, str)}
+    places = [path.relative_to(root).as_posix() for path in readable]
+    if file_type in ("hdf5", "video"):
+        places = [os.path.splitext(place)[0] for place in places]
+    measured = {file_type: sum(seen.on_disk for seen in readable.values())}
+    for form in READERS:
+        if form == "packed" and (root / INDEX_NAME).is_file():
+            measured[form] = sum(bytes_of(file) for file in (root / INDEX_NAME, *root.glob("shard_*.bin")))
+        elif form not in ("packed", file_type) and places:
+            at = videos_at(root, places, file_type=form)
+            if len(at) == len(places):
+                measured[form] = sum(bytes_of(Path(path)) for path in at.values())
+    n_frames = sum(seen.info.n_frames for seen in readable.values())
+    jpeg = measured.get("jpg", measured["packed"] if file_type == "packed" else
+                        sum(seen.as_jpeg for seen in readable.values()))
+    about = {"jpg": jpeg, "hdf5": jpeg + HDF5_FRAME * n_frames, "packed": jpeg + PACKED_FRAME * n_frames,
+             "video": VIDEO_SHARE * jpeg}
+    return [(f"GB as {form}", f"{measured[form] / 1e9:.3g}" if form in measured else f"about {n_bytes / 1e9:.2g}", ())
+            for form, n_bytes in about.items()]
+
+
+def shared_recordings(videos: Iterable[Video]) -> list[str] | None:
+    """Recordings, or else files, that are in more than one subset; None where names do not tell of recordings."""
     subsets: dict[str, set[str]] = {}
+    known = False
     for video in videos:
-        subsets.setdefault(group_of(video), set()).add(video.subset)
-    return [group for group, of in subsets.items() if len(of) > 1]
+        recording = recording_of(video)
+        known |= recording is not None
+        subsets.setdefault(recording or str(video.path), set()).add(video.subset)
+    shared = [recording for recording, of in subsets.items() if len(of) > 1]
+    return shared if shared or known else None
 
 
 def report(rows: Sequence[tuple[str, object, Sequence[str]]]) -> str:
@@ -129,7 +186,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--fix {own.fix}: give a file, in a folder that is there")
         hierarchy = build.check_tree(args, given, None, None)
         resolve(args)
-        content = load_database(args.annotation_path)
+        content = load_database(args.annotation_path, REMEDY if args.dataset == "activitynet" else
+                                f"write it with {WRITERS}")
         database = content["database"]
         damaged = damaged_entries(args.dataset, database, hierarchy)
         sound = {key: entry for key, entry in database.items() if key not in damaged}
@@ -151,23 +209,24 @@ def main(argv: list[str] | None = None) -> None:
         with process_pool(args.n_threads or 1) as pool:
             found = list(tqdm(pool.map(partial(look, reader=READERS[args.file_type]()), paths, chunksize=4),
                               total=len(paths), unit="video", desc="reading"))
-        infos = {path: info for path, (info, *_) in zip(paths, found, strict=True)}
+        seen = dict(zip(paths, found, strict=True))
         span = (args.sample_duration - 1) * args.sample_t_stride + 1
         unreadable, short, differ, bad = {}, [], {}, set(damaged) | set(missing)
         for key, video in zip(keys, videos, strict=True):
-            info, (first, last) = infos[video.path], video.segment
+            info, (first, last) = seen[video.path].info, video.segment
+            noted = sound[key].get("n_frames", 0)
             if isinstance(info, str):
                 unreadable[key] = info
                 continue
-            if last > info.n_frames or (video.part_of and video.n_frames not in (0, info.n_frames)):
-                differ[key] = f"{key}: {video.n_frames or last} annotated, {info.n_frames} there"
+            if last > info.n_frames or noted not in (0, info.n_frames):
+                differ[key] = f"{key}: {noted or last} annotated, {info.n_frames} there"
             if (last - first or info.n_frames) < span:
                 short.append(video.name)
         bad |= unreadable.keys() | differ.keys()
         trained = {video.label for key, video in zip(keys, videos, strict=True)
                    if video.subset == "training" and key not in bad}
         empty = [hierarchy.names[leaf] for leaf in hierarchy.levels[0] if leaf not in trained]
-        disk, decoded = (sum(row[i] for row in found) / 1e9 for i in (1, 2))
+        shared = shared_recordings(videos)
         print(report([
             ("entries listed", len(database), ()),
             ("damaged, or of an unknown class", len(damaged), [f"{key}: {why}" for key, why in damaged.items()]),
@@ -177,10 +236,10 @@ def main(argv: list[str] | None = None) -> None:
             ("annotated to other frames than there are", len(differ), list(differ.values())),
             ("shorter than a clip, and looped", len(short), short),
             ("classes without a training clip", len(empty), empty),
-            ("recordings in more than one subset", len(shared := shared_groups(videos)), shared),
-            (f"GB as {args.file_type}", f"{disk:.3g}" if args.file_type != "packed" else
-             f"{_packed_bytes(build.under_root(args, args.video_path)) / 1e9:.3g}", ()),
-            ("GB decoded (--memory_gb)", f"{decoded:.3g}", ()),
+            ("recordings in more than one subset", "not known for this set" if shared is None else len(shared),
+             shared or ()),
+            *disk_rows(build.under_root(args, args.video_path), args.file_type, seen),
+            ("GB decoded (--memory_gb)", f"{sum(video.decoded for video in found) / 1e9:.3g}", ()),
         ]))
         if own.fix is not None:
             content["database"] = {key: entry for key, entry in database.items() if key not in bad}
@@ -190,10 +249,6 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{own.fix}: {len(content['database'])} entries, {len(bad)} left out")
         elif bad:
             print(f"{len(bad)} entries are bad; --fix FILE writes an annotation without them", file=sys.stderr)
-
-
-def _packed_bytes(folder: Path) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         hierarchy = find_tree(results, args.tree_file, path=args.result)
         truth = {name: hierarchy.label(entry.label) for name, entry in entries.items()
                  if entry.subset == subset and entry.label is not None}
+        if not truth:
+            raise ValueError(f"{args.annotation}: no labels in this subset, {subset}; give one that has with --subset")
         missing = {name for name in truth if not results["results"].get(name)}
         judged = [name for name in truth if not (args.ignore and name in missing)]
         if not judged:

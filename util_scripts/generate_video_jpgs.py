@@ -26,7 +26,7 @@ from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
 from util_scripts.errors import user_errors
 from util_scripts.processes import process_pool
 
-QUALITY = 95
+HEIGHT, QUALITY = 240, 95  # pixels, and of JPEG
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
 LONGEST_NAME = 255  # bytes
 
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--size", type=int, default=240, help="height of the frames in pixels (default: 240)")
+    parser.add_argument("--size", type=int, default=HEIGHT, help="height of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)
     with user_errors():

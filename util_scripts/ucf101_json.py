@@ -103,7 +103,8 @@ def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str
             if path not in n_frames:
                 continue
             key = path.name if path.is_dir() else path.stem  # as it is spelt on disk
-            entry = {"subset": subset, "annotations": {"label": label, "segment": [1, n_frames[path] + 1]}}
+            entry = {"subset": subset, "annotations": {"label": label, "segment": [1, n_frames[path] + 1]},
+                     "n_frames": n_frames[path]}
             if database.setdefault(key, entry) != entry:
                 raise ValueError(f"{key} is listed twice in one split, in other lists or classes; correct the lists")
     return database
