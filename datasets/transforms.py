@@ -1,6 +1,7 @@
 """From a clip's frames to what the network sees: one small class for training, one for evaluation.
 
-Both keep uint8, so that the loader moves a quarter of the bytes; `normalise` runs on the device, after collation.
+Both keep uint8, so that the loader moves a quarter of the bytes; `normalise` runs on the device, after collation, and
+mirrors there what training is to see mirrored.
 """
 
 import functools
@@ -26,8 +27,14 @@ NORMALISATIONS = {
     "mfnet": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)}
 
 
-def normalise(clips: Tensor, kind: str = "kinetics") -> Tensor:
-    """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`."""
+def normalise(clips: Tensor, kind: str = "kinetics", flip: Tensor | None = None) -> Tensor:
+    """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`.
+
+    Args:
+        flip: (...) bool, on the clips' device: which of them are mirrored; None for none.
+    """
+    if flip is not None:  # while a pixel is a byte
+        clips = torch.where(flip[..., None, None, None, None], clips.flip(-1), clips)
     scale, shift = _scale_and_shift(kind, clips.device)
     return clips.float().mul_(scale).sub_(shift)
 
@@ -70,7 +77,7 @@ class EvalTransform:
             rng: not used.
         Returns:
             clip (3, T, size, size) uint8; crop (4,) float32: y0, x0, y1, x1 of the shown region in pixels of the
-            frames; flip: False.
+            frames; flip: whether the clip is to be mirrored, False.
         """
         height, width = frames.shape[1:3]
         side = min(height, width)
@@ -86,7 +93,7 @@ class TrainTransform:
         size: height and width of the clip in pixels.
         scales: range of the crop's area as a share (0..1] of the frame's.
         ratio: range of the crop's width by its height, drawn log-uniformly.
-        flip: whether half of the clips are mirrored.
+        flip: whether half of the clips are to be mirrored.
         crop: "random", or "center" for the centre crop of evaluation.
         jitter: strength (0..1) of a random change of contrast, brightness and tint; 0 for none.
     Raises:
@@ -118,15 +125,14 @@ class TrainTransform:
         return (height - h) // 2, (width - w) // 2, h, w
 
     def __call__(self, frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, bool]:
-        """Transform a clip; arguments and returns as `EvalTransform`, the crop before the flip, drawn from `rng`."""
+        """Transform a clip; arguments and returns as `EvalTransform`, drawn from `rng`. `normalise` mirrors it."""
         if self.crop == "center":
             clip, crop, _ = self._center(frames)
         else:
             y, x, h, w = self._region(*frames.shape[1:3], rng)
-            clip, crop = _cut(frames, y, x, h, w, self.size), torch.tensor((y, x, y + h, x + w), dtype=torch.float32)
-            clip = clip.transpose(0, 1)
+            clip = _clip(_cut(frames, y, x, h, w, self.size))
+            crop = torch.tensor((y, x, y + h, x + w), dtype=torch.float32)
         flip = self.flip and bool(rng.random() < 0.5)
-        clip = (clip.flip(-1) if flip else clip).contiguous()
         return (self._recolour(clip, rng) if self.jitter else clip), crop, flip
 
     def _recolour(self, clip: Tensor, rng: np.random.Generator) -> Tensor:

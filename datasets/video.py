@@ -177,8 +177,8 @@ class VideoClips(Dataset):
 
         Returns:
             clip (3, T, H, W) uint8 · label · video: index into `videos` · frames (T,) int64 in the video, from 0 ·
-            crop (4,) float32: y0, x0, y1, x1 of the shown region in the source video's own pixels, before the flip ·
-            flip · item · valid.
+            crop (4,) float32: y0, x0, y1, x1 of the shown region in the source video's own pixels ·
+            flip: whether the clip is to be mirrored · item · valid.
         """
         step, i = index if isinstance(index, tuple) else (0, index)
         if not 0 <= i < len(self):

@@ -5,7 +5,7 @@ import torch
 from tiny import noise_batch, random_tree, small_hipe
 
 from datasets.sampling import EpochBatches
-from training.features import KeptFeatures, Views, keep_features, valid_clips
+from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 
 CPU = torch.device("cpu")
 
@@ -19,6 +19,18 @@ def test_a_part_is_kept_in_eval_mode_and_in_order():
     expected = torch.cat([model.trunk.eval()(batch["clip"]) for batch in valid_clips(loader, CPU)])
     assert kept.features.dtype == torch.float16 and torch.equal(kept.features, expected.half())
     assert kept.labels.tolist() == [0, 2, 3, 4]
+
+
+def test_clips_are_mirrored_once_whoever_normalises_them():
+    batch = noise_batch([0, 1, 2])
+    batch["flip"][1] = batch["valid"][2] = True
+    batch["valid"][0] = False
+    plain = {**batch, "clip": batch["clip"].clone(), "flip": torch.zeros(3, dtype=torch.bool)}
+    plain["clip"][1] = batch["clip"][1].flip(-1)
+    for through in (list, NormalisedTwice):
+        (one,), (other,) = (valid_clips(through([found]), CPU) for found in (batch, plain))
+        assert torch.equal(one["clip"], other["clip"]) and len(one["clip"]) == 2
+        assert one["clip"].is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_nothing_readable_is_an_error():

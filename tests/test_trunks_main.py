@@ -61,9 +61,9 @@ def test_clips_are_normalised_as_the_weights_saw_theirs(data, tmp_path, monkeypa
     kind, seen = "activitynet", {}
 
     def record(where):
-        def normalising(clips, kind="kinetics"):
+        def normalising(clips, kind="kinetics", *flip):
             seen.setdefault(where.__name__, set()).add(kind)
-            return normalise(clips, kind)
+            return normalise(clips, kind, *flip)
         monkeypatch.setattr(where, "normalise", normalising)
 
     for where in (features, explainer, local_attribution, export):

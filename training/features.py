@@ -17,7 +17,8 @@ from training.precision import Precision
 
 
 def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterator[dict]:
-    """The batches of a loader on the device: normalised clips, and only those that could be read.
+    """The batches of a loader on the device: clips mirrored where `flip` says so, and normalised; only those that could
+    be read.
 
     What is not uint8 any more is taken as it is.
     """
@@ -31,8 +32,14 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
             clips = batch["clip"].to(device, non_blocking=True)
             clips = clips.contiguous(memory_format=torch.channels_last_3d)  # as the trunk's weights: see build_model
             if clips.dtype == torch.uint8:
-                clips = normalise(clips, getattr(dataset, "normalisation", "kinetics"))
+                clips = normalise(clips, getattr(dataset, "normalisation", "kinetics"), _flips(batch, device))
             yield {**batch, "clip": clips, "label": batch["label"].to(device, non_blocking=True)}
+
+
+def _flips(batch: dict, device: torch.device) -> Tensor | None:
+    """The clips of a batch to be mirrored, as `normalise` takes them; None where there are none."""
+    flip = batch["flip"]
+    return flip.to(device, non_blocking=True) if bool(flip.any()) else None
 
 
 class NormalisedTwice:
@@ -47,7 +54,8 @@ class NormalisedTwice:
     def __iter__(self) -> Iterator[dict]:
         for batch in self.loader:
             kind = getattr(self.dataset, "normalisation", "kinetics")
-            yield {**batch, "clip": normalise(255 * normalise(batch["clip"], kind), kind)}
+            once = normalise(batch["clip"], kind, _flips(batch, batch["clip"].device))
+            yield {**batch, "clip": normalise(255 * once, kind)}
 
 
 @dataclass
