@@ -174,11 +174,12 @@ def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hie
     levels = []
     for level in range(tree.n_levels):
         error, reliability = calibration_error(path[:, level], right[:, level])
-        cool_error, _ = calibration_error(cool_path[:, level], cool_right[:, level])
+        cool_error, cool_reliability = calibration_error(cool_path[:, level], cool_right[:, level])
         levels.append({
             "level": level, "name": level_name(level), "n_nodes": len(tree.levels[level]),
             "accuracy": per_level[level], "top5": in_five[level], "nll": _nll(truth[:, level]), "ece": error,
-            "nll_calibrated": _nll(cool_truth[:, level]), "ece_calibrated": cool_error, "reliability": reliability})
+            "nll_calibrated": _nll(cool_truth[:, level]), "ece_calibrated": cool_error, "reliability": reliability,
+            "reliability_calibrated": cool_reliability})
     curve = _curve(cool, labels, tree)
     answer = climb(cool_path, believed.threshold)  # (N,)
     answered = torch.cat([cool_right, torch.ones(len(labels), 1, dtype=torch.bool)], 1).gather(1, answer[:, None])

@@ -151,7 +151,8 @@ def test_metrics_hold_together():
     assert found["calibrated"] and found["temperature"] == pytest.approx(3, rel=0.2)
     for row in found["levels"]:
         assert row["ece_calibrated"] < row["ece"] and row["nll_calibrated"] < row["nll"]
-        assert sum(one["count"] for one in row["reliability"]) == 300
+        for kind in ("reliability", "reliability_calibrated"):
+            assert sum(one["count"] for one in row[kind]) == 300
     mean = np.mean([row["accuracy"] for row in found["levels"]])  # answers and truths are whole paths
     assert list(found["hierarchical"].values()) == pytest.approx([mean] * 3)
     leaf = found["levels"][0]

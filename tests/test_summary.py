@@ -106,6 +106,18 @@ def test_measures_of_explanations_are_shown_with_the_best_of_each_row(results):
     assert "Prototypes as such, parent" in table and "0.800 to 0.900" in table
 
 
+def test_a_calibrated_model_has_a_second_line(results):
+    assert 'class="series second" points' not in page_of(results).source.partition("Saying less")[0]
+    path = results / "metrics.json"
+    content = json.loads(path.read_text())
+    content["calibrated"] = True
+    for level in content["levels"]:
+        level["reliability_calibrated"] = [{"confidence": 0.7, "accuracy": 0.75, "count": 20}]
+    path.write_text(json.dumps(content))
+    source = page_of(results).source.partition("Saying less")[0]
+    assert source.count('class="series second" points') == len(content["levels"])
+
+
 def test_pictures_of_an_earlier_push_are_not_shown(results):
     log = results / "metrics.jsonl"
     pushed = '{"event": "push", "epoch": %d, "matched": 1}\n{"event": "val", "epoch": 90, "done": ["push", 90, 0]}\n'
