@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 from datasets import DATASETS, READERS
 from datasets.transforms import NORMALISATIONS
@@ -203,7 +204,13 @@ def parse_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
 
     Returns:
         the namespace with all defaults, and the names of the flags on the command line.
+    Raises:
+        ValueError: for what the parser does not know; argparse itself would print the usage of a hundred flags.
     """
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message.removeprefix('argument ')}; see {parser.prog} --help")
+
+    parser.error = refuse
     args = parser.parse_args(argv)
     untouched = object()  # defaults only fill in what the namespace does not have
     second = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), untouched)))
@@ -308,6 +315,9 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
     if args.temporal_strides and min(args.temporal_strides + args.spatial_strides) < 1:
         raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
-    for name in ("c", "edge", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
-        if getattr(args, name) <= 0:
-            raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
+    for name in ("c", "edge", "T", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
+        value = getattr(args, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"--{name} must be above 0 and finite, not {value}")
+    if args.conv1_t_size < 1 or args.conv1_t_size % 2 == 0:
+        raise ValueError(f"--conv1_t_size must be odd and at least 1, not {args.conv1_t_size}")

@@ -16,10 +16,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from benchmarks.weizmann import HIPE, LINE, prepare, python
-from hierarchy import Hierarchy, fit_embeddings, save_embeddings
+from hierarchy import Hierarchy, one_hot, save_embeddings
 from options import RECIPES
 from util_scripts.demo import TRAINING
 from util_scripts.errors import user_errors
@@ -30,13 +28,6 @@ HEADS = {
     "cosine": "--score cosine",
     "one-hot": "--score linear --emb_file {one_hot}",
 }
-
-
-def one_hot_file(path: Path, hierarchy: Hierarchy) -> None:
-    """Write class embeddings (K, K0): classes on axes of their own, ancestors the mean of their classes."""
-    length = torch.linalg.vector_norm(fit_embeddings(hierarchy)[: hierarchy.n_leaves], dim=-1).mean()
-    classes = hierarchy.membership.double()
-    save_embeddings(path, length * classes / classes.sum(-1, keepdim=True), hierarchy, c=1.0)
 
 
 def demo_line(folder: Path) -> list[str]:
@@ -91,15 +82,15 @@ def on_trunk(trunk: Path, line: list[str]) -> list[str]:
 
 def compare(name: str, line: list[str], tree: Path, work: Path, *, heads: list[str], seeds: list[int]) -> None:
     """Train every head with every seed on one data set, and print a row each, then the means."""
-    one_hot = work / "one_hot.pth"
-    one_hot_file(one_hot, Hierarchy.from_csv(tree))
+    hierarchy, one_hot_file = Hierarchy.from_csv(tree), work / "one_hot.pth"
+    save_embeddings(one_hot_file, one_hot(hierarchy), hierarchy, c=1.0)
     first = True
     for head in heads:
         rows = []
         for seed in seeds:
             results = work / f"{name}_{head}_{seed}"
             trunk = trained_trunk(line, seed, work / f"{name}_trunk_{seed}")
-            own = shlex.split(HEADS[head].format(one_hot=shlex.quote(str(one_hot))))
+            own = shlex.split(HEADS[head].format(one_hot=shlex.quote(str(one_hot_file))))
             python("main.py", *on_trunk(trunk, line), *own, "--manual_seed", seed, "--result_path", results,
                    "--resume_path", "auto")
             rows.append(figures(results))

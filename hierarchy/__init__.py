@@ -1,6 +1,6 @@
 """The class tree and its embedding in hyperbolic space: floor 0, which imports nothing else of the project."""
 
-from hierarchy.embeddings import ClassEmbeddings, find_embeddings, fit_embeddings
+from hierarchy.embeddings import ClassEmbeddings, find_embeddings, fit_embeddings, one_hot
 from hierarchy.files import load_embeddings, save_embeddings
 from hierarchy.hyperbolic import distance
 from hierarchy.measures import evaluate_embedding
@@ -14,5 +14,6 @@ __all__ = [
     "find_embeddings",
     "fit_embeddings",
     "load_embeddings",
+    "one_hot",
     "save_embeddings",
 ]

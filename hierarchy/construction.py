@@ -35,7 +35,8 @@ def construct(
     radius = torch.zeros(len(hierarchy) + 1, dtype=torch.float64)  # the last one is the root
     direction = torch.zeros(len(hierarchy) + 1, dim, dtype=torch.float64)  # unit, from the origin
     # Axes of its own are also where a family far out, seen under a tiny angle, survives the rounding to float32.
-    fresh = torch.eye(dim, dtype=torch.float64) if hierarchy.n_leaves <= dim else None
+    n_leaves = hierarchy.n_leaves  # families need no more axes together
+    fresh = torch.eye(n_leaves, dim, dtype=torch.float64) if n_leaves <= dim else None
 
     families = [(-1, -1, tuple(hierarchy.levels[-1]))]
     for level in reversed(hierarchy.levels[1:]):

@@ -5,7 +5,7 @@ Every point is kept as its tangent vector at the origin of the Poincare ball of 
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -41,6 +41,8 @@ SCORES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # distances, o
     "linear": _against,
 }
 
+_APART = 1e-12  # two leaves nearer than this are one
+
 
 class ClassEmbeddings(nn.Module):
     """Scores of the leaf classes: minus the distance from the clip's point to theirs, over the temperature.
@@ -64,39 +66,47 @@ class ClassEmbeddings(nn.Module):
     ):
         """Keep the points; without a temperature take T = (smallest distance of two leaves)/ln(100 K0).
 
-        With it a clip on its leaf's own point gets p >= .99. A single class has T = 1.
-        Raises ``ValueError`` where no T could do that, as two leaves are the same to float32, and where an argument is
-        out of its range; warns where float32 moves the smallest distance by more than a tenth.
+        With it a clip on its leaf's own point gets p >= .99. T = 1 for a single class, and where no T could do that.
+        Raises ``ValueError`` where an argument is out of its range.
         """
         super().__init__()
         if score not in SCORES:
             raise ValueError(f"unknown score {score!r}; choose from {', '.join(SCORES)}")
-        if not (c > 0 and (temperature is None or temperature > 0)):
-            raise ValueError(f"the curvature ({c}) and the temperature ({temperature}) must be positive")
+        if not (0 < c < math.inf and (temperature is None or 0 < temperature < math.inf)):
+            raise ValueError(f"the curvature ({c}) and the temperature ({temperature}) must be positive and finite")
         self.n_leaves, self.c, self.score = n_leaves, c, score
         self.register_buffer("points", points.detach().clone().float())
+        nearest, *pair = self._closest(self.points[:n_leaves].double())
+        self.closest = (nearest, self._closest(points.detach()[pair].double())[0], *pair)  # as kept, exactly, of whom
         if temperature is None:
-            temperature = self._default_temperature(points.detach()[:n_leaves])
+            temperature = nearest / math.log(100 * n_leaves) if _APART <= nearest < math.inf else 1.0
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
-    def _default_temperature(self, exact: Tensor) -> float:
-        if len(exact) == 1:
-            return 1.0
-        nearest, first, second = self._closest(self.points[: self.n_leaves].double())
-        if nearest < 1e-12:
-            raise ValueError(
-                f"classes {first} and {second} cannot be told apart by their embeddings' {self.score} score; fit some "
-                "with a shorter --edge or more --dim"
-            )
-        pair = exact[[first, second]].double()
-        if not math.isclose(nearest, self._closest(pair)[0], rel_tol=0.1):
+    def check(self, names: Sequence[str]) -> None:
+        """See whether a clip on its leaf's own point is nearest to that leaf, whatever the temperature.
+
+        Args:
+            names: of the classes, (K0,) or more.
+        Raises ``ValueError`` where two leaves are the same to float32, or, to the linear score, one outweighs the
+        other; warns where float32 moves the smallest distance by more than a tenth.
+        """
+        nearest, exact, first, second = self.closest
+        if self.n_leaves == 1:
+            return
+        if nearest < _APART:
+            remedy = "fit some with a shorter --edge or more --dim"
+            if self.score == "linear":
+                remedy = ("it is for one-hot classes: write some with python -m util_scripts.fit_embeddings --method "
+                          "one_hot and give them as --emb_file, or choose another --score")
+            raise ValueError(f"classes {names[first]} and {names[second]} cannot be told apart by their embeddings' "
+                             f"{self.score} score; {remedy}")
+        if not math.isclose(nearest, exact, rel_tol=0.1):
             warnings.warn(
-                f"classes {first} and {second} lie so far out that float32 moves them by more than a tenth of their "
-                "distance; fit embeddings with a shorter --edge or more --dim",
+                f"classes {names[first]} and {names[second]} lie so far out that float32 moves them by more than a "
+                "tenth of their distance; fit embeddings with a shorter --edge or more --dim",
                 stacklevel=3,
             )
-        return nearest / math.log(100 * len(exact))
 
     def _closest(self, leaves: Tensor, chunk: int = 256) -> tuple[float, int, int]:
         """How much nearer than any other leaf every leaf is to itself, at the least, and the two leaves it is of."""
@@ -131,6 +141,8 @@ class ClassEmbeddings(nn.Module):
 
 
 METHODS = ("constructive", "losses", "both")
+MAX_NUMBERS = 2**28  # in an embedding: 2 GB, of which fitting and saving hold a few copies
+CURVATURES = (1e-12, 1e12)  # beyond them squares of distances leave float32
 
 
 def fit_embeddings(
@@ -147,20 +159,25 @@ def fit_embeddings(
     """Place the nodes of a tree: ``constructive`` (hierarchy.construction), ``losses`` (hierarchy.learning), or both.
 
     Args:
-        dim: >= 2; c: minus the curvature; edge: hyperbolic length of an edge.
+        dim: >= 2; c: minus the curvature, 1e-12 to 1e12; edge: hyperbolic length of an edge.
         seed: of the construction in few dimensions, and of the losses' start and samples.
         epochs: of the losses, which are the constructive method's no more than ``progress``, a progress bar, is.
     Returns:
         (K, dim) float64, tangent vectors at the origin.
     Raises:
-        ValueError: for an argument out of its range, and for edges too long for float64.
+        ValueError: for an argument out of its range, for edges too long for float64, and for more numbers than 2 GB.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
-    if not (dim >= 2 and c > 0 and edge > 0 and epochs >= 0):
+    if not (dim >= 2 and edge > 0 and epochs >= 0):
         raise ValueError(
-            f"an embedding needs dim >= 2, c > 0, edge > 0 and epochs >= 0, not dim {dim}, c {c}, edge {edge} and "
-            f"epochs {epochs}"
+            f"an embedding needs dim >= 2, edge > 0 and epochs >= 0, not dim {dim}, edge {edge} and epochs {epochs}"
+        )
+    _check_curvature(c, edge)
+    if len(hierarchy) * dim > MAX_NUMBERS:
+        raise ValueError(
+            f"--dim {dim} (of main.py --emb_dim): {len(hierarchy)} points of so many dimensions would take "
+            f"{8e-9 * len(hierarchy) * dim:.3g} GB; {max(2, hierarchy.n_leaves)} dimensions are enough for this tree"
         )
     if method == "losses":
         generator = torch.Generator().manual_seed(seed)
@@ -171,6 +188,30 @@ def fit_embeddings(
         return start
     from hierarchy.learning import learn  # here, for geoopt takes most of a second to import
     return learn(start, hierarchy, c=c, edge=edge, epochs=epochs, seed=seed, progress=progress)
+
+
+def _check_curvature(c: float, edge: float) -> None:
+    least, most = CURVATURES
+    if not least <= c <= most:
+        raise ValueError(f"--c {c:g}: an embedding needs c > 0, from {least:g} to {most:g}")
+    if not math.sqrt(c) * edge >= math.sqrt(least):
+        raise ValueError(f"--edge {edge:g}: edges so short have no digits left; use {math.sqrt(least / c):g} or more")
+
+
+def one_hot(hierarchy: Hierarchy, *, c: float = 1.0, edge: float = 3.0) -> Tensor:
+    """Classes on axes of their own, ancestors the mean of their classes: with ``linear`` scores a plain linear head.
+
+    They are as long as the constructed classes of this edge are on average, so that the last layer starts alike.
+
+    Returns:
+        (K, K0) float64, tangent vectors at the origin.
+    Raises:
+        ValueError: as fit_embeddings.
+    """
+    constructed = fit_embeddings(hierarchy, dim=max(2, hierarchy.n_leaves), c=c, edge=edge)
+    length = torch.linalg.vector_norm(constructed[: hierarchy.n_leaves], dim=-1).mean()
+    classes = hierarchy.membership.double()  # (K, K0)
+    return length * classes / classes.sum(-1, keepdim=True)
 
 
 def find_embeddings(

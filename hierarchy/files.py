@@ -110,11 +110,13 @@ def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, flo
 
 
 def read_embeddings(path: Path) -> dict:
-    """The file's content, checked: ``objects`` N names, ``embeddings`` (N, D) float64 and finite, ``c`` > 0."""
+    """The file's content, checked: ``objects`` N names, ``embeddings`` (N, D) float64, ``c`` > 0, all finite."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         objects, embeddings = content["objects"], torch.as_tensor(content["embeddings"], dtype=torch.float64)
         c = float(content.get("c", 1.0))
+        if not isinstance(objects, list | tuple):
+            raise TypeError
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: there is no such embedding file; make one with python -m util_scripts.fit_embeddings"
@@ -122,10 +124,10 @@ def read_embeddings(path: Path) -> dict:
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ValueError):
         form = '{"objects": names, "embeddings": (K, D) tensor}'
         raise ValueError(f"{path}: not an embedding file; save {form} with torch.save") from None
-    if embeddings.ndim != 2 or len(objects) != len(embeddings):
+    if embeddings.ndim != 2 or len(objects) != len(embeddings) or embeddings.shape[1] < 1:
         raise ValueError(f"{path}: {len(objects)} names, but embeddings of shape {tuple(embeddings.shape)}")
-    if not embeddings.isfinite().all() or not c > 0:
-        raise ValueError(f"{path}: the embeddings must be finite and c positive")
+    if not embeddings.isfinite().all() or not 0 < c < math.inf:
+        raise ValueError(f"{path}: its embeddings must be finite and its c, {c:g}, above 0 and finite; fit them again")
     return content | {"objects": [str(name) for name in objects], "embeddings": embeddings, "c": c}
 
 

@@ -31,12 +31,12 @@ MEANING = {  # of the figures, in the order of the table; a group of leaves may 
 
 
 def evaluate_embedding(
-    points: Tensor, hierarchy: Hierarchy, *, c: float, chunk: int = 128, progress: bool = False
+    points: Tensor, hierarchy: Hierarchy, *, c: float = 1.0, chunk: int = 128, progress: bool = False
 ) -> dict[str, float]:
     """How well distances between nodes follow the tree.
 
     Args:
-        points: (K, D) tangent vectors at the origin; computed in float64.
+        points: (K, D) tangent vectors at the origin; computed in float64. c: minus the curvature.
         chunk: nodes whose distances to all others are held at a time; beside them 8 K^2 bytes are needed.
         progress: show a progress bar.
     Returns:

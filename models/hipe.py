@@ -40,12 +40,15 @@ class HIPE(nn.Module):
         neck: "sigmoid" (ProtoPNet) or "leaky" (the released HIPE code).
         last_scale: the last layer starts with each prototype pulling towards its own node by this multiple of the
             node's tangent vector; None for a random start.
+    Raises:
+        ValueError: naming two classes that the embeddings' score cannot tell apart.
     """
 
     def __init__(self, trunk: nn.Module, hierarchy: Hierarchy, embeddings: ClassEmbeddings, *, channels: int = 128,
                  per_node: int | Sequence[int] = 10, neck: str = "sigmoid",
                  last_scale: float | None = 0.1) -> None:
         super().__init__()
+        embeddings.check(hierarchy.names)
         self.trunk = trunk
         between, last = NECKS[neck]
         self.neck = nn.Sequential(nn.Conv3d(trunk.out_channels, channels, 1), between(),

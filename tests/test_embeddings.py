@@ -23,6 +23,7 @@ from hierarchy import (
     find_embeddings,
     fit_embeddings,
     load_embeddings,
+    one_hot,
     save_embeddings,
 )
 from hierarchy.measures import table
@@ -268,6 +269,11 @@ def test_a_chain_is_a_straight_line() -> None:
         ({"method": "guess"}, "constructive, losses, both"),
         ({"c": 0.0}, "c > 0"),
         ({"c": math.nan}, "c > 0"),
+        ({"c": math.inf}, "--c inf"),
+        ({"c": 1e-320}, "--c 9.99989e-321: .* from 1e-12"),
+        ({"edge": 1e-9}, "--edge 1e-09: .* use 1e-06 or more"),
+        ({"edge": math.inf}, "--edge 10 at most"),
+        ({"dim": 10**8}, "--dim 100000000 .*101 GB; 101 dimensions are enough"),
         ({"edge": -1.0}, "edge > 0"),
         ({"edge": 10.1}, "--edge 10 at most"),
         ({"edge": 5.1, "c": 4.0}, "--edge 5 at most"),
@@ -328,8 +334,11 @@ def test_one_hot_leaves_make_a_linear_head() -> None:
     torch.testing.assert_close(embeddings(v), v)
     certain = ClassEmbeddings(3 * one_hot, 5, score="linear")
     assert certain(certain.points).softmax(-1).diagonal().min() >= 0.99
-    with pytest.raises(ValueError, match="cannot be told apart by their embeddings' linear score"):
-        ClassEmbeddings(torch.stack([one_hot[0], 2 * one_hot[0]]), 2, score="linear")  # longer is always more
+    certain.check(SMALL.names)
+    for temperature in (None, 1.0):  # longer is always more
+        longer = ClassEmbeddings(torch.stack([one_hot[0], 2 * one_hot[0]]), 2, score="linear", temperature=temperature)
+        with pytest.raises(ValueError, match="classes a and b cannot be told apart .* linear .* --method one_hot"):
+            longer.check(SMALL.names)
 
 
 @pytest.mark.parametrize("score", ["hyperbolic", "euclidean", "cosine", "linear"])
@@ -368,8 +377,8 @@ def test_scores_have_finite_gradients_for_any_feature_under_autocast(score: str,
 def test_leaves_that_float32_moves_are_told() -> None:
     apart = torch.tensor([[1.0, 0.0], [1.0, 1.2e-7]], dtype=torch.float64) * 8  # float32 knows 1 + 1.2e-7 only roughly
     turned = apart @ torch.linalg.qr(directions(2, 2, seed=0)).Q
-    with pytest.warns(UserWarning, match="classes [01] and [01] lie so far out that float32"):
-        ClassEmbeddings(turned, 2)
+    with pytest.warns(UserWarning, match="classes [ab] and [ab] lie so far out that float32"):
+        ClassEmbeddings(turned, 2).check(SMALL.names)
 
 
 @pytest.mark.parametrize("score", ["hyperbolic", "euclidean", "cosine"])
@@ -412,12 +421,14 @@ def test_embeddings_that_cannot_score_are_refused() -> None:
     twice = fitted.clone()
     for factor in (1, 1 + 1e-12):  # the same to float32
         twice[3] = twice[1] * factor
-        with pytest.raises(ValueError, match="classes 1 and 3 cannot be told apart"):
-            ClassEmbeddings(twice, 5)
-    for options in ({"score": "dot"}, {"c": 0.0}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="classes b and d cannot be told apart .* shorter --edge"):
+            ClassEmbeddings(twice, 5).check(SMALL.names)
+    for options in ({"score": "dot"}, {"c": 0.0}, {"c": math.inf}, {"temperature": 0.0}, {"temperature": math.inf}):
         with pytest.raises(ValueError, match=r"hyperbolic, euclidean, cosine, linear|positive"):
             ClassEmbeddings(fitted, 5, **options)
-    assert float(ClassEmbeddings(fitted[:1], 1).temperature) == 1
+    only = ClassEmbeddings(fitted[:1], 1)
+    only.check(["a"])
+    assert float(only.temperature) == 1
 
 
 # --- files
@@ -540,14 +551,20 @@ def test_what_is_no_embedding_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="emb.pth: not an embedding file"):
         load_embeddings(path, SMALL)
     unsafe = {"objects": ["a"], "embeddings": torch.zeros(1, 3), "code": Path("runs/when/loaded")}
-    for content in ({"state_dict": {}}, torch.zeros(3), {"objects": ["a"], "embeddings": "b"}, unsafe):
+    uncounted = {"objects": 5, "embeddings": torch.zeros(5, 3)}
+    for content in ({"state_dict": {}}, torch.zeros(3), {"objects": ["a"], "embeddings": "b"}, unsafe, uncounted):
         torch.save(content, path)
         with pytest.raises(ValueError, match="emb.pth: not an embedding file"):
             load_embeddings(path, SMALL)
     with pytest.raises(ValueError, match=r"emb.pth: 1 names, but embeddings of shape \(2, 3\)"):
         load_embeddings(published(path, ["a"], torch.zeros(2, 3)), SMALL)
+    with pytest.raises(ValueError, match=r"emb.pth: 1 names, but embeddings of shape \(1, 0\)"):
+        load_embeddings(published(path, ["a"], torch.zeros(1, 0)), SMALL)
     with pytest.raises(ValueError, match="emb.pth: .* finite"):
         load_embeddings(published(path, ["a"], torch.full((1, 3), math.nan)), SMALL)
+    for c in (0.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"emb.pth: .* its c, {c:g}, above 0 and finite"):
+            load_embeddings(published(path, ["a"], torch.zeros(1, 3), c=c), SMALL)
 
 
 def test_embeddings_are_looked_for_in_order(tmp_path: Path) -> None:
@@ -608,7 +625,9 @@ def test_script_writes_and_measures(tmp_path: Path) -> None:
     assert "126 nodes in 120 dimensions" in done.stdout
     assert "| 1 |" in re.sub(" +", " ", next(line for line in done.stdout.splitlines() if "mAP" in line))
     assert done.stdout == (tmp_path / "out.md").read_text()
-    assert load_embeddings(tmp_path / "out.pth", UCF101)[0].shape == (126, 120)
+    loaded, c = load_embeddings(tmp_path / "out.pth", UCF101)
+    assert loaded.shape == (126, 120)
+    assert evaluate_embedding(loaded, UCF101) == evaluate_embedding(loaded, UCF101, c=c)
 
 
 def test_script_takes_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -629,6 +648,10 @@ def test_script_reports_bad_input_in_one_sentence(
         ((tmp_path / "bad.csv",), "bad.csv:2: 1 levels, but 2"),
         ((tree, "--edge", 50), "use --edge 10 at most"),
         ((tree, "--dim", 1), "dim >= 2"),
+        ((tree, "--dim", 10**8), "--dim 100000000"),
+        ((tree, "--c", "inf"), "--c inf"),
+        ((tree, "--c", "1e-320"), "--c 9.99989e-321"),
+        ((tree, "--method", "one_hot", "--dim", 300), "--dim 300: one-hot classes have a dimension each, here 101"),
     ]:
         with pytest.raises(SystemExit) as stopped:
             run(monkeypatch, arguments[0], tmp_path / "out.pth", *arguments[1:])
@@ -637,6 +660,48 @@ def test_script_reports_bad_input_in_one_sentence(
         assert message in error
         assert error.count("\n") == 1
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_script_writes_over_nothing_but_its_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tmp_path / "tree.csv"
+    tree.write_text("".join(",".join([*row, "Root"]) + "\n" for row in SMALL.rows))
+    (tmp_path / "notes.md").write_text("What I know of it.\n")
+    (tmp_path / "folder.png").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for out, more, message in [
+        ("tree.csv", (), "tree.csv: is the class tree itself"),
+        ("out.md", (), "out.md: .md is for the table"),
+        ("notes.pth", (), "notes.md: is there already"),
+        ("folder.png", (), "folder.png: is a folder"),
+        ("folder.png", ("--measure",), "folder.png: is a folder"),
+        ("out.pth", ("--plot", tmp_path / "tree.jpg"), "tree.jpg: the picture is a PNG"),
+        ("out.pth", ("--plot", tmp_path / "folder.png"), "folder.png: is a folder"),
+        ("out.png", ("--plot", tmp_path / "out.png"), "out.png: is another file of this call"),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            run(monkeypatch, tree, tmp_path / out, *more)
+        assert stopped.value.code == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    for dim in (6, 7):  # its own table it replaces
+        run(monkeypatch, tree, tmp_path / "out.pth", "--dim", dim)
+    assert (tmp_path / "out.md").read_text().startswith("out.pth: 11 nodes in 7 dimensions")
+
+
+@pytest.mark.parametrize("hierarchy", [UCF101, SMALL, Hierarchy.from_rows([["a", "b"]])])
+def test_script_writes_one_hot_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hierarchy: Hierarchy
+) -> None:
+    (tmp_path / "tree.csv").write_text("".join(",".join([*row, "Root"]) + "\n" for row in hierarchy.rows))
+    run(monkeypatch, tmp_path / "tree.csv", tmp_path / "out.pth", "--method", "one_hot")
+    loaded, _ = load_embeddings(tmp_path / "out.pth", hierarchy)
+    torch.testing.assert_close(loaded, one_hot(hierarchy))
+    ClassEmbeddings(loaded, hierarchy.n_leaves, score="linear").check(hierarchy.names)
+    assert "one_hot\n" in (tmp_path / "out.md").read_text()
 
 
 def test_script_draws_the_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tiny import random_tree, small_hipe
 
 import build
 from benchmarks import embeddings, scores
-from hierarchy import ClassEmbeddings, Hierarchy, load_embeddings
+from hierarchy import ClassEmbeddings, Hierarchy, load_embeddings, one_hot
 from training.checkpoint import load_checkpoint
 
 QUICK = "--trunk_epochs 1 --warm_epochs 1 --n_epochs 2 --push_start 2 --tune_iterations 2 --batch_size 6 --push_clips 1"
@@ -47,11 +47,10 @@ def test_a_run_that_learns_its_temperature_goes_on(data: Path, tmp_path: Path) -
     assert load_checkpoint(tmp_path / "save_3.pth")["model"]["embeddings.log_factor"] != 0
 
 
-def test_the_one_hot_file_makes_a_linear_head(tmp_path: Path) -> None:
+def test_one_hot_classes_make_a_linear_head() -> None:
     tree = random_tree(1, 3, 7)
-    scores.one_hot_file(tmp_path / "one_hot.pth", tree)
-    points, c = load_embeddings(tmp_path / "one_hot.pth", tree)
-    assert (points.shape, c) == ((len(tree), 7), 1.0)
+    points = one_hot(tree)
+    assert points.shape == (len(tree), 7)
     head = ClassEmbeddings(points, 7, score="linear")
     v = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     logits = head(v)
@@ -59,6 +58,15 @@ def test_the_one_hot_file_makes_a_linear_head(tmp_path: Path) -> None:
     assert head(head.points[:7]).softmax(-1).diagonal().min() >= 0.99
     for node in range(len(tree)):
         torch.testing.assert_close(points[node], points[tree.leaves_below(node)].mean(0))
+
+
+def test_constructed_classes_are_no_linear_head(data: Path, tmp_path: Path, capsys) -> None:
+    for more in ("", "--T 1"):
+        with pytest.raises(SystemExit):
+            call("--root_path", data, DATA, MODEL, CALL, "--result_path", tmp_path / "results", "--score linear", more)
+        said = capsys.readouterr().err
+        assert "linear score" in said and "--method one_hot" in said and "--emb_file" in said, said
+        assert any(name in said for row in Hierarchy.from_csv(data / "tree.csv").rows for name in row[:1])
 
 
 def test_figures_are_those_of_the_last_validation(tmp_path: Path) -> None:
