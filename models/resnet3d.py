@@ -17,7 +17,8 @@ def conv(kernel: int, in_channels: int, out_channels: int, stride: Stride = (1, 
 class ZeroPadShortcut(nn.Module):
     """Shortcut A: subsample, and fill the new channels with zeros; it holds no parameters.
 
-    (B, C, t, h, w) -> (B, out_channels, t', h', w').
+    (B, C, t, h, w) -> (B, out_channels, t', h', w'). Outputs are those of Hara's code, whose `.data` lets no
+    gradient through this shortcut; here it flows, as the shortcut's definition has it.
     """
 
     def __init__(self, out_channels: int, stride: Stride) -> None:

@@ -27,6 +27,8 @@ class ResNeXt3D(StemOfItsWeights):
 
     Args:
         cardinality: groups of their 3x3x3 convolutions; the rest as in ResNet3D.
+    Raises:
+        ValueError: where an argument is outside its range, or the groups do not divide a convolution's channels.
     """
 
     depths = (50, 101, 152, 200)
@@ -37,6 +39,11 @@ class ResNeXt3D(StemOfItsWeights):
 
     def __init__(self, depth: int = 50, *, cardinality: int = 32, **options) -> None:
         self.cardinality = cardinality
+        for planes in self.planes:
+            middle = cardinality * int(planes * options.get("widen_factor", 1.0)) // 32
+            if middle < 1 or middle % cardinality:
+                raise ValueError(f"--resnext_cardinality {cardinality} does not divide the {middle} channels of a "
+                                 "grouped convolution; it does where --resnet_widen_factor is a multiple of .25")
         super().__init__(depth, **options)
 
     def _block(self, kind: type[nn.Module], in_channels: int, planes: int, stride: Stride,

@@ -49,7 +49,8 @@ def read_state(path: str | Path) -> dict:
                 f"{path}: a pickle with more than tensors and plain types, which could run any code and is not opened; "
                 "if you trust where it is from, convert it once, best on a machine without anything of value: python "
                 "-c \"import torch; c = torch.load('OLD', map_location='cpu', weights_only=False); "
-                "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], 'NEW')\"") from error
+                "c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c); "
+                "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'NEW')\"") from error
         raise ValueError(f"{path}: cannot be read as a checkpoint of tensors and plain types; it may be truncated, or "
                          f"something else: fetch it again ({type(error).__name__})") from error
 
@@ -149,11 +150,17 @@ def flags_of(state: State) -> dict[str, object]:
     flags = {"--model": _family(state) if deep else model if model == "resnet2p1d" else _family(state),
              "--model_depth": _key_of({d: c for d, c in DEPTHS.items() if (d >= 50) == deep}, counts),
              "--resnet_shortcut": "B" if "layer2.0.downsample.0.weight" in state else "A", **size}
-    first = state.get("layer2.0.conv2.weight")
-    if flags["--model"] == "resnext" and first is not None:
-        flags["--resnext_cardinality"] = first.shape[0] // first.shape[1]
-    elif stem is not None:
-        flags["--resnet_widen_factor"] = stem.shape[0] / 64
+    first, middle = state.get("layer1.0.conv2.weight"), state.get("layer2.0.conv2.weight")
+    if flags["--model"] == "resnext" and middle is not None:
+        flags["--resnext_cardinality"] = middle.shape[0] // middle.shape[1]
+        return flags
+    widen = None if stem is None else stem.shape[0] / 64
+    if flags["--model"] == "wideresnet" and widen and first is not None:
+        if first.shape[0] == stem.shape[0] and first.shape[0] % 64 == 0:
+            widen = 1.0  # Hara's later code has a stem as wide as layer1's planes, which tells nothing of the factor
+        flags["--wide_resnet_k"] = round(first.shape[0] / 64 / widen)
+    if widen is not None:
+        flags["--resnet_widen_factor"] = widen
     return flags
 
 
@@ -246,7 +253,7 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
         state, arch = unwrap(content)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    published = state
+    published, before = state, trunk.state_dict()
     if hasattr(trunk, "fit_stem"):
         trunk.fit_stem(state)
     own = trunk.state_dict()
@@ -274,8 +281,12 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
         lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         problems = "; ".join(f"{len(keys)} {name}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
                              for name, keys in lists if keys)
+        alone = not missing and not unexpected and len(reshaped) == 1
+        channels = _seen_channels(state[convs[0]], own[convs[0]]) if alone else None
+        cause = (f"the likeliest cause: made for {channels} input channels (optical flow?)" if channels else
+                 likeliest_cause(published, before, grown=len(unexpected) + len(reshaped) > 1))
         raise ValueError(f"{source}: not the weights of this trunk: {problems}; the file has {layout}"
-                         f"{f' (arch {arch})' if arch else ''}; {likeliest_cause(published, own)}; check --model, "
+                         f"{f' (arch {arch})' if arch else ''}; {cause}; check --model, "
                          "--model_depth, --resnet_shortcut and --resnet_widen_factor")
     spoilt = [key for key, value in state.items() if not value.isfinite().all()]
     if spoilt:
@@ -291,8 +302,19 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
     return Loaded(dropped, normalisation)
 
 
-def likeliest_cause(state: State, own: State) -> str:
-    """Which flag would explain that a state dict does not fit a trunk's."""
+def _seen_channels(kernel: Tensor, own: Tensor) -> int | None:
+    """The input channels of a first convolution's kernel that differs from the trunk's own in nothing else."""
+    theirs, ours = kernel.shape, own.shape
+    same = len(theirs) == len(ours) and theirs[0] == ours[0] and theirs[2:] == ours[2:]
+    return theirs[1] if same and theirs[1] != ours[1] else None
+
+
+def likeliest_cause(state: State, own: State, *, grown: bool) -> str:
+    """Which flag would explain that a state dict does not fit a trunk's.
+
+    Args:
+        grown: whether there is more in it than a damaged file would have: other keys, or several other shapes.
+    """
     strange = "the likeliest cause: a damaged file, or one of other code"
     try:
         theirs, ours = flags_of(rename(state, {})), flags_of(own)
@@ -303,4 +325,6 @@ def likeliest_cause(state: State, own: State) -> str:
     other = [f"{flag} {value} ({ours[flag]} here)" for flag, value in theirs.items() if value != ours.get(flag, value)]
     if other:
         return f"the likeliest cause: the file wants {', '.join(other)}"
+    if grown and set(theirs) == {"--model"}:  # networks of which flags tell no sizes
+        return "the likeliest cause: another depth or size of this network"
     return strange

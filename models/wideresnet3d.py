@@ -51,7 +51,7 @@ class WideResNet3D(StemOfItsWeights):
     depths = (50, 101, 152, 200)
     options = (*ResNet3D.options, "k")
     blocks = (WideBottleneck, WideBottleneck)
-    torchvision_names = {}
+    torchvision_names = {50: "wide_resnet50_2", 101: "wide_resnet101_2"}  # both of k = 2
 
     def __init__(self, depth: int = 50, *, k: int = 2, **options) -> None:
         self.planes = tuple(k * n for n in ResNet3D.planes)

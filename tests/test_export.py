@@ -103,7 +103,7 @@ def test_what_answers_differently_is_not_written(trained, tmp_path, capsys, monk
     path, _ = trained
 
     def spoilt(serving, clips):
-        return b"", lambda: lambda clips: tuple(value + 1 for value in serving(clips))
+        return b"", lambda: lambda clips: tuple(value + value.is_floating_point() for value in serving(clips))
 
     monkeypatch.setitem(export.FORMATS, "export", spoilt)
     assert "off by 1" in refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
@@ -113,6 +113,35 @@ def test_what_answers_differently_is_not_written(trained, tmp_path, capsys, monk
     monkeypatch.setitem(export.FORMATS, "export", silent)
     assert "AssertionError: without a word" in refused(capsys, "--resume_path", path, tmp_path / "served.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("moved", "difference"), [
+    (lambda cells: (cells + 1) % 32, ""), (lambda cells: cells - 32, "inf"), (lambda cells: cells[:, :1], "inf")])
+def test_cells_that_are_not_the_models_are_not_written(trained, tmp_path, capsys, monkeypatch, moved, difference):
+    def spoilt(serving, clips):
+        def answer(clips):
+            log_probs, activations, cells = serving(clips)
+            return log_probs, activations, moved(cells)
+        return b"", lambda: answer
+
+    monkeypatch.setitem(export.FORMATS, "export", spoilt)
+    assert f"off by {difference}" in refused(capsys, "--resume_path", trained[0], tmp_path / "served.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_cells_that_match_equally_well_may_stand_for_each_other():
+    """Prototypes that are as far from everything resemble no cell more than another."""
+    model = small_hipe(TREE).eval().requires_grad_(False)
+    model.prototype_layer.prototypes.fill_(1e4)
+    serving = export.Serving(model)
+
+    def other(clips):
+        log_probs, activations, cells = serving(clips)
+        return log_probs, activations, (cells + 1) % 32
+
+    assert export.differences(serving, other, (8, 32, 32)) <= export.TOLERANCE
+    worst = export.differences(serving, lambda clips: (serving(clips)[0] * torch.nan, *serving(clips)[1:]), (8, 32, 32))
+    assert not worst <= export.TOLERANCE
 
 
 def silent(*_):

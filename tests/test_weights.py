@@ -3,7 +3,10 @@
 import os
 import pickle
 import re
+import subprocess
+import sys
 import urllib.error
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from datasets.transforms import NORMALISATIONS as NORMALISATIONS_OF_CLIPS
 from models import TRUNKS
 from models.resnet3d import ResNet3D
 from models.weights import LAYOUTS as KNOWN
-from models.weights import flags_of, is_named, layout_of, load_pretrained, read_state
+from models.weights import fit, flags_of, is_named, layout_of, load_pretrained, read_state
 
 
 def trunk(seed: int = 0, **options) -> ResNet3D:
@@ -123,6 +126,19 @@ def test_the_refusal_of_an_unsafe_pickle_says_how_to_convert_it(tmp_path):
         read_state(path)
 
 
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def test_the_safe_way_to_convert_a_file_works(tmp_path, state, wrap):
+    """What it writes is read; here with the line's placeholders as names of files."""
+    torch.save(wrap(state | {"extra": Path("old.pth")}), tmp_path / "OLD")
+    with pytest.raises(ValueError) as caught:
+        read_state(tmp_path / "OLD")
+    line = re.search(r'python -c "(.*)"', str(caught.value))[1]
+    subprocess.run([sys.executable, "-c", line], cwd=tmp_path, check=True)
+    model = trunk()
+    load_pretrained(model, tmp_path / "NEW", n_classes=400)
+    assert torch.equal(model.layer4[0].conv2.weight, state["layer4.0.conv2.weight"])
+
+
 def test_the_classes_of_the_head(tmp_path, state):
     path = save(tmp_path, state)
     for n_classes in (400, None, 0):  # 0 is the published default
@@ -213,6 +229,18 @@ def test_weights_for_images(tmp_path, name, library):
             torch.testing.assert_close(ours[:, :, t], flat_kernel / ours.shape[2])
 
 
+@pytest.mark.parametrize(("depth", "library"), [(50, "wide_resnet50_2"), (101, "wide_resnet101_2")])
+def test_wide_weights_for_images(depth, library):
+    """Those of torchvision have the shapes, but for the time that they are repeated over."""
+    with torch.device("meta"):
+        flat = torchvision.models.get_model(library, weights=None).state_dict()
+    trunk = on_meta("wideresnet", depth)
+    assert trunk.torchvision_name == library and not is_named(library)
+    own = trunk.state_dict()
+    assert own.keys() == {key for key in flat if not key.startswith("fc.")}
+    assert all(fit(flat[key], value, False).shape == value.shape for key, value in own.items())
+
+
 def test_weights_for_images_of_other_channels(tmp_path):
     """The mean of the first convolution, for each of the three channels."""
     flat = torchvision.models.resnet18(weights=None).state_dict()
@@ -270,6 +298,52 @@ def test_the_likeliest_cause_is_another_network(tmp_path, name):
         options = {"depth": 50, "widen_factor": 0.125}
     said = misfit(tmp_path, ResNet3D(50, widen_factor=0.125), TRUNKS[name](**options).state_dict())
     assert f"another network, --model {name}" in said
+
+
+@pytest.mark.parametrize(("name", "here", "published", "cause"), [
+    ("wideresnet", {}, {"k": 4}, "--wide_resnet_k 4 (2 here)"),
+    ("wideresnet", {"k": 3}, {"k": 1, "widen_factor": 1.0}, "--wide_resnet_k 1 (3 here)"),
+    ("wideresnet", {"depth": 101}, {"k": 4}, "--model_depth 50 (101 here), --wide_resnet_k 4 (2 here)"),
+    ("resnext", {}, {"cardinality": 16}, "--resnext_cardinality 16 (32 here)")])
+def test_the_likeliest_cause_is_a_flag_of_its_family(monkeypatch, name, here, published, cause):
+    """By shapes alone."""
+    content = {"state_dict": on_meta(name, **{"depth": 50, **published}).state_dict()}
+    monkeypatch.setattr("models.weights.read_state", lambda path: content)
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(on_meta(name, **{"depth": 50, **here}), "published.pth")
+    assert f"the file wants {cause};" in str(caught.value)
+
+
+def test_a_wide_stem_is_no_other_width(monkeypatch):
+    """The later code's stem of 256 channels, with k = 4, into a trunk of k = 2."""
+    published = on_meta("wideresnet", 50, k=4)
+    published.fit_stem({"conv1.weight": torch.empty(256, 3, 7, 7, 7, device="meta")})
+    monkeypatch.setattr("models.weights.read_state", lambda path: published.state_dict())
+    with pytest.raises(ValueError, match=r"the file wants --wide_resnet_k 4 \(2 here\);"):
+        load_pretrained(on_meta("wideresnet", 50), "published.pth")
+
+
+@pytest.mark.parametrize(("name", "library"), [
+    ("tsm_resnet50", "resnet101"), ("swin3d_t", "swin3d_s"), ("swin3d_t", "swin3d_b"), ("mvit_v2_s", "mvit_v1_b")])
+def test_the_likeliest_cause_is_another_size(monkeypatch, name, library):
+    with torch.device("meta"):
+        state = torchvision.models.get_model(library, weights=None).state_dict()
+    if name == "tsm_resnet50":
+        state = {"base_model." + re.sub("(layer.*conv1)", r"\1.net", key): value for key, value in state.items()}
+    monkeypatch.setattr("models.weights.read_state", lambda path: state)
+    with pytest.raises(ValueError, match="the likeliest cause: another depth or size of this network;"):
+        load_pretrained(on_meta(name), "published.pth")
+
+
+@pytest.mark.parametrize("name", ["i3d", "resnet", "mfnet"])
+def test_the_likeliest_cause_is_optical_flow(monkeypatch, name):
+    trunk = on_meta(name)
+    state = trunk.state_dict()
+    first = next(iter(state))
+    state[first] = torch.empty(len(state[first]), 2, *state[first].shape[2:], device="meta")
+    monkeypatch.setattr("models.weights.read_state", lambda path: state)
+    with pytest.raises(ValueError, match=r"made for 2 input channels \(optical flow\?\);"):
+        load_pretrained(trunk, "published.pth")
 
 
 def test_shapes_that_no_network_has(tmp_path):

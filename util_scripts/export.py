@@ -8,6 +8,7 @@ names the nodes, the prototypes and the grid. Nothing is written that does not a
 import argparse
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 import build
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
-from models import HIPE
+from models import HIPE, HIPEOutput
 from training.checkpoint import load_checkpoint, write_whole
 from training.schedule import Step
 from util_scripts.errors import user_errors
@@ -35,8 +36,12 @@ class Serving(nn.Module):
         super().__init__()
         self.model, self.normalisation = model, normalisation
 
+    def answer(self, clips: Tensor) -> HIPEOutput:
+        """All that the model says."""
+        return self.model(normalise(clips, self.normalisation))
+
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.model(normalise(clips, self.normalisation))
+        output = self.answer(clips)
         return output.log_probs, output.activations, output.cells
 
 
@@ -96,14 +101,20 @@ def differences(serving: Serving, served: Served, size: tuple[int, int, int], se
     Args:
         size: (T, H, W).
     Returns:
-        the largest difference of a log-probability or a similarity.
+        the largest difference of a log-probability or a similarity, that of the model at the cells that were given
+        among them: cells that match equally well may stand for each other. Infinite where a cell is none of the grid.
     """
-    generator, worst = torch.Generator().manual_seed(seed), 0.0
+    generator, found = torch.Generator().manual_seed(seed), []
+    layer = serving.model.prototype_layer
     for n in (1, 3):
         clips = torch.randint(256, (n, 3, *size), generator=generator, dtype=torch.uint8)
-        for ours, theirs in zip(serving(clips)[:2], served(clips)[:2], strict=True):
-            worst = max(worst, float((ours - theirs).abs().max()))
-    return worst
+        output, (log_probs, activations, cells) = serving.answer(clips), served(clips)
+        if cells.shape != output.cells.shape or not ((cells >= 0) & (cells < output.features[0, 0].numel())).all():
+            return math.inf
+        at_cells = layer.similarity(layer.distance(output.features, cells))
+        for ours, theirs in ((output.log_probs, log_probs), (output.activations, activations), (at_cells, activations)):
+            found.append((ours - theirs).abs().max())
+    return float(torch.stack(found).max())  # what is not a number stays so
 
 
 def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> dict:
