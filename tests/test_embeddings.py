@@ -669,13 +669,16 @@ def test_script_writes_over_nothing_but_its_own_files(
     tree.write_text("".join(",".join([*row, "Root"]) + "\n" for row in SMALL.rows))
     (tmp_path / "notes.md").write_text("What I know of it.\n")
     (tmp_path / "folder.png").mkdir()
+    torch.save({"model": {}}, tmp_path / "save_200.pth")
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     for out, more, message in [
         ("tree.csv", (), "tree.csv: is the class tree itself"),
         ("out.md", (), "out.md: .md is for the table"),
         ("notes.pth", (), "notes.md: is there already"),
+        ("save_200.pth", (), "save_200.pth: is there already and no embedding file"),
         ("folder.png", (), "folder.png: is a folder"),
         ("folder.png", ("--measure",), "folder.png: is a folder"),
+        ("", (), f"{tmp_path}: is a folder"),
         ("out.pth", ("--plot", tmp_path / "tree.jpg"), "tree.jpg: the picture is a PNG"),
         ("out.pth", ("--plot", tmp_path / "folder.png"), "folder.png: is a folder"),
         ("out.png", ("--plot", tmp_path / "out.png"), "out.png: is another file of this call"),

@@ -13,7 +13,7 @@ def check_paths(args: argparse.Namespace) -> None:
     Raises:
         ValueError: naming the path, where something else would be.
     """
-    out, beside = args.out, args.out.with_suffix(".md")
+    out = args.out
     if out.is_dir():
         raise ValueError(f"{out}: is a folder; name a file in it, such as {out / 'embeddings.pth'}")
     if args.plot and args.plot.suffix.lower() != ".png":
@@ -28,6 +28,13 @@ def check_paths(args: argparse.Namespace) -> None:
         raise ValueError(f"{out}: is the class tree itself, which would be lost; give another file for the embedding")
     if out.suffix == ".md":
         raise ValueError(f"{out}: .md is for the table beside the embedding; name the file .pth")
+    if out.exists():
+        from hierarchy.files import read_embeddings  # here, so that --help does not wait for torch
+        try:
+            read_embeddings(out)
+        except ValueError:
+            raise ValueError(f"{out}: is there already and no embedding file; choose another name") from None
+    beside = out.with_suffix(".md")
     if beside.exists() and not is_table_of(out, beside):
         raise ValueError(f"{beside}: is there already and no table of {out.name}, but would be replaced by it; give "
                          "the embedding another name, or move this file")
