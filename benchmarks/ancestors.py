@@ -107,18 +107,17 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
                       margin=args.separation_margin, focus=args.focus, background=args.background, sure=args.sure)
     views = KeptFeatures(kept["views"]["features"], kept["views"]["label"])
     n_clips = len(views.labels) // args.cache_features
-    steps = [step for step in training_steps(
+    steps = training_steps(
         n_batches=n_batches(n_clips, args.batch_size), trunk_epochs=args.trunk_epochs, warm_epochs=args.warm_epochs,
         n_epochs=args.warm_epochs, push_start=1, push_every=1, tune_iterations=args.tune_iterations)
-        if step.kind in ("warm", "last")]
-    warm = [step for step in steps if step.kind == "warm"]
+    warm = steps.only("warm")
     places = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
     order = ScheduledBatches(warm, n_clips, args.batch_size, seed=seed, trunk_epochs=args.trunk_epochs)
     for i, (step, batch) in enumerate(zip(warm, views.batches(places.items(order), CPU), strict=True)):
         trainer.step(step, i / len(warm), batch)
     record, neck = push(model, still, names=args.names, device=CPU, n_clips=len(kept["still"]["label"]))
     activations = neck.activations(model.prototype_layer, CPU)
-    for step in steps[len(warm):]:
+    for step in steps.only("last"):
         trainer.tune(step, 0.0, activations, neck.labels)
     return dataclasses.replace(record, clip_size=(args.sample_duration, args.sample_size, args.sample_size))
 

@@ -1,6 +1,7 @@
 """The list of steps is the schedule read literally; any cut of it goes on as if nothing had happened."""
 
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -74,6 +75,28 @@ def test_nothing_moves_after_the_last_push_but_the_last_layer():
             tuning = steps[i + 1:i + 1 + settings["tune_iterations"]]
             assert tuning == [Step("last", steps[i].epoch, k) for k in range(settings["tune_iterations"])]
         assert {step.kind for step in steps[max(pushes, default=len(steps)) + 1:]} <= {"last"}
+
+
+def test_steps_are_a_sequence():
+    for settings in MANY[::7]:
+        steps, plain = training_steps(**settings), [Step(*step) for step in literal(**settings)]
+        assert steps == plain and len(steps) == len(plain) and steps != plain + [Step("last", 9, 9)]
+        assert steps.counts() == Counter(step.kind for step in plain)
+        assert [steps[i] for i in range(-len(plain), len(plain))] == plain + plain
+        for start, stop, stride in itertools.product((None, 0, 2, -3, 99), (None, 1, -1, 99), (None, 2, -1)):
+            assert steps[start:stop:stride] == plain[start:stop:stride]
+        for i in (len(plain), -len(plain) - 1):
+            with pytest.raises(IndexError):
+                steps[i]
+        for kinds in (("warm",), ("trunk", "joint"), ()):
+            assert steps.only(*kinds) == [step for step in plain if step.kind in kinds]
+
+
+def test_a_long_run_takes_no_room():
+    steps = training_steps(**SMALL | {"n_batches": 10**12, "n_epochs": 200})
+    assert len(steps) > 10**14 and steps[-4] == Step("push", 200, 0) and len(steps.stretches) < 1000
+    left = remaining(steps, Step("joint", 7, 10**9))
+    assert left[0] == Step("joint", 7, 10**9 + 1) and steps[len(steps) - len(left)] == left[0]
 
 
 def test_remaining_is_the_tail():

@@ -1,7 +1,11 @@
-"""The run as a flat list of steps, a cursor into it, and the learning rate as a function of the place in it."""
+"""The run as a flat sequence of steps, a cursor into it, and the learning rate as a function of the place in it."""
 
+import bisect
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from datasets.sampling import EpochBatches
@@ -16,6 +20,61 @@ class Step(NamedTuple):
     kind: str
     epoch: int
     iteration: int
+
+
+class Stretch(NamedTuple):
+    """n steps of a kind and an epoch, whose iterations are `first` and those that follow."""
+
+    kind: str
+    epoch: int
+    first: int
+    n: int
+
+
+class Steps(Sequence[Step]):
+    """Steps in order, each made when it is looked at: of a million videos a run has millions.
+
+    Attributes:
+        stretches: what they are, none of them empty.
+    """
+
+    def __init__(self, stretches: Iterable[Stretch]) -> None:
+        self.stretches = [stretch for stretch in stretches if stretch.n > 0]
+        self._ends = list(itertools.accumulate(stretch.n for stretch in self.stretches))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Step]:
+        for kind, epoch, first, n in self.stretches:
+            for iteration in range(first, first + n):
+                yield Step(kind, epoch, iteration)
+
+    def __getitem__(self, i: int | slice) -> "Step | Steps | list[Step]":
+        which = range(len(self))[i]
+        if isinstance(which, range):
+            return self._between(which.start, which.stop) if which.step == 1 else [self[j] for j in which]
+        place = bisect.bisect_right(self._ends, which)
+        kind, epoch, first, n = self.stretches[place]
+        return Step(kind, epoch, first + which - (self._ends[place] - n))
+
+    def _between(self, start: int, stop: int) -> "Steps":
+        return Steps(Stretch(kind, epoch, first + max(start - (end - n), 0), min(stop, end) - max(start, end - n))
+                     for (kind, epoch, first, n), end in zip(self.stretches, self._ends, strict=True))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def only(self, *kinds: str) -> "Steps":
+        """Those of some kinds."""
+        return Steps(stretch for stretch in self.stretches if stretch.kind in kinds)
+
+    def counts(self) -> Counter[str]:
+        """How many there are of each kind."""
+        counts: Counter[str] = Counter()
+        for stretch in self.stretches:
+            counts[stretch.kind] += stretch.n
+        return counts
 
 
 GRADIENT_KINDS = ("trunk", "warm", "joint")  # the kinds of step that eat a batch of training clips
@@ -38,7 +97,7 @@ def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every:
 
 
 def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epochs: int, push_start: int,
-                   push_every: int, tune_iterations: int, last_push: bool = True) -> list[Step]:
+                   push_every: int, tune_iterations: int, last_push: bool = True) -> Steps:
     """All steps of a run in order: trunk epochs, the start of the prototypes, warm and joint epochs with their pushes.
 
     Args:
@@ -50,23 +109,30 @@ def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epo
         last_push: False for none after the last epoch.
         tune_iterations: passes of the last layer after each push.
     """
-    steps = [Step("trunk", e, i) for e in range(1, trunk_epochs + 1) for i in range(n_batches)]
+    stretches = [Stretch("trunk", epoch, 0, n_batches) for epoch in range(1, trunk_epochs + 1)]
     if n_epochs:
-        steps.append(Step("start", 0, 0))
+        stretches.append(Stretch("start", 0, 0, 1))
     pushed = set(push_epochs(n_epochs=n_epochs, warm_epochs=warm_epochs, push_start=push_start, push_every=push_every,
                              last_push=last_push))
     for epoch in range(1, n_epochs + 1):
-        kind = "warm" if epoch <= warm_epochs else "joint"
-        steps += [Step(kind, epoch, i) for i in range(n_batches)]
+        stretches.append(Stretch("warm" if epoch <= warm_epochs else "joint", epoch, 0, n_batches))
         if epoch in pushed:
-            steps.append(Step("push", epoch, 0))
-            steps += [Step("last", epoch, i) for i in range(tune_iterations)]
-    return steps
+            stretches += [Stretch("push", epoch, 0, 1), Stretch("last", epoch, 0, tune_iterations)]
+    return Steps(stretches)
 
 
-def remaining(steps: list[Step], done: Step | None) -> list[Step]:
+def remaining(steps: Steps, done: Step | None) -> Steps:
     """What is left after the last completed step, which a longer or shorter schedule need not contain."""
-    return steps if done is None else [step for step in steps if _place(step) > _place(done)]
+    if done is None:
+        return steps
+    left = []
+    for kind, epoch, first, n in steps.stretches:
+        if completed(Step(kind, epoch, first), done):  # the whole of it, or up to the same iteration
+            start = first + n if completed(Step(kind, epoch, first + n - 1), done) else done.iteration + 1
+            left.append(Stretch(kind, epoch, start, first + n - start))
+        else:
+            left.append(Stretch(kind, epoch, first, n))
+    return Steps(left)
 
 
 def completed(step: Step, done: Step) -> bool:
@@ -89,9 +155,9 @@ class ScheduledBatches:
         rank, size: each of `size` processes gets every size-th item of a batch, from its rank on, and at least one.
     """
 
-    def __init__(self, steps: Iterable[Step], n_items: int, batch_size: int, *, seed: int, trunk_epochs: int,
+    def __init__(self, steps: Steps, n_items: int, batch_size: int, *, seed: int, trunk_epochs: int,
                  rank: int = 0, size: int = 1) -> None:
-        self.steps = [step for step in steps if step.kind in GRADIENT_KINDS]
+        self.steps = steps.only(*GRADIENT_KINDS)
         self.n_items, self.batch_size, self.seed, self.trunk_epochs = n_items, batch_size, seed, trunk_epochs
         self.rank, self.size = rank, size
 
