@@ -232,16 +232,16 @@ def quiet_worker(_: int) -> None:
 
 
 def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,
-                sampler: Sequence[int] | None = None, batch_sampler=None) -> DataLoader:
+                sampler: Sequence[int] | None = None, batch_sampler=None, persistent: bool = False) -> DataLoader:
     """A loader in the dataset's order (batch_size), of some items (sampler) or in that of a batch sampler, with no more
-    processes than cores."""
+    processes than cores; persistent ones stay from one pass to the next."""
     n_threads = min(n_threads, len(dataset), os.cpu_count() or 1)
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size,
                                                                               "sampler": sampler}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=quiet_worker,
-                      persistent_workers=False, prefetch_factor=4 if n_threads else None, generator=torch.Generator(),
-                      **how)
+                      persistent_workers=persistent and n_threads > 0, prefetch_factor=4 if n_threads else None,
+                      generator=torch.Generator(), **how)
 
 
 def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path | None]:

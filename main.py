@@ -1,12 +1,13 @@
 """Train HIPE, push its prototypes, validate, and write predictions: parse, build, walk the schedule."""
 
 import argparse
+import functools
+import itertools
 import json
 import math
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from training.features import KeptFeatures, NormalisedTwice, Views, keep_feature
 from training.log import Log, Stop
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push, start_prototypes
-from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, least_batch, remaining, training_steps
+from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
 from util_scripts.errors import user_errors
 
 
@@ -221,8 +222,7 @@ class Run:
         if self.world.is_main:
             sweep(self.results)
         log = Log(self.results, self.done, tensorboard=args.tensorboard, silent=not self.world.is_main)
-        totals = Counter(step.kind for step in steps)
-        behind = Counter(step.kind for step in steps[:len(steps) - len(todo)])
+        totals, behind = steps.counts(), steps[:len(steps) - len(todo)].counts()
         batches = self._batches(clips, steps, todo)
         still = build.even_clips(args, training, self.reader("train"), args.push_clips)
         # not mirrored: a push record knows no mirrored clips
@@ -230,8 +230,8 @@ class Run:
         passes = self._push_passes(training, still, augmented, steps)
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
-        meter, bar = Meter(), None
-        for step, following in zip(todo, [*todo[1:], None], strict=True):
+        meter, bar, told = Meter(), None, False
+        for step, following in itertools.pairwise(itertools.chain(todo, [None])):
             progress = behind[step.kind] / totals[step.kind]
             behind[step.kind] += 1
             bar = bar or self._bar(step, todo)
@@ -265,6 +265,9 @@ class Run:
                     self.world.align(self.model)
                 if meter.count:
                     log.add(step.kind, step, **meter.means())
+                if not told and step.kind in GRADIENT_KINDS and meter.count == per_epoch:
+                    self._tell_unreadable(clips)
+                    told = True
                 self._validate(log, step)
                 meter, bar = Meter(), None
                 if step.kind == "warm" and (following is None or following.kind != "warm"):
@@ -281,12 +284,12 @@ class Run:
         return not asked  # during the last step: what would come after is not what was asked for
 
     def _push_passes(self, training: VideoTable, still: VideoClips, augmented: VideoClips,
-                     steps: list[Step]) -> Callable[[Step], dict]:
+                     steps: Steps) -> Callable[[Step], dict]:
         """By step, what a push and the tuning after it go over: the loader, its clips at most, and the precision.
 
         The last push decides what is explained; in those before it fewer clips and the precision of evaluation do.
         """
-        last = max((step.epoch for step in steps if step.kind == "push"), default=0)
+        last = max((step.epoch for step in steps.only("push")), default=0)
         few = min(self.args.middle_push_clips, self.args.push_clips)
         middle = still if few == self.args.push_clips else build.even_clips(self.args, training, self.reader("train"),
                                                                             few)
@@ -301,33 +304,34 @@ class Run:
                     "precision": Precision(self.device) if final else self.precision}
         return of
 
-    def _loader(self, clips: VideoClips, order: Iterable[list] | None = None) -> DataLoader:
+    def _loader(self, clips: VideoClips, order: Iterable[list] | None = None, *,
+                persistent: bool = False) -> DataLoader:
         """Batches of this process's share of clips in their own order, or in another."""
         how = {"batch_sampler": order} if order is not None else self._share(clips, self.args.batch_size)
-        return build.make_loader(clips, n_threads=self.args.n_threads, device=self.device, **how)
+        return build.make_loader(clips, n_threads=self.args.n_threads, device=self.device, persistent=persistent,
+                                 **how)
 
     def _share(self, clips: VideoClips, batch_size: int) -> dict:
         if self.world.size == 1:
             return {"batch_size": batch_size}
         return {"batch_size": batch_size, "sampler": self.world.share(len(clips))}
 
-    def _batches(self, clips: VideoClips, steps: list[Step], todo: list[Step]) -> dict[str, Iterator[dict]]:
+    def _batches(self, clips: VideoClips, steps: Steps, todo: Steps) -> dict[str, Iterator[dict]]:
         """By kind of step, the batches of all that is left to do."""
         def order(*kinds: str) -> ScheduledBatches:
-            return ScheduledBatches([step for step in todo if step.kind in kinds], len(clips), self.args.batch_size,
-                                    seed=self.args.manual_seed, trunk_epochs=self.args.trunk_epochs,
-                                    rank=self.world.rank, size=self.world.size)
+            return ScheduledBatches(todo.only(*kinds), len(clips), self.args.batch_size, seed=self.args.manual_seed,
+                                    trunk_epochs=self.args.trunk_epochs, rank=self.world.rank, size=self.world.size)
 
-        views = self._views(len(clips), steps) if any(step.kind == "warm" for step in todo) else None
+        views = self._views(len(clips), steps) if todo.only("warm") else None
         if views is None:
             return dict.fromkeys(GRADIENT_KINDS, valid_clips(self._loader(clips, order(*GRADIENT_KINDS)), self.device))
         loaded = valid_clips(self._loader(clips, order("trunk", "joint")), self.device)
         return {"trunk": loaded, "warm": self._cached(clips, views, order("warm")), "joint": loaded}
 
-    def _views(self, n_clips: int, steps: list[Step]) -> Views | None:
+    def _views(self, n_clips: int, steps: Steps) -> Views | None:
         """The views of --cache_features, where the schedule has more warm epochs than these and they fit the budget."""
         args, trunk = self.args, self.model.trunk
-        if not 0 < args.cache_features < len({step.epoch for step in steps if step.kind == "warm"}):
+        if not 0 < args.cache_features < len(steps.only("warm").stretches):
             return None
         views = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
         size = (args.sample_duration, args.sample_size, args.sample_size)
@@ -374,9 +378,9 @@ class Run:
         bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.2f}",
                         clips_s=f"{means['clips_per_s']:.0f}")
 
-    def _bar(self, step: Step, todo: list[Step]) -> tqdm:
+    def _bar(self, step: Step, todo: Steps) -> tqdm:
         """The progress bar of an epoch's steps of one kind."""
-        total = sum(other[:2] == step[:2] and other.iteration >= step.iteration for other in todo)
+        total = next(stretch.n for stretch in todo.stretches if stretch[:2] == step[:2])
         of = self.args.trunk_epochs if step.kind == "trunk" else self.args.n_epochs
         name = step.kind if step.kind == "start" else f"{step.kind} {step.epoch}/{of}"
         return tqdm(total=total, desc=name, leave=False, mininterval=0.5)
@@ -388,6 +392,13 @@ class Run:
             print(f"{self.args.annotation_path}: {len(empty)} of {self.hierarchy.n_leaves} classes have no training "
                   f"video on disk ({names}{', ...' if len(empty) > 3 else ''}); their prototypes stay unmatched",
                   file=sys.stderr)
+
+    def _tell_unreadable(self, clips: VideoClips) -> None:
+        """Print how many training videos could not be read in a whole epoch, by any process, where there are any."""
+        lost = set().union(*self.world.objects(clips.unreadable))
+        if lost and self.world.is_main:
+            tqdm.write(f"warning: {len(lost)} of {len(clips.videos)} training videos could not be read, and others "
+                       "took their place; util_scripts.check_dataset names all of them", file=sys.stderr)
 
     def _start(self, clips: VideoClips, log: Log, step: Step) -> None:
         if not self.mapped:
@@ -444,17 +455,23 @@ class Run:
                 if sheet is not None:
                     log.image(f"prototypes/{self.hierarchy.full_name(node)}", sheet, step.epoch)
 
+    @functools.cached_property
+    def _validation(self) -> tuple[VideoTable, DataLoader]:
+        """The validation videos, and a loader of their clips whose processes wait for the next validation."""
+        videos = self.subset("val")
+        clips = build.even_clips(self.args, videos, self.reader("val"), self.args.n_val_samples)
+        return videos, self._loader(clips, persistent=True)
+
     def validate(self, *, pooled: bool = False) -> dict[str, float] | None:
         """Accuracies over the validation videos, by the prototypes or by the trunk epochs' softmax head."""
-        args, videos = self.args, self.subset("val")
+        videos, loader = self._validation
         if not videos:
             return None
-        clips = build.even_clips(args, videos, self.reader("val"), args.n_val_samples)
-        labels = torch.from_numpy(videos.labels)
-        scores = evaluate(self.model, self._loader(clips), labels, device=self.device, pooled=pooled, description="val",
-                          world=self.world, precision=self.precision)
+        scores = evaluate(self.model, loader, torch.from_numpy(videos.labels), device=self.device, pooled=pooled,
+                          description="val", world=self.world, precision=self.precision)
         self.trainer.kind = None  # evaluation left the model in eval mode
-        return scores
+        unread = len(videos) - scores["videos"]
+        return scores | ({"unread": unread} if unread else {})
 
     def _validate(self, log: Log, step: Step) -> None:
         last_epoch = self.args.trunk_epochs if step.kind == "trunk" else self.args.n_epochs

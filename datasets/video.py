@@ -154,7 +154,8 @@ class VideoClips(Dataset):
         self.videos = videos if isinstance(videos, VideoTable) else VideoTable(videos)
         self.sampler, self.transform, self.reader = sampler, transform, reader
         self.seed, self.strict, self.normalisation = seed, strict, normalisation
-        self.unreadable: set[int] = set()  # indices of the videos warned of, in this process
+        # indices of the videos that this process warned of, or found missing from what its loaders gave it
+        self.unreadable: set[int] = set()
         self._spans = self.videos.segments.copy()  # the frames to take clips from
         for v in (self._spans[:, 1] <= self._spans[:, 0]).nonzero()[0].tolist():
             self._spans[v] = 0, self._length(v)
@@ -178,7 +179,7 @@ class VideoClips(Dataset):
         Returns:
             clip (3, T, H, W) uint8 · label · video: index into `videos` · frames (T,) int64 in the video, from 0 ·
             crop (4,) float32: y0, x0, y1, x1 of the shown region in the source video's own pixels ·
-            flip: whether the clip is to be mirrored · item · valid.
+            flip: whether the clip is to be mirrored · item · asked: i, not the item where that took its place · valid.
         """
         step, i = index if isinstance(index, tuple) else (0, index)
         if not 0 <= i < len(self):
@@ -186,13 +187,13 @@ class VideoClips(Dataset):
         for j in range(i, i + (len(self) if self.sampler.random else 1)):
             found = self._read(step, j % len(self))
             if found is not None:
-                return found
+                return found | {"asked": i}
         if self.sampler.random:
             raise ValueError("none of the videos can be read; see the warnings above")
         size = self.transform.size
         return self._item(i, clip=torch.zeros(3, self.sampler.duration, size, size, dtype=torch.uint8),
                           frames=torch.zeros(self.sampler.duration, dtype=torch.int64), crop=torch.zeros(4),
-                          flip=False, valid=False)
+                          flip=False, valid=False, asked=i)
 
     def item_frames(self, i: int) -> Tensor:
         """The frames (T,) int64 in its video of an item of an evaluation sampler."""

@@ -15,6 +15,7 @@ import pytest
 import torch
 from media import write_frames
 
+import build
 import local_analysis
 import local_analysis_parents
 import main
@@ -696,6 +697,33 @@ def test_a_folder_that_holds_a_run(data, whole, capsys):
     error = refused(capsys, *fresh(data, whole))
     assert str(whole) in error and "--resume_path auto" in error and "--overwrite" in error
     assert sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir()) == before
+
+
+def test_what_cannot_be_read_is_counted_and_validation_s_loader_is_made_once(own_data, tmp_path, monkeypatch, capsys):
+    """Once for all epochs, its processes too, and what it measures is what one process measures."""
+    for name in ("Run/v_Run_g00_c01", "Saw/v_Saw_g01_c01", "Jump/v_Jump_g03_c01"):
+        for i in range(1, FRAMES + 1):
+            (own_data / "jpg" / name / f"image_{i:05d}.jpg").write_bytes(b"")
+    made = []
+
+    def make_loader(*args, persistent=False, **options):
+        loader = make(*args, persistent=persistent, **options)
+        if persistent:
+            made.append(loader)
+        return loader
+
+    make = build.make_loader
+    monkeypatch.setattr(build, "make_loader", make_loader)
+    events = []
+    for n_threads in ("0", "2"):
+        results = train(own_data, tmp_path / n_threads, "--n_threads", n_threads)
+        told = capsys.readouterr().err
+        assert told.count("2 of 12 training videos could not be read") == 1
+        lines = map(json.loads, (results / "metrics.jsonl").read_text().splitlines())
+        events.append([line for line in lines if line["event"] == "val"])
+    assert events[0] == events[1] and len(events[0]) > 4
+    assert all((line["videos"], line["unread"]) == (3, 1) for line in events[0])
+    assert [loader.persistent_workers for loader in made] == [False, True]
 
 
 def test_broken_checkpoints(data, whole, tmp_path, capsys):

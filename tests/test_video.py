@@ -12,6 +12,7 @@ from datasets.reading import CachedReader, JpegFolder, VideoFile
 from datasets.sampling import EpochBatches, EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips
+from training.features import valid_clips
 
 
 @pytest.fixture
@@ -145,8 +146,18 @@ def test_training_takes_the_next_video_for_a_broken_one(broken):
     with pytest.warns(RuntimeWarning, match="image_00007.jpg") as told:
         items = [clips[step, 1] for step in range(3)]
     assert len(told) == 1  # once a process
-    assert all(same(item, clips[step, 2]) for step, item in enumerate(items))
+    assert all(same(item, clips[step, 2] | {"asked": 1}) for step, item in enumerate(items))
     assert clips.unreadable == {1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_who_goes_through_the_clips_knows_what_is_broken(broken, workers):
+    whole = VideoClips(broken, sampler=RandomClip(12), transform=TrainTransform(16), reader=JpegFolder())
+    for clips, kept in ((whole, 3), (windows(broken), 8)):
+        loader = DataLoader(clips, batch_size=2, num_workers=workers)
+        with warnings.catch_warnings(action="ignore"):
+            assert sum(len(batch["label"]) for batch in valid_clips(loader, torch.device("cpu"))) == kept
+        assert clips.unreadable == {1}
 
 
 def test_the_last_video_is_replaced_by_the_first(broken):

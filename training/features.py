@@ -20,13 +20,14 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
     """The batches of a loader on the device: clips mirrored where `flip` says so, and normalised; only those that could
     be read.
 
-    What is not uint8 any more is taken as it is.
+    What is not uint8 any more is taken as it is. `VideoClips` remember in `unreadable` what could not be read.
     """
     dataset = getattr(loader, "dataset", None)
     for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
+        if isinstance(dataset, VideoClips):  # loader processes have told; those of the next pass need not
+            lost = batch["asked"][~batch["valid"] | (batch["asked"] != batch["item"])]
+            dataset.unreadable.update(dataset.item_video[lost.numpy()].tolist())
         if not bool(batch["valid"].all()):
-            if isinstance(dataset, VideoClips):  # loader processes have told; those of the next pass need not
-                dataset.unreadable.update(batch["video"][~batch["valid"]].tolist())
             batch = {key: value[batch["valid"]] for key, value in batch.items()}
         if len(batch["label"]):
             clips = batch["clip"].to(device, non_blocking=True)
