@@ -200,7 +200,7 @@ def measure_start(n: int, folder: Path) -> None:
     clips = VideoClips(videos, sampler=RandomClip(16), transform=TrainTransform(112), reader=READERS["packed"]())
     next(iter(EpochBatches(len(clips), 128, seed=1, epoch=1)))
     print(f"start-up on {n} videos: {read - began:.2f} s to read the annotation, {time.perf_counter() - read:.2f} s to "
-          "the first batch")
+          "the order of the first batch")
 
 
 def resident(pids: Iterator[int]) -> float:
