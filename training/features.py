@@ -38,9 +38,9 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
 
 
 def _flips(batch: dict, device: torch.device) -> Tensor | None:
-    """The clips of a batch to be mirrored, as `normalise` takes them; None where there are none."""
-    flip = batch["flip"]
-    return flip.to(device, non_blocking=True) if bool(flip.any()) else None
+    """The clips of a batch to be mirrored, as `normalise` takes them; None where there are none, or no `flip`."""
+    flip = batch.get("flip")
+    return None if flip is None or not bool(flip.any()) else flip.to(device, non_blocking=True)
 
 
 class NormalisedTwice:
