@@ -5,10 +5,11 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -18,7 +19,7 @@ import build
 from attribution import METHODS
 from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_pyramid
 from attribution.gradients import POLARITIES, STEPS
-from attribution.perturbation import PERTURBATIONS, RECIPES, VARIANTS, extremal_masks
+from attribution.perturbation import PERTURBATIONS, RATE, RECIPES, VARIANTS, extremal_masks
 from datasets import READERS
 from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
 from datasets.sampling import SlidingWindows
@@ -38,9 +39,13 @@ from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
 
 IMAGES = (".jpg", ".jpeg", ".png")
-PICTURED = 8  # channels of a layer on the picture of a pyramid
+PICTURED = 6  # channels of a layer on the picture of a pyramid
+LINKS = 2  # lines that lead from each of them
+VOXELWISE = ("grad", "grad*input", "smooth_grad", "integrated_grad", "random")  # drawn smoothed, chance like the others
 MISS = 0.02  # by which an area may differ from what was asked for before a line says so
 PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks, elsewhere
+PUBLISHED_METHODS = {"perturb": "3d_ep"}
+MISSING = 1  # frames by which headers are wrong of videos that are whole
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -51,8 +56,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group.add_argument("--level", type=int, help="explain the predicted class's ancestor so many levels up (default: 0, the class)")
     group.add_argument("--prototype", type=int, help="explain the activation of this prototype")
     group.add_argument("--classes", help="JSON list of the trunk's class names in the order of its outputs, or {name: index}")
-    group.add_argument("--pretrain_dataset", default="", help="what the trunk was trained on; ucf101 gives the class names without --classes")
-    group.add_argument("--target", default="predicted", help="predicted, true, or the name of a class (default: predicted)")
+    group.add_argument("--pretrain_dataset", default="", help="what the trunk was trained on; ucf101 gives the class names without --classes, others need those")
+    group.add_argument("--target", default="predicted", help="predicted, true (what the published toolkit explains), or the name of a class (default: predicted)")
     group = parser.add_argument_group("videos: of the checkpoint's data, unless --videos_dir or --video is given")
     group.add_argument("--root_path", default=".", help="folder that relative paths hang off (default: .)")
     group.add_argument("--videos_dir", help="folder of frame folders, video files or class folders of those; a name up to its first - is the label")
@@ -68,13 +73,14 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group.add_argument("--sample_t_stride", type=int, help="frames from one frame of a clip to the next (default: the checkpoint's, else 1)")
     group.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next, of which the surest is explained (default: 16)")
     group = parser.add_argument_group("methods")
-    group.add_argument("--vis_method", nargs="+", default=["grad_cam"], choices=[*METHODS, "all"], help="attribution methods, side by side on one page (default: grad_cam)")
+    group.add_argument("--vis_method", nargs="+", default=["grad_cam"], choices=[*METHODS, "all"], type=lambda name: PUBLISHED_METHODS.get(name, name), help="attribution methods, side by side on one page; perturb means 3d_ep (default: grad_cam)")
     group.add_argument("--polarity", default="positive", choices=sorted(POLARITIES), help="of gradients (default: positive)")
     group.add_argument("--steps", type=int, default=STEPS, help=f"of smooth_grad and integrated_grad (default: {STEPS})")
     group.add_argument("--num_iter", type=int, default=2000, help="iterations of a perturbation; Ctrl-C ends it with the best mask so far (default: 2000)")
     group.add_argument("--perturb_area", type=float, nargs="+", default=[0.1], help="areas of a perturbation as shares, whose masks are averaged (default: .1)")
     group.add_argument("--perturb_type", default="blur", choices=PERTURBATIONS, help="what becomes of voxels outside the mask (default: blur)")
     group.add_argument("--variant", default="preserve", choices=VARIANTS, help="mask that keeps the score, that kills it, or both (default: preserve)")
+    group.add_argument("--published_energy", action="store_true", help="perturbations by the published energy and rate alone, in which a score can pay for any area (default: areas hold)")
     group.add_argument("--theta", type=float, default=THETA, help=f"least share of a channel in a pyramid, 0..1 (default: {THETA})")
     group.add_argument("--depth", type=int, default=DEPTH, help=f"convolutions that a pyramid goes down (default: {DEPTH})")
     group.add_argument("--top_n", type=int, help="channels that a pyramid follows from each channel at most (default: all that reach theta)")
@@ -115,10 +121,15 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
 
 
 class AnyVideo:
-    """Reads video files, and folders of pictures in the order of the numbers in their names."""
+    """Reads video files, and folders of pictures in the order of the numbers in their names.
+
+    Attributes:
+        cut: of the files with fewer frames than they promise, how many they have and promise.
+    """
 
     def __init__(self) -> None:
         self._files = VideoFile()
+        self.cut: dict[Path, tuple[int, int]] = {}
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see `datasets.reading`."""
@@ -140,7 +151,12 @@ class AnyVideo:
     def info(self, path: Path) -> VideoInfo:
         """Number of frames, size and rate; a folder has no rate."""
         if not path.is_dir():
-            return self._files.info(path)
+            info = self._files.info(path)
+            with av.open(str(path), metadata_errors="replace") as container:
+                promised = container.streams.video[0].frames  # 0 where the container does not tell
+            if promised > info.n_frames + MISSING:
+                self.cut[path] = info.n_frames, promised
+            return info
         return VideoInfo(len(frame_files(path)), *self.size(path), None)
 
     def size(self, path: Path) -> tuple[int, int]:
@@ -201,6 +217,9 @@ def class_names(args: argparse.Namespace) -> list[str]:
         if args.pretrain_dataset.lower() == "ucf101":
             tree = Hierarchy.from_csv(build.HERE / "UCF-101_hierarchy.csv")
             return list(tree.names[:tree.n_leaves])
+        if args.pretrain_dataset.lower().startswith("kinetics"):
+            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped; give them as --classes "
+                             "classes.json, which for Kinetics-400 a line of README.md writes from torchvision")
         raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset ucf101")
     path = build.under_root(args, args.classes)
     try:
@@ -223,12 +242,13 @@ class Subject:
     """A model that is explained, as far as attribution sees it."""
 
     name: str
+    source: str  # file or name of the weights
     hierarchy: Hierarchy
     trunk: nn.Module
     log_probs: Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, K)
     activations: Callable[[Tensor], Tensor] | None  # (B, 3, T, H, W) -> (B, P), of a HIPE model
     node_of: list[int]  # of prototypes
-    head: Tensor | None  # (K0, C) class weights of a pooled linear head
+    head: Tensor | None  # (K0 or K, C) class weights of a pooled linear head
     normalisation: str  # of the clips
 
 
@@ -267,12 +287,12 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
     if hasattr(trunk, "class_token") and blind:
         raise ValueError(f"--vis_method {blind[0]} explains by a grid of features, and the head of {full.model} reads none, "
                          "but a class token; use gradients or perturbations")
-    return Subject(name, hierarchy, trunk, lambda clips: whole["head"](pooled(clips)).log_softmax(-1), None, [], whole["head"].weight,
+    return Subject(name, str(path), hierarchy, trunk, lambda clips: whole["head"](pooled(clips)).log_softmax(-1), None, [], whole["head"].weight,
                    args.normalisation or loaded.normalisation)
 
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subject:
-    """The model of a HIPE checkpoint."""
+    """The model of a HIPE checkpoint; of the trunk epochs the softmax head, for the prototypes know nothing yet."""
     model, hierarchy, _ = build.model_of(checkpoint, path)
     model = model.to(args.where).eval().requires_grad_(False)
     if args.level is not None and not 0 <= args.level < hierarchy.n_levels:
@@ -280,8 +300,15 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subj
     n = len(model.prototype_layer.node_of)
     if args.prototype is not None and not 0 <= args.prototype < n:
         raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
-    return Subject("hipe", hierarchy, model.trunk, lambda clips: model(clips).log_probs, lambda clips: model(clips).activations,
-                   model.prototype_layer.node_of.tolist(), None, build.normalisation_of(argparse.Namespace(**checkpoint["args"])))
+    normalisation = build.normalisation_of(argparse.Namespace(**checkpoint["args"]))
+    if checkpoint["done"] and checkpoint["done"][0] == "trunk":
+        if args.prototype is not None:
+            raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later checkpoint, or leave out --prototype")
+        weights = model.membership @ model.pooled_head.weight / model.membership.sum(1, keepdim=True)  # of ancestors the mean
+        return Subject("trunk", str(path), hierarchy, model.trunk, lambda clips: model.node_log_probs(model.pooled_log_probs(model.trunk(clips))),
+                       None, [], weights, normalisation)
+    return Subject("hipe", str(path), hierarchy, model.trunk, lambda clips: model(clips).log_probs, lambda clips: model(clips).activations,
+                   model.prototype_layer.node_of.tolist(), None, normalisation)
 
 
 @dataclass
@@ -299,11 +326,17 @@ class Shown:
 
 @torch.no_grad()
 def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace) -> list[tuple[int, dict, Tensor, int]]:
-    """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the prediction."""
+    """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the prediction.
+
+    Raises:
+        ValueError: where a log-probability is not finite.
+    """
     by_video: dict[int, list[tuple[dict, Tensor]]] = {}
     for first in range(0, len(clips), args.batch_size):
         items = [clips[i] for i in range(first, min(first + args.batch_size, len(clips)))]
         found = subject.log_probs(normalise(torch.stack([item["clip"] for item in items]).to(args.where), subject.normalisation))
+        if not found.isfinite().all():
+            raise ValueError(f"{subject.source}: gives log-probabilities that are not finite; the weights hold NaN or infinity, or belong to another trunk")
         for item, one in zip(items, found.cpu(), strict=True):
             if item["valid"]:
                 by_video.setdefault(item["video"], []).append((item, one))
@@ -339,26 +372,17 @@ def score_of(subject: Subject, args: argparse.Namespace, targets: Tensor) -> Cal
     return lambda clips, which: outputs(clips).gather(1, targets[which][:, None])[:, 0]
 
 
-def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Sequence[Shown]) -> tuple[list[Tensor], list[FeaturePyramid | None]]:
-    """Heat (T, H, W) of every clip by one method, and its pyramid where the method makes one."""
+Found = tuple[int, Tensor, FeaturePyramid | None, list[tuple[str, bool]]]
+
+
+def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Sequence[Shown]) -> Iterator[Found]:
+    """Clips as they are finished by one method: which, heat (T, H, W), its pyramid if it has one, lines for the margin."""
     targets = torch.tensor([one.target for one in shown], device=args.where)
     score = score_of(subject, args, targets)
     if method in RECIPES:
-        heats = []
         for first in range(0, len(shown), args.batch_size):
-            some = range(first, min(first + args.batch_size, len(shown)))
-            found = extremal_masks(lambda clips, which, first=first: score(clips, which + first),
-                                   torch.stack([shown[i].clip for i in some]), how=method, areas=args.perturb_area,
-                                   variants=(args.variant,), score="log_prob" if args.prototype is None else "activation",
-                                   perturbation=args.perturb_type, iterations=args.num_iter, progress=True)
-            if found.interrupted:
-                print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
-            missed = float((found.areas - found.areas.new_tensor(args.perturb_area)[:, None]).abs().max())
-            if missed > MISS and not found.interrupted:
-                print(f"{method}: {args.num_iter} iterations left areas {missed:.2f} off what was asked for; raise --num_iter", file=sys.stderr)
-            heats += list(found.masks.mean((1, 2)))
-        return heats, [None] * len(shown)
-    heats, pyramids = [], []
+            yield from perturb(method, args, lambda clips, which, first=first: score(clips, which + first), shown, first)
+        return
     for i, one in enumerate(shown):
         def score_one(clips: Tensor, i: int = i) -> Tensor:
             return score(clips, torch.full((len(clips),), i, device=clips.device))
@@ -367,39 +391,77 @@ def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Se
             weights = None if subject.head is None else subject.head[one.target]
             pyramid = feature_pyramid(score_one, one.clip, layer=subject.trunk, class_weights=weights,
                                       theta=args.theta, depth=args.depth, top_n=args.top_n)
-            heats.append(pyramid.layers[0].tube(size))
-            pyramids.append(pyramid)
+            yield i, pyramid.layers[0].tube(size), pyramid, []
         else:
-            heats.append(METHODS[method](score_one, one.clip, layer=subject.trunk, polarity=args.polarity, steps=args.steps,
-                                         seed=args.manual_seed, upsample=functools.partial(upsample, size=size, stride=subject.trunk.stride, offset=getattr(subject.trunk, "offset", (0, 0, 0)))))
-            pyramids.append(None)
-    return heats, pyramids
+            yield i, METHODS[method](score_one, one.clip, layer=subject.trunk, polarity=args.polarity, steps=args.steps,
+                                     seed=args.manual_seed, upsample=functools.partial(upsample, size=size, stride=subject.trunk.stride, offset=getattr(subject.trunk, "offset", (0, 0, 0)))), None, []
 
 
-def margin_of(subject: Subject, one: Shown, method: str) -> list[tuple[str, bool]]:
-    """What stands beside a contact sheet: the method, what it explains, the true class and the two most probable."""
+def perturb(method: str, args: argparse.Namespace, score: Callable[[Tensor, Tensor], Tensor], shown: Sequence[Shown],
+            first: int) -> Iterator[Found]:
+    """A batch of clips, from `first` on, by one optimisation; see `attribute`."""
+    some = shown[first:first + args.batch_size]
+    own = {"tolerance": None, "rate": RATE} if args.published_energy else {}
+    found = extremal_masks(score, torch.stack([one.clip for one in some]), how=method, areas=args.perturb_area,
+                           variants=(args.variant,), score="log_prob" if args.prototype is None else "activation",
+                           perturbation=args.perturb_type, iterations=args.num_iter, progress=True, **own)
+    if found.interrupted:
+        print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
+    missed = (found.areas[:, :, 0] - found.areas.new_tensor(args.perturb_area)).abs()  # (B, A)
+    if missed.max() > MISS and not found.interrupted:
+        remedy = "raise --num_iter" + ", or leave out --published_energy" * args.published_energy
+        print(f"{method}: {args.num_iter} iterations left areas {float(missed.max()):.2f} off what was asked for; {remedy}", file=sys.stderr)
+    for i in range(len(some)):
+        lines = [(f"area {area:.2f}, asked for {asked:g}" + (": not reached" if off > MISS else ""), off > MISS)
+                 for area, asked, off in zip(found.areas[i, :, 0].tolist(), args.perturb_area, missed[i].tolist(), strict=True)]
+        stopped = ", interrupted" if found.interrupted else ""
+        yield first + i, found.masks[i].mean((0, 1)), None, [*lines, (f"{int(found.iterations[i].max())} iterations{stopped}", False)]
+
+
+def facts_of(subject: Subject, one: Shown) -> list[tuple[str, str]]:
+    """The true class and the two most probable ones with their probabilities."""
     tree, n = subject.hierarchy, subject.hierarchy.n_leaves
     probability = one.log_probs[:n].double().exp()
     label = one.video.label
-    lines = [(method, True), (f"for {one.title}", False),
-             (f"true: {tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "true class not known", True)]
-    for rank, leaf in enumerate(probability.argsort(descending=True)[:2].tolist(), 1):
-        lines.append((f"{rank}. {tree.full_name(leaf)}, {percent(float(probability[leaf]))}", False))
-    return [*lines, (f"frames {int(one.frames.min())} to {int(one.frames.max())}", False)]
+    true = f"{tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "not known"
+    likeliest = [f"{tree.full_name(leaf)}, {percent(float(probability[leaf]))}" for leaf in probability.argsort(descending=True)[:2].tolist()]
+    return [("true class", true), *zip(("prediction", "then"), likeliest, strict=False)]
 
 
-def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int]) -> list[attributed.PyramidRow]:
-    """The pyramid as it is drawn: the strongest channels of each layer, and the links between those."""
+def margin_of(subject: Subject, one: Shown, method: str, lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """What stands beside a contact sheet: the method, what it explains, the true class, the likeliest, and what else there is."""
+    (_, true), *likeliest = facts_of(subject, one)
+    return [(method, True), (f"for {one.title}", False), *lines, (f"true: {true}" if one.video.label >= 0 else "true class not known", True),
+            *((f"{rank}. {said}", False) for rank, (_, said) in enumerate(likeliest, 1)),
+            (one.video.name, False), (f"frames {int(one.frames.min())} to {int(one.frames.max())}", False)]
+
+
+def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int], title: str, name: str) -> list[attributed.PyramidRow]:
+    """The pyramid as it is drawn: the strongest channels of the first row, and of each layer below those that lead most to drawn ones.
+
+    Args:
+        size: (T, H, W) of the clip. title, name: of what is explained, and of the video.
+    """
     rows, places = [], {}
+    edges, shares = pyramid.edges, pyramid.shares
     for i, layer in enumerate(pyramid.layers):
-        channels = layer.channels[:PICTURED].tolist()
-        places |= {(i, channel): place for place, channel in enumerate(channels)}
-        what = "what the score reads" if i == 0 else f"{layer.depth} {'convolution' if layer.depth == 1 else 'convolutions'} down"
-        rows.append(attributed.PyramidRow(layer.name, f"{what}; {len(layer.channels)} of {layer.n_channels} channels",
-                                          layer.tube(size).cpu(), channels, layer.kernel_tubes(size, slice(PICTURED)).cpu()))
-    for above, channel, below, lower in pyramid.edges.tolist():
-        if (above, channel) in places and (below, lower) in places:
-            rows[below].above.append((above, places[above, channel], places[below, lower]))
+        into = edges[:, 2] == i
+        links: dict[int, list[tuple[float, int, int]]] = {}  # of channels: share, row, place there
+        for (above, channel, _, lower), share in zip(edges[into].tolist(), shares[into].tolist(), strict=True):
+            if (above, channel) in places:
+                links.setdefault(lower, []).append((share, above, places[above, channel]))
+        # lines cross less where each channel stands below what it leads to
+        leading = sorted(links, key=lambda channel: -sum(share for share, *_ in links[channel]))[:PICTURED]
+        leading.sort(key=lambda channel: sum(share * there for share, _, there in links[channel]) / sum(share for share, *_ in links[channel]))
+        drawn = layer.channels[:PICTURED].tolist() if i == 0 else leading
+        places |= {(i, channel): place for place, channel in enumerate(drawn)}
+        number = {channel: place for place, channel in enumerate(layer.channels.tolist())}
+        down = f"{layer.depth} {'convolution' if layer.depth == 1 else 'convolutions'} down"
+        note = f"{len(layer.channels)} of {layer.n_channels} channels"
+        rows.append(attributed.PyramidRow(
+            layer.name if i else title, f"{down}; {note}" if i else f"{name}; what the score reads: {note}", layer.tube(size).cpu(), drawn,
+            layer.kernel_tubes(size, [number[channel] for channel in drawn]).cpu(),
+            [(above, there, place) for place, channel in enumerate(drawn) for _, above, there in sorted(links.get(channel, []), reverse=True)[:LINKS]]))
     return rows
 
 
@@ -433,40 +495,56 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def entry(self, one: Shown, found: dict[str, tuple[Tensor, FeaturePyramid | None]], name: str) -> attributed.Entry:
-        """Write all files of a clip."""
+    def window(self, one: Shown) -> tuple[render.Pixels, float]:
+        """The frames of a clip, and how many seconds each is shown."""
         pixels = read_region(self.reader, one.video.path, one.frames, one.crop)
         try:
             fps = self.reader.info(one.video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
-        seconds = render.seconds_per_frame(one.frames, fps)
-        panels = [attributed.Panel("clip", f"frames {int(one.frames.min())} to {int(one.frames.max())}",
-                                   render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))]
-        for method in self.args.vis_method:
-            (heat, pyramid), folder = found[method], self.folder(method)
-            folder.mkdir(parents=True, exist_ok=True)
-            heat = heat.detach().float().cpu()
-            np.save(folder / f"{name}.npy", heat.numpy())
-            shown = render.overlay(pixels, attributed.drawn(heat))
-            (folder / f"{name}.gif").write_bytes(render.gif(shown, seconds))
-            sheet = attributed.heat_sheet(pixels, heat, margin_of(self.subject, one, method))
-            (folder / f"{name}.png").write_bytes(render.png(sheet))
-            drawing = None
-            if pyramid is not None:
-                picture = attributed.pyramid_picture(pixels, pyramid_rows(pyramid, tuple(heat.shape)))
-                (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
-                (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
-                if self.args.tubes:
-                    np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, tuple(heat.shape), self.args.tubes == "kernels"))
-                drawing = render.webp(picture)
-            peak = int(heat.amax((1, 2)).argmax())
-            panels.append(attributed.Panel(method, f"hottest in frame {int(one.frames[peak])}", render.webp(shown, seconds),
-                                           render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing))
-        lines = margin_of(self.subject, one, "")
-        facts = [("true class", lines[2][0].removeprefix("true: ").removeprefix("true class ")),
-                 *(("prediction" if i == 0 else "then", line[0][3:]) for i, line in enumerate(lines[3:-1]))]
-        return attributed.Entry(one.video.name, one.title, facts, panels)
+        return pixels, render.seconds_per_frame(one.frames, fps)
+
+    def clip(self, one: Shown) -> attributed.Panel:
+        """The clip itself, on the page."""
+        pixels, seconds = self.window(one)
+        return attributed.Panel("clip", f"frames {int(one.frames.min())} to {int(one.frames.max())}",
+                                render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))
+
+    def method(self, method: str, one: Shown, name: str, heat: Tensor, pyramid: FeaturePyramid | None,
+               lines: Sequence[tuple[str, bool]]) -> attributed.Panel:
+        """Write the files of a clip and a method.
+
+        Args:
+            name: of the files. heat: (T, H, W). lines: for the margin.
+        """
+        (pixels, seconds), folder = self.window(one), self.folder(method)
+        folder.mkdir(parents=True, exist_ok=True)
+        heat = heat.detach().float().cpu()
+        np.save(folder / f"{name}.npy", heat.numpy())
+        visible = attributed.drawn(heat, smooth=method in VOXELWISE)
+        shown = render.overlay(pixels, visible)
+        (folder / f"{name}.gif").write_bytes(render.gif(shown, seconds))
+        sheet = attributed.heat_sheet(pixels, visible, margin_of(self.subject, one, method, lines))
+        (folder / f"{name}.png").write_bytes(render.png(sheet))
+        drawing = None
+        if pyramid is not None:
+            title = one.title if self.args.prototype is not None else f"{one.title}, {percent(float(one.log_probs[one.target].double().exp()))}"
+            picture = attributed.pyramid_picture(pixels, pyramid_rows(pyramid, tuple(heat.shape), title, one.video.name))
+            (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
+            (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
+            if self.args.tubes:
+                np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, tuple(heat.shape), self.args.tubes == "kernels"))
+            drawing = render.webp(picture)
+        peak = int(heat.amax((1, 2)).argmax())
+        return attributed.Panel(method, f"hottest in frame {int(one.frames[peak])}", render.webp(shown, seconds),
+                                render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing)
+
+    def write_page(self, shown: Sequence[Shown], panels: Sequence[dict[str, attributed.Panel]]) -> None:
+        """Write the page of what is done, the methods in the order they were asked for."""
+        order = ("clip", *self.args.vis_method)
+        entries = [attributed.Entry(one.video.name, one.title, facts_of(self.subject, one), [found[key] for key in order if key in found])
+                   for one, found in zip(shown, panels, strict=True)]
+        attributed.write_page(self.page, f"Attribution, {self.subject.name}" + (f", {self.label}" if self.label else ""), entries)
 
 
 def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None, hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
@@ -484,8 +562,20 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
     return choose(args, whole_videos(build.read_videos(stored, hierarchy))), build.make_reader(stored)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    args, given = parse(argv)
+def tell_of_short(clips: VideoClips, files: AnyVideo | None) -> None:
+    """A line on videos that end before they promise to, and one on those that are shorter than a clip."""
+    if files is not None and files.cut:
+        path, (found, promised) = next(iter(files.cut.items()))
+        print(f"warning: {len(files.cut)} of {len(clips.videos)} videos are cut short: {path} has {found} of the {promised} frames "
+              "that it promises; replace the file", file=sys.stderr)
+    if clips.looped:
+        duration = clips.sampler.duration
+        print(f"warning: {clips.looped} of {len(clips.videos)} videos have fewer frames than the clip of {duration} (--sample_duration), "
+              "which shows them repeatedly", file=sys.stderr)
+
+
+def explain(args: argparse.Namespace, given: set[str]) -> None:
+    """Explain all videos by all methods; what was done of that until Ctrl-C is kept, and laid out on the page."""
     args.where = build.choose_device(args.device, args.no_cuda)
     checkpoint = None
     if args.resume_path:
@@ -501,6 +591,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
                        transform=EvalTransform(size), reader=reader)
+    tell_of_short(clips, reader.reader if isinstance(reader, CachedReader) and isinstance(reader.reader, AnyVideo) else None)
     shown = []
     for index, item, log_probs, leaf in find_windows(subject, clips, args):
         target = choose_target(args, subject, videos[index], leaf)
@@ -508,18 +599,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown.append(Shown(videos[index], clip, item["frames"], item["crop"], log_probs, *target))
     if not shown:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and --root_path")
-    writer = Writer(args, subject, reader)
-    found: list[dict] = [{} for _ in shown]
-    # perturbations last, and step, which is particular about frames, before the others: what cannot be is said at once
-    for method in sorted(args.vis_method, key=lambda method: (method in RECIPES, method != "step")):
-        for results, *result in zip(found, *attribute(method, subject, args, shown), strict=True):
-            results[method] = tuple(result)
-        print(f"{method}: {len(shown)} clips", flush=True)
     names = [one.video.name for one in shown]
     names = [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {one.video.path.name}") for name, one in zip(names, shown, strict=True)]
-    entries = [writer.entry(one, results, name) for one, results, name in zip(shown, found, names, strict=True)]
-    attributed.write_page(writer.page, f"Attribution, {subject.name}" + (f", {writer.label}" if writer.label else ""), entries)
+    writer = Writer(args, subject, reader)
+    panels = [{"clip": writer.clip(one)} for one in shown]
+    try:
+        # perturbations last, and step, which is particular about frames, before the others: what cannot be is said at once
+        for method in sorted(args.vis_method, key=lambda method: (method in RECIPES, method != "step")):
+            for i, *found in attribute(method, subject, args, shown):
+                panels[i][method] = writer.method(method, shown[i], names[i], *found)
+            print(f"{method}: {len(shown)} clips", flush=True)
+    finally:
+        if any(len(found) > 1 for found in panels):
+            writer.write_page(shown, panels)
     print(f"{len(shown)} clips explained: {writer.page}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args, given = parse(argv)
+    try:
+        explain(args, given)
+    except KeyboardInterrupt:
+        print(f"interrupted; what was finished lies in {Path(args.out).expanduser().resolve()}", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ class Layer:
         """All chosen channels together over a clip of `size`: (T, H, W)."""
         return spread(self.tubes.sum(0, keepdim=True), size, self.stride)[0]
 
-    def kernel_tubes(self, size: tuple[int, int, int], which: slice = slice(None)) -> Tensor:
+    def kernel_tubes(self, size: tuple[int, int, int], which: slice | list[int] = slice(None)) -> Tensor:
         """Each of some chosen channels over a clip of `size`: (n, T, H, W)."""
         return spread(self.tubes[which], size, self.stride)
 

@@ -317,7 +317,8 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
         Extremal, of each mask the iteration with the lowest energy under the area weight of the last, of those that
         keep to the tolerance. Ctrl-C ends the optimisation and gives the best masks so far.
     Raises:
-        ValueError: for an unknown name, an area outside (0, 1), or clips too small for step's ellipsoids.
+        ValueError: for an unknown name, an area outside (0, 1), clips too small for step's ellipsoids, or scores that
+            are not finite from the start.
     """
     _check(how, clips, areas, variants, perturbation, score)
     recipe, clips = RECIPES[how], clips.detach()
@@ -359,6 +360,10 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
                 scores = score_fn(pyramid(shown, clip_of[active][rows]), clip_of[active][rows])
                 loss = torch.zeros_like(wanted[active]).index_add(0, rows, _score_loss(scores, inverse, score))
                 loss = loss / (kept[active].int() + deleted[active].int())
+                if i == 0 and not loss.isfinite().all():
+                    wrong = int(clip_of[~loss.isfinite()][0])
+                    raise ValueError(f"{how} needs finite scores, and that of clip {wrong} is not; look for NaN in the "
+                                     "weights or the clip")
                 area = area_penalty(padded.flatten(2) if recipe.per_frame else padded.flatten(1), aimed[active])
                 rough = smooth * roughness(padded, wanted[active]) if smooth else 0.0
                 data = recipe.score_weight * loss + rough

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -13,14 +14,38 @@ from explain import render, report
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
 CELL = 104  # pixels of a frame's height on a sheet
-PAPER, INK, QUIET, LINK = (250, 250, 248), (28, 34, 36), (96, 104, 109), (150, 160, 164)
+TOP = 12  # pixels above the first row
+SMOOTH = 0.03  # of a frame's longer side: standard deviation of what smooths the drawing of voxel-wise heat
+PAPER, INK, QUIET = (250, 250, 248), (28, 34, 36), (96, 104, 109)
+# of the class's channels on a pyramid and all that leads to them: Okabe and Ito's, readable without colour vision
+TRACES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (120, 84, 52),
+          (70, 70, 70)]
 
 
-def drawn(heat: Tensor) -> Tensor:
-    """Heat as it is drawn: what is hotter than all but a few voxels counts as hottest."""
+def drawn(heat: Tensor, *, smooth: bool = False) -> Tensor:
+    """Heat as it is drawn: what is hotter than all but a few voxels counts as hottest.
+
+    Args:
+        heat: (T, H, W).
+        smooth: blur it first: heat of single voxels is scattered dots, which overlays hardly show.
+    """
     heat = heat.detach().float().cpu()
+    if smooth:
+        heat = _blurred(heat)
     top = torch.quantile(heat.flatten(), SHARPEST)
     return heat.clamp(max=top) if top > heat.amin() else heat
+
+
+def _blurred(heat: Tensor) -> Tensor:
+    """A Gaussian over each frame and, of one frame, over time: (T, H, W) -> (T, H, W); borders are not darker."""
+    for axis, sigma in ((0, 1.0), *((axis, SMOOTH * max(heat.shape[1:])) for axis in (1, 2))):
+        radius = max(1, round(2.5 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma).square())[None, None]
+        lines = heat.movedim(axis, -1)
+        flat = torch.stack((lines.flatten(0, 1), torch.ones_like(lines).flatten(0, 1)))[:, :, None]  # (2, n, 1, m)
+        total, weight = F.conv1d(flat.flatten(0, 1), kernel, padding=radius).unflatten(0, (2, -1))[:, :, 0]
+        heat = (total / weight).view(lines.shape).movedim(-1, axis)
+    return heat
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -43,15 +68,20 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def _write_margin(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[str, bool]], left: int, top: int,
-                  width: int) -> None:
-    """Lines of text below each other; the second of each pair says whether the line stands out."""
+def _margin(lines: Sequence[tuple[str, bool]], width: int) -> list[tuple[int, str, bool]]:
+    """Lines of at most `width` pixels as (pixels from the top, words, whether it stands out); the last is the end."""
+    placed, top = [], 0
     for text, strong in lines:
-        font = _font(15 if strong else 13)
-        for part in _wrapped(text.replace(report.NARROW, " "), font, width):  # which the font does not have
-            draw.text((left, top), part, INK if strong else QUIET, font=font)
+        for part in _wrapped(text.replace(report.NARROW, " "), _font(15 if strong else 13), width):  # the font lacks it
+            placed.append((top, part, strong))
             top += 20 if strong else 17
         top += 3
+    return [*placed, (top, "", False)]
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[int, str, bool]], left: int, top: int) -> None:
+    for below, text, strong in lines:
+        draw.text((left, top + below), text, INK if strong else QUIET, font=_font(15 if strong else 13))
 
 
 def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
@@ -60,7 +90,7 @@ def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, 
 
     Args:
         pixels: (T, H', W', 3).
-        heat: (T, H, W).
+        heat: (T, H, W), as `drawn`.
         margin: lines of text, and whether each stands out.
     Returns:
         (1, height, width, 3).
@@ -69,17 +99,19 @@ def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, 
     cell = (CELL, max(1, round(CELL * width / height)))
     columns = min(columns, n)
     rows, words = -(-n // columns), 190
-    pairs = render.resize(pixels, cell), render.resize(render.overlay(pixels, drawn(heat)), cell)
-    block = 2 * (CELL + gap) + 6
-    sheet = np.empty((max(rows * block, 190), words + columns * (cell[1] + gap), 3), dtype=np.uint8)
+    pairs = render.resize(pixels, cell), render.resize(render.overlay(pixels, heat), cell)
+    block = 2 * (CELL + gap) + TOP
+    lines = _margin(margin, words - 20)
+    size = TOP + max(rows * block, lines[-1][0]), words + columns * (cell[1] + gap) + TOP - gap
+    sheet = np.empty((*size, 3), dtype=np.uint8)
     sheet[:] = PAPER
     for i in range(n):
         left = words + i % columns * (cell[1] + gap)
         for half, frames in enumerate(pairs):
-            top = i // columns * block + half * (CELL + gap)
+            top = TOP + i // columns * block + half * (CELL + gap)
             sheet[top:top + CELL, left:left + cell[1]] = frames[i]
     image = Image.fromarray(sheet)
-    _write_margin(ImageDraw.Draw(image), margin, 10, 8, words - 20)
+    _write(ImageDraw.Draw(image), lines, 10, TOP - 2)
     return np.asarray(image)[None]
 
 
@@ -92,13 +124,16 @@ class PyramidRow:
     tube: Tensor  # (T, H, W)
     channels: list[int]
     tubes: Tensor  # (n, T, H, W), of those channels
-    above: list[tuple[int, int, int]] = field(default_factory=list)  # row, place in it, place here: what leads there
+    above: list[tuple[int, int, int]] = field(default_factory=list)  # row, place in it, place here: what leads there,
+    # of each place the strongest first
 
 
-def pyramid_picture(pixels: render.Pixels, rows: Sequence[PyramidRow], *, gap: int = 12) -> render.Pixels:
+def pyramid_picture(pixels: render.Pixels, rows: Sequence[PyramidRow], *, gap: int = 24) -> render.Pixels:
     """One row a layer, from the class to shallow layers, each picture at the frame where its tube is hottest.
 
-    Lines join a channel with those above that it leads to.
+    Lines join a channel with those above that it leads to, in their colour, and pass other rows between the pictures;
+    the first of each channel is the thickest. A channel has a colour of its own in the first row, and below that of
+    the channel that it leads to most. Below a picture stand the channel and the frame, counted from 1.
 
     Args:
         pixels: (T, H', W', 3). rows: from the class downwards.
@@ -108,30 +143,54 @@ def pyramid_picture(pixels: render.Pixels, rows: Sequence[PyramidRow], *, gap: i
     _, height, width, _ = pixels.shape
     cell = (CELL, max(1, round(CELL * width / height)))
     small = render.resize(pixels, cell)
-    words, between = 200, 44
+    words, between, label = 220, 64, 18
     most = max((len(row.channels) for row in rows), default=0)
-    pitch = CELL + 18 + between
-    image = Image.new("RGB", (words + (most + 1) * (cell[1] + gap) + 24, len(rows) * pitch - between + 16), PAPER)
-    draw = ImageDraw.Draw(image)
+    notes = [_margin([(row.title, True), (row.note, False)], words - 24) for row in rows]
+    pitches = [max(CELL + label, lines[-1][0]) + between for lines in notes]
+    tops = [TOP + sum(pitches[:i]) for i in range(len(rows))]
+    size = (words + (most + 1) * (cell[1] + gap) + gap, TOP + sum(pitches) - between + TOP)
 
     def left(place: int) -> int:  # the tube of the whole layer stands first, and apart
-        return words + place * (cell[1] + gap) + (24 if place else 0)
+        return words + place * (cell[1] + gap) + (gap if place else 0)
 
+    colours: list[list[tuple[int, int, int]]] = []
     for i, row in enumerate(rows):
-        for other, there, here in row.above:
-            draw.line((left(there + 1) + cell[1] // 2, other * pitch + 8 + CELL + 16,
-                       left(here + 1) + cell[1] // 2, i * pitch + 8), LINK, 1)
+        own = [TRACES[place % len(TRACES)] if i == 0 else QUIET for place in range(len(row.channels))]
+        for other, there, here in reversed(row.above):
+            own[here] = colours[other][there]
+        colours.append(own)
+
+    fine = 3  # lines are drawn larger and made smaller, for PIL's have stairs
+    image = Image.new("RGB", (size[0] * fine, size[1] * fine), PAPER)
+    draw = ImageDraw.Draw(image)
+    lanes: dict[tuple[int, int], int] = {}  # lines that pass a row left of a place
     for i, row in enumerate(rows):
-        top = i * pitch + 8
-        _write_margin(draw, [(row.title, True), (row.note, False)], 10, top, words - 24)
-        for place, (heat, label) in enumerate([(row.tube, "all of them"),
-                                               *zip(row.tubes, map(str, row.channels), strict=True)]):
+        into = [here for _, _, here in row.above]
+        for number, (other, there, here) in enumerate(row.above):
+            mine, of_all = into[:number].count(here), into.count(here)
+            start = left(there + 1) + cell[1] * 0.8, tops[other] + CELL + label
+            end = left(here + 1) + cell[1] * (mine + 1) / (of_all + 1), tops[i] - 2
+            points = [(start[0], tops[other] + CELL), start]  # down past the words first
+            if other < i - 1:
+                lane = max(lanes.get((passed, here), 0) for passed in range(other + 1, i))
+                lanes |= {(passed, here): lane + 1 for passed in range(other + 1, i)}
+                x = left(here + 1) - 4 - 4 * lane % (gap - 4)
+                points += [(x, tops[other + 1] - 6), (x, tops[i - 1] + CELL + label + 6)]
+            points = [(round(x * fine), round(y * fine)) for x, y in [*points, end]]
+            draw.line(points, colours[other][there], (2 if mine == 0 else 1) * fine, joint="curve")
+    image = image.resize(size, Image.Resampling.BOX)
+    draw = ImageDraw.Draw(image)
+    for i, row in enumerate(rows):
+        _write(draw, notes[i], 10, tops[i])
+        for place, (heat, name) in enumerate([(row.tube, "all chosen"),
+                                              *zip(row.tubes, map(str, row.channels), strict=True)]):
             frame = int(heat.amax((1, 2)).argmax())
             shown = render.overlay(small, drawn(heat))[frame]
-            image.paste(Image.fromarray(shown), (left(place), top))
-            words_at, text = (left(place) + 2, top + CELL + 2), f"{label} · frame {frame}" if place == 0 else label
-            draw.rectangle(draw.textbbox(words_at, text, font=_font(12)), PAPER)  # lines would cross the words
-            draw.text(words_at, text, QUIET, font=_font(12))
+            image.paste(Image.fromarray(shown), (left(place), tops[i]))
+            if place:
+                draw.rectangle((left(place) - 2, tops[i] - 2, left(place) + cell[1] + 1, tops[i] + CELL + 1),
+                               outline=colours[i][place - 1], width=2)
+            draw.text((left(place) + 2, tops[i] + CELL + 2), f"{name} · {frame + 1}/{len(heat)}", QUIET, font=_font(11))
     return np.asarray(image)[None]
 
 

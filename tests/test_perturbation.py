@@ -323,6 +323,14 @@ def test_ctrl_c_gives_the_best_mask_so_far():
     assert found.areas.item() < 0.6 and found.masks.isfinite().all()
 
 
+@pytest.mark.parametrize("score", ["log_prob", "activation"])
+def test_scores_that_are_not_finite_are_said(score):
+    clips = toy_clip()[None].repeat(2, 1, 1, 1, 1)
+    clips[1, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="finite scores, and that of clip 1"):
+        extremal_masks(lambda clips, _: clips.mean((1, 2, 3, 4)) - 1, clips, areas=(0.1, 0.2), sigma=4, score=score)
+
+
 def test_ctrl_c_before_the_first_iteration():
     def score(clips, which):
         raise KeyboardInterrupt
