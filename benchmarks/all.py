@@ -3,7 +3,6 @@
     python -m benchmarks.all [--batch_size 8] [--repeats 10] [--results docs/RESULTS.md]
 """
 
-import argparse
 import datetime
 import platform
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 
 import build
 from benchmarks import inference, memory, push, schedule, step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 BENCHMARKS = {"step": step, "push": push, "inference": inference, "schedule": schedule, "memory": memory}
 HEADING = "## All benchmarks, run by run"
@@ -41,8 +40,8 @@ def add_row(path: Path, row: dict[str, str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.all", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS),
                         help="these benchmarks (default: all)")
     parser.add_argument("--results", type=Path, default=build.HERE / "docs" / "RESULTS.md",

@@ -35,7 +35,7 @@ from training.engine import LossWeights, Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
 from training.push import PushRecord, push, start_prototypes
 from training.schedule import ScheduledBatches, training_steps
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 CPU = torch.device("cpu")
 FIELDS = ("label", "video", "item", "frames", "crop")
@@ -195,8 +195,8 @@ def share(values: Sequence[bool]) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ancestors", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.ancestors", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--demo", type=Path, required=True, help="folder of a demo, best of another seed than 1")
     parser.add_argument("--trunk", type=Path, help="trunk.pth to start from (default: the demo's own)")
     parser.add_argument("--work", type=Path, default=Path("results/ancestors"), help="(default: results/ancestors)")

@@ -27,7 +27,7 @@ from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
 from benchmarks.all import machine
 from models import TRUNKS, ResNet3D
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {  # and the published milliseconds
     "ResNet-18": (lambda: ResNet3D(18), None), "ResNet-50": (lambda: ResNet3D(50), 21),
@@ -164,7 +164,7 @@ def pyramids(args: argparse.Namespace, device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.attribution", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.attribution", description=__doc__.splitlines()[0])
     parser.add_argument("--model_depth", type=int, default=18, help="of the perturbed 3D-ResNet (default: 18)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="clips in a batch (default: 1 8)")
     parser.add_argument("--iterations", type=int, default=3, help="of an optimisation (default: 3)")

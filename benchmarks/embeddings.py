@@ -9,7 +9,6 @@ are of the processor, which other work on the machine does not lengthen; the mem
 libraries included.
 """
 
-import argparse
 import multiprocessing
 import resource
 import time
@@ -20,7 +19,7 @@ import torch
 import build
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import METHODS
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 COLUMNS = ("nodes", "levels", "largest family", "dims", "fit CPU s", "measure CPU s", "peak GB", "mAP",
            "mean distortion", "worst distortion", "disordered leaves")
@@ -73,7 +72,7 @@ def measure(n_nodes: int, dim: int, edge: float, method: str) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.embeddings", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.embeddings", description=__doc__.splitlines()[0])
     parser.add_argument("--nodes", type=int, nargs="+", default=[126, 244, 800, 3000, 10000], help="sizes of trees")
     parser.add_argument("--dims", type=int, nargs="+", default=[10, 20, 300], help="(default: 10 20 300)")
     parser.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge (default: 3)")

@@ -10,7 +10,6 @@ whose input has more than 2^31 elements, is computed in bf16 and in float32: the
 weight gradient, relative to their norms.
 """
 
-import argparse
 import contextlib
 import statistics
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from benchmarks.step import Bench, in_turns, make_trainer, matrix_rate, softmax_
 from models import HIPE
 from training.precision import Precision
 from training.schedule import Step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 BF16 = torch.bfloat16
 TOLERANCE = 0.02  # of a relative error
@@ -194,8 +193,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """
     if not torch.cuda.is_available():
         raise ValueError("benchmarks.gpu needs a CUDA GPU; benchmarks.step and benchmarks.inference run on a CPU")
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--depths", type=int, nargs="+", default=[18, 50], help="of 3D-ResNets (default: 18 50)")
     parser.add_argument("--no_compile", action="store_true", help="leave out what --compile does")
     own, others = parser.parse_known_args(argv)
@@ -203,7 +202,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     peak = 0.0
     for depth in own.depths:
         flags = [*others, "--model_depth", str(depth)]
-        bench = Bench(argparse.ArgumentParser(allow_abbrev=False), flags, batch_size=128)
+        bench = Bench(CommandLine(allow_abbrev=False), flags, batch_size=128)
         if not peak:
             with as_it_comes(tf32=False):
                 single = matrix_rate(bench.device)

@@ -6,7 +6,6 @@ All take turns in one process; the ratio is how many times the clips a second of
 format each way comes to.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.step import Bench, in_turns, ratio
 from training.precision import Precision
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 WAYS = ("plain", "channels_last", "fp16", "bf16", "compile", "compile_bf16")
 
@@ -39,8 +38,8 @@ def forward(bench: Bench, way: str) -> Callable[[], Tensor]:
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print the clips a second of every way; the ratios by name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["channels_last", "bf16"],
                         help="beside plain (default: channels_last bf16)")
     bench = Bench(parser, argv, batch_size=8)

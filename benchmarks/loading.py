@@ -37,7 +37,7 @@ from datasets.ucf101 import read_ucf101
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
 from util_scripts import generate_video_hdf5
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import convert
 from util_scripts.pack_frames import pack
 
@@ -236,7 +236,7 @@ def measure_memory(args: argparse.Namespace, files: list[Path]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder with video files at any depth (default: some are made)")
     parser.add_argument("--n_videos", type=int, default=24, help="how many of them (default: 24)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="loader processes (default: 0 2)")

@@ -9,7 +9,6 @@ focused and of the background ones. Each is run forward and backward in a proces
 the system (Linux) counted above what was there after a run with a single clip; on a GPU it is what PyTorch counted.
 """
 
-import argparse
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from torch import Tensor
 from benchmarks.step import Bench
 from models import PrototypeLayer
 from training.engine import masks_of_maps
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def published(layer: PrototypeLayer, features: Tensor) -> Tensor:
@@ -91,8 +90,8 @@ def measure(answers: multiprocessing.SimpleQueue, search: Callable, layer: Proto
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print the peaks; the ratio by name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=32)
     model = bench.model()
     with torch.no_grad():

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.loading import found_videos, made_videos, per_second
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import convert
 
 
@@ -35,7 +35,7 @@ def ffmpeg(files: list[Path], folder: Path, size: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder with video files at any depth (default: some are made)")
     parser.add_argument("--n_videos", type=int, default=8, help="how many of them (default: 8)")
     parser.add_argument("--size", type=int, default=240, help="height of the frames in pixels (default: 240)")

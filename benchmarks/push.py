@@ -28,7 +28,7 @@ from training.engine import LossWeights, Phase, Trainer, predict
 from training.precision import choose_precision
 from training.push import push
 from training.schedule import Step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 N_FRAMES = 40
 
@@ -88,8 +88,8 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print what takes how long; the ratio by name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.push", allow_abbrev=False,
-                                     description=__doc__.splitlines()[0], epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.push", allow_abbrev=False,
+                         description=__doc__.splitlines()[0], epilog="The other flags are main.py's.")
     parser.add_argument("--n_clips", type=int, default=48, help="at most, three of each video (default: 48)")
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one not counted (default: 3)")
     own, others = parser.parse_known_args(argv)

@@ -42,7 +42,7 @@ from hierarchy.tree import Hierarchy
 from options import RECIPES
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 METHODS = ("softmax head", "published", "ours")
 RATES = (0.3, 1.0, 3.0)  # times the recipe's
@@ -296,7 +296,7 @@ def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], wo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
     parser.add_argument("--weizmann", type=Path, help="folder of videos/, ucfTrainTestlist/, hierarchy.csv")
     parser.add_argument("--sets", choices=sorted(SCHEDULES), nargs="+", help="(default: demo, weizmann if given)")
     parser.add_argument("--work", type=Path, default=Path("results/compared"), help="(default: results/compared)")

@@ -17,7 +17,7 @@ import torch
 from benchmarks.step import Bench, in_turns, make_trainer
 from training.push import push
 from training.schedule import Step, push_epochs
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 TUNED = 128  # how many times the batch stands for a training set in a tuning pass
 
@@ -82,8 +82,8 @@ def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print the prices and the costs; the ratios by name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=8)
     if bench.args.n_epochs < 1:
         raise ValueError("--n_epochs must be at least 1: there is no schedule to price")

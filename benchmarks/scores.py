@@ -10,7 +10,6 @@ ancestors on the validation videos, mean height of the lowest common ancestor ov
 class. A call that was interrupted goes on where it was; --work holds its runs.
 """
 
-import argparse
 import json
 import shlex
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from benchmarks.weizmann import HIPE, LINE, prepare, python
 from hierarchy import Hierarchy, one_hot, save_embeddings
 from options import RECIPES
 from util_scripts.demo import TRAINING
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 HEADS = {
     "hyperbolic": "",
@@ -103,7 +102,7 @@ def compare(name: str, line: list[str], tree: Path, work: Path, *, heads: list[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scores", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.scores", description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, help="folder of a finished demo")
     parser.add_argument("--weizmann", type=Path, help="folder of videos/, ucfTrainTestlist/, hierarchy.csv")
     parser.add_argument("--test_actors", type=int, nargs="+", help="Weizmann's actors to test on (default: the list's)")

@@ -26,7 +26,7 @@ from options import parse_main, resolve
 from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
 from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 GOAL = 1.03
 WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing")
@@ -145,8 +145,8 @@ def matrix_rate(device: torch.device, repeats: int = 5, dtype: torch.dtype = tor
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print what takes how long; the ratios by name."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser = CommandLine(prog="python -m benchmarks.step", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=8)
     batch, precision = bench.batch, bench.precision
     model, other, alone = (bench.model() for _ in range(3))

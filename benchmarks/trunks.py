@@ -20,7 +20,7 @@ import build
 from benchmarks.all import machine
 from models import TRUNKS
 from options import parse_main, resolve
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def exact(args: argparse.Namespace) -> dict:
@@ -71,7 +71,7 @@ def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trunks", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.trunks", description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=sorted(TRUNKS), choices=sorted(TRUNKS), help="(default: all)")
     parser.add_argument("--all_depths", action="store_true", help="every depth, not only each family's default")
     parser.add_argument("--batch_size", type=int, default=2, help="clips at a time (default: 2)")

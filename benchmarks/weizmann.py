@@ -8,7 +8,6 @@ trained for the same number of epochs. A video's probabilities are the mean over
 DIR holds videos/ and ucfTrainTestlist/ in UCF-101's layout, and hierarchy.csv. Prints a row a seed and the means.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -16,7 +15,7 @@ import sys
 from pathlib import Path
 
 import build
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
  --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img
@@ -68,7 +67,7 @@ def accuracies(work: Path, annotation: str, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.weizmann", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m benchmarks.weizmann", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of videos/, ucfTrainTestlist/, hierarchy.csv")
     parser.add_argument("--work", type=Path, default=Path("results/weizmann"),
                         help="folder to fill (default: results/weizmann)")

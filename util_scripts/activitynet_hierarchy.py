@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from hierarchy.tree import Hierarchy
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def taxonomy_rows(taxonomy: list[dict]) -> list[list[str]]:
@@ -46,7 +46,7 @@ def evened(rows: list[list[str]]) -> list[list[str]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation", type=Path, help="ActivityNet's JSON, activity_net.v1-3.min.json")
     parser.add_argument("out", type=Path, help="CSV to write")
     args = parser.parse_args(argv)

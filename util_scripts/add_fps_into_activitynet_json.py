@@ -16,11 +16,11 @@ from datasets import READERS
 from datasets.activitynet import find_keys
 from datasets.reading import VideoInfo
 from datasets.ucf101 import load_database
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video_dir", type=Path, help="folder of frame folders or video files v_KEY")
     parser.add_argument("annotation", type=Path, help="ActivityNet's JSON")
     parser.add_argument("out", type=Path, help="JSON to write")

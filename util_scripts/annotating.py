@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.ucf101 import videos_at
+from util_scripts.errors import CommandLine
 from util_scripts.ucf101_json import count_frames
 
 
@@ -23,9 +24,9 @@ class Listed(NamedTuple):
     segment: tuple[int, int] | None = None
 
 
-def parser_of(description: str, lists: str, videos: str) -> argparse.ArgumentParser:
+def parser_of(description: str, lists: str, videos: str) -> CommandLine:
     """A command line of official lists, videos, and what to write."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help=lists)
     parser.add_argument("video_dir", type=Path, help=videos)
     parser.add_argument("out", type=Path, help="JSON to write")

@@ -31,7 +31,7 @@ from datasets.ucf101 import WRITERS, entry_of, load_database, videos_at
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import HEIGHT, QUALITY
 from util_scripts.processes import process_pool
 
@@ -170,12 +170,12 @@ def report(rows: Sequence[tuple[str, object, Sequence[str]]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                         allow_abbrev=False)
     parser.add_argument("--fix", type=Path, metavar="JSON", help="annotation file to write without the bad entries")
     own, rest = parser.parse_known_args(argv)
-    args, given = parse_main(rest)
     with user_errors():
+        args, given = parse_main(rest)
         for flag in ("video_path", "annotation_path"):
             if not getattr(args, flag):
                 raise ValueError(f"--{flag} is missing; give the {flag.replace('_', ' ')} under --root_path")

@@ -28,7 +28,7 @@ from explain.names import file_name
 from models import HIPE
 from models.geometry import points_to_source, upsample
 from training.checkpoint import load_checkpoint, newest_whole
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.
 TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --temporal_strides 2 1 2 1 1
@@ -167,7 +167,7 @@ MEANING = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m util_scripts.demo", description=__doc__.splitlines()[0])
+    parser = CommandLine(prog="python -m util_scripts.demo", description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", type=Path, default=build.HERE / "demo", help="folder to fill (default: demo)")
     parser.add_argument("--seed", type=int, default=1, help="of the data and the training (default: 1)")
     parser.add_argument("--n_threads", type=int, default=2, help="processes that prepare the data (default: 2)")

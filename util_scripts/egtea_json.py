@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from util_scripts.annotating import Listed, read_text, write_annotation
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def read_lines(path: Path) -> list[list[str]]:
@@ -29,7 +29,7 @@ def read_list(path: Path, subset: str, actions: dict[str, str]) -> list[Listed]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help="folder of action_idx.txt and the split files")
     parser.add_argument("video_dir", type=Path, help="folder of a folder a session (cropped_clips)")
     parser.add_argument("out_dir", type=Path, help="folder to write egtea_1.json, ... to")

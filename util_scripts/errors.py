@@ -1,5 +1,6 @@
 """How every script of the project reports bad input: one sentence and exit code 2."""
 
+import argparse
 import contextlib
 import errno
 import sys
@@ -7,6 +8,14 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from typing import NoReturn
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A script's flags; a flag that is wrong is one sentence and exit code 2, as everything else, not the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Accuracy of a result file by level: class, sibling (the parent is right), cousin (the grandparent is right)."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from datasets.ucf101 import read_annotation, subset_of
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 NAMES = ("class", "sibling", "cousin")
 
@@ -47,7 +46,7 @@ def best_labels(guesses: list[dict], k: int, hierarchy: Hierarchy) -> list[int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandLine(description=__doc__)
     parser.add_argument("annotation", type=Path, help="annotation file, as ucf101_json writes it")
     parser.add_argument("result", type=Path, help="result file of main.py --inference")
     parser.add_argument("--subset", default="validation", help="train, val or test, or their long names (default: val)")

@@ -22,7 +22,7 @@ from hierarchy.tree import Hierarchy
 from models import HIPE, HIPEOutput
 from training.checkpoint import load_checkpoint, write_whole
 from training.schedule import Step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
 OUTPUTS = ["log_probs", "activations", "cells"]
@@ -169,8 +169,8 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m util_scripts.export", allow_abbrev=False,
-                                     description="Export a trained model for serving.")
+    parser = CommandLine(prog="python -m util_scripts.export", allow_abbrev=False,
+                         description="Export a trained model for serving.")
     parser.add_argument("--resume_path", type=Path, required=True, help="checkpoint of the model")
     parser.add_argument("--format", default="export", choices=sorted(FORMATS),
                         help="torch.export (.pt2), TorchScript (.pt) or ONNX (.onnx) (default: %(default)s)")

@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def check_paths(args: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def is_table_of(out: Path, beside: Path) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Place the nodes of a class tree in hyperbolic space.")
+    parser = CommandLine(description="Place the nodes of a class tree in hyperbolic space.")
     parser.add_argument("tree_file", type=Path, help="CSV without header: class,parent,...,Root")
     parser.add_argument("out", type=Path, help="file to write (.pth); its table goes beside it (.md)")
     parser.add_argument("--measure", action="store_true", help="fit nothing: print the table of an existing `out`")

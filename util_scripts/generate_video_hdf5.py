@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.hdf5 import NAME, Hdf5Frames, write_hdf5
 from datasets.reading import JpegFolder
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 from util_scripts.pack_frames import frame_folders, read_files
 from util_scripts.processes import process_pool
 
@@ -49,7 +49,7 @@ def _job(files: tuple[Path, Path]) -> tuple[bool, str | None]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jpg_dir", type=Path, help="folder that generate_video_jpgs wrote")
     parser.add_argument("hdf5_dir", type=Path, help="folder to write the files to")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
 
 HEIGHT, QUALITY = 240, 95  # pixels, and of JPEG
@@ -162,7 +162,7 @@ def frames_a_second(text: str) -> Fraction:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("avi_dir", type=Path, help="folder of class folders of video files")
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")

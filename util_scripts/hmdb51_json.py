@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from util_scripts.annotating import Listed, read_text, write_annotation
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 SUBSETS = {"1": "training", "2": "validation", "0": None}
 
@@ -40,7 +40,7 @@ def read_splits(folder: Path) -> dict[int, list[Listed]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help="folder of the lists")
     parser.add_argument("video_dir", type=Path, help="folder of class folders of frames or of video files")
     parser.add_argument("out_dir", type=Path, help="folder to write hmdb51_1.json, ... to")

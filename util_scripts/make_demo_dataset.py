@@ -3,12 +3,12 @@
 import argparse
 
 from datasets.synthetic import CLASSES, make_demo_dataset
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def main() -> None:
     """Parse the command line and write the data set."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         prog="python -m util_scripts.make_demo_dataset",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

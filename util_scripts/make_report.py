@@ -1,14 +1,13 @@
 """Write report.html of a results folder anew from the files in it: accuracies, tree, mistakes, stories."""
 
-import argparse
 from pathlib import Path
 
 from explain.summary import write_report
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m util_scripts.make_report", description=__doc__, allow_abbrev=False)
+    parser = CommandLine(prog="python -m util_scripts.make_report", description=__doc__, allow_abbrev=False)
     parser.add_argument("--result_path", type=Path, default=Path("results"), help="folder of a run (default: results)")
     results = parser.parse_args().result_path.expanduser().resolve()
     if not results.is_dir():

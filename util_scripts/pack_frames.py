@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datasets.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
 from datasets.reading import FRAME_NAME, JpegFolder, VideoInfo
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
@@ -113,7 +113,7 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jpg_dir", type=Path, help="folder that generate_video_jpgs wrote")
     parser.add_argument("out_dir", type=Path, help="folder to write the shards and index.npy to")
     parser.add_argument("--shard_gb", type=float, default=4.0, help="GB of one file at most (default: 4)")

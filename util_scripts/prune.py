@@ -23,7 +23,7 @@ from training.checkpoint import save_checkpoint
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
 from training.schedule import Step
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def own_among_nearest(distances: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor,
@@ -78,8 +78,8 @@ def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Name
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m util_scripts.prune", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False, epilog="The other flags are main.py's; give --resume_path.")
+    parser = CommandLine(prog="python -m util_scripts.prune", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's; give --resume_path.")
     parser.add_argument("--nearest", type=int, default=6, help="training videos looked at (default: 6)")
     parser.add_argument("--least", type=int, default=3, help="of these that must be the node's own (default: 3)")
     parser.add_argument("--retune", type=int, help="passes of the last layer afterwards (default: --tune_iterations; "

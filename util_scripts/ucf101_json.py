@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datasets import READERS
 from datasets.reading import file_type_of
 from datasets.ucf101 import videos_on_disk
-from util_scripts.errors import user_errors
+from util_scripts.errors import CommandLine, user_errors
 
 
 def read_classes(path: Path) -> list[str]:
@@ -111,7 +111,7 @@ def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help="folder of classInd.txt, trainlist01.txt, ...")
     parser.add_argument("jpg_dir", type=Path, help="folder of class folders of frames, HDF5 or video files")
     parser.add_argument("out_dir", type=Path, help="folder to write ucf101_01.json, ... to")
