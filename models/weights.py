@@ -284,10 +284,11 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
         alone = not missing and not unexpected and len(reshaped) == 1
         channels = _seen_channels(state[convs[0]], own[convs[0]]) if alone else None
         cause = (f"the likeliest cause: made for {channels} input channels (optical flow?)" if channels else
-                 likeliest_cause(published, before, grown=len(unexpected) + len(reshaped) > 1))
+                 likeliest_cause(published, before, grown=len(unexpected) + len(reshaped) > 1, sized=bool(trunk.depths)))
+        check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
+            "check --model")
         raise ValueError(f"{source}: not the weights of this trunk: {problems}; the file has {layout}"
-                         f"{f' (arch {arch})' if arch else ''}; {cause}; check --model, "
-                         "--model_depth, --resnet_shortcut and --resnet_widen_factor")
+                         f"{f' (arch {arch})' if arch else ''}; {cause}; {check}")
     spoilt = [key for key, value in state.items() if not value.isfinite().all()]
     if spoilt:
         raise ValueError(f"{source}: {len(spoilt)} tensors hold numbers that are not finite: {', '.join(spoilt[:8])}"
@@ -309,18 +310,20 @@ def _seen_channels(kernel: Tensor, own: Tensor) -> int | None:
     return theirs[1] if same and theirs[1] != ours[1] else None
 
 
-def likeliest_cause(state: State, own: State, *, grown: bool) -> str:
+def likeliest_cause(state: State, own: State, *, grown: bool, sized: bool) -> str:
     """Which flag would explain that a state dict does not fit a trunk's.
 
     Args:
         grown: whether there is more in it than a damaged file would have: other keys, or several other shapes.
+        sized: whether the trunk comes in depths; one that does not has no flags to make it as the file's.
     """
     strange = "the likeliest cause: a damaged file, or one of other code"
     try:
         theirs, ours = flags_of(rename(state, {})), flags_of(own)
     except IndexError:  # kernels without the axes of a kernel
         return strange
-    if theirs.get("--model") != ours.get("--model") and "--model" in theirs:
+    differ = any(value != ours.get(flag, value) for flag, value in theirs.items())
+    if "--model" in theirs and (theirs["--model"] != ours.get("--model") or (differ and not sized)):
         return "the likeliest cause: another network, " + " ".join(f"{flag} {value}" for flag, value in theirs.items())
     other = [f"{flag} {value} ({ours[flag]} here)" for flag, value in theirs.items() if value != ours.get(flag, value)]
     if other:

@@ -335,6 +335,14 @@ def test_the_likeliest_cause_is_another_size(monkeypatch, name, library):
         load_pretrained(on_meta(name), "published.pth")
 
 
+def test_a_trunk_without_depths_is_told_of_no_flags(monkeypatch):
+    with torch.device("meta"):
+        state = torchvision.models.resnet101(weights=None).state_dict()
+    monkeypatch.setattr("models.weights.read_state", lambda path: state)
+    with pytest.raises(ValueError, match=r"another network, --model resnet --model_depth 101 .*; check --model$"):
+        load_pretrained(on_meta("i3d_resnet50"), "published.pth")
+
+
 @pytest.mark.parametrize("name", ["i3d", "resnet", "mfnet"])
 def test_the_likeliest_cause_is_optical_flow(monkeypatch, name):
     trunk = on_meta(name)
