@@ -284,7 +284,8 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
         alone = not missing and not unexpected and len(reshaped) == 1
         channels = _seen_channels(state[convs[0]], own[convs[0]]) if alone else None
         cause = (f"the likeliest cause: made for {channels} input channels (optical flow?)" if channels else
-                 likeliest_cause(published, before, grown=len(unexpected) + len(reshaped) > 1, sized=bool(trunk.depths)))
+                 likeliest_cause(published, before, grown=len(unexpected) + len(reshaped) > 1,
+                                 sized=bool(trunk.depths)))
         check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
             "check --model")
         raise ValueError(f"{source}: not the weights of this trunk: {problems}; the file has {layout}"

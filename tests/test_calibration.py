@@ -57,6 +57,14 @@ def test_calibration_error_is_a_loop_over_bins():
     assert calibration_error(torch.ones(4), torch.zeros(4, dtype=torch.bool))[0] == 1  # sure, and wrong
 
 
+def test_calibration_error_of_honest_and_of_random_confidence():
+    generator = torch.Generator().manual_seed(0)
+    confidence, chance = torch.rand(2, 100_000, generator=generator, dtype=torch.float64)
+    assert calibration_error(confidence, chance < confidence)[0] == pytest.approx(0, abs=0.01)
+    assert calibration_error(confidence, chance < 0.5)[0] == pytest.approx(0.25, abs=0.01)  # mean of |c - .5|
+    assert calibration_error(confidence, chance > confidence)[0] == pytest.approx(0.5, abs=0.01)  # mean of |2 c - 1|
+
+
 def test_information_of_leaves_and_of_everything():
     assert information(torch.tensor([1, 2, 4]), 4).tolist() == pytest.approx([1, 0.5, 0])
     assert information(torch.tensor([1]), 1).tolist() == [0]
@@ -107,6 +115,10 @@ def test_the_area_of_perfect_and_of_inverted_confidence():
     assert curve_of(probs, good * 0, tree).area == 0
     assert curve_of(probs, good, tree).area == pytest.approx(0.125)
     assert curve_of(probs, bad, tree).area == pytest.approx(0.375)
+    top, chance = torch.rand(2, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    top = (1 + top) / 2
+    random = curve_of(torch.stack([top, 1 - top], 1), (chance < 0.5).long(), tree)
+    assert random.area == pytest.approx(0.25, abs=0.01)
 
 
 def test_the_threshold_keeps_its_promise_on_other_videos():

@@ -55,6 +55,21 @@ def test_half_a_box_keeps_half_of_what_the_blur_takes():
     assert found.box_only == pytest.approx((1 + right) / 2) and found.box_hidden == pytest.approx((left + 1) / 2)
 
 
+def test_random_boxes_keep_what_they_hold_of_the_region():
+    clip, generator = clip_of(*REGIONS), torch.Generator().manual_seed(0)
+    starts = torch.stack([torch.randint(3, (20,), generator=generator), torch.randint(9, (20,), generator=generator),
+                          torch.randint(12, (20,), generator=generator)], 1).tolist()
+    boxes = [(t, y, x, t + 4, y + 16, x + 19) for t, y, x in starts]
+    dark = hidden(clip)
+    for prototype, (t0, y0, x0, t1, y1, x1) in enumerate(REGIONS):
+        region = (slice(None), slice(t0, t1), slice(y0, y1), slice(x0, x1))
+        for box, mask, found in zip(boxes, box_masks(boxes, SIZE), kept_activation(
+                Regions(), clip, boxes, [prototype] * len(boxes)), strict=True):
+            kept, gone = (float(torch.where(some, clip, dark)[region].mean()) for some in (mask, ~mask))
+            assert found.box_only == pytest.approx(kept) and found.box_hidden == pytest.approx(gone), box
+            assert found.holds == (kept > gone)
+
+
 def test_boxes_that_are_the_same_are_shown_once():
     model = Regions()
     found = kept_activation(model, clip_of(*REGIONS), [REGIONS[0]] * 5, [0, 1, 0, 1, 0], batch_size=2)

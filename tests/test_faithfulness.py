@@ -89,6 +89,19 @@ def test_what_boxes_keep_and_hide():
     assert only == 1 and hidden < 0.2
 
 
+def test_random_boxes_keep_and_hide_what_they_hold_of_the_event():
+    """For a score that adds up voxel by voxel."""
+    ruined, rng = float(score(blurred(clip())[None])), np.random.default_rng(0)
+    lost = (blurred(clip()) - clip()).square().sum(0) * inside()
+    boxes = [moved_box((0, 0, 0, 5, 9, 12), SIZE, rng) for _ in range(50)]
+    found = [kept_and_hidden(score, clip(), box) for box in boxes]
+    held = [float((lost * inside(box)).sum() / lost.sum()) for box in boxes]
+    for (whole, only, hidden), share in zip(found, held, strict=True):
+        assert whole == 1 and only == pytest.approx(ruined + (1 - ruined) * share, abs=1e-4)
+        assert hidden == pytest.approx(1 - (1 - ruined) * share, abs=1e-4)
+    assert 0.05 < np.mean(held) < 0.9 and 0 < max(held)
+
+
 def test_boxes():
     assert box_share((0, 0, 0, *SIZE), SIZE) == 1 and box_share(BOX, SIZE) == pytest.approx(2 * 4 * 6 / (8 * 16 * 24))
     rng = np.random.default_rng(0)

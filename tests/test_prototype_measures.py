@@ -70,6 +70,8 @@ def test_consistency():
     same = [np.array([False, True, False, False, False])] * 4
     assert consistency(same) == 1 and consistency([np.zeros(5, dtype=bool)] * 3) == 0
     assert consistency(list(np.eye(5, dtype=bool))) == pytest.approx(0.2)
+    anywhere = np.random.default_rng(0).random((20_000, 5)) < 0.3
+    assert consistency(list(anywhere)) == pytest.approx(0.3, abs=0.02)
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say():

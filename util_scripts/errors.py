@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 class CommandLine(argparse.ArgumentParser):
-    """A script's flags; a flag that is wrong is one sentence and exit code 2, as everything else, not the whole usage."""
+    """A script's flags; one that is wrong is a sentence and exit code 2, as all else, and not the whole usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
