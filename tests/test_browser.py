@@ -53,6 +53,19 @@ def test_pages_load_in_peace_and_fit_the_screen(page, results, name, width):
     assert page.requests and all(request.startswith(("file:", "data:")) for request in page.requests)
 
 
+def test_measures_stand_below_one_another_on_a_narrow_screen(page, results):
+    page.open(results / "report.html", width=390)
+    page.run(UNFOLD)
+    cells = page.run("""[...document.querySelectorAll('.measured td')].map(one => ({
+        right: one.getBoundingClientRect().right, of: one.dataset.of,
+        said: getComputedStyle(one, '::before').content}))""")
+    assert cells and max(cell["right"] for cell in cells) <= 390
+    assert all(cell["of"] and cell["said"] == f'"{cell["of"]}"' for cell in cells)
+    page.open(results / "report.html")
+    page.run(UNFOLD)
+    assert page.run("getComputedStyle(document.querySelector('.measured td')).display") == "table-cell"
+
+
 def test_the_tree_filters(page, results):
     page.open(results / "report.html")
     everything = page.run(VISIBLE)
