@@ -96,7 +96,7 @@ def test_measures_of_explanations_are_shown_with_the_best_of_each_row(results):
     source = page_of(results).source
     table = source[source.index("Against other explanations"):source.index('id="tree"')]
     assert "Explanations of a &amp; b, 2 videos" in table and 'href="explanations/measures.html"' in table
-    rows = {re.match(r"[\w ]+", row)[0].strip(): re.findall(r'<td data-of="[\w ]+">(.*?)</td>', row)
+    rows = {re.match(r"[\w ]+", row)[0].strip(): re.findall(r'<td data-of="[^"]+">(.*?)</td>', row)
             for row in table.split('<th scope="row">')[1:]}
     assert list(rows) == ["insertion", "deletion", "box volume", "purity"]
     means = {name: [re.sub(r"<.*?>", " ", cell).split()[0] for cell in cells] for name, cells in rows.items()}
