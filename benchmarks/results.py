@@ -48,6 +48,11 @@ METHODS = ("softmax head", "published", "ours")
 RATES = (0.3, 1.0, 3.0)  # times the recipe's
 LENGTHS = (1, 2)  # times the epochs below
 RATE_NAMES = ("warm_learning_rate", "learning_rate", "head_learning_rate")
+DASH = "\N{EN DASH}"
+MISSING = {  # why a cell is a dash
+    "demo": "A softmax head has no prototypes.",
+    "weizmann": "A softmax head has no prototypes; pointing, energy and consistency ask where and when the event is, "
+                "which nobody has marked in these videos."}
 MARKS = ("<!-- benchmarks.results begins -->", "<!-- benchmarks.results ends -->")
 
 
@@ -162,11 +167,12 @@ def explanation(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[s
     """What evaluate_explanations.py measures of a checkpoint: attribution at the lowest level, all else at every.
 
     Args:
-        path: a checkpoint. args: methods, videos, steps and processes. pooled: whether its softmax head is explained.
+        path: a checkpoint. args: methods, heats, videos, steps and processes.
+        pooled: whether its softmax head is explained.
     """
     frame = explanation_table(path, head="softmax" if pooled else "prototypes", methods=args.methods,
-                              n_videos=args.videos, steps=args.steps, n_threads=args.n_threads, no_cuda=args.no_cuda,
-                              progress=False)
+                              heats=() if pooled else args.heats, n_videos=args.videos, steps=args.steps,
+                              n_threads=args.n_threads, no_cuda=args.no_cuda, progress=False)
     arrows = {1: " ↑", -1: " ↓", 0: ""}
     of = {"explanations": "", "prototypes": ", over prototypes"}
     return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}{of[row.table]}: {row.explanation.replace('_', ' ')}, "
@@ -243,10 +249,10 @@ def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], w
 
 
 def cell(values: Sequence[float | None]) -> str:
-    """A mean over seeds with the least and the largest, nothing where nothing was measured."""
+    """A mean over seeds with the least and the largest, a dash where nothing was measured."""
     values = [value for value in values if value is not None]
     if not values:
-        return ""
+        return DASH
     spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     return f"{sum(values) / len(values):.3f}{spread}"
 
@@ -304,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help="Markdown page to put the tables on (default: they are printed only)")
     parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(ATTRIBUTION),
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
+    parser.add_argument("--heats", nargs="*", default=["grad_cam", "grad"], choices=list(ATTRIBUTION), metavar="METHOD",
+                        help="other heat of the first prototype, beside its similarity (default: grad_cam grad)")
     parser.add_argument("--videos", type=int, default=24, help="test videos whose explanations are measured, 0 for all "
                                                                "(default: 24)")
     parser.add_argument("--steps", type=int, default=32, help="of insertion and deletion (default: 32)")
@@ -335,7 +343,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         found = compare(name, seeds, sets[name], work, args)
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
-        texts.append(f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest):\n\n{table(found)}")
+        texts.append(f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest). {MISSING[name]}\n\n"
+                     f"{table(found)}")
         print(f"\n{texts[-1]}\n", flush=True)
         if args.page is not None:
             put(args.page, "\n\n".join(texts))

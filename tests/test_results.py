@@ -127,7 +127,8 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
     assert all(rows["accuracy, class"]) and all(rows["calibration error, grandparent"])
     assert all(rows["insertion ↑: grad cam, class"]) and all(rows["deletion ↓: random, class"])
     prototypes = rows["box_only ↑: top prototype, grandparent"]
-    assert prototypes[0] == "" and prototypes[1] and prototypes[2]
+    assert prototypes[0] == results.DASH and prototypes[1] != results.DASH != prototypes[2]
+    assert rows["deletion ↓: top prototype by grad cam, class"][2] != results.DASH
     assert rows["sharing ↑, over prototypes: prototypes, parent"][2]
     n_calls = len(calls)
     results.main(words)
