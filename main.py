@@ -402,8 +402,9 @@ class Run:
 
     def _start(self, clips: VideoClips, log: Log, step: Step) -> None:
         if not self.mapped:
-            tqdm.write("no trunk epochs, so no class maps: prototypes start at random patches of their nodes, and "
-                       "focus and background separation are off", file=sys.stderr)
+            where = "are random" if self.args.no_start else "start at random patches of their nodes"
+            tqdm.write(f"no trunk epochs, so no class maps: prototypes {where}, and focus and background separation are "
+                       "off", file=sys.stderr)
         placed = 0
         if not self.args.no_start:
             if self.world.is_main:

@@ -51,8 +51,8 @@ PAPER = {
     "no_last_push": True}
 # What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
 PAPER_DEFAULTS = {
-    "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "push_clips": 1, "batch_ce_weight": 1.0,
-    "group_weight": 0.0, "l1_weight": 1e-4}
+    "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
+    "batch_ce_weight": 1.0, "group_weight": 0.0, "l1_weight": 1e-4}
 
 
 def data_flags(parser: argparse.ArgumentParser) -> None:
@@ -250,6 +250,9 @@ def _resolve_trunk(args: argparse.Namespace) -> None:
     if args.freeze_bn and not args.ft_begin_module:
         raise ValueError("--freeze_bn freezes what stands before --ft_begin_module; give that too")
     if trunk.strides is None:
+        if args.paper:
+            raise ValueError(f"--paper has one cell in time, and --model {args.model} has more that no flag changes; "
+                             "choose another")
         return
     given = args.temporal_strides
     strides, spatial = list(given or trunk.strides[0]), list(args.spatial_strides or trunk.strides[1])
