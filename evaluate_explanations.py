@@ -48,7 +48,7 @@ from evaluation.faithfulness import (
 from evaluation.localisation import Tube, chance, placed, read_truth, truth_mask
 from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing
 from evaluation.summary import summarise, write_tables
-from explain import write_report
+from explain import fingerprint, write_report
 from explain.match import LevelMatch, best_window, match_output
 from hierarchy.tree import Hierarchy
 from local_analysis import choose, stored_flags
@@ -595,8 +595,16 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     stored.memory_gb = 0.0
     known = hold_out(build.read_videos(stored, tree), content.get("held_out", ()))
     chosen, reader = choose(call, whole_videos(known)), build.make_reader(stored)
-    truth = _truth_file(truth, Path(stored.annotation_path))
+    given_truth, truth = truth, _truth_file(truth, Path(stored.annotation_path))
+    if truth is None:
+        print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
+              file=sys.stderr)
     tubes = _tubes(truth, chosen)
+    if truth is not None and not tubes:
+        told = f"{truth}: has none of the {len(chosen)} videos"
+        if given_truth is not None:
+            raise ValueError(f"{told}; give the truth of these as --truth")
+        print(f"{told}, so pointing and energy are not measured", file=sys.stderr)
     settings = Settings(str(path), _digest(content), head, steps, iterations, stored.inference_stride, seed,
                         hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none")
     folder = Path(out) if out else path.parent / ("explanations" if head == "prototypes" else "explanations_softmax")
@@ -627,8 +635,9 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
                              reader, 1),
             _tubes(truth, known), batch_size=16, n_threads=n_threads, seed=seed, progress=progress))
     frame = summarise(found, seed=seed)
+    of_model = f", model {fingerprint(model)}" if head == "prototypes" else ""
     write_tables(frame, folder, f"Explanations of {path.parent.name}/{path.name}, {head}, "
-                                f"{len({row['video'] for row in found if 'video' in row})} videos")
+                                f"{len({row['video'] for row in found if 'video' in row})} videos{of_model}")
     return frame
 
 
@@ -665,11 +674,7 @@ def _truth_file(given: str | Path | None, annotation: Path) -> Path | None:
     """The file of the truth: the one given, else one beside the annotation, if there is one."""
     if given is not None:
         return Path(given)
-    beside = next((path for path in map(annotation.with_name, TRUTHS) if path.is_file()), None)
-    if beside is None:
-        print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
-              file=sys.stderr)
-    return beside
+    return next((path for path in map(annotation.with_name, TRUTHS) if path.is_file()), None)
 
 
 def _tubes(truth: Path | None, videos: Sequence[Video]) -> dict[str, list[Tube]]:
@@ -678,10 +683,7 @@ def _tubes(truth: Path | None, videos: Sequence[Video]) -> dict[str, list[Tube]]
         return {}
     tubes = read_truth(truth)
     names = {video.name for video in videos}
-    found = {name: boxes for name, boxes in tubes.items() if name in names}
-    if not found:
-        raise ValueError(f"{truth}: has none of the {len(videos)} videos; give the truth of these as --truth")
-    return found
+    return {name: boxes for name, boxes in tubes.items() if name in names}
 
 
 def _prototypes(folder: Path, settings: Settings, subset: str | None, overwrite: bool,

@@ -24,7 +24,7 @@ from datasets.sampling import EpochBatches, n_batches
 from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
 from evaluation.recognition import Believed, VideoMean, recognition_metrics
-from explain import patch_sheet, prototype_pictures, write_report
+from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
 from options import parse_main
@@ -37,6 +37,9 @@ from training.precision import Precision, check_compiler, choose_precision, prep
 from training.push import PushRecord, push, start_prototypes
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
 from util_scripts.errors import user_errors
+
+# What is of one model in a results folder, beside checkpoints and pictures; explanations know whose they are.
+OF_A_MODEL = ("prototypes.json", "metrics.json", "train.json", "val.json", "test.json", "report.html")
 
 
 class Run:
@@ -213,7 +216,7 @@ class Run:
             print(f"{self.results}: the run is finished; a larger --n_epochs goes on", file=sys.stderr)
             return True
         if self.earlier and self.world.is_main:  # not before everything else was found in order
-            for old in [*self.earlier, self.results / "prototypes.json"]:
+            for old in [*self.earlier, *map(self.results.joinpath, OF_A_MODEL)]:
                 old.unlink(missing_ok=True)
             for folder in ("img", "tensorboard"):
                 shutil.rmtree(self.results / folder, ignore_errors=True)
@@ -403,8 +406,8 @@ class Run:
     def _start(self, clips: VideoClips, log: Log, step: Step) -> None:
         if not self.mapped:
             where = "are random" if self.args.no_start else "start at random patches of their nodes"
-            tqdm.write(f"no trunk epochs, so no class maps: prototypes {where}, and focus and background separation are "
-                       "off", file=sys.stderr)
+            tqdm.write(f"no trunk epochs, so no class maps: prototypes {where}, and focus and background separation "
+                       "are off", file=sys.stderr)
         placed = 0
         if not self.args.no_start:
             if self.world.is_main:
@@ -512,6 +515,8 @@ class Run:
         believed = self._believed()
         content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk, believed=believed)
         self._write_metrics(means, videos, believed)
+        if self.record is not None and not (self.results / "prototypes.json").is_file():
+            self._write_json("prototypes.json", self.record.rows(self.hierarchy, self.model.prototype_layer.node_of))
         unread = len(videos) - len(content["results"])
         print(f"{self._write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos"
               + (f"; {unread} could not be read" if unread else ""))
@@ -536,10 +541,18 @@ class Run:
             return Believed.uncalibrated(args.target_accuracy)
         _, means = self._predict(videos, self.source, "calibration")
         labels = torch.tensor([video.label for video in videos])[means.seen]
+        if not len(labels):
+            print("warning: back-off: not one of the videos that were held out to calibrate on can be read, so "
+                  "probabilities are taken as they come", file=sys.stderr)
+            return Believed.uncalibrated(args.target_accuracy)
         probs = means.mean[means.seen, :self.hierarchy.n_leaves]
         believed = Believed.fitted(probs, labels, self.hierarchy, args.target_accuracy)
-        print(f"back-off: temperature {believed.temperature:.3g} and threshold {believed.threshold:.3g}, chosen on "
-              f"{len(labels)} videos of {len(self.held_out)} groups that were held out of training")
+        chosen = f"chosen on {len(labels)} videos of {len(self.held_out)} groups that were held out of training"
+        if believed.threshold > 1:
+            print(f"warning: back-off: no threshold keeps {args.target_accuracy:g} right answers on the {len(labels)} "
+                  "held-out videos (too few, or too many mistakes), so every answer is the root; a lower "
+                  "--target_accuracy asks for less", file=sys.stderr)
+        print(f"back-off: temperature {believed.temperature:.3g} and threshold {believed.threshold:.3g}, {chosen}")
         return believed
 
     def _write_metrics(self, means: VideoMean, videos: Sequence[Video], believed: Believed) -> None:
@@ -550,7 +563,8 @@ class Run:
             return
         found = recognition_metrics(means.mean[known, :self.hierarchy.n_leaves], labels[known],
                                     [videos[v].name for v in known.tolist()], self.hierarchy, believed=believed)
-        about = {"subset": self.args.inference_subset, "n_videos": len(known), "n_clips": int(means.count[known].sum())}
+        about = {"model": fingerprint(self.model), "subset": self.args.inference_subset, "n_videos": len(known),
+                 "n_clips": int(means.count[known].sum())}
         self._write_json("metrics.json", about | found, indent=1)
 
 

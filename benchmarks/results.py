@@ -36,9 +36,9 @@ from benchmarks.weizmann import python
 from datasets.video import whole_videos
 from evaluate_explanations import explanation_table
 from evaluation.calibration import fit_temperature, tempered
-from evaluation.recognition import Believed, level_name, recognition_metrics
+from evaluation.recognition import Believed, recognition_metrics
 from evaluation.summary import MEASURES
-from hierarchy.tree import Hierarchy
+from hierarchy.tree import Hierarchy, level_name
 from options import RECIPES
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict

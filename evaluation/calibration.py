@@ -27,10 +27,13 @@ def tempered(probs: Tensor, temperature: float) -> Tensor:
 def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     """The temperature under which the true leaves are most probable (Guo et al., ICML 2017).
 
+    As if there were one video more, of any class: where all of few videos are right, probabilities of 1 would be best,
+    and would tell others nothing (a uniform prior as in Laplace's rule of succession).
+
     Args:
         probs: (N, K0) of videos that nothing was trained on; labels: (N,) leaves.
     Returns:
-        0.05 .. 20; 1 where there are no videos.
+        0.01 .. 20; 1 where there are no videos.
     """
     if not len(labels):
         return 1.0
@@ -38,7 +41,8 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
 
     def loss(coldness: float) -> float:  # convex in 1 / temperature
         log_probs = (scores * coldness).log_softmax(-1)
-        return -float(log_probs.gather(1, labels[:, None]).mean())
+        true, any_class = log_probs.gather(1, labels[:, None]).mean(), log_probs.mean()
+        return -float((len(labels) * true + any_class) / (len(labels) + 1))
 
     return 1 / float(minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COLDEST), method="bounded").x)
 

@@ -18,11 +18,15 @@ Box = tuple[int, int, int, int, int, int]
 
 STEPS = 128
 GRID = (8, 8, 8)  # blocks along time, height and width that voxels are pooled to
-BLUR = 0.1  # of a frame's longer side: standard deviation
+BLUR = 1 / 6  # of a frame's longer side: standard deviation
 
 
 def blurred(clip: Tensor) -> Tensor:
-    """A clip (3, T, H, W) of which only a blur is left, frame by frame."""
+    """A clip (3, T, H, W) of which only a strong blur is left, frame by frame.
+
+    Brightness, colour and light stay as they are, so that no edge appears that was not there; a box of one colour would
+    be a shape of its own.
+    """
     sigma = BLUR * max(clip.shape[2:])
     width = min(2 * round(2.5 * sigma) + 1, 2 * min(clip.shape[2:]) - 1)  # odd, and no wider than padding can be
     return gaussian_blur(clip.transpose(0, 1), [width, width], [sigma, sigma]).transpose(0, 1)

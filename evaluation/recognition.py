@@ -19,9 +19,8 @@ from evaluation.calibration import (
     information,
     tempered,
 )
-from hierarchy.tree import Hierarchy
+from hierarchy.tree import Hierarchy, level_name
 
-LEVEL_NAMES = ("class", "parent", "grandparent")
 ROOT = "Root"
 
 
@@ -145,11 +144,6 @@ def _curve(probs: Tensor, labels: Tensor, hierarchy: Hierarchy) -> RiskCurve:
     return RiskCurve(path, above == hierarchy.ancestors[labels], told[above])
 
 
-def level_name(level: int) -> str:
-    """What a level is called: class, parent, grandparent, level 3 and so on."""
-    return LEVEL_NAMES[level] if level < len(LEVEL_NAMES) else f"level {level}"
-
-
 def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hierarchy: Hierarchy, *,
                         believed: Believed) -> dict:
     """Everything that metrics.json tells of recognition.
@@ -188,7 +182,7 @@ def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hie
     return {
         "calibrated": believed.calibrated, "temperature": believed.temperature,
         "target_accuracy": believed.target_accuracy, "threshold": believed.threshold, "levels": levels,
-        "severity": mistake_severity(predicted, labels, ancestors),
+        "severity": None if right[:, 0].all() else mistake_severity(predicted, labels, ancestors),
         "hierarchical": hierarchical_scores(torch.zeros_like(labels), predicted, labels, ancestors),
         "backoff": {"accuracy": float(answered.double().mean()), "coverage_leaf": float((answer == 0).double().mean()),
                     "information": float(told.mean()), "area": curve.area,

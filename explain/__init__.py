@@ -1,7 +1,7 @@
 """Explanations: which prototypes speak for a prediction (match), as pictures (render), as pages (report, summary)."""
 
-from explain.explainer import explain_videos
+from explain.explainer import explain_videos, fingerprint
 from explain.pictures import patch_sheet, prototype_pictures
 from explain.summary import write_report
 
-__all__ = ["explain_videos", "patch_sheet", "prototype_pictures", "write_report"]
+__all__ = ["explain_videos", "fingerprint", "patch_sheet", "prototype_pictures", "write_report"]

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import gaussian_blur
 
-BLUR = 1 / 6  # standard deviation of what hides, as a share of the frame's height
+from evaluation.faithfulness import blurred
 
 Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open, in the clip's frames and pixels
 
@@ -25,17 +24,6 @@ class Evidence:
         return self.box_only > self.box_hidden
 
 
-def hidden(clip: Tensor) -> Tensor:
-    """What stands in for hidden parts: the clip (3, T, H, W) under a strong blur, frame by frame.
-
-    A blur leaves brightness, colour and light as they are, so that no edge appears that was not there; a box of one
-    colour would be a shape of its own.
-    """
-    sigma = BLUR * clip.shape[-2]
-    reach = [2 * min(round(3 * sigma), side - 1) + 1 for side in clip.shape[:-3:-1]]  # columns, rows
-    return gaussian_blur(clip, kernel_size=reach, sigma=[sigma, sigma])
-
-
 def box_masks(boxes: Sequence[Box], size: tuple[int, int, int], device: torch.device | None = None) -> Tensor:
     """(n, T, H, W) bool, true inside each of n boxes."""
     edges = torch.tensor(boxes, device=device)  # (n, 6)
@@ -49,7 +37,7 @@ def kept_activation(activations: Callable[[Tensor], Tensor], clip: Tensor, boxes
                     *, batch_size: int = 8) -> list[Evidence]:
     """How much of prototypes' activations survives where only their boxes are visible, and where those are hidden.
 
-    Boxes that several prototypes share are shown once. What is hidden is blurred (see `hidden`).
+    Boxes that several prototypes share are shown once. What is hidden is blurred.
 
     Args:
         activations: (B, 3, T, H, W) -> (B, P), positive.
@@ -62,10 +50,10 @@ def kept_activation(activations: Callable[[Tensor], Tensor], clip: Tensor, boxes
     different = list(dict.fromkeys(boxes))
     place = torch.tensor([different.index(box) for box in boxes])
     inside = box_masks(different, tuple(clip.shape[1:]), clip.device)[:, None]  # (m, 1, T, H, W)
-    instead = hidden(clip)
+    instead = blurred(clip)
     visible = torch.cat((torch.ones_like(inside[:1]), inside, ~inside))  # (1 + 2m, 1, T, H, W)
     left = torch.cat([activations(torch.where(some, clip, instead)) for some in visible.split(batch_size)]).cpu()
     whole, only, without = left.split((1, len(different), len(different)))
     which = torch.tensor(which)
-    shares = torch.stack((only[place, which], without[place, which]), 1) / whole[0, which, None]  # (n, 2)
+    shares = torch.stack((only[place, which], without[place, which]), 1) / whole[0, which, None].clamp(min=1e-12)
     return [Evidence(*pair) for pair in shares.double().tolist()]

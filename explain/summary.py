@@ -152,13 +152,13 @@ class Story:
         return " ".join(words).lower()
 
 
-def _explanations(results: Path) -> list[tuple[Path, dict]]:
-    """Every explanation by the model of the newest one, and the folder it lies in."""
+def _explanations(results: Path, model: str | None) -> list[tuple[Path, dict]]:
+    """Every explanation by a model, where it is not known by that of the newest one, and the folder it lies in."""
     files = [file for name in FOLDERS for file in (results / name).glob(f"*/{report.EXPLANATION}")]
     loaded = [(file.stat().st_mtime_ns, file.parent, _read(file)) for file in sorted(files)]
     if not loaded:
         return []
-    model = max(loaded, key=lambda one: one[0])[2].get("model")
+    model = model or max(loaded, key=lambda one: one[0])[2].get("model")
     return [(folder, explanation) for _, folder, explanation in loaded if explanation.get("model") == model]
 
 
@@ -218,14 +218,15 @@ class Measured:
     rows: list[dict]  # measure, meaning, arrow, n; cells in the order of the columns: mean, low, high, best; or None
 
 
-def _measured(results: Path, link: Callable[[Path], str]) -> list[Measured]:
-    """The tables of evaluate_explanations.py, where it has written them.
+def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> list[Measured]:
+    """The tables of evaluate_explanations.py, where it has written them, but for those that name another model.
 
     Raises:
         ValueError: where a measures.csv is something else.
     """
     return [table for folder, of in MEASURED.items() if (results / folder / "measures.csv").is_file()
-            for table in _tables(results / folder, of, link)]
+            for table in _tables(results / folder, of, link)
+            if not (named := re.search(r", model ([0-9a-f]{8})$", table.title)) or model in (None, named[1])]
 
 
 def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured]:
@@ -360,12 +361,13 @@ def write_report(results: Path) -> Path:
     subsets = [metrics["subset"]] if metrics else SUBSETS
     subset = next((name for name in subsets if (results / f"{name}.json").is_file()), None)
     predictions = _read(results / f"{subset}.json") if subset else None
-    found = _explanations(results)
-    measured = _measured(results, lambda path: report._link(path, results / REPORT))
-    if not (metrics or predictions or prototypes or found or measured):
-        raise ValueError(f"{results}: holds no predictions, prototypes or explanations; run main.py with this "
-                         "--result_path first")
     try:
+        model = (metrics or {}).get("model")
+        found = _explanations(results, model)
+        measured = _measured(results, model, lambda path: report._link(path, results / REPORT))
+        if not (metrics or predictions or prototypes or found or measured):
+            raise ValueError(f"{results}: holds no predictions, prototypes or explanations; run main.py with this "
+                             "--result_path first")
         pictures = _Pictures(results)
         stories = _stories(found, pictures)
         tree = _tree(predictions, prototypes, metrics)
@@ -381,7 +383,7 @@ def write_report(results: Path) -> Path:
             calibration=Plot(1.0), risk=_risk_plot(((metrics or {}).get("backoff") or {}).get("curve", ())),
             checkpoint=newest.name if newest else "save_200.pth", worst=WORST, shown_stories=SHOWN,
             unfolded=tree is not None and len(tree) <= OPENED)
-    except (KeyError, TypeError, UndefinedError) as error:
+    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
         raise ValueError(f"{results}: a file in it is not as this version writes it ({error!r}); run main.py "
                          "--inference and local_analysis.py again") from error
     return results / REPORT

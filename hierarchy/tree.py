@@ -10,6 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+LEVEL_NAMES = ("class", "parent", "grandparent")
+
+
+def level_name(level: int) -> str:
+    """What a level is called: class, parent, grandparent, level 3 and so on."""
+    return LEVEL_NAMES[level] if level < len(LEVEL_NAMES) else f"level {level}"
+
 
 def normalise(name: str) -> str:
     """What remains of a name when case, spaces and punctuation do not count."""

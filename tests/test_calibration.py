@@ -44,6 +44,14 @@ def test_the_temperature_that_spoilt_probabilities_is_found(sharpness):
     assert torch.allclose(tempered(probs, 1.0), probs)
 
 
+def test_few_videos_that_are_all_right_make_no_probability_1():
+    probs = torch.full((20, 4), 0.1, dtype=torch.float64)
+    probs[:, 0] = 0.7
+    temperature = fit_temperature(probs, torch.zeros(20, dtype=torch.int64))
+    assert 0.3 < temperature < 1
+    assert float(tempered(probs, temperature)[0, 0]) == pytest.approx(20.25 / 21, abs=1e-3)  # one more, of any class
+
+
 def test_calibration_error_is_a_loop_over_bins():
     confidence = torch.rand(500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     right = torch.rand(500, generator=torch.Generator().manual_seed(1)) < 0.6
@@ -197,5 +205,5 @@ def test_without_calibration_nothing_is_fitted():
 def test_one_video_of_a_class_nobody_else_has():
     found = recognition_metrics(torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1]]), torch.tensor([0]), ["v"], TREE,
                                 believed=Believed())
-    assert found["severity"] == 0 and found["mistakes"] == []
+    assert found["severity"] is None and found["mistakes"] == []
     assert [row["accuracy"] for row in found["nodes"]].count(None) == len(TREE) - 3

@@ -141,6 +141,20 @@ def test_bad_input_is_one_sentence(trained, tmp_path, line, named, capsys):
     assert ended.value.code == 2 and named in error and "Traceback" not in error
 
 
+def test_a_truth_that_nobody_named_may_lack_the_videos(trained, tmp_path, capsys):
+    (tmp_path / "truth.json").write_text("{}")
+    (tmp_path / "a.json").write_text((trained / "a.json").read_text())
+    words = ("--resume_path", trained / "save_1.pth", "--steps 1 --no_cuda --methods grad --n_videos 1 --levels 0",
+             "--annotation_path", tmp_path / "a.json", "--out", tmp_path / "out")
+    call(*words)
+    frame = pd.read_csv(tmp_path / "out" / "measures.csv")
+    assert "insertion" in set(frame.measure) and not {"pointing", "energy"} & set(frame.measure)
+    assert "has none of the 1 videos, so pointing and energy are not measured" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        call(*words, "--truth", tmp_path / "truth.json", "--overwrite")
+    assert "give the truth of these as --truth" in capsys.readouterr().err
+
+
 def test_numbers_of_other_settings_are_not_mixed(trained, judged, capsys):
     with pytest.raises(SystemExit) as ended:
         call("--resume_path", trained / "save_1.pth", QUICK, "--steps 5 --out", judged)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from explain.evidence import Evidence, box_masks, hidden, kept_activation
+from evaluation.faithfulness import blurred
+from explain.evidence import Evidence, box_masks, kept_activation
 
 SIZE = (6, 24, 30)
 REGIONS = [(1, 2, 3, 4, 8, 13), (2, 12, 15, 6, 20, 28)]  # of prototypes 0 and 1
@@ -36,13 +37,13 @@ def brightness(clip, box):
 
 def test_a_perfect_box_keeps_all_and_an_inverted_one_nothing_but_the_blur():
     clip = clip_of(*REGIONS)
-    blurred = [brightness(hidden(clip), box) / brightness(clip, box) for box in REGIONS]
-    assert max(blurred) < 0.6
+    left = [brightness(blurred(clip), box) / brightness(clip, box) for box in REGIONS]
+    assert max(left) < 0.6
     perfect = kept_activation(Regions(), clip, REGIONS, [0, 1])
     swapped = kept_activation(Regions(), clip, REGIONS[::-1], [0, 1])
     for i in (0, 1):
-        assert perfect[i].box_only == pytest.approx(1) and perfect[i].box_hidden == pytest.approx(blurred[i])
-        assert swapped[i].box_hidden == pytest.approx(1) and swapped[i].box_only == pytest.approx(blurred[i])
+        assert perfect[i].box_only == pytest.approx(1) and perfect[i].box_hidden == pytest.approx(left[i])
+        assert swapped[i].box_hidden == pytest.approx(1) and swapped[i].box_only == pytest.approx(left[i])
         assert perfect[i].holds and not swapped[i].holds
 
 
@@ -50,7 +51,7 @@ def test_half_a_box_keeps_half_of_what_the_blur_takes():
     clip = clip_of(REGIONS[0])
     t0, y0, x0, t1, y1, x1 = REGIONS[0]
     half = (t0, y0, x0, t1, y1, (x0 + x1) // 2)
-    left, right = (brightness(hidden(clip), box) for box in (half, (t0, y0, half[5], t1, y1, x1)))
+    left, right = (brightness(blurred(clip), box) for box in (half, (t0, y0, half[5], t1, y1, x1)))
     (found,) = kept_activation(Regions(), clip, [half], [0])
     assert found.box_only == pytest.approx((1 + right) / 2) and found.box_hidden == pytest.approx((left + 1) / 2)
 
@@ -60,7 +61,7 @@ def test_random_boxes_keep_what_they_hold_of_the_region():
     starts = torch.stack([torch.randint(3, (20,), generator=generator), torch.randint(9, (20,), generator=generator),
                           torch.randint(12, (20,), generator=generator)], 1).tolist()
     boxes = [(t, y, x, t + 4, y + 16, x + 19) for t, y, x in starts]
-    dark = hidden(clip)
+    dark = blurred(clip)
     for prototype, (t0, y0, x0, t1, y1, x1) in enumerate(REGIONS):
         region = (slice(None), slice(t0, t1), slice(y0, y1), slice(x0, x1))
         for box, mask, found in zip(boxes, box_masks(boxes, SIZE), kept_activation(
@@ -91,6 +92,6 @@ def test_masks_are_true_inside():
 @pytest.mark.parametrize("size", [SIZE, (1, 3, 2), (2, 1, 1)])
 def test_what_hides_keeps_the_light_and_stays_within_its_frame(size):
     flat = torch.full((3, *size), 0.7)
-    assert torch.allclose(hidden(flat), flat, atol=1e-6)
+    assert torch.allclose(blurred(flat), flat, atol=1e-6)
     flat[:, 0] = 0.2
-    assert torch.allclose(hidden(flat), flat, atol=1e-6)
+    assert torch.allclose(blurred(flat), flat, atol=1e-6)

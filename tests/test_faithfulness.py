@@ -35,10 +35,13 @@ def clip() -> torch.Tensor:
     return torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
+def unbounded(clips: torch.Tensor) -> torch.Tensor:
+    """1 where the box holds the clip's own pixels, less for every one that it does not."""
+    return 1 - ((clips - clip()) * inside()).square().sum((1, 2, 3, 4)) / (clip() * inside()).square().sum()
+
+
 def score(clips: torch.Tensor) -> torch.Tensor:
-    """1 where the box holds the clip's own pixels, towards 0 where it does not."""
-    away = ((clips - clip()) * inside()).square().sum((1, 2, 3, 4)) / (clip() * inside()).square().sum()
-    return (1 - away).clamp(min=0)
+    return unbounded(clips).clamp(min=0)
 
 
 GOOD, BAD = inside(), 1 - inside()
@@ -91,10 +94,10 @@ def test_what_boxes_keep_and_hide():
 
 def test_random_boxes_keep_and_hide_what_they_hold_of_the_event():
     """For a score that adds up voxel by voxel."""
-    ruined, rng = float(score(blurred(clip())[None])), np.random.default_rng(0)
+    ruined, rng = float(unbounded(blurred(clip())[None])), np.random.default_rng(0)
     lost = (blurred(clip()) - clip()).square().sum(0) * inside()
     boxes = [moved_box((0, 0, 0, 5, 9, 12), SIZE, rng) for _ in range(50)]
-    found = [kept_and_hidden(score, clip(), box) for box in boxes]
+    found = [kept_and_hidden(unbounded, clip(), box) for box in boxes]
     held = [float((lost * inside(box)).sum() / lost.sum()) for box in boxes]
     for (whole, only, hidden), share in zip(found, held, strict=True):
         assert whole == 1 and only == pytest.approx(ruined + (1 - ruined) * share, abs=1e-4)

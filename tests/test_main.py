@@ -551,7 +551,9 @@ def test_short_videos_and_unpushed_prototypes_are_told_of(data, whole, tmp_path,
 def test_overwrite_begins_afresh(data, whole, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(whole, results)
+    (results / "metrics.json").write_text("{}")  # of the model that goes
     train(data, results, "--overwrite", schedule=QUICK)
+    assert not (results / "metrics.json").exists()
     assert {path.name for path in results.glob("*.pth")} == {"trunk.pth", "save_1.pth", "embeddings.pth"}
     events = [json.loads(line)["event"] for line in (results / "metrics.jsonl").read_text().splitlines()]
     assert events.count("start") == 1

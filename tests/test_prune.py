@@ -9,7 +9,7 @@ from test_main import CALL, call, data, explain_ancestors, explain_classes, trai
 from tiny import random_tree
 
 import build
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from util_scripts import prune
 from util_scripts.errors import user_errors
 
@@ -88,9 +88,24 @@ def test_what_it_cost_is_told(whole, tmp_path, capsys):  # noqa: F811
     assert "| before | pruned |" in out
 
 
+def test_groups_held_out_to_calibrate_on_stay_held_out(whole, tmp_path, monkeypatch):  # noqa: F811
+    checkpoint = load_checkpoint(whole / "save_3.pth")
+    seen, even_clips = [], build.even_clips
+    monkeypatch.setattr(build, "even_clips", lambda args, videos, *rest: seen.append({video.name for video in videos})
+                        or even_clips(args, videos, *rest))
+    held_out = ["v_Run_g01_c01"]
+    for name, groups in (("all", []), ("fewer", held_out)):
+        save_checkpoint(tmp_path / f"{name}.pth", checkpoint | {"held_out": groups})
+        prune_it("--resume_path", tmp_path / f"{name}.pth", "--retune", 0, "--out", tmp_path / "out.pth")
+    training = [names for names in seen if names & seen[0]]  # the first is of training videos
+    assert training[0] - training[1] == set(held_out) and len(training) == 2
+
+
 def test_a_pruned_model_predicts_explains_and_goes_on(pruned, tmp_path):
     call("--resume_path", pruned, "--no_train --no_val --inference", CALL)
     assert len(json.loads((pruned.parent / "val.json").read_text())["results"]) == 4
+    rows = json.loads((pruned.parent / "prototypes.json").read_text())
+    assert len(rows) == sum(load_checkpoint(pruned)["counts"])
     explain_classes("--resume_path", pruned, "--n_videos", "1")
     explain_ancestors("--resume_path", pruned, "--n_videos", "1")
     assert len(list(pruned.parent.glob("local_analysis*/*/explanation.json"))) == 2

@@ -66,7 +66,7 @@ def test_a_table_has_a_row_a_figure_and_a_column_a_method():
              "ours": [{"accuracy": 1.0, "pointing": 0.25}, {"accuracy": 1.0, "pointing": None}]}
     assert results.table(found).splitlines() == [
         "| | softmax head | ours |", "| --- | --- | --- |",
-        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |", "| pointing |  | 0.250 |"]
+        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |", f"| pointing | {results.DASH} | 0.250 |"]
 
 
 def test_tables_replace_those_of_an_earlier_call(tmp_path):

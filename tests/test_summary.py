@@ -154,6 +154,28 @@ def test_other_models_explanations_are_left_out(results):
     assert json.loads(newest.read_text())["model"] == MODEL
 
 
+def test_explanations_are_of_the_model_that_was_measured(results):
+    path = results / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"model": MODEL}))
+    source = page_of(results).source
+    assert "v_Wave_g01" in source.partition('id="stories"')[2]
+    path.write_text(json.dumps(metrics | {"model": "ffffffff"}))
+    source = page_of(results).source
+    assert "v_Wave_g01" not in source.partition('id="stories"')[2] and "Why it says so" not in source
+    title = results / "explanations" / "measures.md"
+    for named, shown in (("00000000", False), ("ffffffff", True)):
+        title.write_text(f"# Explanations of a & b, 2 videos, model {named}\n")
+        assert ("Prototypes as such, parent" in page_of(results).source) == shown
+
+
+def test_a_threshold_that_nothing_reaches_is_told(results):
+    path = results / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated": True, "threshold": 1.0000000000000002}))
+    words = page_of(results).words()
+    assert "every answer is the root of the tree" in words and "climbs the tree until" not in words
+
+
 def test_undefined_figures_are_dashes(results):
     metrics = json.loads((results / "metrics.json").read_text())
     metrics |= {"severity": None, "hierarchical": {"precision": None, "recall": None, "f": None}, "mistakes": []}

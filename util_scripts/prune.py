@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import build
+from datasets.groups import hold_out
 from datasets.ucf101 import subset_of
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
@@ -103,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so no prototype is a patch; prune after a push")
     model = model.to(device).eval()
-    videos, reader = build.read_videos(args, hierarchy), build.make_reader(args)
+    videos = hold_out(build.read_videos(args, hierarchy), checkpoint.get("held_out", ()))
+    reader = build.make_reader(args)
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:
         raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
