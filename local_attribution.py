@@ -31,7 +31,7 @@ from explain.names import file_name
 from explain.pictures import read_region
 from explain.report import percent
 from hierarchy.tree import Hierarchy
-from local_analysis import MEMORY_GB, choose, stored_flags
+from local_analysis import MEMORY_GB, choose, spread, stored_flags
 from models.geometry import upsample
 from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
 from options import device_flags, model_flags, parse_given, parse_main, resolve
@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group.add_argument("--annotation_path", help="annotation JSON, when it has moved")
     group.add_argument("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
     group.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
-    group.add_argument("--n_videos", type=int, default=4, help="how many, spread over the classes; 0 for all (default: 4)")
+    group.add_argument("--n_videos", type=int, default=4, help="how many, spread over the classes; 0 for all (default: 4, of --videos_dir all)")
     group.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
     group.add_argument("--sample_size", type=int, help="height and width of a clip in pixels (default: the checkpoint's, else 112)")
     group.add_argument("--sample_duration", type=int, help="frames of a clip (default: the checkpoint's, else 16)")
@@ -84,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group.add_argument("--theta", type=float, default=THETA, help=f"least share of a channel in a pyramid, 0..1 (default: {THETA})")
     group.add_argument("--depth", type=int, default=DEPTH, help=f"convolutions that a pyramid goes down (default: {DEPTH})")
     group.add_argument("--top_n", type=int, help="channels that a pyramid follows from each channel at most (default: all that reach theta)")
-    group.add_argument("--tubes", choices=("layers", "kernels"), help="also write a pyramid's heat of every layer, or of every channel too (default: neither)")
+    group.add_argument("--tubes", default="layers", choices=("none", "layers", "kernels"), help="write a pyramid's heat of every layer, or of every channel too (default: layers)")
     group.add_argument("--manual_seed", type=int, default=1, help="of noise (default: 1)")
     group.add_argument("--batch_size", type=int, default=4, help="clips that perturbations optimise together (default: 4)")
     group.add_argument("--out", default="visual_res", help="folder to write (default: visual_res)")
@@ -95,7 +95,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     words = list(sys.argv[1:] if argv is None else argv)
     args, given = parse_given(parser, [PUBLISHED_NAMES.get(word, word) if before == "--model" else word
                                        for before, word in zip(["", *words], words, strict=False)])
-    if "all" in args.vis_method:
+    args.all_methods = "all" in args.vis_method
+    if args.all_methods:
         args.vis_method = list(METHODS)
     args.vis_method = list(dict.fromkeys(args.vis_method))
     for name, least in (("n_videos", 0), ("sample_size", 1), ("sample_duration", 1), ("sample_t_stride", 1), ("steps", 1),
@@ -115,6 +116,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         raise ValueError("nothing to explain with; give a HIPE checkpoint as --resume_path, or a trunk's weights as --pretrain_path")
     if args.resume_path is None and not (args.videos_dir or args.video):
         raise ValueError("no videos; give their folder as --videos_dir, or a file as --video")
+    known = argparse.ArgumentParser()
+    model_flags(known)
+    of_trunks = {"classes", "pretrain_dataset", *(action.dest for action in known._actions)} & given
+    if args.resume_path is not None and of_trunks:
+        raise ValueError(f"--{min(of_trunks)} and --resume_path contradict each other, for the checkpoint tells that; leave one of them out")
+    if args.prototype is not None and "target" in given:
+        raise ValueError("--prototype and --target contradict each other; give one of them")
     if args.videos_dir and args.video:
         raise ValueError("--videos_dir and --video contradict each other; give one of them")
     return args, given
@@ -252,6 +260,19 @@ class Subject:
     normalisation: str  # of the clips
 
 
+def leave_out(args: argparse.Namespace, methods: Sequence[str], reason: str) -> None:
+    """Take methods that a trunk cannot serve out of `all`, with a line.
+
+    Raises:
+        ValueError: where they were asked for by name.
+    """
+    for method in methods:
+        if not args.all_methods:
+            raise ValueError(f"--vis_method {method} {reason}")
+        print(f"{method} is left out: it {reason}", file=sys.stderr)
+        args.vis_method.remove(method)
+
+
 def trunk_subject(args: argparse.Namespace) -> Subject:
     """A trunk under mean pooling and a linear layer, both from --pretrain_path; one with a class token under that.
 
@@ -284,9 +305,9 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
     name = f"{full.model}-{full.model_depth}" if trunk.depths else full.model
     pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk(clips).mean((2, 3, 4)))
     blind = [method for method in args.vis_method if method in ("grad_cam", "class_feature_pyramid")]
-    if hasattr(trunk, "class_token") and blind:
-        raise ValueError(f"--vis_method {blind[0]} explains by a grid of features, and the head of {full.model} reads none, "
-                         "but a class token; use gradients or perturbations")
+    if hasattr(trunk, "class_token"):
+        leave_out(args, blind, f"explains by a grid of features, and the head of {full.model} reads none, but a class token; use gradients "
+                               "or perturbations")
     return Subject(name, str(path), hierarchy, trunk, lambda clips: whole["head"](pooled(clips)).log_softmax(-1), None, [], whole["head"].weight,
                    args.normalisation or loaded.normalisation)
 
@@ -331,19 +352,21 @@ def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace) 
     Raises:
         ValueError: where a log-probability is not finite.
     """
-    by_video: dict[int, list[tuple[dict, Tensor]]] = {}
+    by_video: dict[int, list[tuple[int, Tensor]]] = {}
     for first in range(0, len(clips), args.batch_size):
-        items = [clips[i] for i in range(first, min(first + args.batch_size, len(clips)))]
+        places = range(first, min(first + args.batch_size, len(clips)))
+        items = [clips[i] for i in places]
         found = subject.log_probs(normalise(torch.stack([item["clip"] for item in items]).to(args.where), subject.normalisation))
         if not found.isfinite().all():
             raise ValueError(f"{subject.source}: gives log-probabilities that are not finite; the weights hold NaN or infinity, or belong to another trunk")
-        for item, one in zip(items, found.cpu(), strict=True):
+        for i, item, one in zip(places, items, found.cpu(), strict=True):
             if item["valid"]:
-                by_video.setdefault(item["video"], []).append((item, one))
+                by_video.setdefault(item["video"], []).append((i, one))
     chosen = []
     for video, windows in by_video.items():
         leaf, best = best_window(torch.stack([one for _, one in windows]), subject.hierarchy.n_leaves)
-        chosen.append((video, *windows[best], leaf))
+        i, log_probs = windows[best]
+        chosen.append((video, clips[i], log_probs, leaf))  # read again: the windows of all videos are too many to keep
     return chosen
 
 
@@ -408,9 +431,6 @@ def perturb(method: str, args: argparse.Namespace, score: Callable[[Tensor, Tens
     if found.interrupted:
         print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
     missed = (found.areas[:, :, 0] - found.areas.new_tensor(args.perturb_area)).abs()  # (B, A)
-    if missed.max() > MISS and not found.interrupted:
-        remedy = "raise --num_iter" + ", or leave out --published_energy" * args.published_energy
-        print(f"{method}: {args.num_iter} iterations left areas {float(missed.max()):.2f} off what was asked for; {remedy}", file=sys.stderr)
     for i in range(len(some)):
         lines = [(f"area {area:.2f}, asked for {asked:g}" + (": not reached" if off > MISS else ""), off > MISS)
                  for area, asked, off in zip(found.areas[i, :, 0].tolist(), args.perturb_area, missed[i].tolist(), strict=True)]
@@ -419,19 +439,30 @@ def perturb(method: str, args: argparse.Namespace, score: Callable[[Tensor, Tens
 
 
 def facts_of(subject: Subject, one: Shown) -> list[tuple[str, str]]:
-    """The true class and the two most probable ones with their probabilities."""
+    """The true class and the two that are most probable in this window, with their probabilities there."""
     tree, n = subject.hierarchy, subject.hierarchy.n_leaves
     probability = one.log_probs[:n].double().exp()
     label = one.video.label
     true = f"{tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "not known"
     likeliest = [f"{tree.full_name(leaf)}, {percent(float(probability[leaf]))}" for leaf in probability.argsort(descending=True)[:2].tolist()]
-    return [("true class", true), *zip(("prediction", "then"), likeliest, strict=False)]
+    return [("true class", true), *zip(("likeliest in this window", "then"), likeliest, strict=False)]
 
 
-def margin_of(subject: Subject, one: Shown, method: str, lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+def unusual_options(args: argparse.Namespace, method: str) -> list[str]:
+    """What was asked of a method that is not its default, and changes what its map tells."""
+    asked = []
+    if method in VOXELWISE and method != "random" and args.polarity != "positive":
+        asked.append(f"polarity {args.polarity}")
+    if method in RECIPES:
+        asked += [f"variant {args.variant}"] * (args.variant != "preserve") + [f"hidden by {args.perturb_type}"] * (args.perturb_type != "blur")
+        asked += ["published energy"] * args.published_energy
+    return asked
+
+
+def margin_of(subject: Subject, one: Shown, method: str, unusual: Sequence[str], lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """What stands beside a contact sheet: the method, what it explains, the true class, the likeliest, and what else there is."""
     (_, true), *likeliest = facts_of(subject, one)
-    return [(method, True), (f"for {one.title}", False), *lines, (f"true: {true}" if one.video.label >= 0 else "true class not known", True),
+    return [(method, True), (f"for {one.title}", False), *((said, False) for said in unusual), *lines, (f"true: {true}" if one.video.label >= 0 else "true class not known", True),
             *((f"{rank}. {said}", False) for rank, (_, said) in enumerate(likeliest, 1)),
             (one.video.name, False), (f"frames {int(one.frames.min())} to {int(one.frames.max())}", False)]
 
@@ -524,7 +555,10 @@ class Writer:
         visible = attributed.drawn(heat, smooth=method in VOXELWISE)
         shown = render.overlay(pixels, visible)
         (folder / f"{name}.gif").write_bytes(render.gif(shown, seconds))
-        sheet = attributed.heat_sheet(pixels, visible, margin_of(self.subject, one, method, lines))
+        unusual = unusual_options(self.args, method)
+        if heat.amax() <= heat.amin():
+            unusual.append("an empty map: all alike")
+        sheet = attributed.heat_sheet(pixels, visible, margin_of(self.subject, one, method, unusual, lines))
         (folder / f"{name}.png").write_bytes(render.png(sheet))
         drawing = None
         if pyramid is not None:
@@ -532,11 +566,12 @@ class Writer:
             picture = attributed.pyramid_picture(pixels, pyramid_rows(pyramid, tuple(heat.shape), title, one.video.name))
             (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
             (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
-            if self.args.tubes:
+            if self.args.tubes != "none":
                 np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, tuple(heat.shape), self.args.tubes == "kernels"))
             drawing = render.webp(picture)
         peak = int(heat.amax((1, 2)).argmax())
-        return attributed.Panel(method, f"hottest in frame {int(one.frames[peak])}", render.webp(shown, seconds),
+        hottest = [f"hottest in frame {int(one.frames[peak])}"] if heat.amax() > heat.amin() else []
+        return attributed.Panel(method, "; ".join([*hottest, *unusual]), render.webp(shown, seconds),
                                 render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing)
 
     def write_page(self, shown: Sequence[Shown], panels: Sequence[dict[str, attributed.Panel]]) -> None:
@@ -552,7 +587,7 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
     if args.videos_dir or args.video:
         reader = CachedReader(AnyVideo(), int(MEMORY_GB * 1e9))
         if args.videos_dir:
-            return videos_in(build.under_root(args, args.videos_dir), hierarchy), reader
+            return spread(videos_in(build.under_root(args, args.videos_dir), hierarchy), args.n_videos if "n_videos" in given else 0), reader
         file = args.video.expanduser().resolve()
         if file.is_dir():
             frame_files(file)
@@ -601,13 +636,24 @@ def explain(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and --root_path")
     names = [one.video.name for one in shown]
     names = [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {one.video.path.name}") for name, one in zip(names, shown, strict=True)]
+    if "class_feature_pyramid" in args.vis_method:
+        try:
+            feature_pyramid(lambda clips: subject.trunk(clips).flatten(1).sum(1), shown[0].clip, layer=subject.trunk, depth=1)
+        except ValueError as error:
+            leave_out(args, ["class_feature_pyramid"], f"cannot explain this trunk: {error}")
     writer = Writer(args, subject, reader)
     panels = [{"clip": writer.clip(one)} for one in shown]
     try:
         # perturbations last, and step, which is particular about frames, before the others: what cannot be is said at once
         for method in sorted(args.vis_method, key=lambda method: (method in RECIPES, method != "step")):
-            for i, *found in attribute(method, subject, args, shown):
-                panels[i][method] = writer.method(method, shown[i], names[i], *found)
+            missed = 0
+            for i, heat, pyramid, lines in attribute(method, subject, args, shown):
+                panels[i][method] = writer.method(method, shown[i], names[i], heat, pyramid, lines)
+                missed += any(strong for _, strong in lines)
+            if missed:
+                remedy = "raise --num_iter" + ", or leave out --published_energy" * args.published_energy
+                print(f"warning: {method}: {missed} of {len(shown)} clips have masks whose area is more than {MISS:g} off what was asked for; "
+                      f"{remedy}", file=sys.stderr)
             print(f"{method}: {len(shown)} clips", flush=True)
     finally:
         if any(len(found) > 1 for found in panels):

@@ -5,7 +5,7 @@ so that groups, depthwise kernels, residual sums, concatenated branches and chan
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
+from models.geometry import upsample
+
 THETA = 0.6
 DEPTH = 4
 
@@ -26,6 +28,30 @@ _MIXING = {"mm", "addmm", "bmm", "baddbmm", "dot", "mv", "linear"}
 _MOVING = {"view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "select", "unbind",
            "stack", "expand", "repeat", "flip", "index_select", "index", "_reshape_alias"}
 _ALONG_CHANNELS = {"cat": 1, "slice": 1, "split": 2, "split_with_sizes": 2, "narrow": 1}  # place of the argument dim
+_POOLING = {"max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool2d", "avg_pool3d"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the cells of a tensor's last axes lie in the clip: along each, the first one's centre and from one to the
+    next, in frames and pixels."""
+
+    stride: tuple[int, ...] = (1, 1, 1)
+    offset: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    def windows(self, kernel: Sequence[int], stride: Sequence[int], front: Sequence[int]) -> "Grid":
+        """The grid of windows over the last axes: their length and step in cells, and the cells of padding in front."""
+        n = len(kernel)
+        centre = [at + step * ((length - 1) / 2 - pad) for at, step, length, pad in
+                  zip(self.offset[-n:], self.stride[-n:], kernel, front, strict=True)]
+        steps = [a * b for a, b in zip(self.stride[-n:], stride, strict=True)]
+        return Grid((*self.stride[:-n], *steps), (*self.offset[:-n], *centre))
+
+
+def _per_axis(values: int | Sequence[int], n: int) -> list[int]:
+    """An argument of a convolution or pool for each of n axes, as it stands for all of them or for each."""
+    values = [values] if isinstance(values, int) else list(values)
+    return values * n if len(values) == 1 else values
 
 
 @dataclass
@@ -37,7 +63,7 @@ class _Conv:
     groups: int
     pooled: Tensor  # (C_in,), mean of what it read over all cells
     sources: dict[int, Tensor]  # of an earlier convolution: for each of the C_in channels, which of its own; -1: none
-    stride: tuple[int, ...]  # frames and pixels from one cell of its output to the next
+    grid: Grid  # of its output
     response: Tensor  # what it gave, after the normalisation and activation that follow it alone
     distance: Tensor = field(init=False)  # (C_out,) convolutions up to the score, through chosen channels; inf: none
     strength: Tensor = field(init=False)  # (C_out,) the largest share with which a channel was chosen
@@ -53,7 +79,7 @@ class _Known:
     """Where a tensor's channels come from: a number for each place of the tensor, or fewer that broadcast to it."""
 
     origins: dict[int, Tensor]
-    stride: tuple[int, ...]
+    grid: Grid
 
 
 class _Trace(TorchDispatchMode):
@@ -65,7 +91,7 @@ class _Trace(TorchDispatchMode):
         self._names = {id(parameter): name.rpartition(".")[0] for name, parameter in module.named_parameters()}
         self._known = WeakIdKeyDictionary()
         self._tail = WeakIdKeyDictionary()  # the tensor that is, so far, a convolution's response
-        self._known[clip] = _Known({}, (1, 1, 1))
+        self._known[clip] = _Known({}, Grid())
 
     def __torch_dispatch__(self, func, types, given=(), named=None):
         named = named or {}
@@ -90,28 +116,43 @@ class _Trace(TorchDispatchMode):
         return {conv: index.flatten() for conv, index in found.items()
                 if index.numel() == tensor.shape[1] and index.dim() > 1 and index.shape[1] == tensor.shape[1]}
 
-    def stride(self, tensor: Tensor) -> tuple[int, ...]:
-        """Frames and pixels from one cell of a tensor to the next."""
-        return self._known[tensor].stride
+    def grid(self, tensor: Tensor) -> Grid:
+        """Where a tensor's cells lie in the clip."""
+        return self._known[tensor].grid
 
     def _convolution(self, given: tuple, output: Tensor) -> None:
         x, weight, groups = given[0], given[1], given[8]
         name = self._names.get(id(weight)) or f"convolution {len(self.convs)}"
         cells = [axis for axis in range(x.dim()) if axis != 1]
+        stride, padding, dilation = (_per_axis(value, x.dim() - 2) for value in given[3:6])
+        reach = [(length - 1) * gap + 1 for length, gap in zip(weight.shape[2:], dilation, strict=True)]
+        grid = self.grid(x).windows(reach, stride, padding)
         self.convs.append(_Conv(name, weight.flatten(2).mean(2).float(), groups, x.mean(cells).float(),
-                                self.origins(x), self._stride(x, output), output))
+                                self.origins(x), grid, output))
         here = torch.arange(output.shape[1], device=output.device).view(1, -1, *[1] * (output.dim() - 2))
-        self._known[output] = _Known({len(self.convs) - 1: here}, self.convs[-1].stride)
+        self._known[output] = _Known({len(self.convs) - 1: here}, grid)
         self._tail[output] = len(self.convs) - 1
 
-    def _stride(self, x: Tensor, output: Tensor) -> tuple[int, ...]:
-        """Of an output, from how many cells of x there are to one of it."""
-        before = self._known[x].stride
-        if output.dim() != x.dim() or x.dim() - 2 not in (2, 3):
+    def _grid(self, name: str, given: tuple, x: Tensor, output: Tensor) -> Grid:
+        """Where the cells of an output lie, from those of x."""
+        before, n = self.grid(x), x.dim() - 2
+        if name in _MOVING or output.dim() != x.dim() or n not in (2, 3):
             return before
-        n = output.dim() - 2
+        if name in _POOLING:
+            kernel = _per_axis(given[1], n)
+            stride = _per_axis(given[2], n) if len(given) > 2 and given[2] else kernel
+            return before.windows(kernel, stride, _per_axis(given[3] if len(given) > 3 else 0, n))
+        if name == "constant_pad_nd":
+            front = [*given[1][::2], *[0] * n][:n][::-1]  # told from the last axis on
+            return before.windows([1] * n, [1] * n, front)
+        if name == "slice" and len(given) > 4:
+            along = [given[4] if axis == given[1] % x.dim() else 1 for axis in range(2, x.dim())]
+            return before.windows([1] * n, along, [0] * n)
+        if name in _ALONG_CHANNELS:
+            return before
+        # anything else that makes less of more, as pooling to a given size does
         ratios = [max(1, round(a / b)) if b else 1 for a, b in zip(x.shape[2:], output.shape[2:], strict=True)]
-        return (*before[:-n], *(s * ratio for s, ratio in zip(before[-n:], ratios, strict=True)))
+        return before.windows(ratios, ratios, [0] * n)
 
     def _follow(self, func, name: str, given: tuple, named: dict, known: list[Tensor], output: object) -> None:
         outputs = list(output) if isinstance(output, list | tuple) else [output]
@@ -129,8 +170,7 @@ class _Trace(TorchDispatchMode):
         tail = self._tail.get(known[0])
         for i, one in enumerate(outputs):
             origins = {conv: found[i] for conv, found in moved.items() if found[i] is not None}
-            stride = self._known[widest].stride if name in _MOVING else self._stride(widest, one)
-            self._known[one] = _Known(origins, stride)
+            self._known[one] = _Known(origins, self._grid(name, given, widest, one))
             if tail is not None and len(known) == 1 and one.shape == known[0].shape:
                 self.convs[tail].response = one
                 self._tail[one] = tail
@@ -172,9 +212,10 @@ class _Trace(TorchDispatchMode):
             else:
                 full = True
         elif name == "constant_pad_nd":
-            pads = list(given[1])
+            pads, index = list(given[1]), self._known[given[0]].origins[conv]
+            if not self._thin(given[0]):  # the channels are another axis than the second
+                return [_thinned(F.pad(index.expand(given[0].shape), pads, value=-1))]
             channel = pads[2 * (given[0].dim() - 2):2 * (given[0].dim() - 1)]
-            index = self._known[given[0]].origins[conv]
             return [F.pad(index, [0, 0] * (given[0].dim() - 2) + channel, value=-1)] if channel else [index]
         else:
             full = True
@@ -230,7 +271,7 @@ class Layer:
     n_channels: int
     weights: Tensor  # (n,) by which those channels count: the class's, below it their strength
     response: Tensor  # (n_channels, t, h, w)
-    stride: tuple[int, int, int]
+    grid: Grid
 
     @property
     def tubes(self) -> Tensor:
@@ -240,11 +281,11 @@ class Layer:
 
     def tube(self, size: tuple[int, int, int]) -> Tensor:
         """All chosen channels together over a clip of `size`: (T, H, W)."""
-        return spread(self.tubes.sum(0, keepdim=True), size, self.stride)[0]
+        return upsample(self.tubes.sum(0), size, self.grid.stride, self.grid.offset)
 
     def kernel_tubes(self, size: tuple[int, int, int], which: slice | list[int] = slice(None)) -> Tensor:
         """Each of some chosen channels over a clip of `size`: (n, T, H, W)."""
-        return spread(self.tubes[which], size, self.stride)
+        return upsample(self.tubes[which], size, self.grid.stride, self.grid.offset)
 
 
 @dataclass(frozen=True)
@@ -282,20 +323,12 @@ class FeaturePyramid:
         """The dependency graph in plain types, as docs/FORMATS.md has it."""
         return {"theta": self.theta,
                 "layers": [{"name": layer.name, "depth": layer.depth, "n_channels": layer.n_channels,
-                            "stride": list(layer.stride), "channels": layer.channels.tolist(),
+                            "stride": list(layer.grid.stride), "offset": list(layer.grid.offset),
+                            "channels": layer.channels.tolist(),
                             "strength": [round(value, 6) for value in layer.strength.tolist()]}
                            for layer in self.layers],
                 "edges": [[*edge, round(share, 6)]
                           for edge, share in zip(self.edges.tolist(), self.shares.tolist(), strict=True)]}
-
-
-def spread(maps: Tensor, size: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    """Maps over cells to the clip, linearly between cells centred at stride x index: (n, t, h, w) -> (n, T, H, W)."""
-    reach = [s * (n - 1) + 1 for s, n in zip(stride, maps.shape[1:], strict=True)]
-    wide = F.interpolate(maps[:, None], reach, mode="trilinear", align_corners=True)
-    missing = [max(0, n - r) for n, r in zip(size, reach, strict=True)]
-    wide = F.pad(wide, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
-    return wide[:, 0, :size[0], :size[1], :size[2]]
 
 
 def _min_max(values: Tensor) -> Tensor:
@@ -368,7 +401,7 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
         ordered = shares.argsort(descending=True, stable=True)
         own = ordered[top[ordered]]
         first = Layer("features", 0, own.cpu(), shares[own].cpu(), len(shares), weights[own], features[0],
-                      trace.stride(features))
+                      trace.grid(features))
         return _assemble(trace.convs, first, links, theta)
 
 
@@ -419,7 +452,7 @@ def _assemble(convs: list[_Conv], first: Layer, links: list[_Link], theta: float
         # frames of a network that sees them one by one stand in place of the batch
         response = conv.response[0] if conv.response.dim() == 5 else conv.response.movedim(0, 1)
         layers.append(Layer(conv.name, int(conv.distance.min()), own.cpu(), conv.strength[own].cpu(),
-                            len(conv.kernel), conv.strength[own], response, conv.stride))
+                            len(conv.kernel), conv.strength[own], response, conv.grid))
     place = {None: 0} | {number: i for i, number in enumerate(reached, 1)}
     return FeaturePyramid(layers, links, place, theta)
 

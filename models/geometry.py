@@ -26,7 +26,7 @@ def cell_centre(cells: Tensor, grid: tuple[int, int, int], stride: tuple[int, in
     return torch.minimum(centre, torch.tensor(size, device=cells.device) - 1)
 
 
-def _interpolation(length: int, cells: int, stride: int, offset: int, device: torch.device,
+def _interpolation(length: int, cells: int, stride: int, offset: float, device: torch.device,
                    dtype: torch.dtype) -> Tensor:
     """(length, cells) weights of linear interpolation between cells centred at stride * i + offset, constant beyond the
     ends."""
@@ -35,7 +35,7 @@ def _interpolation(length: int, cells: int, stride: int, offset: int, device: to
 
 
 def upsample(maps: Tensor, size: tuple[int, int, int], stride: tuple[int, int, int],
-             offset: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+             offset: tuple[float, float, float] = (0, 0, 0)) -> Tensor:
     """Upsample maps over feature cells to the clip, linearly between the true centres of the cells.
 
     Args:

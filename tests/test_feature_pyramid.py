@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
+from test_trunks import small
 from torch import nn
 
 from attribution import METHODS
-from attribution.feature_pyramid import feature_pyramid, spread
+from attribution.feature_pyramid import feature_pyramid
+from models import TRUNKS
 from models.geometry import upsample
 from models.resnet3d import ResNet3D
 
@@ -174,19 +177,50 @@ def test_tubes_are_the_chosen_responses_in_their_place():
     layers = {layer.name: layer for layer in found.layers}
     for name, response, stride in (("convs.a", a, (1, 1, 1)), ("convs.b", b, (2, 2, 2))):
         layer = layers[name]
-        assert layer.stride == stride
+        assert layer.grid.stride == stride and layer.grid.offset == (0, 0, 0)
         torch.testing.assert_close(layer.tubes, layer.strength.view(-1, 1, 1, 1) * response[0, layer.channels])
         torch.testing.assert_close(layer.tube(CLIP[1:]), upsample(layer.tubes.sum(0), CLIP[1:], stride))
         assert layer.kernel_tubes(CLIP[1:]).shape == (len(layer.channels), *CLIP[1:])
     assert found.layers[0].tubes.shape[0] == len(found.layers[0].channels)
 
 
-@pytest.mark.parametrize(("cells", "stride"), [((2, 4, 3), (4, 8, 16)), ((1, 7, 4), (16, 16, 32)),
-                                               ((3, 5, 2), (1, 1, 2))])
-def test_spread_places_cells_at_their_centres(cells, stride):
-    size = tuple(min(s * n, 40) for s, n in zip(stride, cells, strict=True))
-    maps = torch.rand(2, *cells)
-    torch.testing.assert_close(spread(maps, size, stride), upsample(maps, size, stride), atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("name", [name for name in TRUNKS if name not in ("mvit_v2_s", "swin3d_t")])
+def test_the_features_lie_where_the_trunk_says(name):
+    """With padding in the convolutions, before them, in pools, and where nothing is padded."""
+    trunk, clip = small(name), torch.randn(3, 16, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = feature_pyramid(lambda clips: trunk(clips).mean((2, 3, 4))[:, 0], clip, layer=trunk, depth=1).layers[0]
+    assert features.grid.stride == trunk.stride
+    offset = getattr(trunk, "offset", (0, 0, 0))  # rounded down
+    assert all(0 <= found - told < 1 for found, told in zip(features.grid.offset, offset, strict=True))
+
+
+def test_a_windowed_transformer_is_refused_at_every_size():
+    """Whose windows are padded with the channels last."""
+    trunk = small("swin3d_t")
+    for size in (32, 64):
+        clip = torch.randn(3, 4, size, size, generator=torch.Generator().manual_seed(0))
+        with pytest.raises(ValueError, match="features that come out of convolutions"):
+            feature_pyramid(lambda clips: trunk(clips).mean((2, 3, 4))[:, 0], clip, layer=trunk)
+
+
+class Padded(nn.Module):
+    """A convolution and a pool that are padded before them, as I3D's are, then pixels left out by a slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(3, 4, 3)
+
+    def forward(self, clips):
+        x = self.conv(F.pad(clips, (1, 1, 1, 1, 1, 1)))
+        x = F.max_pool3d(F.pad(x, (0, 1, 0, 1, 1, 1)), (3, 2, 2), (1, 2, 2))
+        return F.avg_pool3d(x[..., ::3], (1, 2, 1))
+
+
+def test_the_grid_of_explicit_padding_pools_and_slices():
+    net, clip = Padded(), torch.rand(3, 6, 24, 24)
+    found = feature_pyramid(lambda clips: net(clips).mean((2, 3, 4))[:, 0], clip, layer=net, depth=1).layers
+    assert found[0].grid.stride == (1, 4, 6) and found[0].grid.offset == (0, 1.5, 0.5)
+    assert found[1].grid.stride == (1, 1, 1) and found[1].grid.offset == (0, 0, 0)
 
 
 def test_a_residual_network_is_left_as_it_was():
@@ -199,7 +233,7 @@ def test_a_residual_network_is_left_as_it_was():
     found = feature_pyramid(lambda clips: trunk(clips).mean((2, 3, 4)) @ weights, clip, layer=trunk, depth=30)
     assert found.layers[1].name == "layer4.0.conv2" and found.layers[-1].name == "layer1.0.conv1"
     assert {layer.name for layer in found.layers} >= {"conv1", "layer4.0.downsample.0"}
-    assert found.layers[0].stride == trunk.stride
+    assert found.layers[0].grid.stride == trunk.stride
     assert "forward" not in vars(trunk) and all(parameter.grad is None for parameter in trunk.parameters())
     with torch.no_grad():
         assert torch.equal(trunk(clip[None]), before)

@@ -45,6 +45,9 @@ def test_grad_cam_is_the_class_map_of_a_pooled_head(network, clip):
     torch.testing.assert_close(kept["maps"], expected, atol=1e-6, rtol=1e-4)
     assert heat.shape == SIZE and not heat.requires_grad and heat.min() >= 0
 
+    plain = torch.nn.functional.interpolate(expected[None, None], SIZE, mode="trilinear")[0, 0]
+    torch.testing.assert_close(METHODS["grad_cam"](score, clip, layer=conv), plain, atol=1e-6, rtol=1e-4)
+
     best = cell_centre(expected.argmax(), tuple(expected.shape), STRIDE, SIZE)
     assert list(torch.unravel_index(heat.argmax(), SIZE)) == best.tolist()
 

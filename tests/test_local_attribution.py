@@ -1,6 +1,7 @@
 """local_attribution.py by its command line: checkpoints and trunks, what is written, what is said of bad input."""
 
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import local_attribution
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
 from datasets.reading import CachedReader
+from datasets.sampling import SlidingWindows
+from datasets.transforms import EvalTransform
+from datasets.video import VideoClips
 from explain import attributed
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
@@ -247,7 +251,7 @@ def test_a_single_class_has_no_second_prediction(root, tmp_path):
     call(root, f"{TRUNK_LINE} --pretrain_path one.pth --classes one.json --vis_method random", "--video",
          str(root / "clips" / "run-first one"), "--out", str(tmp_path))
     page = (tmp_path / "resnet-10.html").read_text()
-    assert "<dt>prediction</dt>" in page and "<dt>then</dt>" not in page
+    assert "<dt>likeliest in this window</dt>" in page and "<dt>then</dt>" not in page
 
 
 def test_a_file_and_its_frames_keep_their_own_heat(root, tmp_path):
@@ -285,6 +289,75 @@ def test_class_names_may_be_a_list_or_indices(root, tmp_path):
         args, _ = local_attribution.parse(["--classes", "c.json", "--root_path", str(tmp_path), "--pretrain_path", "x",
                                            "--video", "y"])
         assert local_attribution.class_names(args) == ["b", "a"]
+
+
+def test_what_a_map_shows_that_is_not_the_usual_is_said(root, tmp_path):
+    call(root, f"{TRUNK_LINE} --videos_dir clips --n_videos 1 --vis_method grad 3d_ep grad_cam --polarity negative "
+               "--variant delete --perturb_type fade", "--out", str(tmp_path))
+    page = (tmp_path / "resnet-10.html").read_text()
+    assert "; polarity negative</span>" in page and "; variant delete; hidden by fade</span>" in page
+    assert page.count("polarity") == 1 and page.count('<section class="level"') == 1  # of one video
+
+
+def test_an_empty_map_has_no_hottest_frame(root, tmp_path):
+    content = torch.load(root / "trunk.pth")["state_dict"]
+    content["module.fc.weight"] = torch.cat((-content["module.fc.weight"][:1].abs(), torch.zeros(2, 64)))
+    torch.save({"state_dict": content}, root / "against.pth")
+    call(root, f"{TRUNK_LINE} --pretrain_path against.pth --videos_dir clips --vis_method grad_cam --target Run",
+         "--out", str(tmp_path))
+    page = (tmp_path / "resnet-10.html").read_text()
+    assert page.count("an empty map: all alike") == 3 and "hottest" not in page
+
+
+def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, capsys):
+    """And goes on with the others; asked for by name it is an error."""
+    class Mixer(torch.nn.Module):
+        depths, out_channels, stride, offset = (), 4, (8, 24, 24), (0, 0, 0)
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.mix = torch.nn.Conv3d(3, 3, 1), torch.nn.Linear(3 * 8 * 24 * 24, 4)
+
+        def forward(self, clips):
+            return self.mix(self.conv(clips).flatten(1)).view(-1, 4, 1, 1, 1)
+
+    trunk, head = Mixer(), {"fc.weight": torch.randn(3, 4), "fc.bias": torch.zeros(3)}
+    torch.save({"state_dict": trunk.state_dict() | head}, root / "mixer.pth")
+    monkeypatch.setattr(build, "build_trunk", lambda args: trunk)
+    words = f"{TRUNK_LINE} --pretrain_path mixer.pth --video clips/run-first --num_iter 1"
+    call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y")) + " --vis_method all", "--out",
+         str(tmp_path))
+    said = capsys.readouterr().err
+    assert "class_feature_pyramid is left out: it cannot explain this trunk" in said
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        method.replace("*", "_x_") for method in METHODS if method != "class_feature_pyramid"}
+    with pytest.raises(SystemExit) as stop:
+        call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y"))
+             + " --vis_method class_feature_pyramid")
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and said.startswith("error: --vis_method class_feature_pyramid cannot explain")
+
+
+def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
+    """One a video, and a batch."""
+    args, _ = local_attribution.parse([*f"{TRUNK_LINE} --batch_size 1 --inference_stride 1".split(), "--root_path",
+                                       str(root), "--videos_dir", "clips"])
+    args.where, alive = torch.device("cpu"), set()
+    subject = local_attribution.trunk_subject(args)
+    videos, reader = local_attribution.pick_videos(args, set(), None, subject.hierarchy)
+    clips = VideoClips(videos, sampler=SlidingWindows(8, 1), transform=EvalTransform(24), reader=reader)
+    most, read = [0], VideoClips.__getitem__
+
+    def counted(self, index):
+        item = read(self, index)
+        alive.add(index)
+        weakref.finalize(item["clip"], alive.discard, index)
+        most[0] = max(most[0], len(alive))
+        return item
+
+    monkeypatch.setattr(VideoClips, "__getitem__", counted)
+    found = local_attribution.find_windows(subject, clips, args)
+    assert len(found) == 3 and len(clips) >= 8 and most[0] <= 5
 
 
 BAD = [
@@ -335,7 +408,10 @@ def test_class_names_of_kinetics_are_asked_for(root, capsys):
 
 
 @pytest.mark.parametrize(("flags", "message"), [("--level 2", "levels 0 to 1"), ("--prototype 10", "prototypes 0 to 9"),
-                                                ("--level 0 --prototype 1", "contradict")])
+                                                ("--level 0 --prototype 1", "contradict"),
+                                                ("--prototype 1 --target Run", "contradict"),
+                                                ("--model i3d", "--model and --resume_path contradict"),
+                                                ("--classes none.json", "--classes and --resume_path contradict")])
 def test_what_a_checkpoint_does_not_have(root, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
         call(root, f"--resume_path save_1.pth --no_gpu {flags}")
