@@ -268,6 +268,16 @@ def table(found: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def folded(found: dict[str, list[dict]]) -> str:
+    """The table of recognition, and that of explanations, which is long, to be unfolded."""
+    recognised = [{method: [{name: value for name, value in row.items() if (":" not in name) == whole} for row in rows]
+                   for method, rows in found.items()} for whole in (True, False)]
+    if not any(row for rows in recognised[1].values() for row in rows):
+        return table(recognised[0])
+    return (f"{table(recognised[0])}\n\n<details>\n<summary>Explanations and prototypes, every measure</summary>\n\n"
+            f"{table(recognised[1])}\n\n</details>")
+
+
 def put(page: Path, text: str) -> None:
     """Write a text between the marks of a page, at its end where it has none."""
     content = page.read_text() if page.is_file() else "# Results\n"
@@ -344,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = compare(name, seeds, sets[name], work, args)
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
         texts.append(f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest). {MISSING[name]}\n\n"
-                     f"{table(found)}")
+                     f"{folded(found)}")
         print(f"\n{texts[-1]}\n", flush=True)
         if args.page is not None:
             put(args.page, "\n\n".join(texts))
