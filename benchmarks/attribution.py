@@ -180,7 +180,7 @@ def main() -> None:
         raise ValueError("--batches, --iterations, --repeats and --sample_size must be at least 1")
     device = build.choose_device(args.device, no_cuda=False)
     torch.manual_seed(0)
-    print(f"{machine()}, torch {torch.__version__}\n")
+    print(f"{machine(no_cuda=device.type == 'cpu')}, torch {torch.__version__}\n")
     perturbations(args, device)
     masks(args, device)
     pyramids(args, device)

@@ -84,7 +84,8 @@ def main() -> None:
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
     timed = "" if own.no_time else " clips/s, forward | MB, training step |"
-    how = "" if own.no_time else f", batches of {own.batch_size}, {machine()}, torch {torch.__version__}"
+    named = machine(no_cuda=own.device == "cpu")
+    how = "" if own.no_time else f", batches of {own.batch_size}, {named}, torch {torch.__version__}"
     fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and done, nothing more
     fresh.set_forkserver_preload(["build", "torchvision"])
     began = time.perf_counter()

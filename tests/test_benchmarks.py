@@ -1,11 +1,13 @@
 """The benchmarks run, and what they add to a page is a table."""
 
 import re
+import sys
 
 import pytest
 from test_main import MODEL, ROWS
 
 from benchmarks import all as everything
+from benchmarks import attribution, trunks
 from benchmarks.schedule import costs
 from options import parse_main
 
@@ -31,6 +33,20 @@ def test_benchmarks_run_and_add_a_row(tmp_path, capsys, n_first):
         assert word in text, word
     assert ("push / evaluation" in text) == (n_first == 4)
     assert "GFLOP/s" in out and "MB" in out
+
+
+def test_attribution_is_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--model_depth", "10", "--batches", "1", "--iterations", "1", "--repeats", "1", "--sample_size", "32", "--pyramids", "MF-Net", "--device", "cpu"])
+    attribution.main()
+    rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
+    assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_trunks_are_timed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--models", "tsm_mobilenetv2", "--sample_size", "32", "--sample_duration", "4", "--batch_size", "1", "--repeats", "1", "--device", "cpu"])
+    trunks.main()
+    assert re.search(r"^\| tsm_mobilenetv2 \| 2.22 \|.*\| \d+ \|$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_second_row_stands_under_the_first(tmp_path):
