@@ -36,7 +36,9 @@ def test_benchmarks_run_and_add_a_row(tmp_path, capsys, n_first):
 
 
 def test_attribution_is_timed(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", "--model_depth", "10", "--batches", "1", "--iterations", "1", "--repeats", "1", "--sample_size", "32", "--pyramids", "MF-Net", "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", [
+        "x", "--model_depth", "10", "--batches", "1", "--iterations", "1", "--repeats", "1", "--sample_size", "32",
+        "--pyramids", "MF-Net", "--device", "cpu"])
     attribution.main()
     rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
@@ -44,7 +46,9 @@ def test_attribution_is_timed(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_trunks_are_timed(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["x", "--models", "tsm_mobilenetv2", "--sample_size", "32", "--sample_duration", "4", "--batch_size", "1", "--repeats", "1", "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", [
+        "x", "--models", "tsm_mobilenetv2", "--sample_size", "32", "--sample_duration", "4", "--batch_size", "1",
+        "--repeats", "1", "--device", "cpu"])
     trunks.main()
     assert re.search(r"^\| tsm_mobilenetv2 \| 2.22 \|.*\| \d+ \|$", capsys.readouterr().out, re.MULTILINE)
 
