@@ -17,8 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from models.geometry import upsample
-
 THETA = 0.6
 DEPTH = 4
 
@@ -281,11 +279,11 @@ class Layer:
 
     def tube(self, size: tuple[int, int, int]) -> Tensor:
         """All chosen channels together over a clip of `size`: (T, H, W)."""
-        return upsample(self.tubes.sum(0), size, self.grid.stride, self.grid.offset)
+        return spread(self.tubes.sum(0, keepdim=True), size, self.grid)[0]
 
     def kernel_tubes(self, size: tuple[int, int, int], which: slice | list[int] = slice(None)) -> Tensor:
         """Each of some chosen channels over a clip of `size`: (n, T, H, W)."""
-        return upsample(self.tubes[which], size, self.grid.stride, self.grid.offset)
+        return spread(self.tubes[which], size, self.grid)
 
 
 @dataclass(frozen=True)
@@ -329,6 +327,16 @@ class FeaturePyramid:
                            for layer in self.layers],
                 "edges": [[*edge, round(share, 6)]
                           for edge, share in zip(self.edges.tolist(), self.shares.tolist(), strict=True)]}
+
+
+def spread(maps: Tensor, size: tuple[int, int, int], grid: Grid) -> Tensor:
+    """Maps over cells to the clip, linearly between the centres of the cells: (n, t, h, w) -> (n, T, H, W)."""
+    places = []
+    for length, cells, stride, offset in zip(size, maps.shape[1:], grid.stride, grid.offset, strict=True):
+        at = (torch.arange(length, device=maps.device, dtype=maps.dtype) - offset) / stride
+        places.append(2 * at / max(cells - 1, 1) - 1)  # as grid_sample counts: -1 the first cell, 1 the last
+    where = torch.stack(torch.meshgrid(*places, indexing="ij")[::-1], -1)  # (T, H, W, 3): x, y, t
+    return F.grid_sample(maps[None], where[None], padding_mode="border", align_corners=True)[0]
 
 
 def _min_max(values: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ def test_benchmarks_run_and_add_a_row(tmp_path, capsys, n_first):
     assert "GFLOP/s" in out and "MB" in out
 
 
+@pytest.mark.slow
 def test_attribution_is_timed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [
         "x", "--model_depth", "10", "--batches", "1", "--iterations", "1", "--repeats", "1", "--sample_size", "32",

@@ -9,7 +9,7 @@ from test_trunks import light, small
 from torch import nn
 
 from attribution import METHODS
-from attribution.feature_pyramid import feature_pyramid
+from attribution.feature_pyramid import Grid, feature_pyramid, spread
 from models import TRUNKS
 from models.geometry import upsample
 from models.resnet3d import ResNet3D
@@ -192,6 +192,14 @@ def test_the_features_lie_where_the_trunk_says(name):
     assert features.grid.stride == trunk.stride
     offset = getattr(trunk, "offset", (0, 0, 0))  # rounded down
     assert all(0 <= found - told < 1 for found, told in zip(features.grid.offset, offset, strict=True))
+
+
+@pytest.mark.parametrize(("cells", "stride", "offset"), [
+    ((2, 4, 3), (4, 8, 16), (0, 0, 0)), ((1, 7, 4), (16, 16, 32), (5, 2.5, 23)), ((3, 5, 2), (1, 1, 2), (0, 0.5, 1))])
+def test_spread_places_cells_at_their_centres(cells, stride, offset):
+    size, maps = tuple(min(s * n, 40) for s, n in zip(stride, cells, strict=True)), torch.rand(2, *cells)
+    torch.testing.assert_close(spread(maps, size, Grid(stride, offset)), upsample(maps, size, stride, offset),
+                               atol=1e-5, rtol=1e-4)
 
 
 def test_a_windowed_transformer_is_refused_at_every_size():

@@ -749,6 +749,7 @@ def test_the_newest_whole_checkpoint_is_taken(whole, tmp_path):
     assert_same(results / "save_3.pth", whole / "save_3.pth")
 
 
+@pytest.mark.slow
 def test_one_sentence_from_the_command_line(data, tmp_path):
     done = shell(tmp_path / "log.txt", "main.py", *fresh(data, tmp_path / "results"), "--annotation_path nowhere.json")
     said = (tmp_path / "log.txt").read_text()

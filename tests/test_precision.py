@@ -131,6 +131,7 @@ def test_the_default_on_a_cpu_is_float32():
     assert how.training is how.inference is how.scaler is None
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_keeps_its_scaler(tmp_path):
     data, results = write_data(tmp_path / "data", n_train=2), tmp_path / "results"
     call("--root_path", data, "--result_path", results, DATA, MODEL, QUICK, CALL, "--amp fp16 --no_val")
