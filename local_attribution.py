@@ -432,7 +432,7 @@ def perturb(method: str, args: argparse.Namespace, score: Callable[[Tensor, Tens
         print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
     missed = (found.areas[:, :, 0] - found.areas.new_tensor(args.perturb_area)).abs()  # (B, A)
     for i in range(len(some)):
-        lines = [(f"area {area:.2f}, asked for {asked:g}" + (": not reached" if off > MISS else ""), off > MISS)
+        lines = [(f"area {area:.2f}, asked for {asked:g}" + (": not reached" if off > MISS else ""), off > MISS and not found.interrupted)
                  for area, asked, off in zip(found.areas[i, :, 0].tolist(), args.perturb_area, missed[i].tolist(), strict=True)]
         stopped = ", interrupted" if found.interrupted else ""
         yield first + i, found.masks[i].mean((0, 1)), None, [*lines, (f"{int(found.iterations[i].max())} iterations{stopped}", False)]

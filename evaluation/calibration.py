@@ -27,24 +27,25 @@ def tempered(probs: Tensor, temperature: float) -> Tensor:
 def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     """The temperature under which the true leaves are most probable (Guo et al., ICML 2017).
 
-    As if there were one video more, of any class: where all of few videos are right, probabilities of 1 would be best,
-    and would tell others nothing (a uniform prior as in Laplace's rule of succession).
+    As if there were one video more, whose class is as uncertain as the model says: where all of few videos are right,
+    probabilities of 1 would be best, and would tell others nothing. So few videos leave the temperature near 1.
 
     Args:
         probs: (N, K0) of videos that nothing was trained on; labels: (N,) leaves.
     Returns:
-        0.01 .. 20; 1 where there are no videos.
+        0.01 .. 20; 1 where there are no videos, or where no other does any better.
     """
     if not len(labels):
         return 1.0
     scores = probs.double().clamp(min=TINY).log()
+    targets = scores.softmax(-1) / len(labels)  # (N, K0): the one more, a share of it from every video
+    targets.scatter_add_(1, labels[:, None], torch.ones_like(targets[:, :1]))
 
     def loss(coldness: float) -> float:  # convex in 1 / temperature
-        log_probs = (scores * coldness).log_softmax(-1)
-        true, any_class = log_probs.gather(1, labels[:, None]).mean(), log_probs.mean()
-        return -float((len(labels) * true + any_class) / (len(labels) + 1))
+        return -float((targets * (scores * coldness).log_softmax(-1)).sum() / (len(labels) + 1))
 
-    return 1 / float(minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COLDEST), method="bounded").x)
+    best = minimize_scalar(loss, bounds=(1 / HOTTEST, 1 / COLDEST), method="bounded")
+    return 1 / float(best.x) if best.fun < loss(1.0) - 1e-9 else 1.0
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = BINS) -> tuple[float, list[dict]]:

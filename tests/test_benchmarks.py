@@ -7,7 +7,7 @@ import pytest
 from test_main import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, trunks
+from benchmarks import attribution, embeddings, preparing, trunks
 from benchmarks.schedule import costs
 from options import parse_main
 
@@ -52,6 +52,23 @@ def test_trunks_are_timed(monkeypatch, capsys):
         "--repeats", "1", "--device", "cpu"])
     trunks.main()
     assert re.search(r"^\| tsm_mobilenetv2 \| 2.22 \|.*\| \d+ \|$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_embeddings_are_measured(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--nodes", "126", "20", "--dims", "4"])
+    embeddings.main()
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[0] for row in rows] == ["| 126", "| 20"]
+    assert {row.count("|") for row in rows} == {head.count("|")}
+
+
+@pytest.mark.slow
+def test_preparing_is_timed(capsys):
+    preparing.main(["--n_videos", "1", "--size", "32", "--repeats", "1"])
+    said = capsys.readouterr().out
+    assert re.search(r"^ours +\d+ frames/s$", said, re.MULTILINE)
+    assert ("ours / ffmpeg" in said) != ("no ffmpeg here" in said)
 
 
 def test_a_second_row_stands_under_the_first(tmp_path):

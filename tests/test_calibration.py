@@ -49,7 +49,20 @@ def test_few_videos_that_are_all_right_make_no_probability_1():
     probs[:, 0] = 0.7
     temperature = fit_temperature(probs, torch.zeros(20, dtype=torch.int64))
     assert 0.3 < temperature < 1
-    assert float(tempered(probs, temperature)[0, 0]) == pytest.approx(20.25 / 21, abs=1e-3)  # one more, of any class
+    assert float(tempered(probs, temperature)[0, 0]) == pytest.approx(20.7 / 21, abs=1e-3)  # and one as sure as it says
+
+
+@pytest.mark.parametrize("sure", [0.5, 0.9, 0.999, 1.0])
+def test_one_video_moves_the_temperature_little(sure):
+    """Right or wrong; what was certain stays so, and so does what cannot be told."""
+    probs = torch.tensor([[sure, 1 - sure], [0.5, 0.5]], dtype=torch.float64)
+    right = fit_temperature(probs[:1], torch.tensor([0]))
+    assert fit_temperature(probs[1:], torch.tensor([0])) == 1
+    if sure == 0.5 or sure == 1:
+        assert right == 1
+    else:
+        assert float(tempered(probs, right)[0, 0]) == pytest.approx((1 + sure) / 2, abs=1e-3)
+    assert fit_temperature(probs[:1], torch.tensor([1])) >= 1
 
 
 def test_calibration_error_is_a_loop_over_bins():

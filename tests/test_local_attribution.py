@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import build
 import local_attribution
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
+from attribution.perturbation import extremal_masks
 from datasets.reading import CachedReader
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
@@ -152,6 +154,16 @@ def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, mo
         assert len(list(tmp_path.glob(f"random/resnet-10/*.{kind}"))) == 3
     page = (tmp_path / "resnet-10.html").read_text()
     assert "<b>random</b>" in page and "<b>smooth_grad</b>" not in page
+
+
+def test_masks_of_an_interrupted_perturbation_ask_for_no_more_iterations(root, tmp_path, monkeypatch, capsys):
+    def cut_off(*args, **kwargs):
+        return replace(extremal_masks(*args, **kwargs), interrupted=True)
+
+    monkeypatch.setattr(local_attribution, "extremal_masks", cut_off)
+    call(root, f"{TRUNK_LINE} --videos_dir clips --n_videos 1 --vis_method 3d_ep", "--out", str(tmp_path))
+    said = capsys.readouterr().err
+    assert "3d_ep: interrupted; these are the best masks after 2 iterations" in said and "raise --num_iter" not in said
 
 
 def test_videos_that_are_cut_short_or_shorter_than_a_clip_are_said(root, tmp_path, capsys):
