@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from datasets import DATASETS, READERS
 from datasets.reading import CachedReader, Reader
@@ -231,7 +231,7 @@ def quiet_worker(_: int) -> None:
     gc.freeze()  # were its parent's objects gone through for garbage, their memory would be copied
 
 
-def make_loader(dataset: VideoClips, *, n_threads: int, device: torch.device, batch_size: int | None = None,
+def make_loader(dataset: Dataset, *, n_threads: int, device: torch.device, batch_size: int | None = None,
                 sampler: Sequence[int] | None = None, batch_sampler=None, persistent: bool = False) -> DataLoader:
     """A loader in the dataset's order (batch_size), of some items (sampler) or in that of a batch sampler, with no more
     processes than cores; persistent ones stay from one pass to the next."""

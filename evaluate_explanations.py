@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 import build
@@ -115,6 +116,43 @@ def peak_of(heat: Tensor) -> Tensor:
     return torch.stack(torch.unravel_index(heat.argmax().cpu(), heat.shape))
 
 
+def disturbed(clips: VideoClips, item: dict, seed: int) -> tuple[dict[str, Tensor], int]:
+    """What noise, JPEG and a frame's shift make of a clip.
+
+    Args:
+        item: of `clips`. seed: of the noise.
+    Returns:
+        clips (3, T, H, W) uint8 by DISTURBANCES, and by how many frames that of the shift is later: 1, or -1 at the end.
+    """
+    pixels, frames, path = item["clip"], item["frames"], clips.videos.path(int(item["video"]))
+    shift = 1 if int(frames.max()) + 1 < clips.reader.info(path).n_frames else -1
+    moved = clips.transform(clips.reader.frames(path, (frames + shift).clamp(min=0)))[0]
+    return {"noise": noisy(pixels, seed), "jpeg": recompressed(pixels), "jitter": moved}, shift
+
+
+def moved_back(shift: int | Tensor, stride: int) -> Tensor:
+    """(..., 3): where in the clip that is `shift` frames later stands what stood at 0; its frames are a stride apart."""
+    back = torch.as_tensor(shift)[..., None] / stride
+    return torch.cat([back, torch.zeros(*back.shape[:-1], 2)], -1)
+
+
+class DisturbedClips(Dataset):
+    """Clips of an evaluation dataset with what `disturbed` makes of them, in its order as (3, 3, T, H, W)."""
+
+    def __init__(self, clips: VideoClips, seed: int) -> None:
+        self.clips, self.seed = clips, seed
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, i: int) -> dict:
+        item = self.clips[i]
+        if not item["valid"]:
+            return item | {"disturbed": item["clip"].expand(len(DISTURBANCES), -1, -1, -1, -1), "shift": 0}
+        changed, shift = disturbed(self.clips, item, self.seed)
+        return item | {"disturbed": torch.stack([changed[name] for name in DISTURBANCES]), "shift": shift}
+
+
 class Judge:
     """Explains clips in every way asked for, and measures how good each explanation is.
 
@@ -160,13 +198,9 @@ class Judge:
                            for some in (items[i:i + 16] for i in range(0, len(items), 16))])
         leaf, best = best_window(found, self.tree.n_leaves)
         item, video = items[best], self.clips.videos[v]
-        frames = item["frames"]
-        shift = 1 if int(frames.max()) + 1 < self.clips.reader.info(video.path).n_frames else -1
-        later = (frames + shift).clamp(min=0)
         pixels = item["clip"]
-        moved = self.clips.transform(self.clips.reader.frames(video.path, later))[0]
-        changed = {"noise": noisy(pixels, self._seed(video.name)), "jpeg": recompressed(pixels), "jitter": moved}
-        return Scene(video, pixels, self._normalised(pixels), frames, item["crop"], leaf,
+        changed, shift = disturbed(self.clips, item, self._seed(video.name))
+        return Scene(video, pixels, self._normalised(pixels), item["frames"], item["crop"], leaf,
                      {name: self._normalised(clip) for name, clip in changed.items()}, shift)
 
     # --- explanations
@@ -315,8 +349,7 @@ class Judge:
         if heat is None:
             return {}
         tolerance, peak = nearness(self.size), peak_of(heat)
-        # what stood in frame t is in frame t - shift of the later clip, whose frames are a stride apart
-        back = torch.tensor([scene.shift / self.clips.sampler.stride, 0, 0])
+        back = moved_back(scene.shift, self.clips.sampler.stride)
         return {f"stable_{what}": float(same_place(peak, peak_of(other) + (back if what == "jitter" else 0), tolerance))
                 for what, other in disturbed.items()}
 
@@ -460,31 +493,33 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
             n_threads: int, batch_size: int, progress: bool) -> dict[str, dict[str, Tensor]]:
     """Consistency and stability (after Huang et al., ICCV 2023) over clips of the prototypes' own nodes.
 
-    Consistency asks which parts of an object a square around the peak covers. Parts are not annotated here: they are
+    As of a clip's explanation: noise, JPEG, a frame's shift. Consistency asks which parts of an object a square around the peak covers. Parts are not annotated here: they are
     places in the event's box.
     """
     model, device = patches.model, patches.model.last_layer.weight.device
     size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
     tolerance = nearness(size)
-    loader = build.make_loader(test, n_threads=n_threads, device=torch.device("cpu"), batch_size=batch_size)
-    stayed = {name: {what: [[] for _ in layer.node_of] for what in ("noise", "jpeg")} for name, layer in patches.layers.items()}
+    loader = build.make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"), batch_size=batch_size)
+    stayed = {name: {what: [[] for _ in layer.node_of] for what in DISTURBANCES} for name, layer in patches.layers.items()}
     covered = {name: [[] for _ in layer.node_of] for name, layer in patches.layers.items()}
     for batch in tqdm(loader, desc="stability", disable=not progress, leave=False):
         for i in batch["valid"].nonzero()[:, 0].tolist():
-            pixels, video = batch["clip"][i], test.videos[int(batch["video"][i])]
+            video = test.videos[int(batch["video"][i])]
             if video.label < 0:
                 continue
-            clips = torch.stack([pixels, noisy(pixels, seed), recompressed(pixels)]).to(device)
+            clips = torch.cat([batch["clip"][i][None], batch["disturbed"][i]]).to(device)
+            back = torch.stack([moved_back(int(batch["shift"][i]) * (what == "jitter"), test.sampler.stride)
+                                for what in DISTURBANCES])[:, None]  # (3, 1, 3)
             with torch.no_grad():
                 features = model.neck(model.trunk(normalise(clips, test.normalisation)))
             grid = tuple(features.shape[2:])
             which = torch.isin(next(iter(patches.layers.values())).node_of.cpu(),
                                tree.ancestors[video.label]).nonzero()[:, 0]
             for name, layer in patches.layers.items():
-                maps = layer.similarity(layer.maps(features, which.to(device))).cpu()  # (3, n, t, h, w)
-                peaks = cell_centre(maps.flatten(2).argmax(-1), grid, stride, size, model.offset)  # (3, n, 3)
-                same = same_place(peaks[:1], peaks[1:], tolerance)  # (2, n)
-                for what, row in zip(("noise", "jpeg"), same.tolist(), strict=True):
+                maps = layer.similarity(layer.maps(features, which.to(device))).cpu()  # (4, n, t, h, w)
+                peaks = cell_centre(maps.flatten(2).argmax(-1), grid, stride, size, model.offset)  # (4, n, 3)
+                same = same_place(peaks[:1], peaks[1:] + back, tolerance)  # (3, n)
+                for what, row in zip(DISTURBANCES, same.tolist(), strict=True):
                     for p, value in zip(which.tolist(), row, strict=True):
                         stayed[name][what][p].append(value)
                 if video.name not in tubes:
@@ -690,7 +725,8 @@ def _prototypes(folder: Path, settings: Settings, subset: str | None, overwrite:
                 measure: Callable[[], list[dict]]) -> list[dict]:
     """The rows of the prototypes, kept beside those of the clips."""
     path = folder / "prototypes.json"
-    told = {"digest": settings.digest, "seed": settings.seed, "truth": settings.truth, "subset": subset or "val"}
+    told = {"digest": settings.digest, "seed": settings.seed, "truth": settings.truth, "subset": subset or "val",
+            "disturbances": list(DISTURBANCES)}
     content = {}
     if path.is_file() and not overwrite:
         try:

@@ -13,12 +13,14 @@ from media import shades, write_frames
 import build
 import evaluate_explanations
 from attribution import METHODS
+from datasets.transforms import normalise
 from evaluate_explanations import Judge, Rows, Settings, centre_blob, peak_of, served
+from evaluation.faithfulness import nearness, noisy, recompressed
 from evaluation.summary import MEASURES
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
-from training.checkpoint import save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.push import push
 from util_scripts.errors import user_errors
 
@@ -108,6 +110,45 @@ def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_
 
     monkeypatch.setattr(evaluate_explanations.Judge, "rows", forbidden)
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+
+
+def test_stability_of_prototypes_is_a_loop_over_their_videos(trained, judged):
+    """By the model's own maps, of the same clip and of that which begins a frame later."""
+    model, tree, _ = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    model.eval()
+    args, _ = parse_main(FLAGS.split())
+    resolve(args)
+    args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
+    videos = [video for video in build.read_videos(args, tree) if video.subset == "validation"]
+    clips = build.even_clips(args, videos, build.make_reader(args), 1)
+    stayed: dict[int, dict[str, float]] = {}
+    for i, video in enumerate(videos):
+        pixels, frames = clips[i]["clip"], clips[i]["frames"]
+        later = clips.transform(clips.reader.frames(video.path, frames + 1))[0]
+        noise = noisy(pixels, 1)
+        for p, node in enumerate(model.prototype_layer.node_of.tolist()):
+            if node not in tree.path_ids(video.label):
+                continue
+            places = []
+            for clip in (pixels, noise, recompressed(pixels), later):
+                with torch.no_grad():
+                    maps = model.prototype_layer.maps(model.neck(model.trunk(normalise(clip[None]))), torch.tensor([p]))
+                cell = np.unravel_index(int(maps[0, 0].argmin()), maps.shape[2:])
+                places.append([min(at * stride, n - 1) for at, stride, n in zip(cell, model.trunk.stride, (8, 24, 24),
+                                                                                strict=True)])
+            places[3][0] += 1  # of the clip that begins a frame later
+            near = [all(abs(a - b) <= by for a, b, by in zip(places[0], other, nearness((8, 24, 24)).tolist(),
+                                                             strict=True)) for other in places[1:]]
+            row = stayed.setdefault(p, {what: [] for what in ("noise", "jpeg", "jitter")})
+            for what, same in zip(row, near, strict=True):
+                row[what].append(same)
+    rows = {row["prototype"]: row["measures"] for row in json.loads((judged / "prototypes.json").read_text())["rows"]
+            if row["explanation"] == "prototypes"}
+    assert len(rows) == len(stayed) == 10
+    for p, row in stayed.items():
+        assert {what: rows[p][f"stable_{what}"] for what in row} == {what: pytest.approx(np.mean(row[what]), abs=1e-5)
+                                                                     for what in row}
+    assert 0 < np.mean([row["stable_jitter"] for row in rows.values()]) < 1
 
 
 def test_the_softmax_head_has_no_prototypes(trained, capsys):
