@@ -275,7 +275,8 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     if checkpoint is None:
         resolve(args)
         return None, None
-    stored = {**vars(parse_main([])[0]), **checkpoint["args"]}  # of before a flag: its default
+    method = ["--paper"] if checkpoint["args"].get("paper") else []
+    stored = {**vars(parse_main(method)[0]), **checkpoint["args"]}  # of before a flag: its default
     for name in WEIGHT_FLAGS:
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name in stored and name not in ("conv1_t_stride", "no_max_pool"):

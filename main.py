@@ -424,7 +424,8 @@ class Run:
         began = time.perf_counter()
         self.trainer.enter("last")
         self.record, kept = push(self.model, names=training.names, device=self.device, epoch=step.epoch,
-                                 folder=self.results, progress=True, world=self.world, **over)
+                                 folder=self.results, progress=True, world=self.world,
+                                 repeats=self.args.push_repeats, **over)
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)

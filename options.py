@@ -48,7 +48,7 @@ PAPER = {
     "neck": "leaky", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True, "focus": 1.0,
     "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
     "sharing_weight": 0.0, "separation_rivals": "all", "last_layer": "joint", "push_on": "training",
-    "no_last_push": True}
+    "push_repeats": True, "no_last_push": True}
 # What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
 PAPER_DEFAULTS = {
     "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
@@ -76,6 +76,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
     group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in the last push, whose outcome is explained (default: 3)")
     group.add_argument("--middle_push_clips", type=int, default=1, help="the same in the pushes before it, --push_clips at most (default: 1)")
+    group.add_argument("--push_repeats", action="store_true", help="let prototypes of a node become one and the same patch, as published (default: each the nearest that no other one of its node is)")
     group.add_argument("--push_on", default="still", choices=("still", "training"), help="clips that a push searches; training: augmented and normalised twice, as in the released code (default: still)")
     group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
     group.add_argument("--cache_features", type=int, default=4, help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new view every epoch (default: 4)")

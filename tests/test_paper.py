@@ -13,7 +13,7 @@ from datasets.transforms import MEAN, STD, normalise
 from hierarchy.hyperbolic import to_ball
 from models.hipe import HIPE
 from options import PAPER, PAPER_DEFAULTS, RECIPES, parse_main, resolve
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import LossWeights, Phase, Trainer
 from training.features import NormalisedTwice, valid_clips
 from training.losses import batch_cross_entropy, level_losses, sparsity
@@ -225,7 +225,9 @@ def test_a_run_goes_on_to_the_same_bits(whole, data, tmp_path):  # noqa: F811
     for cut in ("save_2.pth", "save_3.pth"):
         results = tmp_path / cut
         results.mkdir()
-        (results / cut).write_bytes((whole / cut).read_bytes())
+        content = load_checkpoint(whole / cut)
+        del content["args"]["push_repeats"]  # as of a version that has not had it
+        save_checkpoint(results / cut, content)
         call("--resume_path auto --result_path", results, CALL)
         assert_same(results / "save_4.pth", whole / "save_4.pth")
     with pytest.raises(SystemExit):
@@ -249,6 +251,11 @@ def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkey
     monkeypatch.undo()
     call("--resume_path auto --result_path", tmp_path, CALL)
     assert_same(tmp_path / "save_4.pth", whole / "save_4.pth")
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_prototypes_of_a_node_may_become_the_same_patch_as_published(paper):
+    assert resolved("--paper" if paper else "").push_repeats is paper and resolved("--push_repeats").push_repeats
 
 
 def test_what_was_trained_so_can_be_explained(whole):

@@ -51,9 +51,9 @@ def tree():
     return random_tree(4, 3, 7)
 
 
-def slow_push(model, loader):
-    """For every prototype, clip and cell, one after the other."""
-    layer, best = model.prototype_layer, {}
+def slow_push(model, loader, repeats=False):
+    """For every prototype, clip and cell, one after the other; then patches are handed out, the nearest first."""
+    layer, near = model.prototype_layer, {}
     start = layer.prototypes.detach().clone()
     for batch in valid_clips(loader, CPU):
         features = model(batch["clip"]).features
@@ -62,11 +62,21 @@ def slow_push(model, loader):
             for p, node in enumerate(layer.node_of.tolist()):
                 if node not in model.ancestors[label]:
                     continue
+                best = (math.inf,)
                 for n, patch in enumerate(patches):
                     distance = float((patch - start[p]).square().sum())
-                    if distance < best.get(p, (math.inf,))[0]:
-                        best[p] = (distance, int(batch["video"][b]), n, patch, *source)
-    return best
+                    if distance < best[0]:
+                        best = (distance, int(batch["video"][b]), n, patch, *source)
+                near.setdefault(p, []).append(best)
+    if repeats:
+        return {p: min(found, key=lambda one: one[0]) for p, found in near.items()}
+    given = {}
+    while free := [(one[0], p, one) for p, found in near.items() if p not in given for one in found
+                   if not any(one[1:3] == other[1:3] and layer.node_of[p] == layer.node_of[q]
+                              for q, other in given.items())]:
+        _, p, one = min(free, key=lambda pair: pair[0])
+        given[p] = one
+    return {p: min(found, key=lambda one: one[0]) for p, found in near.items()} | given
 
 
 @pytest.fixture(params=["all readable", "some not"])
@@ -79,11 +89,12 @@ def loader(request):
 
 
 @torch.no_grad()
-def test_push_equals_slow_triple_loops(tree, loader):
+@pytest.mark.parametrize("repeats", [False, True])
+def test_push_equals_slow_triple_loops(tree, loader, repeats):
     model = small_hipe(tree, per_node=3).eval()
     before = model.prototype_layer.prototypes.detach().clone()
-    expected = slow_push(model, loader)
-    record, kept = push(model, loader, names=NAMES, device=CPU, epoch=7, n_clips=8)
+    expected = slow_push(model, loader, repeats)
+    record, kept = push(model, loader, names=NAMES, device=CPU, epoch=7, n_clips=8, repeats=repeats)
     assert record.epoch == 7 and record.clip_size == (8, 32, 32) and record.stride == (4, 8, 8)
     assert 0 < len(expected) < len(before)
     for p in range(len(before)):
@@ -120,11 +131,35 @@ def test_the_earliest_clip_and_cell_win_ties():
     batch["clip"][1] = batch["clip"][0]  # video 1 is video 0 again, and so are 3 and 4 in the next batch
     batch["clip"][:, :, 2:] = batch["clip"][:, :, :2]  # every patch comes twice in its clip, too
     again = {**noise_batch([0, 0, 1], first=3, size=(4, 8, 8)), "clip": batch["clip"].clone()}
-    record, _ = push(model, [batch, again], names=NAMES, device=CPU, n_clips=6)
+    record, _ = push(model, [batch, again], names=NAMES, device=CPU, n_clips=6, repeats=True)
     assert set(record.video[:2]) == {"video 0"} and set(record.video[2:4]) == {"video 2"}
     assert set(record.video[4:]) <= {"video 0", "video 2"}
     assert (record.cell < 4).all()  # of 2 x 2 x 2
     assert (record.frames[:2] == torch.arange(4)).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(8,), (3, 3, 2), (1,) * 8])
+def test_no_two_prototypes_of_a_node_become_one_patch(tree, sizes):
+    """All of a node start alike, as training may make them: each takes a clip of its own, while there are any."""
+    model = small_hipe(tree, per_node=3)
+    layer = model.prototype_layer
+    layer.prototypes.copy_(layer.prototypes[layer.counts.cumsum(0)[layer.node_of] - 1])
+    start = layer.prototypes.clone()
+    record, _ = push(model, batches(sizes), names=NAMES, device=CPU, n_clips=8)
+    labels = dict(zip(NAMES, LABELS, strict=True))
+    for node in layer.node_of.unique().tolist():
+        which = (layer.node_of == node).nonzero()[:, 0].tolist()
+        clips = [name for name, label in labels.items() if node in model.ancestors[label]]
+        found = [record.video[p] for p in which]
+        assert found == [None] * 3 if not clips else len(set(found)) == min(len(clips), 3)
+        if len(clips) >= 3:  # the nearest clips there are, in order
+            distances = sorted(float((model(batch["clip"]).features.flatten(2)[b].T - start[which[0]]).square().sum(1).min())
+                               for batch in valid_clips(batches(sizes), CPU) for b in range(len(batch["label"]))
+                               if node in model.ancestors[batch["label"][b]])[:3]
+            assert sorted(record.distance[which].tolist()) == pytest.approx(distances, rel=1e-5, abs=1e-6)
+    assert record.duplicates(layer.node_of) == sum(  # of nodes with one or two clips
+        3 - min(n, 3) for n in (sum(node in model.ancestors[label] for label in LABELS) for node in range(len(tree))) if n)
 
 
 @torch.no_grad()

@@ -1,9 +1,11 @@
-"""Push: every prototype becomes the nearest training patch of its node, and it is written down which one."""
+"""Push: every prototype becomes the nearest training patch of its node that no other prototype of the node is, and it is
+written down which one."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,10 +94,13 @@ class PushRecord:
 @torch.no_grad()
 def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: torch.device, epoch: int = 0,
          n_clips: int, budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
-         world: World | None = None, precision: Precision | None = None) -> tuple[PushRecord, KeptFeatures]:
+         world: World | None = None, precision: Precision | None = None,
+         repeats: bool = False) -> tuple[PushRecord, KeptFeatures]:
     """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
 
-    The earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
+    Where several prototypes of a node are nearest to one patch, the nearest of them takes it, and the others the next
+    clip's nearest patch that is free. The earliest clip wins ties. Costs an evaluation pass; what follows (tuning,
+    pictures) is somebody else's.
 
     Args:
         loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them: this process's
@@ -104,6 +109,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
         n_clips: how many clips the loader holds at most.
         budget: bytes of features kept in memory; more go to a file in `folder`.
         precision: of trunk and neck (default: float32).
+        repeats: let prototypes of a node take the same patch, as published.
     Returns:
         the record, and the features of this loader's clips for tuning.
     Raises:
@@ -111,63 +117,102 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     """
     world, precision = world or World(), precision or Precision(device)
     layer = model.prototype_layer
-    n_prototypes, channels = layer.prototypes.shape
     level = model.level_of[layer.node_of]  # (P,)
-    best = torch.full((n_prototypes,), torch.inf, device=device)
-    patches = layer.prototypes.detach().clone()
-    cell = torch.zeros(n_prototypes, dtype=torch.int64, device=device)
-    kept_at, video, item = torch.zeros_like(cell), torch.full_like(cell, -1), torch.zeros_like(cell)
-    frames = crop = grid = clip_size = None
+    n_prototypes, channels = layer.prototypes.shape
+    found = _Nearest(n_prototypes, 1 if repeats else layer.per_node, device)
+    grid = clip_size = None
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
     for batch in valid_clips(loader, device, "push" if progress else None):
         with precision.in_inference():
             output = model(batch["clip"])
+        grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
         owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
-        nearest, winner = output.distances.masked_fill(~owned, torch.inf).min(0)  # (P,), the first of equals
-        better = (nearest < best).nonzero().squeeze(1)  # (n,) prototypes; a tie keeps the earlier clip
-        if frames is None:
-            grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
-            frames = torch.zeros(n_prototypes, batch["frames"].shape[1], dtype=torch.int64)
-            crop = torch.zeros(n_prototypes, 4)
-        clip = winner[better]
-        best[better], cell[better] = nearest[better], output.cells[clip, better]
-        patches[better] = output.features.flatten(2)[clip, :, cell[better]].float()  # (n, C)
-        kept_at[better] = clip + shelf.used
-        on_cpu, better_on_cpu = clip.cpu(), better.cpu()
-        video[better], item[better] = batch["video"][on_cpu].to(device), batch["item"][on_cpu].to(device)
-        frames[better_on_cpu], crop[better_on_cpu] = batch["frames"][on_cpu], batch["crop"][on_cpu]
+        found.add(output.distances.masked_fill(~owned, torch.inf), output.cells, output.features, batch, shelf.used)
         shelf.add(output.features, batch["label"])
-    if frames is None:
+    if grid is None:
         raise ValueError("push: not one training clip could be read; run util_scripts.generate_video_jpgs again")
-    mine = _nearest_here(world, best, item)
-    best, patches, cell, video, frames, crop = (world.merge(rows, mine)
-                                                for rows in (best, patches, cell, video, frames, crop))
+    mine, best = found.choose(world, layer.node_of, repeats=repeats)
+    row = {name: world.merge(values, mine) for name, values in best.items()}
+    cell, matched = row["cell"], row["distance"] < torch.inf
+    patches = torch.where(matched[:, None], row["patch"], layer.prototypes)
     layer.prototypes.copy_(patches)
 
-    matched = video >= 0
     maps = torch.zeros(n_prototypes, *grid)
     kept = shelf.kept()
     for chosen in (matched & mine).nonzero().squeeze(1).cpu().split(256):
-        own = kept.features[kept_at.cpu()[chosen]].to(device).float()  # (n, C, t, h, w)
+        own = kept.features[best["kept_at"].cpu()[chosen]].to(device).float()  # (n, C, t, h, w)
         distances = (own - patches[chosen.to(device)][:, :, None, None, None]).square().sum(1)  # (n, t, h, w)
         # the patch itself is at distance 0; half precision would say 1e-5
         distances.flatten(1).scatter_(1, cell[chosen.to(device)][:, None], 0.0)
         maps[chosen] = layer.similarity(distances).cpu()
     maps = world.merge(maps, mine)
-    record = PushRecord(epoch=epoch, video=[names[v] if v >= 0 else None for v in video.tolist()], frames=frames,
-                        crop=crop, cell=cell.cpu(), distance=best.masked_fill(~matched, 0).cpu(), maps=maps,
-                        clip_size=clip_size, stride=tuple(model.trunk.stride), offset=model.offset)
+    at = {name: row[name].masked_fill(~matched.view(-1, *[1] * (row[name].dim() - 1)), 0).cpu()
+          for name in ("frames", "crop", "cell", "distance")}
+    video = [names[v] if known else None for v, known in zip(row["video"].tolist(), matched.tolist(), strict=True)]
+    record = PushRecord(epoch=epoch, video=video, maps=maps, clip_size=clip_size, stride=tuple(model.trunk.stride),
+                        offset=model.offset, **at)
     return record, kept
 
 
-def _nearest_here(world: World, distance: Tensor, item: Tensor) -> Tensor:
-    """The prototypes whose nearest patch of all processes is this one's: (P,) distances, (P,) items -> (P,) bool.
+class _Nearest:
+    """The n nearest clips to each of P prototypes, by the nearest patch of each: rows (P, n, ...), the nearest first.
 
-    The earliest item wins ties; what no process has seen a clip for is the first one's.
+    The earlier clip comes first where two are equally near; infinitely far stands for none.
     """
-    distances, items = world.stack(torch.stack([distance.double(), item.double()])).unbind(1)  # (size, P) each
-    return items.masked_fill(distances > distances.amin(0), torch.inf).argmin(0) == world.rank
+
+    def __init__(self, n_prototypes: int, n: int, device: torch.device) -> None:
+        self.n = n
+        self.rows = {"distance": torch.full((n_prototypes, n), torch.inf, device=device)}
+
+    def add(self, distances: Tensor, cells: Tensor, features: Tensor, batch: dict, first: int) -> None:
+        """Take up a batch.
+
+        Args:
+            distances, cells: (B, P), infinite for clips that a prototype may not come to. features: (B, C, t, h, w).
+            first: number of the batch's first clip among those kept.
+        """
+        near, clip = (found[:self.n].T for found in distances.sort(dim=0, stable=True))  # (P, m)
+        which = (near[:, 0] < self.rows["distance"][:, -1]).nonzero()[:, 0]  # (c,): prototypes that gain by the batch
+        near, clip = near[which], clip[which]
+        cell = cells[clip, which[:, None]]
+        found = {name: batch[name].to(near.device)[clip] for name in ("video", "item", "frames", "crop")}
+        found |= {"distance": near, "cell": cell, "kept_at": clip + first,
+                  "patch": features.flatten(2)[clip, :, cell].float()}
+        for name, values in found.items():
+            if name not in self.rows:
+                self.rows[name] = values.new_zeros(*self.rows["distance"].shape, *values.shape[2:])
+        order = torch.cat([self.rows["distance"][which], near], 1).sort(dim=1, stable=True).indices[:, :self.n]
+        line = torch.arange(len(which), device=near.device)[:, None]
+        for name, rows in self.rows.items():
+            rows[which] = torch.cat([rows[which], found[name]], 1)[line, order]
+
+    def choose(self, world: World, node_of: Tensor, *, repeats: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Give each prototype one of the patches that all processes have found for it.
+
+        Args:
+            node_of: (P,). repeats: whether prototypes of a node may have the same.
+        Returns:
+            (P,) bool, whose patch is this process's, and that patch's row (P, ...) for these.
+        """
+        told = {name: world.stack(self.rows[name]).transpose(0, 1).flatten(1, 2).cpu()  # (P, size n, ...)
+                for name in ("distance", "item", "video", "cell", "frames")}
+        distance, item = told["distance"].numpy(), told["item"].numpy()
+        prototype, slot = np.nonzero(np.isfinite(distance))
+        order = np.lexsort((prototype, item[prototype, slot], distance[prototype, slot]))
+        node, chosen, taken = node_of.tolist(), [-1] * len(distance), set()
+        for p, i in zip(prototype[order].tolist(), slot[order].tolist(), strict=True):
+            if chosen[p] >= 0:
+                continue
+            patch = (node[p], int(told["video"][p, i]), int(told["cell"][p, i]), *told["frames"][p, i].tolist())
+            if repeats or patch not in taken:
+                chosen[p] = i
+                taken.add(patch)
+        nearest = np.lexsort((item, distance), axis=1)[:, 0]  # of a node with fewer patches than prototypes
+        pick = torch.tensor([int(nearest[p]) if i < 0 else i for p, i in enumerate(chosen)],
+                            device=self.rows["distance"].device)
+        line = torch.arange(len(pick), device=pick.device)
+        return pick // self.n == world.rank, {name: rows[line, pick % self.n] for name, rows in self.rows.items()}
 
 
 @torch.no_grad()
