@@ -154,12 +154,13 @@ def test_no_two_prototypes_of_a_node_become_one_patch(tree, sizes):
         found = [record.video[p] for p in which]
         assert found == [None] * 3 if not clips else len(set(found)) == min(len(clips), 3)
         if len(clips) >= 3:  # the nearest clips there are, in order
-            distances = sorted(float((model(batch["clip"]).features.flatten(2)[b].T - start[which[0]]).square().sum(1).min())
-                               for batch in valid_clips(batches(sizes), CPU) for b in range(len(batch["label"]))
-                               if node in model.ancestors[batch["label"][b]])[:3]
+            own = [model(batch["clip"][b:b + 1]).features[0].flatten(1).T
+                   for batch in valid_clips(batches(sizes), CPU) for b, label in enumerate(batch["label"])
+                   if node in model.ancestors[label]]
+            distances = sorted(float((patches - start[which[0]]).square().sum(1).min()) for patches in own)[:3]
             assert sorted(record.distance[which].tolist()) == pytest.approx(distances, rel=1e-5, abs=1e-6)
-    assert record.duplicates(layer.node_of) == sum(  # of nodes with one or two clips
-        3 - min(n, 3) for n in (sum(node in model.ancestors[label] for label in LABELS) for node in range(len(tree))) if n)
+    n_clips = [sum(node in model.ancestors[label] for label in LABELS) for node in range(len(tree))]
+    assert record.duplicates(layer.node_of) == sum(3 - min(n, 3) for n in n_clips if n)  # of nodes with one or two
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Push: every prototype becomes the nearest training patch of its node that no other prototype of the node is, and it is
+"""Push: every prototype becomes the nearest training patch of its node that no other one of the node is, and it is
 written down which one."""
 
 from collections.abc import Iterable, Sequence
