@@ -12,6 +12,7 @@ import pytest
 import torch
 from processes import Ended, in_processes
 from test_main import DATA, MODEL, ROOT, assert_same, call, write_data
+from test_push import sampling_hipe
 from tiny import noise_batch, random_tree, small_hipe
 from torch import nn
 
@@ -161,16 +162,15 @@ def test_steps_of_a_shared_batch_are_those_of_one_process(size, tmp_path):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_push_and_evaluation_are_those_of_one_process(size, tmp_path):
-    """Clips come twice, so that there are ties between the processes, and one cannot be read."""
+    """One clip cannot be read."""
     batch = noise_batch(LABELS)
-    batch["clip"][4], batch["clip"][7] = batch["clip"][0], batch["clip"][2]
     batch["video"] //= 2
     batch["valid"][5] = False
 
     def work(world, path):
-        model, loader = small_hipe(random_tree(4, 3, 5)), [share(batch, world)]
-        with torch.no_grad():  # pairs that want the same patch, which one process or two have found
-            model.prototype_layer.prototypes[1::2] = model.prototype_layer.prototypes[::2]
+        model, loader = small_hipe(random_tree(4, 3, 5), per_node=3), [share(batch, world)]
+        with torch.no_grad():  # all of a node want the same patch, and classes have two videos or one
+            model.prototype_layer.prototypes[:] = model.prototype_layer.prototypes[::3].repeat_interleave(3, 0)
         record, kept = push(model, loader, names=list("abcd"), device=CPU, n_clips=8, world=world)
         scores = evaluate(model, loader, torch.tensor([0, 3, 4, 4]), device=CPU, world=world)
         torch.save([record.to_dict(), model.prototype_layer.prototypes.detach(), scores,
@@ -187,6 +187,30 @@ def test_push_and_evaluation_are_those_of_one_process(size, tmp_path):
         torch.testing.assert_close(found["maps"], record["maps"], atol=0.02, rtol=0.01)  # of features in half precision
         torch.testing.assert_close(pushed, prototypes, atol=1e-5, rtol=1e-5)
         assert told == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_agree_where_clips_are_equally_near(size, tmp_path):
+    """Clips come twice and thrice, of one video and of others, and their features are equal to the bit."""
+    batch = noise_batch([0, 1, 0, 1, 0, 0, 1, 1], size=(4, 8, 8))
+    batch["clip"] = batch["clip"][torch.tensor([0, 1, 0, 1, 0, 5, 6, 1])]
+    batch["video"] = torch.tensor([0, 1, 0, 2, 3, 3, 4, 4])
+
+    def work(world, path):
+        model = sampling_hipe(random_tree(4, 2, 3), per_node=3)
+        with torch.no_grad():
+            model.prototype_layer.prototypes[:] = model.prototype_layer.prototypes[::3].repeat_interleave(3, 0)
+        record, _ = push(model, [share(batch, world)], names=list("abcde"), device=CPU, n_clips=8, world=world)
+        torch.save([record.to_dict(), model.prototype_layer.prototypes.detach()], path)
+
+    together(size, lambda world, rank: work(world, tmp_path / f"{rank}.pth"), tmp_path)
+    work(World(), tmp_path / "alone.pth")
+    record, prototypes = torch.load(tmp_path / "alone.pth")
+    for rank in range(size):
+        found, pushed = torch.load(tmp_path / f"{rank}.pth")
+        assert found["video"] == record["video"] and len(set(record["video"][3:6])) == 3
+        assert all(torch.equal(found[key], record[key]) for key in ("cell", "frames", "crop", "distance", "maps"))
+        assert torch.equal(pushed, prototypes)
 
 
 def test_merged_means_are_those_of_all_clips():

@@ -1,5 +1,6 @@
 """Push equals slow triple loops, tells where everything comes from, and what it keeps is what it saw."""
 
+import copy
 import json
 import math
 
@@ -67,24 +68,26 @@ def slow_push(model, loader, repeats=False):
                     distance = float((patch - start[p]).square().sum())
                     if distance < best[0]:
                         best = (distance, int(batch["video"][b]), n, patch, *source)
-                near.setdefault(p, []).append(best)
-    if repeats:
-        return {p: min(found, key=lambda one: one[0]) for p, found in near.items()}
+                of_video = near.setdefault(p, {})
+                of_video[best[1]] = min(of_video.get(best[1], best), best, key=lambda one: one[0])
+    nearest = {p: min(found.values(), key=lambda one: one[0]) for p, found in near.items()}
     given = {}
-    while free := [(one[0], p, one) for p, found in near.items() if p not in given for one in found
-                   if not any(one[1:3] == other[1:3] and layer.node_of[p] == layer.node_of[q]
-                              for q, other in given.items())]:
+    while free := [(one[0], p, one) for p, found in near.items() if p not in given for one in found.values()
+                   if repeats or not any(layer.node_of[p] == layer.node_of[q] and one[1:3] == other[1:3]
+                                         and torch.equal(one[4], other[4]) for q, other in given.items())]:
         _, p, one = min(free, key=lambda pair: pair[0])
         given[p] = one
-    return {p: min(found, key=lambda one: one[0]) for p, found in near.items()} | given
+    return nearest | given
 
 
-@pytest.fixture(params=["all readable", "some not"])
+@pytest.fixture(params=["all readable", "some not", "several clips a video"])
 def loader(request):
     made = batches()
     if request.param == "some not":
         made[0]["valid"][1] = False
         made[2]["valid"][:] = False
+    if request.param == "several clips a video":  # clips 1 and 3 are of class 3, 2 and 6 of class 5
+        made[1]["video"][0], made[2]["video"][0] = 1, 2
     return made
 
 
@@ -131,11 +134,63 @@ def test_the_earliest_clip_and_cell_win_ties():
     batch["clip"][1] = batch["clip"][0]  # video 1 is video 0 again, and so are 3 and 4 in the next batch
     batch["clip"][:, :, 2:] = batch["clip"][:, :, :2]  # every patch comes twice in its clip, too
     again = {**noise_batch([0, 0, 1], first=3, size=(4, 8, 8)), "clip": batch["clip"].clone()}
+    ties = copy.deepcopy(model)
     record, _ = push(model, [batch, again], names=NAMES, device=CPU, n_clips=6, repeats=True)
     assert set(record.video[:2]) == {"video 0"} and set(record.video[2:4]) == {"video 2"}
     assert set(record.video[4:]) <= {"video 0", "video 2"}
     assert (record.cell < 4).all()  # of 2 x 2 x 2
     assert (record.frames[:2] == torch.arange(4)).all()
+    ties.prototype_layer.prototypes[1] = ties.prototype_layer.prototypes[0]
+    record, _ = push(ties, [batch, again], names=NAMES, device=CPU, n_clips=6)
+    assert record.video[:2] == ["video 0", "video 1"]  # of two that want the same, the first takes the earliest
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(6,), (2, 2, 2), (1,) * 6])
+def test_clips_of_one_video_are_one_choice(sizes):
+    """Two videos, each with the same clip three times, as videos no longer than a clip give it: both are chosen."""
+    model = sampling_hipe(Hierarchy.from_rows([["a", "top"], ["b", "top"]]))
+    layer = model.prototype_layer
+    layer.prototypes[1] = layer.prototypes[0]
+    made = batches(sizes, [0] * 6)
+    whole = {key: torch.cat([batch[key] for batch in made]) for key in made[0]}
+    whole |= {key: values[torch.tensor([0, 0, 0, 3, 3, 3])] for key, values in whole.items() if key != "item"}
+    whole["video"] = torch.tensor([0, 0, 0, 1, 1, 1])
+    loader = [dict(zip(whole, values, strict=True)) for values in zip(*(v.split(sizes) for v in whole.values()),
+                                                                      strict=True)]
+    record, _ = push(model, loader, names=NAMES, device=CPU, n_clips=6)
+    assert set(record.video[:2]) == {"video 0", "video 1"} and record.duplicates(layer.node_of) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("other", ["another clip", "another video"])
+def test_the_same_place_in_another_clip_is_another_patch(other):
+    """Two prototypes are the patches of one cell in two clips, which may be of two videos with the same frames."""
+    model = sampling_hipe(Hierarchy.from_rows([["a", "top"], ["b", "top"]]))
+    layer, batch = model.prototype_layer, noise_batch([0, 0, 0], size=(4, 8, 8))
+    if other == "another clip":
+        batch["video"][1] = 0
+    else:
+        batch["frames"][1] = batch["frames"][0]
+    clips = next(iter(valid_clips([batch], CPU)))["clip"]
+    layer.prototypes[:2] = model.trunk(clips)[:2].flatten(2)[:, :, 3]
+    record, _ = push(model, [batch], names=NAMES, device=CPU, n_clips=3)
+    assert record.video[:2] == ["video 0", "video 0" if other == "another clip" else "video 1"]
+    assert record.cell[:2].tolist() == [3, 3] and record.distance[:2].tolist() == [0, 0]
+    assert torch.equal(record.frames[:2], batch["frames"][:2])
+
+
+@torch.no_grad()
+def test_nodes_with_unequal_numbers_of_prototypes(tree):
+    """As pruning leaves them."""
+    model = small_hipe(tree, per_node=[1 + node % 3 for node in range(len(tree))]).eval()
+    layer = model.prototype_layer
+    first = layer.counts.cumsum(0) - layer.counts
+    layer.prototypes.copy_(layer.prototypes[first[layer.node_of]])
+    expected = slow_push(model, batches())
+    record, _ = push(model, batches(), names=NAMES, device=CPU, n_clips=8)
+    found = {p: (name, int(cell)) for p, (name, cell) in enumerate(zip(record.video, record.cell, strict=True)) if name}
+    assert found == {p: (NAMES[video], cell) for p, (_, video, cell, *_) in expected.items()}
 
 
 @torch.no_grad()

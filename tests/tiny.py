@@ -145,6 +145,6 @@ def noise_batch(labels: list[int], *, first: int = 0, size: tuple[int, int, int]
     still = torch.randint(128, (n, 3, 1, height, width), generator=generator, dtype=torch.uint8)
     clip = still + torch.randint(128, (n, 3, frames, height, width), generator=generator, dtype=torch.uint8)
     items = torch.arange(first, first + n)
-    return {"clip": clip, "label": torch.tensor(labels), "video": items, "item": items,
+    return {"clip": clip, "label": torch.tensor(labels), "video": items.clone(), "item": items,
             "frames": torch.arange(frames) + 10 * items[:, None], "flip": torch.zeros(n, dtype=torch.bool),
             "crop": torch.tensor([0.0, 8, 64, 72]) + items[:, None], "valid": torch.ones(n, dtype=torch.bool)}

@@ -1,5 +1,4 @@
-"""Push: every prototype becomes the nearest training patch of its node that no other one of the node is, and it is
-written down which one."""
+"""Push: every prototype becomes the nearest training patch of its node, each another one; which one is written down."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -98,9 +97,9 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
          repeats: bool = False) -> tuple[PushRecord, KeptFeatures]:
     """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
 
-    Where several prototypes of a node are nearest to one patch, the nearest of them takes it, and the others the next
-    clip's nearest patch that is free. The earliest clip wins ties. Costs an evaluation pass; what follows (tuning,
-    pictures) is somebody else's.
+    Where several prototypes of a node are nearest to one patch, the nearest of them takes it, and each of the others
+    the nearest patch of the next video, and so on; only where the node has too few videos are they the same. The
+    earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
 
     Args:
         loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them: this process's
@@ -156,14 +155,15 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
 
 
 class _Nearest:
-    """The n nearest clips to each of P prototypes, by the nearest patch of each: rows (P, n, ...), the nearest first.
+    """The n nearest videos to each of P prototypes, by the nearest patch of each: rows (P, n, ...), the nearest first.
 
     The earlier clip comes first where two are equally near; infinitely far stands for none.
     """
 
     def __init__(self, n_prototypes: int, n: int, device: torch.device) -> None:
         self.n = n
-        self.rows = {"distance": torch.full((n_prototypes, n), torch.inf, device=device)}
+        self.rows = {"distance": torch.full((n_prototypes, n), torch.inf, device=device),
+                     "video": torch.full((n_prototypes, n), -1, device=device)}
 
     def add(self, distances: Tensor, cells: Tensor, features: Tensor, batch: dict, first: int) -> None:
         """Take up a batch.
@@ -172,20 +172,23 @@ class _Nearest:
             distances, cells: (B, P), infinite for clips that a prototype may not come to. features: (B, C, t, h, w).
             first: number of the batch's first clip among those kept.
         """
-        near, clip = (found[:self.n].T for found in distances.sort(dim=0, stable=True))  # (P, m)
-        which = (near[:, 0] < self.rows["distance"][:, -1]).nonzero()[:, 0]  # (c,): prototypes that gain by the batch
-        near, clip = near[which], clip[which]
+        which = (distances < self.rows["distance"][:, -1]).any(0).nonzero()[:, 0]  # (c,): prototypes that may gain
+        given = {name: batch[name].to(distances.device) for name in ("video", "item", "frames", "crop")}
+        videos = torch.cat([self.rows["video"][which], given["video"].expand(len(which), -1)], 1)  # (c, n + B)
+        near = torch.cat([self.rows["distance"][which], distances.T[which]], 1)
+        near, order = near.masked_fill(_not_nearest(near, videos), torch.inf).sort(dim=1, stable=True)
+        near, order = near[:, :self.n], order[:, :self.n]
+        clip, line = (order - self.n).clamp(min=0), torch.arange(len(which), device=order.device)[:, None]
         cell = cells[clip, which[:, None]]
-        found = {name: batch[name].to(near.device)[clip] for name in ("video", "item", "frames", "crop")}
-        found |= {"distance": near, "cell": cell, "kept_at": clip + first,
-                  "patch": features.flatten(2)[clip, :, cell].float()}
+        found = {name: values[clip] for name, values in given.items()} | {
+            "distance": near, "cell": cell, "kept_at": clip + first,
+            "patch": features.flatten(2)[clip, :, cell].float()}  # (c, n, C)
         for name, values in found.items():
             if name not in self.rows:
                 self.rows[name] = values.new_zeros(*self.rows["distance"].shape, *values.shape[2:])
-        order = torch.cat([self.rows["distance"][which], near], 1).sort(dim=1, stable=True).indices[:, :self.n]
-        line = torch.arange(len(which), device=near.device)[:, None]
-        for name, rows in self.rows.items():
-            rows[which] = torch.cat([rows[which], found[name]], 1)[line, order]
+            known = (order < self.n).view(*order.shape, *[1] * (values.dim() - 2))
+            before = self.rows[name][which][line, order.clamp(max=self.n - 1)]
+            self.rows[name][which] = torch.where(known, before, values) if name != "distance" else values
 
     def choose(self, world: World, node_of: Tensor, *, repeats: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Give each prototype one of the patches that all processes have found for it.
@@ -200,19 +203,30 @@ class _Nearest:
         distance, item = told["distance"].numpy(), told["item"].numpy()
         prototype, slot = np.nonzero(np.isfinite(distance))
         order = np.lexsort((prototype, item[prototype, slot], distance[prototype, slot]))
-        node, chosen, taken = node_of.tolist(), [-1] * len(distance), set()
+        node, chosen = node_of.tolist(), [-1] * len(distance)
+        taken, passed = set(), set()
         for p, i in zip(prototype[order].tolist(), slot[order].tolist(), strict=True):
-            if chosen[p] >= 0:
+            video = int(told["video"][p, i])
+            if chosen[p] >= 0 or (p, video) in passed:  # another process has a nearer clip of the video
                 continue
-            patch = (node[p], int(told["video"][p, i]), int(told["cell"][p, i]), *told["frames"][p, i].tolist())
+            patch = (node[p], video, int(told["cell"][p, i]), *told["frames"][p, i].tolist())
             if repeats or patch not in taken:
                 chosen[p] = i
                 taken.add(patch)
-        nearest = np.lexsort((item, distance), axis=1)[:, 0]  # of a node with fewer patches than prototypes
+            passed.add((p, video))
+        nearest = np.lexsort((item, distance), axis=1)[:, 0]  # of a node with fewer videos than prototypes
         pick = torch.tensor([int(nearest[p]) if i < 0 else i for p, i in enumerate(chosen)],
                             device=self.rows["distance"].device)
         line = torch.arange(len(pick), device=pick.device)
         return pick // self.n == world.rank, {name: rows[line, pick % self.n] for name, rows in self.rows.items()}
+
+
+def _not_nearest(distances: Tensor, videos: Tensor) -> Tensor:
+    """Where a row has a nearer clip of the same video, or an earlier one as near: (c, m), (c, m) -> (c, m) bool."""
+    order = distances.sort(dim=1, stable=True).indices
+    sorted_videos = videos.gather(1, order)
+    again = (sorted_videos[:, :, None] == sorted_videos[:, None, :]).tril(-1).any(2)
+    return torch.empty_like(again).scatter_(1, order, again)
 
 
 @torch.no_grad()
