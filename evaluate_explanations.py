@@ -116,24 +116,31 @@ def peak_of(heat: Tensor) -> Tensor:
     return torch.stack(torch.unravel_index(heat.argmax().cpu(), heat.shape))
 
 
-def disturbed(clips: VideoClips, item: dict, seed: int) -> tuple[dict[str, Tensor], int]:
+def disturbed(clips: VideoClips, item: dict, seed: int) -> tuple[dict[str, Tensor], int] | None:
     """What noise, JPEG and a frame's shift make of a clip.
 
     Args:
         item: of `clips`. seed: of the noise.
     Returns:
-        clips (3, T, H, W) uint8 by DISTURBANCES, and by how many frames that of the shift is later: 1, or -1 at the end.
+        clips (3, T, H, W) uint8 by DISTURBANCES, and by how many frames that of the shift is later: 1, or -1 where the
+        next frame is missing or damaged; None where the one before is, too.
     """
     pixels, frames, path = item["clip"], item["frames"], clips.videos.path(int(item["video"]))
-    shift = 1 if int(frames.max()) + 1 < clips.reader.info(path).n_frames else -1
-    moved = clips.transform(clips.reader.frames(path, (frames + shift).clamp(min=0)))[0]
-    return {"noise": noisy(pixels, seed), "jpeg": recompressed(pixels), "jitter": moved}, shift
+    for shift in (1, -1):
+        if shift == 1 and int(frames.max()) + 1 >= clips.reader.info(path).n_frames:
+            continue
+        try:
+            moved = clips.transform(clips.reader.frames(path, (frames + shift).clamp(min=0)))[0]
+        except ValueError:  # the clip itself can be read
+            continue
+        return {"noise": noisy(pixels, seed), "jpeg": recompressed(pixels), "jitter": moved}, shift
+    return None
 
 
-def moved_back(shift: int | Tensor, stride: int) -> Tensor:
-    """(..., 3): where in the clip that is `shift` frames later stands what stood at 0; its frames are a stride apart."""
-    back = torch.as_tensor(shift)[..., None] / stride
-    return torch.cat([back, torch.zeros(*back.shape[:-1], 2)], -1)
+def moved_back(shift: int, stride: int) -> Tensor:
+    """(3,) to add to a place in a clip that begins `shift` frames later, whose frames are a stride apart, for the same
+    place in the clip that begins at 0."""
+    return torch.tensor([shift / stride, 0, 0])
 
 
 class DisturbedClips(Dataset):
@@ -147,10 +154,10 @@ class DisturbedClips(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         item = self.clips[i]
-        if not item["valid"]:
-            return item | {"disturbed": item["clip"].expand(len(DISTURBANCES), -1, -1, -1, -1), "shift": 0}
-        changed, shift = disturbed(self.clips, item, self.seed)
-        return item | {"disturbed": torch.stack([changed[name] for name in DISTURBANCES]), "shift": shift}
+        found = disturbed(self.clips, item, self.seed) if item["valid"] else None
+        if found is None:
+            return item | {"disturbed": torch.stack([item["clip"]] * len(DISTURBANCES)), "shift": 0, "valid": False}
+        return item | {"disturbed": torch.stack([found[0][name] for name in DISTURBANCES]), "shift": found[1]}
 
 
 class Judge:
@@ -199,7 +206,10 @@ class Judge:
         leaf, best = best_window(found, self.tree.n_leaves)
         item, video = items[best], self.clips.videos[v]
         pixels = item["clip"]
-        changed, shift = disturbed(self.clips, item, self._seed(video.name))
+        changed_by = disturbed(self.clips, item, self._seed(video.name))
+        if changed_by is None:
+            return None
+        changed, shift = changed_by
         return Scene(video, pixels, self._normalised(pixels), item["frames"], item["crop"], leaf,
                      {name: self._normalised(clip) for name, clip in changed.items()}, shift)
 
@@ -493,14 +503,16 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
             n_threads: int, batch_size: int, progress: bool) -> dict[str, dict[str, Tensor]]:
     """Consistency and stability (after Huang et al., ICCV 2023) over clips of the prototypes' own nodes.
 
-    As of a clip's explanation: noise, JPEG, a frame's shift. Consistency asks which parts of an object a square around the peak covers. Parts are not annotated here: they are
-    places in the event's box.
+    Clips are disturbed as they are for explanations. Consistency asks which parts of an object a square around the peak
+    covers. Parts are not annotated here: they are places in the event's box.
     """
     model, device = patches.model, patches.model.last_layer.weight.device
     size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
     tolerance = nearness(size)
-    loader = build.make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"), batch_size=batch_size)
-    stayed = {name: {what: [[] for _ in layer.node_of] for what in DISTURBANCES} for name, layer in patches.layers.items()}
+    loader = build.make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"),
+                               batch_size=batch_size)
+    stayed = {name: {what: [[] for _ in layer.node_of] for what in DISTURBANCES}
+              for name, layer in patches.layers.items()}
     covered = {name: [[] for _ in layer.node_of] for name, layer in patches.layers.items()}
     for batch in tqdm(loader, desc="stability", disable=not progress, leave=False):
         for i in batch["valid"].nonzero()[:, 0].tolist():

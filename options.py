@@ -76,7 +76,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--n_val_samples", type=int, default=3, help="clips a video in validation (default: 3)")
     group.add_argument("--push_clips", type=int, default=3, help="evenly spaced clips a training video in the last push, whose outcome is explained (default: 3)")
     group.add_argument("--middle_push_clips", type=int, default=1, help="the same in the pushes before it, --push_clips at most (default: 1)")
-    group.add_argument("--push_repeats", action="store_true", help="let prototypes of a node become one and the same patch, as published (default: each the nearest that no other one of its node is)")
+    group.add_argument("--push_repeats", action="store_true", help="let prototypes of a node become one and the same patch, as published (default: all but one go to the next videos)")
     group.add_argument("--push_on", default="still", choices=("still", "training"), help="clips that a push searches; training: augmented and normalised twice, as in the released code (default: still)")
     group.add_argument("--n_threads", type=int, default=4, help="loader processes, 0 for none (default: 4)")
     group.add_argument("--cache_features", type=int, default=4, help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new view every epoch (default: 4)")

@@ -28,7 +28,7 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     """The temperature under which the true leaves are most probable (Guo et al., ICML 2017).
 
     As if there were one video more, whose class is as uncertain as the model says: where all of few videos are right,
-    probabilities of 1 would be best, and would tell others nothing. So few videos leave the temperature near 1.
+    probabilities of 1 would be best, and would tell others nothing.
 
     Args:
         probs: (N, K0) of videos that nothing was trained on; labels: (N,) leaves.

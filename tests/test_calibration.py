@@ -53,8 +53,8 @@ def test_few_videos_that_are_all_right_make_no_probability_1():
 
 
 @pytest.mark.parametrize("sure", [0.5, 0.9, 0.999, 1.0])
-def test_one_video_moves_the_temperature_little(sure):
-    """Right or wrong; what was certain stays so, and so does what cannot be told."""
+def test_the_temperature_of_one_video(sure):
+    """Right, it counts as much as what the model said; what cannot be told, or was certain, stays. Wrong: warmer."""
     probs = torch.tensor([[sure, 1 - sure], [0.5, 0.5]], dtype=torch.float64)
     right = fit_temperature(probs[:1], torch.tensor([0]))
     assert fit_temperature(probs[1:], torch.tensor([0])) == 1
@@ -62,7 +62,10 @@ def test_one_video_moves_the_temperature_little(sure):
         assert right == 1
     else:
         assert float(tempered(probs, right)[0, 0]) == pytest.approx((1 + sure) / 2, abs=1e-3)
-    assert fit_temperature(probs[:1], torch.tensor([1])) >= 1
+    assert fit_temperature(probs[:1], torch.tensor([1])) == (1 if sure == 0.5 else pytest.approx(20, abs=0.01))
+    many = torch.full((1, 101), (1 - sure) / 100, dtype=torch.float64)
+    many[0, 0] = sure
+    assert sure == 1 or 1 < fit_temperature(many, torch.tensor([1])) < 3
 
 
 def test_calibration_error_is_a_loop_over_bins():

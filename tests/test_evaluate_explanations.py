@@ -14,7 +14,17 @@ import build
 import evaluate_explanations
 from attribution import METHODS
 from datasets.transforms import normalise
-from evaluate_explanations import Judge, Rows, Settings, centre_blob, peak_of, served
+from datasets.video import Video
+from evaluate_explanations import (
+    DisturbedClips,
+    Judge,
+    Rows,
+    Settings,
+    centre_blob,
+    moved_back,
+    peak_of,
+    served,
+)
 from evaluation.faithfulness import nearness, noisy, recompressed
 from evaluation.summary import MEASURES
 from hierarchy.embeddings import fit_embeddings
@@ -234,6 +244,30 @@ def test_a_peak_is_stable_where_it_stays_with_what_it_is_on():
         assert [one["stable_jitter"] for one in stable] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
     moved = Judge._stable(judge, scene, heat, {"noise": heat.roll(3, 2), "jpeg": heat.roll(2, 2)})
     assert moved == {"stable_noise": 0, "stable_jpeg": 1} and Judge._stable(judge, scene, None, {}) == {}
+
+
+@pytest.mark.parametrize(("n_frames", "damaged", "shift"), [
+    (12, (), 1), (8, (), -1), (12, (10,), -1), (12, (1, 10), 0)])
+def test_a_clip_is_shifted_to_where_frames_can_be_read(tmp_path, n_frames, damaged, shift):
+    """Clips of 8 frames, the third to the tenth of 12."""
+    write_frames(tmp_path / "v", shades(n_frames), info={"n_frames": n_frames, "height": 24, "width": 32, "fps": 10})
+    for i in damaged:
+        (tmp_path / "v" / f"image_{i + 1:05d}.jpg").write_bytes(b"no picture")
+    video = Video("v", tmp_path / "v", 0, "validation", n_frames, (0, n_frames))
+    args, _ = parse_main(FLAGS.split())
+    resolve(args)
+    clips = build.even_clips(args, [video], build.make_reader(args), 1)
+    found, item = DisturbedClips(clips, 1)[0], clips[0]
+    assert (found["valid"], found["shift"]) == (shift != 0, shift) and item["valid"]
+    assert found["disturbed"].shape == (3, *item["clip"].shape)
+    if shift == 1:
+        assert torch.equal(found["disturbed"][2, :, :-1], item["clip"][:, 1:])
+    elif shift == -1:
+        assert torch.equal(found["disturbed"][2, :, 1:], item["clip"][:, :-1])
+
+
+def test_a_place_is_found_again_in_the_shifted_clip():
+    assert moved_back(1, 2).tolist() == [0.5, 0, 0] and moved_back(-1, 1).tolist() == [-1, 0, 0]
 
 
 def test_the_blob_is_in_the_middle():
