@@ -52,7 +52,7 @@ from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
 from explain.match import LevelMatch, best_window, match_output
 from hierarchy.tree import Hierarchy
-from local_analysis import choose, stored_flags
+from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
 from models.prototypes import PrototypeLayer
@@ -240,8 +240,9 @@ class Judge:
         trunk = self.model.trunk
         onto = partial(upsample, size=self.size, stride=tuple(trunk.stride), offset=self.model.offset)
         if prototypes is not None:
-            return [METHODS[name](lambda some, p=p: self.model(some).activations[:, p], clip, layer=trunk,
-                                  upsample=onto, seed=self.settings.seed)
+            explained = heat_method(name)[1]
+            return [explained(lambda some, p=p: self.model(some).activations[:, p], clip, layer=trunk,
+                              upsample=onto, seed=self.settings.seed)
                     for clip, p in zip(clips, prototypes, strict=True)]
         return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=trunk, upsample=onto,
                               seed=self.settings.seed,
@@ -603,7 +604,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         method_levels: of the attribution methods.
         n_videos: spread over the classes, 0 for all; videos: by name instead. subset: train, val or test (default: val).
         steps: of insertion and deletion. iterations: of a perturbation at most.
-        heats: attribution methods by which the first prototype's heat is made, too (perturbations are not).
+        heats: attribution methods by which the first prototype's heat is made, too, as cards have it (perturbations are
+            not).
         prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
         n_threads: processes on the CPU, 0 for this one. batch_size: clips whose perturbations are found together.
         seed: of random heat, noise and resampling. root_path .. inference_stride: as the flags of local_analysis.py.
@@ -799,7 +801,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre always)")
     parser.add_argument("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
     parser.add_argument("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
-    parser.add_argument("--heats", nargs="+", default=[], choices=list(METHODS), metavar="METHOD", help="make the first prototype's heat by these methods, too, beside its similarity (default: none)")
+    parser.add_argument("--heats", nargs="*", default=["grad"], choices=list(METHODS), metavar="METHOD", help="make the first prototype's heat by these methods, too, beside its similarity (default: grad, as cards have it)")
     parser.add_argument("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside the annotation)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")

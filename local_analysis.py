@@ -15,6 +15,7 @@ from datasets.ucf101 import subset_of
 from datasets.video import Video, whole_videos
 from explain import explain_videos, write_report
 from hierarchy.tree import Hierarchy
+from models.geometry import smoothed
 from options import device_flags, parse_given
 from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
@@ -39,7 +40,7 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
     parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
     parser.add_argument("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
     parser.add_argument("--k", type=int, default=3, help="prototypes of each predicted node (default: 3)")
-    parser.add_argument("--heat", default="upsample", metavar="METHOD", help="heat, box and peak of a prototype: its similarity over the clip (upsample), or an attribution method (grad_cam, ...: see --vis_method of local_attribution.py) on its activation (default: upsample)")
+    parser.add_argument("--heat", default="grad", metavar="METHOD", help="heat, box and peak of a prototype: an attribution method (grad, grad_cam, ...: see --vis_method of local_attribution.py) on its activation, smoothed where it is of single voxels, or its similarity over the clip (upsample), which is coarser and steadier (default: grad, which the measures of evaluate_explanations.py prefer)")
     parser.add_argument("--inference_stride", type=int, help="frames from one window to the next (default: the checkpoint's)")
     parser.add_argument("--inference_batch_size", type=int, default=8, help="windows at a time (default: 8)")
     parser.add_argument("--n_threads", type=int, default=0, help="loader processes (default: 0)")
@@ -83,16 +84,21 @@ def spread(videos: Sequence[Video], n: int) -> list[Video]:
 def heat_method(name: str) -> tuple[str, Callable[..., Tensor]] | None:
     """The attribution method of that name, with its name; None for the similarity itself.
 
+    What a method scatters over single voxels is smoothed.
+
     Raises:
         ValueError: where there is none of that name.
     """
     if name == "upsample":
         return None
-    from attribution import METHODS  # and with it captum, which takes seconds
+    from attribution import METHODS, VOXELWISE  # and with it captum, which takes seconds
 
     if name not in METHODS:
         raise ValueError(f"--heat {name}: no such method; choose upsample or one of {', '.join(METHODS)}")
-    return name, METHODS[name]
+    method = METHODS[name]
+    if name in VOXELWISE:
+        return name, lambda *args, **options: smoothed(method(*args, **options))
+    return name, method
 
 
 def worst_mistakes(file: Path, n: int) -> list[str]:

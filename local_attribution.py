@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import build
-from attribution import METHODS
+from attribution import METHODS, VOXELWISE
 from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_pyramid
 from attribution.gradients import POLARITIES, STEPS
 from attribution.perturbation import PERTURBATIONS, RATE, RECIPES, VARIANTS, extremal_masks
@@ -41,7 +41,6 @@ from util_scripts.errors import user_errors
 IMAGES = (".jpg", ".jpeg", ".png")
 PICTURED = 6  # channels of a layer on the picture of a pyramid
 LINKS = 2  # lines that lead from each of them
-VOXELWISE = ("grad", "grad*input", "smooth_grad", "integrated_grad", "random")  # drawn smoothed, chance like the others
 MISS = 0.02  # by which an area may differ from what was asked for before a line says so
 PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks, elsewhere
 PUBLISHED_METHODS = {"perturb": "3d_ep"}

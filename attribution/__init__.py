@@ -13,6 +13,7 @@ from attribution.gradients import grad, grad_input, integrated_grad, smooth_grad
 from attribution.perturbation import extremal_perturbation
 from attribution.random_heat import random_heat
 
+VOXELWISE = ("grad", "grad*input", "smooth_grad", "integrated_grad", "random")  # scattered over single voxels
 METHODS = {
     "grad": grad,
     "grad*input": grad_input,

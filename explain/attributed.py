@@ -6,16 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from explain import render, report
+from models.geometry import smoothed
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
 CELL = 104  # pixels of a frame's height on a sheet
 TOP = 12  # pixels above the first row
-SMOOTH = 0.03  # of a frame's longer side: standard deviation of what smooths the drawing of voxel-wise heat
 PAPER, INK, QUIET = (250, 250, 248), (28, 34, 36), (96, 104, 109)
 # of the class's channels on a pyramid and all that leads to them: Okabe and Ito's, readable without colour vision
 TRACES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (120, 84, 52),
@@ -31,21 +30,9 @@ def drawn(heat: Tensor, *, smooth: bool = False) -> Tensor:
     """
     heat = heat.detach().float().cpu()
     if smooth:
-        heat = _blurred(heat)
+        heat = smoothed(heat)
     top = torch.quantile(heat.flatten(), SHARPEST)
     return heat.clamp(max=top) if top > heat.amin() else heat
-
-
-def _blurred(heat: Tensor) -> Tensor:
-    """A Gaussian over each frame and, of one frame, over time: (T, H, W) -> (T, H, W); borders are not darker."""
-    for axis, sigma in ((0, 1.0), *((axis, SMOOTH * max(heat.shape[1:])) for axis in (1, 2))):
-        radius = max(1, round(2.5 * sigma))
-        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma).square())[None, None]
-        lines = heat.movedim(axis, -1)
-        flat = torch.stack((lines.flatten(0, 1), torch.ones_like(lines).flatten(0, 1)))[:, :, None]  # (2, n, 1, m)
-        total, weight = F.conv1d(flat.flatten(0, 1), kernel, padding=radius).unflatten(0, (2, -1))[:, :, 0]
-        heat = (total / weight).view(lines.shape).movedim(-1, axis)
-    return heat
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -92,7 +92,8 @@ def judged(trained, tmp_path_factory) -> Path:
 def test_every_measure_beside_its_baselines(judged):
     frame = pd.read_csv(judged / "measures.csv")
     clips, own = frame[frame.table == "explanations"], frame[frame.table == "prototypes"]
-    assert set(clips.explanation) == {"prototypes", "top_prototype", "random", "centre", "chance", "grad_cam"}
+    assert set(clips.explanation) == {"prototypes", "top_prototype", "top_prototype_by_grad", "random", "centre",
+                                       "chance", "grad_cam"}
     assert set(clips[clips.explanation == "grad_cam"].level) == {0} and set(clips.level) == {0, 1}
     assert set(own.explanation) == {"prototypes", "random", "centre"} and set(frame.measure) <= set(MEASURES)
     assert {"insertion", "deletion", "box_only", "stable_jitter", "set_size"} <= set(clips.measure)

@@ -27,6 +27,7 @@ from explain import attributed
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from models import TRUNKS
+from models.geometry import smoothed
 from models.resnet3d import ResNet3D
 from options import parse_main, resolve
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -239,10 +240,10 @@ def test_lines_of_a_pyramid_do_not_run_behind_pictures():
 def test_voxelwise_heat_is_smoothed_for_drawing_alone(root, tmp_path):
     heat = torch.zeros(9, 40, 40)
     heat[4, 20, 20] = 1
-    smooth = attributed._blurred(heat)
+    smooth = smoothed(heat)
     torch.testing.assert_close(smooth.sum(), torch.tensor(1.0))
     assert smooth.argmax() == heat.argmax() and smooth.max() < 0.2
-    torch.testing.assert_close(attributed._blurred(torch.ones(3, 8, 5)), torch.ones(3, 8, 5))
+    torch.testing.assert_close(smoothed(torch.ones(3, 8, 5)), torch.ones(3, 8, 5))
     assert torch.equal(attributed.drawn(heat), heat)
     call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method random", "--out", str(tmp_path))
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "random" / "resnet-10" / "leap.npy")),

@@ -19,7 +19,10 @@ import build
 import local_analysis
 import local_analysis_parents
 import main
+from attribution import METHODS
 from hierarchy.tree import Hierarchy
+from local_analysis import heat_method
+from models.geometry import box_of, smoothed
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
 from util_scripts import eval_accuracy
@@ -516,10 +519,28 @@ def test_heat_is_by_any_method_and_mistakes_are_explained(whole, tmp_path, capsy
         assert ended.value.code == 2 and said in capsys.readouterr().err
     name = json.loads((whole / "prototypes.json").read_text())[0]["video"]
     (results / "metrics.json").write_text(json.dumps({"mistakes": [{"video": name}]}))
-    explain_classes(*explain, "--mistakes", 2, "--heat", "grad", "--out", tmp_path / "out")
-    (found,) = (tmp_path / "out").glob("*/explanation.json")
-    found = json.loads(found.read_text())
-    assert found["video"] == name and found["heat"] == "grad"
+    boxes = {}
+    for heat in ("upsample", "grad", None):  # the last by default
+        out = tmp_path / f"by {heat}"
+        explain_classes(*explain, "--mistakes", 2, "--out", out, *(["--heat", heat] if heat else []))
+        (found,) = out.glob("*/explanation.json")
+        found = json.loads(found.read_text())
+        assert found["video"] == name and found["heat"] == heat or heat is None and found["heat"] == "grad"
+        boxes[heat] = found["levels"][0]["prototypes"][0]["box"]
+    assert boxes["grad"] == boxes[None] != boxes["upsample"]
+
+
+def test_heat_of_single_voxels_is_smoothed():
+    """For a score that hangs on one voxel: its gradient is a dot, and the heat a spot around it."""
+    def score(clips):
+        return clips[:, 0, 3, 10, 20] * 2
+
+    clip = torch.zeros(3, 8, 24, 32)
+    name, method = heat_method("grad")
+    heat = method(score, clip)
+    assert name == "grad" and torch.stack(torch.unravel_index(heat.argmax(), heat.shape)).tolist() == [3, 10, 20]
+    torch.testing.assert_close(heat, smoothed(METHODS["grad"](score, clip)))
+    assert box_of(heat)[1] < 10 and heat_method("grad_cam")[1] is METHODS["grad_cam"] and heat_method("upsample") is None
 
 
 def test_going_back_keeps_what_lies_ahead(whole, tmp_path, capsys):
