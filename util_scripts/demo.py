@@ -188,7 +188,8 @@ def main() -> None:
     results = out / "results"
     checkpoint = newest_whole(results)
     run("-m", "util_scripts.eval_accuracy", out / "ucf101_01.json", results / "val.json", "--subset", "val", "-k", "1")
-    run("local_analysis.py", "--resume_path", checkpoint, "--n_videos", "0", "--no_img", "--inference_batch_size", "24")
+    run("local_analysis.py", "--resume_path", checkpoint, "--n_videos", "0", "--no_img", "--k", "1",
+        "--inference_batch_size", "24")
     for script in ("local_analysis.py", "local_analysis_parents.py"):
         run(script, "--resume_path", checkpoint, "--videos", *pictured(results))
     print("\nsummary ...", flush=True)
