@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -50,7 +51,7 @@ from evaluation.localisation import Tube, chance, placed, read_truth, truth_mask
 from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
-from explain.match import LevelMatch, best_window, match_output
+from explain.match import OWN_PATCH, LevelMatch, best_window, match_output
 from hierarchy.tree import Hierarchy
 from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
@@ -85,6 +86,7 @@ class Settings:
     inference_stride: int
     seed: int
     truth: str  # digest of its file, "none" without one
+    edition: int = 2  # of what is measured under one name: the second smooths heat of single voxels
 
     def told(self) -> dict:
         """As the first line of rows.jsonl has it."""
@@ -134,6 +136,7 @@ def disturbed(clips: VideoClips, item: dict, seed: int) -> tuple[dict[str, Tenso
         except ValueError:  # the clip itself can be read
             continue
         return {"noise": noisy(pixels, seed), "jpeg": recompressed(pixels), "jitter": moved}, shift
+    warnings.warn(f"left out: {path}: the frames before and behind the clip are damaged", RuntimeWarning, stacklevel=2)
     return None
 
 
@@ -196,7 +199,7 @@ class Judge:
 
     @torch.no_grad()
     def scene(self, v: int) -> Scene | None:
-        """The surest window of a video's prediction, and the same window disturbed; None where it cannot be read."""
+        """The surest window of a video's prediction, and the same window disturbed; None where these cannot be read."""
         items = [self.clips[i] for i in np.flatnonzero(self.clips.item_video == v).tolist()]
         items = [item for item in items if item["valid"]]
         if not items:
@@ -305,15 +308,21 @@ class Judge:
             return [None] * len(scenes)
         if explanation == "prototypes":
             return [matches[what][level].heat for matches in own]
+        first = [matches[""][level].matches[0] if matches else None for matches in own]
+        if explanation.startswith("top_prototype"):
+            similar = [next(match for match in matches[what][level].matches if match.prototype == best.prototype)
+                       for matches, best in zip(own, first, strict=True)]
         if explanation == "top_prototype":
-            return [next(match.heat for match in matches[what][level].matches
-                         if match.prototype == matches[""][level].matches[0].prototype) for matches in own]
+            return [match.heat for match in similar]
         clips = [scene.disturbed[what] if what else scene.clip for scene in scenes]
         seeds = [self._seed(scene.video.name, level, what) for scene in scenes]
         name, _, method = explanation.partition(HEAT_OF)
-        top = [matches[""][level].matches[0].prototype for matches in own] if method else None
-        found = self.heats(method or name, clips, nodes, seeds, top)
-        return [heat.detach().float().cpu() for heat in found]
+        found = self.heats(method or name, clips, nodes, seeds, [best.prototype for best in first] if method else None)
+        found = [heat.detach().float().cpu() for heat in found]
+        if not method:
+            return found
+        return [match.heat if match.similarity >= OWN_PATCH or heat.amax() <= heat.amin() else heat  # as on cards
+                for heat, match in zip(found, similar, strict=True)]
 
     def _faithful(self, explanation: str, scene: Scene, node: int, heat: Tensor, match: LevelMatch | None) -> dict:
         def probability(clips: Tensor) -> Tensor:
@@ -767,7 +776,7 @@ class Rows:
         whole = [line for line in lines if line.endswith("\n")]  # a killed call may have left half a line
         try:
             first, *self.rows = map(json.loads, whole) if whole else ({"settings": settings.told()},)
-            differ = [name for name, value in settings.told().items() if first["settings"].get(name, value) != value]
+            differ = [name for name, value in settings.told().items() if first["settings"].get(name) != value]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not what this script writes ({error}); --overwrite measures afresh") from error
         if differ:

@@ -127,6 +127,7 @@ class _Narrator:
             "evidence": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
             "source": self._source(found),
+            "heat": UPSAMPLE if found.by_similarity else self.heat,
         }
 
     def _source(self, found: Match) -> dict | None:

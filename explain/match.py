@@ -13,6 +13,7 @@ from models.geometry import box_of, cell_centre, upsample
 from models.hipe import HIPE, HIPEOutput
 
 CHUNK = 1024  # tangent vectors scored at once: bounds the memory of (CHUNK, D) x (K0, D) distances
+OWN_PATCH = 8.5  # a similarity from which on a patch is the prototype's own: distance and gradient vanish there
 GROUPS = ("own", "ancestors", "elsewhere")
 
 Box = tuple[int, int, int, int, int, int]
@@ -54,6 +55,7 @@ class Match:
     peak: tuple[int, int, int]  # frame, y, x in the clip: the centre of the nearest patch, or of such heat its maximum
     box: Box  # around the peak, in the clip's frames and pixels
     source: Source | None  # None where no training clip matched
+    by_similarity: bool = True  # what the heat is
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,9 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         output: of that one clip (B = 1).
         size: (T, H, W) of the clip.
         levels, k, record, leaf: as in `match`.
-        heat_of: from a prototype to another heat (T, H, W) than its similarity, whose peak and box are then given; the
-            levels' maps stay the sums of similarity.
+        heat_of: from a prototype to another heat (T, H, W) than its similarity, whose peak and box are then given,
+            but for heat that is flat and patches that are the prototype's own; the levels' maps stay the sums of
+            similarity.
     """
     layer, stride = model.prototype_layer, tuple(model.trunk.stride)
     grid = tuple(output.features.shape[2:])
@@ -178,13 +181,14 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         matches = []
         for i in gains.argsort(descending=True, stable=True)[:k].tolist():
             j = int(which[i])
-            if heat_of is None:
-                heat, peak = upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
+            similarity = float(output.activations[0, j])
+            found = heat_of(j) if heat_of is not None and similarity < OWN_PATCH else None
+            if found is None or found.amax() <= found.amin():
+                found, heat, peak = None, upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
             else:
-                heat = heat_of(j)
-                peak = torch.stack(torch.unravel_index(heat.argmax(), heat.shape))
-            matches.append(Match(j, node, float(output.activations[0, j]), float(gains[i]), heat,
-                                 tuple(peak.tolist()), box_of(heat), source_of(record, j)))
+                heat, peak = found, torch.stack(torch.unravel_index(found.argmax(), found.shape))
+            matches.append(Match(j, node, similarity, float(gains[i]), heat, tuple(peak.tolist()), box_of(heat),
+                                 source_of(record, j), found is None))
         together = torch.einsum("n,nthw->thw", gains.clamp(min=0).to(maps.dtype), maps)
         result.append(LevelMatch(level, node, float(output.log_probs[0, node].exp()), matches,
                                  upsample(together, size, stride, model.offset).cpu(),

@@ -525,7 +525,7 @@ def test_heat_is_by_any_method_and_mistakes_are_explained(whole, tmp_path, capsy
         explain_classes(*explain, "--mistakes", 2, "--out", out, *(["--heat", heat] if heat else []))
         (found,) = out.glob("*/explanation.json")
         found = json.loads(found.read_text())
-        assert found["video"] == name and found["heat"] == heat or heat is None and found["heat"] == "grad"
+        assert found["video"] == name and found["heat"] == (heat or "grad")
         boxes[heat] = found["levels"][0]["prototypes"][0]["box"]
     assert boxes["grad"] == boxes[None] != boxes["upsample"]
 

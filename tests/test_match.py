@@ -119,6 +119,28 @@ def test_matches_are_the_nodes_own_most_contributing_first(clip):
         torch.testing.assert_close(found.heat, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_heat_of_a_method_gives_way_where_it_tells_nothing(clip):
+    """Where it is flat, and at the prototype's own patch, where the distance has no gradient."""
+    model, _ = tiny_hipe(per_node=5)
+    with torch.no_grad():
+        output = model(clip[None])
+    own, *others = (one.prototype for one in match_output(model, output, SIZE, [0], 5)[0].matches)
+    flat, dot = torch.full(SIZE, 0.2), torch.zeros(SIZE)
+    dot[5, 6, 7] = 1
+    with torch.no_grad():  # the first is now a patch of this clip
+        cell = output.cells[0, own]
+        model.prototype_layer.prototypes[own] = output.features[0].flatten(1)[:, cell]
+        output = model(clip[None])
+    found = match_output(model, output, SIZE, [0], 5, heat_of=lambda p: flat if p == others[0] else dot)[0].matches
+    plain = {one.prototype: one for one in match_output(model, output, SIZE, [0], 5)[0].matches}
+    assert {one.prototype for one in found if one.by_similarity} == {own, others[0]}
+    for one in found:
+        if one.by_similarity:
+            assert one.box == plain[one.prototype].box and torch.equal(one.heat, plain[one.prototype].heat)
+        else:
+            assert one.peak == (5, 6, 7) and one.box == (5, 6, 7, 6, 7, 8) and one.heat is dot
+
+
 def test_unmatched_prototypes_are_listed_without_a_source(clip):
     model, _ = tiny_hipe()
     n = len(model.prototype_layer.node_of)

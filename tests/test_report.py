@@ -136,7 +136,10 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
         heat[0, :8, :8], heat[0, 2, 3] = 1, 2
         return heat
 
-    own, cornered = bright_ones(tmp_path / "own"), bright_ones(tmp_path / "corner", heat=("in the corner", corner))
+    parents = tmp_path / "parents"
+    world(parents, levels=(1, 2), beside=tmp_path / "corner")
+    own, cornered = bright_ones(tmp_path / "own"), bright_ones(tmp_path / "corner", heat=("in the corner", corner),
+                                                                beside=parents)
     assert own and set(own) == set(cornered)
     for name, (explanation, entry) in own.items():
         assert explanation["heat"] == "upsample" and entry["evidence"]["holds"]
@@ -148,6 +151,9 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
         assert entry["peak"] == [first, 5, 32 + 7] and entry["box"] == [first, 0, 32, first + 1, 16, 48]
         words = Page(tmp_path / "corner" / file_name(name) / "index.html").words()
         assert "Do not trust this box." in words and "Heat by in the corner" in words
+        story = Page(tmp_path / "corner" / file_name(name) / "story.html").words()  # each level with its own heat
+        assert story.count("Heat by in the corner") == len(explanation["levels"][0]["prototypes"])
+        assert story.count("similarity") > words.count("similarity") and entry["heat"] == "in the corner"
 
 
 def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path):
