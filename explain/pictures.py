@@ -12,6 +12,7 @@ from tqdm import tqdm
 from datasets.reading import Reader
 from datasets.video import Video
 from explain import render
+from explain.attributed import drawn
 from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
 from explain.names import PARTS, file_name, picture_name
 from hierarchy.tree import Hierarchy
@@ -80,9 +81,10 @@ class Painter:
             (folder / PARTS / f"level{level.level}_sheet.webp").write_bytes(sheet)
 
         def paint_match(level: int, rank: int, found: Match) -> None:
+            heat = found.heat if found.by_similarity else drawn(found.heat)
             pictures = {
                 "box": _encode(render.draw_box(pixels, found.box, self.clip_size), seconds, found.peak[0]),
-                "heat": _encode(render.overlay(pixels, found.heat), seconds, found.peak[0]),
+                "heat": _encode(render.overlay(pixels, heat), seconds, found.peak[0]),
                 **self._drawn.get(found.prototype, {})}
             for kind, picture in pictures.items():
                 self._save(folder, picture_name(level, rank, kind), picture)
