@@ -97,7 +97,7 @@ def heat_method(name: str) -> tuple[str, Callable[..., Tensor]] | None:
         raise ValueError(f"--heat {name}: no such method; choose upsample or one of {', '.join(METHODS)}")
     method = METHODS[name]
     if name in VOXELWISE:
-        return name, lambda *args, **options: smoothed(method(*args, **options).detach().float().cpu())
+        return name, lambda *args, **options: smoothed(method(*args, **options))
     return name, method
 
 
