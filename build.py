@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,11 +18,12 @@ from datasets.reading import CachedReader, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips, VideoTable
-from hierarchy.embeddings import ClassEmbeddings, find_embeddings
+from hierarchy.embeddings import find_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
+from models.scores import SCORES
 from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
-from options import CALL_FLAGS, TRUNK_FLAGS, WEIGHT_FLAGS, parse_main, resolve
+from options import CALL_FLAGS, TRUNK_FLAGS, WEIGHT_FLAGS, fill, parse_main, resolve
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
 
@@ -113,19 +115,21 @@ def channels_last(network: nn.Module) -> nn.Module:
     return network
 
 
-def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor, c: float,
+def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor | None, c: float,
                 counts: Sequence[int] | None = None) -> HIPE:
     """A fresh model as the flags say.
 
     Args:
-        points: (K, D) tangent vectors of the nodes; c: curvature they were fitted for.
+        points: (K, D) tangent vectors of the nodes, for a score that wants them; c: curvature they were fitted for.
         counts: prototypes of each of the K nodes, where they are not --prototypes_per_node each.
     """
-    trunk = build_trunk(args)
-    embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=args.T, score=args.score,
-                                 learn_temperature=args.learn_T)
-    model = HIPE(trunk, hierarchy, embeddings, channels=args.prototype_channels, neck=args.neck,
-                 per_node=counts or args.prototypes_per_node, last_scale=None if args.random_last else args.last_scale)
+    score = SCORES[args.score]
+    options = {"points": points, "c": c, "temperature": args.T, "learn_temperature": args.learn_T,
+               "last_scale": None if args.random_last else args.last_scale, "start": args.weight_start}
+    model = HIPE(build_trunk(args), hierarchy, partial(score, **{name: options[name] for name in score.options}),
+                 channels=args.prototype_channels, hidden=args.neck_channels, neck=args.neck,
+                 per_node=counts or args.prototypes_per_node,
+                 scale=args.similarity_scale if args.similarity == "exp" else None)
     return channels_last(model)
 
 
@@ -152,8 +156,12 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> b
     return True
 
 
-def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy, cache: Path | None) -> tuple[Tensor, float]:
-    """The class embeddings of a new run, found in this order: given, shipped, cached, fitted."""
+def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy,
+                    cache: Path | None) -> tuple[Tensor | None, float]:
+    """The class embeddings of a new run, found in this order: given, shipped, cached, fitted; None where the score is
+    not of any."""
+    if "points" not in SCORES[args.score].options:
+        return None, args.c
     return find_embeddings(hierarchy, emb_file=args.emb_file, shipped=HERE / "hierarchy" / "UCF-101_embeddings.pth",
                            cache=cache, dim=args.emb_dim, c=args.c, edge=args.edge)
 
@@ -166,10 +174,13 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
     """
     hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
     args = argparse.Namespace(**{**vars(parse_main([])[0]), **checkpoint["args"]})  # of before a flag: its default
+    fill(args)
     model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"],
                         checkpoint.get("counts"))
+    state = {name if not name.startswith(("last_layer.", "embeddings.")) else f"score.{name}": value  # of before scores
+             for name, value in checkpoint["model"].items()}
     try:
-        model.load_state_dict(checkpoint["model"])
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit its own flags; the file was changed: train again") from error
     record = checkpoint["push_record"]

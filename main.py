@@ -24,6 +24,7 @@ from datasets.sampling import EpochBatches, n_batches
 from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
 from evaluation.recognition import Believed, VideoMean, recognition_metrics
+from evaluation.typicality import distance_spread
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
@@ -33,9 +34,11 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
+from training.merging import merged
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
-from training.push import PushRecord, push, start_prototypes
+from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
+from training.starts import spread_prototypes, start_prototypes
 from util_scripts.errors import user_errors
 
 # What is of one model in a results folder, beside checkpoints and pictures; explanations know whose they are.
@@ -60,6 +63,7 @@ class Run:
                              "auto, begin afresh with --overwrite, or choose another --result_path")
         self.results.mkdir(parents=True, exist_ok=True)
         self.record: PushRecord | None = None
+        self.ways: torch.Tensor | None = None  # (n training videos,) see `Starts`
         self.done: Step | None = None
         torch.manual_seed(args.manual_seed)
         with world.main_first():  # whose fitted embeddings the others find
@@ -91,11 +95,12 @@ class Run:
         args = self.args
         if self.checkpoint is not None:
             model, _, self.record = build.model_of(self.checkpoint, self.resumed_from)
+            self.embedding, self.ways = self.checkpoint["embedding"], self.checkpoint.get("ways")
             return model
         if args.no_train:
             raise ValueError("--no_train needs a trained model; give one with --resume_path")
         points, c = build.fresh_embedding(args, self.hierarchy, self.results / "embeddings.pth")
-        args.c = c
+        args.c, self.embedding = c, {"points": points, "c": c}
         model = build.build_model(args, self.hierarchy, points, c)
         build.check_size(model.trunk, (args.sample_duration, args.sample_size, args.sample_size))
         args.head_given = bool(args.pretrain_path) and build.load_trunk(args, model, self.hierarchy)
@@ -134,9 +139,9 @@ class Run:
             "trunk": Phase(args.trunk_optimizer, args.trunk_learning_rate, 0, args.trunk_weight_decay, args.momentum,
                            args.trunk_lr_scheduler, args.multistep_milestones),
             "warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
-                          args.multistep_milestones),
+                          args.multistep_milestones, args.warm_score_learning_rate),
             "joint": Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay,
-                           args.momentum, args.lr_scheduler, args.multistep_milestones),
+                           args.momentum, args.lr_scheduler, args.multistep_milestones, args.score_learning_rate),
             "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
 
     def _weights(self) -> LossWeights:
@@ -145,7 +150,9 @@ class Run:
                            background=args.background_weight if self.mapped else 0.0,
                            coverage=args.coverage_weight, group=args.group_weight,
                            orthogonality=args.orthogonality_weight, sharing=args.sharing_weight,
-                           batch_ce=args.batch_ce_weight, l1=args.l1_weight)
+                           batch_ce=args.batch_ce_weight, l1=args.l1_weight,
+                           level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0, ways=args.ways_weight,
+                           pooled=args.pooled_weight if self.mapped else 0.0)
 
     def _plain_args(self) -> dict:
         return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}
@@ -174,15 +181,15 @@ class Run:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        embeddings = self.model.embeddings
         save_checkpoint(self.results / name, {
             "done": list(self.done), "args": self._plain_args(),
             "hierarchy_rows": [list(row) for row in self.hierarchy.rows],
-            "embedding": {"points": embeddings.points.cpu(), "c": embeddings.c},
+            "embedding": self.embedding,
             "counts": self.model.prototype_layer.counts.tolist(),
             "model": self.model.state_dict(), "optimizers": self.trainer.state(), "rng": rng,
             "push_record": None if self.record is None else self.record.to_dict(),
             **({"held_out": self.held_out} if self.held_out else {}),
+            **({} if self.ways is None else {"ways": self.ways}),
             **({} if self.precision.scaler is None else {"scaler": self.precision.scaler.state_dict()})})
 
     # --- training
@@ -240,13 +247,15 @@ class Run:
             bar = bar or self._bar(step, todo)
             if step.kind in GRADIENT_KINDS:
                 batch = next(batches[step.kind])
+                if self.ways is not None and step.kind != "trunk":
+                    batch["way"] = self.ways[batch["video"]]
                 meter.add(self.trainer.step(step, progress, batch), self.world.total(len(batch["label"])))
             elif step.kind == "start":
                 self._start(still, log, step)
             elif step.kind == "push":
-                kept, tuning = self._push(passes(step), log, step, training), None
+                kept, tuning = self._push(passes(step), log, step, training)
                 if args.last_layer == "joint":
-                    kept = None  # of the neck, which moves now
+                    kept = tuning = None  # of the neck, which moves now
             elif args.last_layer == "joint":
                 kept = kept or self._trunk_features(augmented)
                 self._tune_prototypes(step, kept, meter)
@@ -303,7 +312,7 @@ class Run:
             clips = augmented if released else still if final else middle
             loader = self._loader(clips)
             return {"loader": NormalisedTwice(loader) if released else loader,
-                    "n_clips": len(self.world.share(len(clips))),
+                    "n_clips": len(self.world.share(len(clips))), "final": final,
                     "precision": Precision(self.device) if final else self.precision}
         return of
 
@@ -353,7 +362,8 @@ class Run:
         loader = self._loader(clips, views.passes(self.args.batch_size, world.rank, world.size))
         kept = keep_features(self.model.trunk, loader, device=self.device, n_clips=len(world.share(len(views))),
                              budget=math.inf, precision=self.precision, description="trunk features")
-        kept = KeptFeatures(world.collect(kept.features, len(views)), world.collect(kept.labels, len(views)))
+        kept = KeptFeatures(*(world.collect(part, len(views))
+                              for part in (kept.features, kept.labels, kept.videos, kept.items)))
         yield from kept.batches(views.items(order), self.device)
 
     def _trunk_features(self, clips: VideoClips) -> KeptFeatures:
@@ -361,7 +371,8 @@ class Run:
         kept = keep_features(self.model.trunk, self._loader(clips), device=self.device, folder=self.results,
                              n_clips=len(self.world.share(len(clips))), precision=self.precision,
                              description="trunk features")
-        return KeptFeatures(*(self.world.collect(part, len(clips)) for part in (kept.features, kept.labels)))
+        return KeptFeatures(*(self.world.collect(part, len(clips))
+                              for part in (kept.features, kept.labels, kept.videos, kept.items)))
 
     def _tune_prototypes(self, step: Step, kept: KeptFeatures, meter: Meter) -> None:
         """The released code's tuning: a pass as in a warm epoch, by an optimiser that remembers nothing."""
@@ -411,21 +422,37 @@ class Run:
         placed = 0
         if not self.args.no_start:
             if self.world.is_main:
-                loader = build.make_loader(clips, n_threads=self.args.n_threads, device=self.device,
-                                           batch_size=self.args.batch_size)
-                generator = torch.Generator().manual_seed(self.args.manual_seed)
-                placed = start_prototypes(self.model, loader, device=self.device, generator=generator,
-                                          sure=self.args.sure, mapped=self.mapped, precision=self.precision,
-                                          progress=True)
-            self.world.align(self.model.prototype_layer)
-        log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of))
+                placed = self._place(clips)
+            self.world.align(self.model)
+            self.ways = self.world.objects(self.ways)[0]
+        known = 0 if self.ways is None else int((self.ways >= 0).sum())
+        log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of), videos_of_a_way=known)
 
-    def _push(self, over: dict, log: Log, step: Step, training: VideoTable) -> KeptFeatures:
+    def _place(self, clips: VideoClips) -> int:
+        """Give prototypes, and the videos their ways, a start; how many prototypes were placed."""
+        args = self.args
+        loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device, batch_size=args.batch_size)
+        how = {"device": self.device, "sure": args.sure, "mapped": self.mapped, "precision": self.precision,
+               "progress": True}
+        if args.starts == "sampled":
+            generator = torch.Generator().manual_seed(args.manual_seed)
+            return start_prototypes(self.model, loader, generator=generator, **how)
+        starts = spread_prototypes(self.model, loader, n_videos=len(clips.videos), seed=args.manual_seed,
+                                   standardise=args.standardise, clips_a_way=args.ways_clips, **how)
+        if self.mapped and args.ways_weight and bool((starts.ways >= 0).any()):
+            self.ways = starts.ways
+        return starts.placed
+
+    def _push(self, over: dict, log: Log, step: Step, training: VideoTable) -> tuple[KeptFeatures, torch.Tensor]:
+        """Push, and after the last push merge; the features of this process's clips, and their activations."""
         began = time.perf_counter()
         self.trainer.enter("last")
+        how = {name: over[name] for name in ("loader", "n_clips", "precision")}
         self.record, kept = push(self.model, names=training.names, device=self.device, epoch=step.epoch,
                                  folder=self.results, progress=True, world=self.world,
-                                 repeats=self.args.push_repeats, **over)
+                                 repeats=self.args.push_repeats, **how)
+        n_pushed = len(self.record.video)
+        activations = self._survey(kept, training, merge=over["final"])
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)
@@ -437,11 +464,45 @@ class Run:
         tqdm.write(f"push {step.epoch}: {matched} of {len(rows)} prototypes matched"
                    + (f", the other {len(rows) - matched} keep their values" if matched < len(rows) else "")
                    + (f"; {twice} came to the patch of another one of their node" if twice else "")
+                   + (f"; merged into {len(rows)} of {n_pushed}" if len(rows) < n_pushed else "")
                    + (f"; {n_clips - n_read} of {n_clips} clips could not be read" if n_read < n_clips else ""))
         log.add("push", step, matched=matched, unmatched=len(rows) - matched, duplicates=twice, clips=n_read,
+                merged=n_pushed - len(rows),
                 gap=float(self.record.distance.sum()) / max(matched, 1), seconds=round(seconds, 3),
                 picture_seconds=round(time.perf_counter() - began, 3))
-        return kept
+        return kept, activations
+
+    def _survey(self, kept: KeptFeatures, training: VideoTable, *, merge: bool) -> torch.Tensor:
+        """See how near all training clips come to the pushed prototypes: merge by it, and keep its quantiles.
+
+        Returns:
+            (n, P) activations of this process's clips.
+        """
+        model, world, tree = self.model, self.world, self.hierarchy
+        own = kept.distances(model.prototype_layer, self.device)  # (n, P)
+        items = world.rows(kept.items)
+        order = items.argsort(stable=True)
+        distances, labels, videos = (world.rows(part)[order] for part in (own, kept.labels, kept.videos))
+        node_of = model.prototype_layer.node_of.cpu()
+        if merge and self.args.merge_coverage and not self.args.no_merge:
+            shares = self.args.merge_coverage[:tree.n_levels]
+            into = merged(model.prototype_layer.similarity(distances), labels, node_of, tree.ancestors, tree.level_of,
+                          shares + shares[-1:] * (tree.n_levels - len(shares)))
+            keep = into == torch.arange(len(into))
+            model.score.absorb(into.to(self.device))
+            self.record.stands_for = [(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]
+            if not keep.all():
+                model.keep(keep)
+                self.trainer.forget()
+                self.trainer.enter("last")
+            self.record, own, distances = self.record.only(keep), own[:, keep], distances[:, keep]
+        nearest = torch.full((len(training), distances.shape[1]), torch.inf)
+        nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
+        number = {name: i for i, name in enumerate(training.names)}
+        sources = torch.tensor([-1 if name is None else number[name] for name in self.record.video])
+        self.record.spread = distance_spread(nearest, torch.from_numpy(training.labels), sources,
+                                             model.prototype_layer.node_of.cpu(), tree.ancestors, tree.level_of)
+        return model.prototype_layer.similarity(own)
 
     def _pictures(self, step: Step, training: VideoTable, log: Log) -> None:
         if self.args.no_img or not self.world.is_main:

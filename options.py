@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from datasets import DATASETS, READERS
 from datasets.transforms import NORMALISATIONS
-from hierarchy.embeddings import SCORES
 from models import TRUNKS
 from models.hipe import NECKS
+from models.scores import SCORES, TreeScore
 from training.engine import OPTIMIZERS
 from training.precision import DTYPES
 from training.schedule import SCHEDULERS
@@ -17,7 +17,7 @@ from training.schedule import SCHEDULERS
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
 WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "wide_resnet_k",
                 "resnext_cardinality", "conv1_t_size", "conv1_t_stride", "no_max_pool", "temporal_strides",
-                "spatial_strides", "neck", "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T",
+                "spatial_strides", "neck", "neck_channels", "similarity", "similarity_scale", "standardise", "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T",
                 "learn_T", "emb_dim", "edge", "emb_file", "last_scale", "random_last", "paper",
                 "pretrain_path", "normalisation", "calibrate", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
@@ -42,6 +42,26 @@ RECIPES = {
         "optimizer": "adamw", "learning_rate": 3e-4, "head_learning_rate": 9e-4, "weight_decay": 1e-3,
         "lr_scheduler": "onecycle", "train_crop_min_scale": 0.7, "train_jitter": 0.3},
 }
+
+# Defaults that depend on the score: one decides at every branching of the tree, or by distances in embedding space.
+SCORE_DEFAULTS = {
+    "tree": {
+        "neck": "levels", "prototype_channels": 64, "similarity": "exp", "similarity_scale": 0.5,
+        "prototypes_per_node": 6, "starts": "spread", "standardise": False, "warm_score_learning_rate": 0.03,
+        "score_learning_rate": 0.003, "last_learning_rate": 0.05, "tune_iterations": 300,
+        "merge_coverage": [0.9, 0.8], "level_ce_weight": [1.0], "cluster_weight": [0.5], "separation_weight": [1.0],
+        "background_weight": 0.3, "coverage_weight": 0.5, "group_weight": 0.0, "orthogonality_weight": 0.5,
+        "sharing_weight": 0.3, "ways_weight": 1.0, "pooled_weight": 1.0, "separation_margin": 2.0},
+    "embedded": {
+        "neck": "sigmoid", "prototype_channels": 128, "similarity": "log", "similarity_scale": 0.5,
+        "prototypes_per_node": 10, "starts": "sampled", "standardise": False, "last_learning_rate": 0.001,
+        "tune_iterations": 20, "level_ce_weight": [0.0], "cluster_weight": [0.8, 0.5, 0.3],
+        "separation_weight": [0.08, 0.11, 0.13], "background_weight": 0.5, "coverage_weight": 1.0, "group_weight": 1e-4,
+        "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "pooled_weight": 0.0,
+        "separation_margin": 10.0},
+}
+# What the tree scores take instead where the trunk's weights are published ones and stay as they are.
+FROZEN = {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True}
 
 # What --paper is: the released code's method. Another value of one of these contradicts it.
 PAPER = {
@@ -87,7 +107,7 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
 
 def model_flags(parser: argparse.ArgumentParser) -> None:
     """Trunk, neck, prototypes and scores."""
-    group = parser.add_argument_group("model")
+    group = parser.add_argument_group("model", "defaults with a bar: of the tree scores | of the embedded ones")
     group.add_argument("--model", default="resnet", choices=sorted(TRUNKS), help="trunk (default: %(default)s)")
     depths = sorted({depth for trunk in TRUNKS.values() for depth in trunk.depths})
     group.add_argument("--model_depth", type=int, choices=depths, help="layers of the trunk, where it comes in several depths (default: 18, else the smallest)")
@@ -105,15 +125,20 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--normalisation", choices=sorted(NORMALISATIONS), help="mean and standard deviation of clips, by whose weights want them (default: what --pretrain_path wants, else kinetics)")
     group.add_argument("--ft_begin_module", help="first part of the trunk that is trained, such as layer4; those before it stay as they are (fc: all of the trunk)")
     group.add_argument("--freeze_bn", action="store_true", help="batch-norms before --ft_begin_module keep their statistics, too")
-    group.add_argument("--neck", default="sigmoid", choices=sorted(NECKS), help="last activation of the neck (default: sigmoid; released code: leaky)")
-    group.add_argument("--prototype_channels", type=int, default=128, help="channels of a prototype (default: 128)")
-    group.add_argument("--prototypes_per_node", type=int, default=10, help="prototypes of each node of the tree (default: 10)")
-    group.add_argument("--last_scale", type=float, default=0.1, help="the last layer starts at this multiple of the nodes' tangent vectors (default: .1)")
+    group.add_argument("--neck", choices=sorted(NECKS), help="levels: unit vectors in channels of each level's own; sigmoid, leaky (released code): channels that all levels share (default: levels | sigmoid)")
+    group.add_argument("--neck_channels", type=int, default=128, help="hidden channels of --neck levels (default: 128)")
+    group.add_argument("--standardise", action=argparse.BooleanOptionalAction, help="with --neck levels: features minus mean, over deviation, of the clips' mean features (default: where published weights stay as they are)")
+    group.add_argument("--similarity", choices=("exp", "log"), help="of squared distances d: exp(-d / --similarity_scale), or log((d + 1) / (d + .0001)) (default: exp | log)")
+    group.add_argument("--similarity_scale", type=float, help="of --similarity exp (default: .5; 1 where published weights stay as they are)")
+    group.add_argument("--prototype_channels", type=int, help="channels of a prototype (default: 64 | 128)")
+    group.add_argument("--prototypes_per_node", type=int, help="prototypes of each node of the tree, before those that see the same are merged (default: 6, 4 where published weights stay as they are | 10)")
+    group.add_argument("--last_scale", type=float, default=0.1, help="the last layer of an embedded score starts at this multiple of the nodes' tangent vectors (default: .1)")
     group.add_argument("--random_last", action="store_true", help="random weights in the last layer to start with, as in the released code")
     group.add_argument("--emb_file", help="class embeddings; looked for in --root_path and beside main.py (default: shipped or fitted)")
     group.add_argument("--emb_dim", type=int, default=300, help="dimensions of fitted embeddings (default: 300)")
     group.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge of fitted embeddings (default: 3)")
-    group.add_argument("--score", default="hyperbolic", choices=sorted(SCORES), help="distance to the classes (default: hyperbolic)")
+    group.add_argument("--score", default="tree", choices=list(SCORES), help="how prototypes decide: at every branching of the tree by themselves (tree, tree_hyperbolic), or through a linear layer by the distance to the classes in embedding space (default: %(default)s)")
+    group.add_argument("--weight_start", type=float, default=1.5, help="nats that a prototype of similarity 1 speaks for to start with (tree scores; default: 1.5)")
     group.add_argument("--c", type=float, default=1.0, help="curvature of the ball is -c (default: 1)")
     group.add_argument("--T", type=float, help="temperature of the scores (default: so that a clip on its leaf gets .99)")
     group.add_argument("--learn_T", action="store_true", help="learn the temperature in the warm and joint epochs")
@@ -129,7 +154,9 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--push_every", type=int, default=10, help="epochs from one push to the next (default: 10)")
     group.add_argument("--no_last_push", action="store_true", help="no push after the last epoch, as in the released code")
     group.add_argument("--last_layer", default="always", choices=("always", "joint"), help="when the last layer learns; joint: in joint epochs alone, so that the tuning after a push moves neck and prototypes instead, as in the released code (default: always)")
-    group.add_argument("--tune_iterations", type=int, default=20, help="full passes of the last layer after a push (default: 20)")
+    group.add_argument("--tune_iterations", type=int, help="full passes of the last layer, or of the prototypes' weights, after a push (default: 300 | 20)")
+    group.add_argument("--merge_coverage", type=float, nargs="+", help="after the last push a node keeps the fewest prototypes that see this share of what all of them see in its clips, one share a level from the leaf up, the last serves all above; 1 keeps all that add anything (tree scores; default: .9 .8)")
+    group.add_argument("--no_merge", action="store_true", help="keep all prototypes")
     group.add_argument("--checkpoint", type=int, default=10, help="epochs from one checkpoint to the next (default: 10)")
     group.add_argument("--val_every", type=int, default=1, help="epochs from one validation to the next (default: 1)")
     group.add_argument("--batch_size", type=int, default=128, help="training clips a step, over all processes (default: 128)")
@@ -142,7 +169,9 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--warm_learning_rate", type=float, help="of the warm epochs, by Adam (default: .003 | .006)")
     group.add_argument("--learning_rate", type=float, help="of the trunk in joint epochs (default: .001 | .0003)")
     group.add_argument("--head_learning_rate", type=float, help="of neck, prototypes and last layer in joint epochs (default: .001 | .0009)")
-    group.add_argument("--last_learning_rate", type=float, default=0.001, help="of the last layer after a push, by Adam (default: .001)")
+    group.add_argument("--last_learning_rate", type=float, help="of the last layer, or of the prototypes' weights, after a push, by Adam (default: .05 | .001)")
+    group.add_argument("--warm_score_learning_rate", type=float, help="of the prototypes' weights in warm epochs (default: .03 | as the rest of the head)")
+    group.add_argument("--score_learning_rate", type=float, help="the same in joint epochs (default: .003 | as the rest of the head)")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD; first beta of Adam (default: .9)")
     group.add_argument("--trunk_weight_decay", type=float, help="of the trunk epochs (default: .001 | .01)")
     group.add_argument("--weight_decay", type=float, help="of the joint epochs (default: 1e-5 | 1e-3)")
@@ -150,23 +179,28 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{prefix}lr_scheduler", choices=SCHEDULERS, help=f"of the {what} epochs (default: {default})")
     group.add_argument("--multistep_milestones", type=int, nargs="+", default=[50, 100, 150], help="epochs after which multistep divides by 10 (default: 50 100 150)")
     group.add_argument("--paper", action="store_true", help="the method as the released code trains it: sets the flags that README lists, and refuses others")
-    group = parser.add_argument_group("losses", "lists: one weight a level from the leaf up, the last serves all above")
+    group = parser.add_argument_group("losses", "lists: one weight a level from the leaf up, the last serves all above; defaults with a bar: of the tree scores | of the embedded ones")
     group.add_argument("--ce_weight", type=float, nargs="+", default=[1, 0.5, 0.25], help="cross-entropy (default: 1 .5 .25)")
-    group.add_argument("--cluster_weight", type=float, nargs="+", default=[0.8, 0.5, 0.3], help="to the nearest own prototype (default: .8 .5 .3)")
-    group.add_argument("--separation_weight", type=float, nargs="+", default=[0.08, 0.11, 0.13], help="off the nearest other prototype of the level (default: .08 .11 .13)")
-    group.add_argument("--background_weight", type=float, default=0.5, help="off patches far down the class map, 0 for none (default: .5)")
-    group.add_argument("--coverage_weight", type=float, default=1.0, help="of every prototype to a patch of its node (default: 1)")
-    group.add_argument("--group_weight", type=float, default=1e-4, help="sparsity of the last layer (default: 1e-4)")
+    group.add_argument("--level_ce_weight", type=float, nargs="+", help="cross-entropy of each level's own evidence over all its nodes (default: 1 | 0)")
+    group.add_argument("--cluster_weight", type=float, nargs="+", help="to the nearest own prototype (default: .5 | .8 .5 .3)")
+    group.add_argument("--separation_weight", type=float, nargs="+", help="off the nearest other prototype of the level (default: 1 | .08 .11 .13)")
+    group.add_argument("--background_weight", type=float, help="off patches far down the class map, 0 for none (default: .3 | .5)")
+    group.add_argument("--coverage_weight", type=float, help="of every prototype to a patch of its node (default: .5 | 1)")
+    group.add_argument("--group_weight", type=float, help="sparsity of the last layer of an embedded score (default: 0 | 1e-4)")
     group.add_argument("--batch_ce_weight", type=float, default=0.0, help="cross-entropy of the released code, among the classes of the batch's clips (default: 0)")
     group.add_argument("--l1_weight", type=float, default=0.0, help="of the last layer's absolute weights, as in the released code (default: 0)")
-    group.add_argument("--orthogonality_weight", type=float, default=0.0, help="between a node's prototypes (default: 0)")
-    group.add_argument("--sharing_weight", type=float, default=0.0, help="of ancestors' prototypes over their children (default: 0)")
-    group.add_argument("--separation_margin", type=float, default=10.0, help="squared distance beyond which nothing is pushed off (default: 10)")
+    group.add_argument("--orthogonality_weight", type=float, help="between a node's prototypes (default: .5 | 0)")
+    group.add_argument("--sharing_weight", type=float, help="of ancestors' prototypes over their children (default: .3 | 0)")
+    group.add_argument("--ways_weight", type=float, help="a class's prototypes tell apart the clusters of its clips, the ways in which it is done (default: 1 | 0)")
+    group.add_argument("--ways_clips", type=int, default=30, help="a class with fewer clips for each prototype has no ways (default: 30)")
+    group.add_argument("--pooled_weight", type=float, help="cross-entropy of the softmax head of the trunk epochs, in joint epochs (default: 1 | 0)")
+    group.add_argument("--separation_margin", type=float, help="squared distance beyond which nothing is pushed off (default: 2 | 10)")
     group.add_argument("--separation_rivals", default="level", choices=("level", "all"), help="whose prototypes a clip is pushed off: of the other nodes of each level, or of all nodes but its own one of the level, as in the released code (default: level)")
     group.add_argument("--cluster_margin", type=float, help="squared distance beyond which nothing is pulled near, as in the released code (default: none)")
     group.add_argument("--focus", type=float, default=0.04, help="share of a clip's cells that cluster and coverage see, 1 for all (default: .04)")
     group.add_argument("--background", type=float, default=0.8, help="share of a clip's cells that count as background (default: .8)")
     group.add_argument("--sure", type=float, default=0.5, help="a clip places prototypes when the softmax head gives its class more than this, 0..1 (default: .5)")
+    group.add_argument("--starts", choices=("spread", "sampled"), help="prototypes start at the centres of their class's clusters, ancestors' child by child; or at patches drawn from the peaks of the class maps (default: spread | sampled)")
     group.add_argument("--no_start", action="store_true", help="random prototypes instead of patches at the peaks of the class maps")
 
 
@@ -226,7 +260,7 @@ def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, s
         add(parser)
     args, given = parse_given(parser, argv)
     if args.paper:
-        margin = float(args.prototype_channels)
+        margin = float(args.prototype_channels or SCORE_DEFAULTS["embedded"]["prototype_channels"])
         for name, value in {**PAPER, **PAPER_DEFAULTS, "separation_margin": margin, "cluster_margin": margin}.items():
             if name not in given:
                 setattr(args, name, value)
@@ -276,37 +310,85 @@ def _resolve_trunk(args: argparse.Namespace) -> None:
         args.conv1_t_stride = strides[0]
 
 
+def decides_by_tree(args: argparse.Namespace) -> bool:
+    """Whether the score decides at every branching."""
+    return issubclass(SCORES[args.score], TreeScore)
+
+
+def fill(args: argparse.Namespace) -> None:
+    """Give the flags that nobody set the defaults of the recipe and of the score."""
+    defaults = dict(RECIPES["pretrained" if args.pretrain_path or args.paper else "scratch"])
+    defaults |= SCORE_DEFAULTS["tree" if decides_by_tree(args) else "embedded"]
+    for name in RECIPES["scratch"]:
+        if getattr(args, name) is None:
+            setattr(args, name, defaults[name])
+    untouched = args.ft_begin_module == "fc" or (args.trunk_epochs == 0 and args.warm_epochs >= args.n_epochs)
+    if decides_by_tree(args) and args.pretrain_path and untouched:
+        defaults |= FROZEN
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def _check_score(args: argparse.Namespace) -> None:
+    """See that the score gets what it can use.
+
+    Raises:
+        ValueError: naming a flag that means nothing to it, or contradicts it.
+    """
+    score, by_tree = SCORES[args.score], decides_by_tree(args)
+    useless = [name for name, option in (("T", "temperature"), ("learn_T", "learn_temperature"),
+                                         ("random_last", "last_scale")) if getattr(args, name) and option not in score.options]
+    useless += [f"{name}_weight" for name in (("group", "batch_ce", "l1") if by_tree else ("level_ce",))
+                if any(_as_list(getattr(args, f"{name}_weight")))]
+    if not by_tree:
+        useless += [name for name in ("merge_coverage", "ways_weight") if getattr(args, name)]
+        if args.neck == "levels":
+            useless.append("neck levels")
+    if useless:
+        raise ValueError(f"--{useless[0]} means nothing to --score {args.score}; leave it out")
+    if args.standardise and args.neck != "levels":
+        raise ValueError("--standardise is of --neck levels; give that too")
+    if by_tree and args.similarity == "log":
+        raise ValueError("--similarity log has no highest value to weigh; leave it out, or choose another --score")
+    if args.last_layer == "joint" and by_tree:
+        raise ValueError(f"--last_layer joint is of a linear layer, which --score {args.score} has none of; leave it out")
+
+
+def _as_list(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
 def resolve(args: argparse.Namespace) -> None:
     """Fill in what depends on other flags: the recipe, and strides from their separate flags.
 
     Raises:
         ValueError: where two flags contradict each other or a number is outside its range.
     """
-    for name, value in RECIPES["pretrained" if args.pretrain_path or args.paper else "scratch"].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    fill(args)
     for name, value in PAPER.items() if args.paper else ():
         if getattr(args, name) != value:
             raise ValueError(f"--{name} {getattr(args, name)} contradicts --paper, which is {value}; leave one of them out")
+    _check_score(args)
     _resolve_trunk(args)
     if not args.pretrain_path:
         args.normalisation = args.normalisation or "kinetics"
     for name in ("batch_size", "sample_size", "sample_duration", "sample_t_stride", "prototypes_per_node", "checkpoint",
                  "push_every", "prototype_channels", "val_every", "n_val_samples", "push_clips", "middle_push_clips",
-                 "inference_stride", "output_topk", "emb_dim"):
+                 "inference_stride", "output_topk", "emb_dim", "neck_channels"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1, not {getattr(args, name)}")
-    for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "cache_features", "n_threads", "inference_batch_size", "manual_seed"):
+    for name in ("trunk_epochs", "warm_epochs", "n_epochs", "tune_iterations", "cache_features", "ways_clips", "n_threads", "inference_batch_size", "manual_seed"):
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
     for name in ("learning_rate", "head_learning_rate", "trunk_learning_rate", "warm_learning_rate", "last_learning_rate",
-                 "separation_margin", "cluster_margin"):
+                 "warm_score_learning_rate", "score_learning_rate", "similarity_scale", "weight_start", "separation_margin", "cluster_margin"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
-    for name in ("ce", "batch_ce", "cluster", "separation", "background", "coverage", "group", "l1", "orthogonality",
-                 "sharing"):
+    for name in ("ce", "level_ce", "batch_ce", "cluster", "separation", "background", "coverage", "group", "l1",
+                 "orthogonality", "sharing", "ways", "pooled"):
         weight = getattr(args, f"{name}_weight")
-        if min(weight if isinstance(weight, list) else [weight]) < 0:
+        if not min(_as_list(weight)) >= 0:
             raise ValueError(f"--{name}_weight must not be negative, as {weight} is")
     if not 0 <= args.momentum < 1:
         raise ValueError(f"--momentum must be at least 0 and below 1, not {args.momentum}")
@@ -315,6 +397,8 @@ def resolve(args: argparse.Namespace) -> None:
     for name in ("focus", "background", "train_crop_min_scale", "train_crop_min_ratio", "target_accuracy"):
         if not 0 < getattr(args, name) <= 1:
             raise ValueError(f"--{name} is a share between 0 and 1, not {getattr(args, name)}")
+    if args.merge_coverage and not all(0 < share <= 1 for share in args.merge_coverage):
+        raise ValueError(f"--merge_coverage are shares between 0 and 1, not {args.merge_coverage}")
     if not 0 <= args.train_jitter <= 1:
         raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
     if args.temporal_strides and min(args.temporal_strides + args.spatial_strides) < 1:

@@ -26,15 +26,15 @@ from datasets.sampling import n_batches
 from datasets.video import Video, VideoClips
 from evaluation.localisation import Tube, points_at, read_truth
 from evaluation.prototypes import duplicates, sharing
-from explain.match import contributions
 from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from options import parse_main
 from training.engine import LossWeights, Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
-from training.push import PushRecord, push, start_prototypes
+from training.push import PushRecord, push
 from training.schedule import ScheduledBatches, training_steps
+from training.starts import start_prototypes
 from util_scripts.errors import CommandLine, user_errors
 
 CPU = torch.device("cpu")
@@ -105,7 +105,7 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
               "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
     trainer = Trainer(model, phases, LossWeights(**{name: getattr(args, f"{name}_weight") for name in LOSSES}),
                       margin=args.separation_margin, focus=args.focus, background=args.background, sure=args.sure)
-    views = KeptFeatures(kept["views"]["features"], kept["views"]["label"])
+    views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
     n_clips = len(views.labels) // args.cache_features
     steps = training_steps(
         n_batches=n_batches(n_clips, args.batch_size), trunk_epochs=args.trunk_epochs, warm_epochs=args.warm_epochs,
@@ -167,7 +167,7 @@ def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, kept: dict[s
         if leaf != video.label:
             continue
         window = windows[leaves[:, leaf].argmax()]
-        gains = contributions(model, activations[window], hierarchy.ancestors[leaf])  # (L, P)
+        gains = model.score.silenced(activations[window], hierarchy.ancestors[leaf])  # (L, P)
         for level in levels:
             best = gains[level].masked_fill(layer.node_of != hierarchy.ancestors[leaf, level], -torch.inf).argmax()
             peak = cell_centre(cells[window, best], tuple(record.maps.shape[1:]), record.stride, size, record.offset)

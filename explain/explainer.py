@@ -42,7 +42,7 @@ class _Window:
 @torch.no_grad()
 def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> Iterator[tuple[int, list[_Window]]]:
     """Video by video, its index and its windows; no window where the video cannot be read."""
-    device = model.last_layer.weight.device
+    device = model.device
     current, windows = None, []
     for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs):
         output = model(normalise(_as_weights(batch["clip"].to(device)), clips.normalisation))
@@ -119,12 +119,19 @@ class _Narrator:
             "node": self.hierarchy.full_name(found.node),
             "path": list(self.hierarchy.path(found.node)),
             "similarity": _rounded(found.similarity),
+            "activation": _rounded(found.activation),
+            **_shares("closer_than", found.closer_than),
+            **_shares("typical", found.typical),
+            "weight": None if found.weight is None else _rounded(found.weight),
+            "evidence": None if found.evidence is None else _rounded(found.evidence),
+            "stands_by": found.stands_by,
+            "stands_for": found.stands_for,
             "contribution": _rounded(found.contribution),
             "probability_without": _rounded(probability * math.exp(-found.contribution)),
             "peak": points_to_source(torch.tensor(found.peak), window.frames, window.crop, size).tolist(),
             "box": list(box),
             "seconds": _seconds(box[0], box[3], fps),
-            "evidence": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
+            "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
             "source": self._source(found),
             "heat": UPSAMPLE if found.by_similarity else self.heat,
@@ -152,13 +159,19 @@ def _rounded(value: float | Tensor, digits: int = 6) -> float:
     return round(float(value), digits)
 
 
+def _shares(name: str, share: tuple[float, int] | None) -> dict:
+    """A share of training videos and how many stand behind it."""
+    value, count = share or (None, 0)
+    return {name: None if value is None else _rounded(value), f"{name}_videos": count}
+
+
 def _seconds(first: int, last: int, fps: float | None) -> list[float] | None:
     return None if fps is None else [_rounded(first / fps, 3), _rounded(last / fps, 3)]
 
 
 def fingerprint(model: HIPE) -> str:
     """Eight letters by which explanations of the same model know each other."""
-    weights = (model.prototype_layer.prototypes, model.last_layer.weight)
+    weights = (model.prototype_layer.prototypes, *model.score.last)
     return hashlib.sha256(b"".join(weight.detach().cpu().numpy().tobytes() for weight in weights)).hexdigest()[:8]
 
 
@@ -211,7 +224,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
         leaf, best = best_window(log_probs, n_leaves)
         window = windows[best]
-        pixels = clips[window.item]["clip"].to(model.last_layer.weight.device)  # (3, T, H, W)
+        pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
         found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf,
                              heat_of=heat and _heat_of(model, clip, heat[1]))

@@ -1,7 +1,5 @@
 """Which prototypes make the model say what it says of a clip: where, when, and how much each matters."""
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,10 +9,8 @@ from torch import Tensor
 
 from models.geometry import box_of, cell_centre, upsample
 from models.hipe import HIPE, HIPEOutput
-
-CHUNK = 1024  # tangent vectors scored at once: bounds the memory of (CHUNK, D) x (K0, D) distances
-OWN_PATCH = 8.5  # a similarity from which on a patch is the prototype's own: distance and gradient vanish there
-GROUPS = ("own", "ancestors", "elsewhere")
+from models.prototypes import OWN_PATCH
+from models.scores import evidence_shares
 
 Box = tuple[int, int, int, int, int, int]
 
@@ -29,6 +25,10 @@ class PushRecordLike(Protocol):
     def heat(self, prototype: int) -> Tensor: ...  # (T, H, W) similarity over its own clip
     def clip_box(self, prototype: int) -> tuple[int, ...]: ...  # in the clip's frames and pixels
     def box(self, prototype: int) -> tuple[int, ...]: ...  # in the video's own frames and pixels
+    # The share of other nodes' training videos, or of its own node's, that come less near to a prototype than a squared
+    # distance, and of how many videos; None where that is not known.
+    def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
+    def typical(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,20 @@ class Match:
 
     prototype: int
     node: int
-    similarity: float  # of the clip's nearest patch, 0 .. 9.2
+    activation: float  # similarity of the clip's nearest patch, as the score gets it
+    similarity: float  # the share that is of the highest there is, 0 .. 1
     contribution: float  # log p(node) - log p(node without this prototype), nats
     heat: Tensor  # (T, H, W) similarity, upsampled to the clip, or what an attribution method found
     peak: tuple[int, int, int]  # frame, y, x in the clip: the centre of the nearest patch, or of such heat its maximum
     box: Box  # around the peak, in the clip's frames and pixels
     source: Source | None  # None where no training clip matched
     by_similarity: bool = True  # what the heat is
+    weight: float | None = None  # nats for activation 1; None where the score has no such number
+    evidence: float | None = None  # weight x activation, nats
+    stands_by: bool = False  # whether the node does not count it, since another prototype says more
+    closer_than: tuple[float, int] | None = None  # share of other nodes' training videos that are less alike, of n
+    typical: tuple[float, int] | None = None  # the same of its own node's
+    stands_for: int = 1  # prototypes that were merged into this one, itself among them
 
 
 @dataclass(frozen=True)
@@ -67,67 +74,7 @@ class LevelMatch:
     probability: float
     matches: list[Match]  # of the node's prototypes, most contributing first
     heat: Tensor  # (T, H, W), the sum over the node's prototypes of positive contribution x similarity
-    shares: dict[str, float]  # see `shares`
-
-
-@torch.no_grad()
-def _log_probs(model: HIPE, tangents: Tensor) -> Tensor:
-    """(n, D) float64 tangent vectors -> (n, K) log-probabilities."""
-    return torch.cat([model.node_log_probs(model.embeddings(chunk)) for chunk in tangents.split(CHUNK)])
-
-
-@torch.no_grad()
-def contributions(model: HIPE, activations: Tensor, nodes: Tensor) -> Tensor:
-    """How much every prototype adds to the log-probability of some nodes: log p(node) - log p(node | a_j = 0).
-
-    Exact, for all prototypes at once: the last layer is linear, so silencing a prototype subtracts its column.
-
-    Args:
-        activations: (P,) of one clip.
-        nodes: (n,) int64.
-    Returns:
-        (n, P) float64, in nats; negative where a prototype speaks against the node.
-    """
-    weight = model.last_layer.weight.double()  # (D, P)
-    activations = activations.double()
-    tangent = weight @ activations  # (D,)
-    silenced = tangent - activations[:, None] * weight.T  # (P, D)
-    return (_log_probs(model, tangent[None])[:, nodes] - _log_probs(model, silenced)[:, nodes]).T
-
-
-@torch.no_grad()
-def shares(model: HIPE, activations: Tensor, node: int) -> dict[str, float]:
-    """Which prototypes the evidence for a node comes from: its own, its ancestors', or those of all other nodes.
-
-    The exact Shapley values of the three groups, whose order of arrival must not matter (Shapley, 1953): they sum to
-    log p(node) - log p(node | no prototype).
-
-    Args:
-        activations: (P,) of one clip.
-        node: node id.
-    Returns:
-        "own", "ancestors", "elsewhere" and their sum "total", in nats.
-    """
-    owner = model.prototype_layer.node_of
-    path = model.ancestors[model.membership[node].argmax()]  # (L,) of one leaf below the node
-    above = path[model.level_of[path] > model.level_of[node]]
-    own, over = owner == node, torch.isin(owner, above)
-    groups = torch.stack((own, over, ~(own | over))).double()  # (3, P)
-    pulls = (groups * activations.double()) @ model.last_layer.weight.double().T  # (3, D)
-
-    coalitions = list(itertools.product((0, 1), repeat=3))
-    tangents = torch.tensor(coalitions, dtype=torch.float64, device=pulls.device) @ pulls  # (8, D)
-    values = dict(zip(coalitions, _log_probs(model, tangents)[:, node].tolist(), strict=True))
-    result = dict.fromkeys(GROUPS, 0.0)
-    for coalition in coalitions:
-        others = sum(coalition)
-        for i, group in enumerate(GROUPS):
-            if not coalition[i]:
-                joined = coalition[:i] + (1,) + coalition[i + 1:]
-                weight = math.factorial(others) * math.factorial(2 - others) / math.factorial(3)
-                result[group] += weight * (values[joined] - values[coalition])
-    result["total"] = values[1, 1, 1] - values[0, 0, 0]
-    return result
+    shares: dict[str, float]  # see `evidence_shares`
 
 
 def best_window(log_probs: Tensor, n_leaves: int) -> tuple[int, int]:
@@ -170,29 +117,40 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
     if leaf is None:
         leaf = int(output.log_probs[0, :len(model.ancestors)].argmax())
     nodes = model.ancestors[leaf, list(levels)]  # (n,)
-    contribution = contributions(model, output.activations[0], nodes)  # (n, P)
+    activations, distances = output.activations[0], output.distances[0]
+    contribution = model.score.silenced(activations, nodes)  # (n, P)
     centres = cell_centre(output.cells[0], grid, stride, size, model.offset)  # (P, 3)
+    weights, stands_by = model.score.weights, model.score.standing_by(activations)
+    evidence = torch.zeros_like(activations) if weights is None else weights * activations
 
     result = []
     for level, node, gains in zip(levels, nodes.tolist(), contribution, strict=True):
         which = (layer.node_of == node).nonzero()[:, 0]
         maps = layer.similarity(layer.maps(output.features, which))[0]  # (n', t, h, w)
         gains = gains[which]
+        order = evidence[which].argsort(descending=True, stable=True)  # of those that add nothing, the loudest first
+        order = order[gains[order].argsort(descending=True, stable=True)]
         matches = []
-        for i in gains.argsort(descending=True, stable=True)[:k].tolist():
+        for i in order[:k].tolist():
             j = int(which[i])
-            similarity = float(output.activations[0, j])
-            found = heat_of(j) if heat_of is not None and similarity < OWN_PATCH else None
+            found = heat_of(j) if heat_of is not None and float(distances[j]) > OWN_PATCH else None
             if found is None or found.amax() <= found.amin():
                 found, heat, peak = None, upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
             else:
                 heat, peak = found, torch.stack(torch.unravel_index(found.argmax(), found.shape))
-            matches.append(Match(j, node, similarity, float(gains[i]), heat, tuple(peak.tolist()), box_of(heat),
-                                 source_of(record, j), found is None))
+            told = {} if record is None else {
+                "closer_than": record.closer_than(j, float(distances[j])),
+                "typical": record.typical(j, float(distances[j])),
+                "stands_for": 1 if record.stands_for is None else len(record.stands_for[j])}
+            if weights is not None:
+                told |= {"weight": float(weights[j]), "evidence": float(evidence[j]), "stands_by": bool(stands_by[j])}
+            matches.append(Match(j, node, float(activations[j]), float(activations[j]) / layer.highest,
+                                 float(gains[i]), heat, tuple(peak.tolist()), box_of(heat), source_of(record, j),
+                                 found is None, **told))
         together = torch.einsum("n,nthw->thw", gains.clamp(min=0).to(maps.dtype), maps)
         result.append(LevelMatch(level, node, float(output.log_probs[0, node].exp()), matches,
                                  upsample(together, size, stride, model.offset).cpu(),
-                                 shares(model, output.activations[0], node)))
+                                 evidence_shares(model.score, activations, node)))
     return result
 
 

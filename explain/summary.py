@@ -193,7 +193,7 @@ def _evidence(stories: Sequence[Story]) -> list[dict]:
     checked: dict[int, list[dict]] = {}
     for story in stories:
         for level in story.levels:
-            found = [one["evidence"] for one in level["prototypes"] if one.get("evidence")]
+            found = [one["box_test"] for one in level["prototypes"] if one.get("box_test")]
             checked.setdefault(level["level"], []).extend(found)
     return [{"level": level, "cards": len(cards), "holds": _mean(one["holds"] for one in cards),
              **{key: _mean(one[key] for one in cards) for key in ("box_only", "box_hidden")}}

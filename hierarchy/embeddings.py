@@ -34,7 +34,7 @@ def _against(u: Tensor, w: Tensor, c: float) -> Tensor:
     return -u @ w.mT
 
 
-SCORES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # distances, of which the score is the negative
+DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # distances, of which the score is the negative
     "hyperbolic": distance,
     "euclidean": _straight,
     "cosine": _turn,
@@ -70,8 +70,8 @@ class ClassEmbeddings(nn.Module):
         Raises ``ValueError`` where an argument is out of its range.
         """
         super().__init__()
-        if score not in SCORES:
-            raise ValueError(f"unknown score {score!r}; choose from {', '.join(SCORES)}")
+        if score not in DISTANCES:
+            raise ValueError(f"unknown score {score!r}; choose from {', '.join(DISTANCES)}")
         if not (0 < c < math.inf and (temperature is None or 0 < temperature < math.inf)):
             raise ValueError(f"the curvature ({c}) and the temperature ({temperature}) must be positive and finite")
         self.n_leaves, self.c, self.score = n_leaves, c, score
@@ -113,7 +113,7 @@ class ClassEmbeddings(nn.Module):
         found = []
         for first, some in enumerate(leaves.split(chunk)):
             rows = torch.arange(len(some))
-            apart = SCORES[self.score](some, leaves, self.c)
+            apart = DISTANCES[self.score](some, leaves, self.c)
             apart -= apart[rows, rows + first * chunk, None].clone()
             apart[rows, rows + first * chunk] = math.inf
             nearest, other = apart.min(-1)
@@ -134,7 +134,7 @@ class ClassEmbeddings(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """Score tangent vectors: v (B, D) -> (B, K0), in float32, or float64 if v is, whatever autocast says."""
         with torch.autocast(v.device.type, enabled=False):
-            return -SCORES[self.score](v, self.points[: self.n_leaves], self.c) / self.T
+            return -DISTANCES[self.score](v, self.points[: self.n_leaves], self.c) / self.T
 
     def extra_repr(self) -> str:
         return f"{self.n_leaves} classes, {self.score}, c={self.c}, temperature={self.T.item():.3g}"

@@ -100,3 +100,23 @@ def from_ball(x: Tensor, c: float) -> Tensor:
     """log0: artanh(sqrt(c) |x|) x / (sqrt(c) |x|)."""
     length = math.sqrt(c) * norm(x)
     return torch.atanh(length) / length * x
+
+
+def seen_from(u: Tensor, w: Tensor, c: float) -> Tensor:
+    """``log0(exp0(-u) + exp0(w))``, + being Moebius addition: where ``exp0(w)`` lies as seen from ``exp0(u)``.
+
+    The translation that takes ``exp0(u)`` to the origin keeps distances and, at that point, directions (Ungar, 2008),
+    so this is half the distance along the direction in which the geodesic leaves, and nothing is clipped by the ball.
+
+    Args:
+        u, w: (..., D) float64 tangent vectors at the origin, at radii below 30 / sqrt(c).
+    Returns:
+        (..., D) tangent vectors at the origin.
+    """
+    half = distance(u[..., None, :], w[..., None, :], c)[..., 0] / 2  # (..., 1)
+    at_origin = torch.linalg.vector_norm(u, dim=-1, keepdim=True) < _ZERO
+    outward, towards = u / norm(u), w / norm(w)
+    across = towards - (outward * towards).sum(-1, keepdim=True) * outward
+    angle = outward_angle(u, w, c)[..., None]
+    way = torch.cos(angle) * outward + torch.sin(angle) * across / norm(across)
+    return torch.where(at_origin, w, half * way)

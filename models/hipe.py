@@ -1,16 +1,57 @@
-"""HIPE: a trunk, a neck, prototypes of every node of the class tree, and scores in hyperbolic space."""
+"""HIPE: a trunk, a neck, prototypes of every node of the class tree, and a score that decides by them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from hierarchy.embeddings import ClassEmbeddings
 from hierarchy.tree import Hierarchy
-from models.prototypes import PrototypeLayer
+from models.prototypes import PrototypeLayer, UnitLevels
+from models.scores import Score, node_log_probs
 
-NECKS = {"sigmoid": (nn.ReLU, nn.Sigmoid), "leaky": (nn.LeakyReLU, nn.LeakyReLU)}  # between its layers, and last
+
+class Standardise(nn.Module):
+    """Features minus a mean, over a deviation, by channel: fixed numbers, 0 and 1 until `fit` is called."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def fit(self, means: Tensor) -> None:
+        """Take both from the clips' mean features (N, C'); a channel that never changes keeps its scale."""
+        deviation = means.std(0, correction=0) if len(means) > 1 else torch.zeros_like(means[0])
+        self.mean.copy_(means.mean(0))
+        self.deviation.copy_(torch.where(deviation > 1e-6, deviation, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C', t, h, w) -> the same, in float32 whatever autocast says."""
+        with torch.autocast(features.device.type, enabled=False):
+            shape = (-1, *[1] * (features.dim() - 2))
+            return (features.float() - self.mean.view(shape)) / self.deviation.view(shape)
+
+
+def _shared_neck(between: type[nn.Module], last: type[nn.Module]) -> Callable[[int, int, int, int], nn.Sequential]:
+    """C channels that the prototypes of all levels share."""
+    def neck(trunk_channels: int, channels: int, n_levels: int, hidden: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv3d(trunk_channels, channels, 1), between(), nn.Conv3d(channels, channels, 1),
+                             last())
+    return neck
+
+
+def _levels_neck(trunk_channels: int, channels: int, n_levels: int, hidden: int) -> nn.Sequential:
+    """Each level its own C channels, made from the same hidden ones by one convolution."""
+    return nn.Sequential(Standardise(trunk_channels), nn.Conv3d(trunk_channels, hidden, 1), nn.ReLU(),
+                         nn.Conv3d(hidden, channels * n_levels, 1), UnitLevels(n_levels))
+
+
+# By name: (channels of the trunk, C, L, hidden channels) -> (B, C', t, h, w) to (B, C or L C, t, h, w)
+NECKS = {"levels": _levels_neck, "sigmoid": _shared_neck(nn.ReLU, nn.Sigmoid),
+         "leaky": _shared_neck(nn.LeakyReLU, nn.LeakyReLU)}
 
 
 @dataclass
@@ -18,11 +59,11 @@ class HIPEOutput:
     """What the model says of B clips, and why."""
 
     log_probs: Tensor  # (B, K), consistent: a node's probability is the sum of its leaves'
-    tangent: Tensor  # (B, D), the last layer's output: a tangent vector at the ball's origin
-    activations: Tensor  # (B, P), similarity of the nearest patch, 0 .. 9.2
+    evidence: Tensor  # (B, K) nats of each node, which log_probs are made of; in embedding space tangents (B, D)
+    activations: Tensor  # (B, P), similarity of the nearest patch, 0 .. prototype_layer.highest
     distances: Tensor  # (B, P), squared L2 of the nearest patch
     cells: Tensor  # (B, P), its flat position in (t, h, w)
-    features: Tensor  # (B, C, t, h, w), the neck's output
+    features: Tensor  # (B, C or L C, t, h, w), the neck's output
     masked: tuple[Tensor, ...] = ()  # each (B, P), squared L2 of the nearest patch in one of the masks given
 
 
@@ -34,43 +75,39 @@ class HIPE(nn.Module):
     Args:
         trunk: a network (B, 3, T, H, W) -> (B, trunk.out_channels, t, h, w).
         hierarchy: the class tree of K nodes in L levels.
-        embeddings: (B, D) tangent vectors -> (B, K0) scores.
-        channels: C, of the neck and the prototypes.
+        score: of the tree and the (P,) nodes of the prototypes, as in models.scores.
+        channels: C, of the prototypes. hidden: of the neck with channels for each level.
         per_node: prototypes of each node: a number, or one for each of the K nodes.
-        neck: "sigmoid" (ProtoPNet) or "leaky" (the released HIPE code).
-        last_scale: the last layer starts with each prototype pulling towards its own node by this multiple of the
-            node's tangent vector; None for a random start.
+        neck: "levels" (C unit channels for each level), "sigmoid" (ProtoPNet) or "leaky" (the released HIPE code).
+        scale: s of the similarity exp(-d / s); None for the logarithmic one.
     Raises:
-        ValueError: naming two classes that the embeddings' score cannot tell apart.
+        ValueError: what the score raises.
     """
 
-    def __init__(self, trunk: nn.Module, hierarchy: Hierarchy, embeddings: ClassEmbeddings, *, channels: int = 128,
-                 per_node: int | Sequence[int] = 10, neck: str = "sigmoid",
-                 last_scale: float | None = 0.1) -> None:
+    def __init__(self, trunk: nn.Module, hierarchy: Hierarchy, score: Callable[[Hierarchy, Tensor], Score], *,
+                 channels: int = 128, hidden: int = 128, per_node: int | Sequence[int] = 10, neck: str = "sigmoid",
+                 scale: float | None = None) -> None:
         super().__init__()
-        embeddings.check(hierarchy.names)
         self.trunk = trunk
-        between, last = NECKS[neck]
-        self.neck = nn.Sequential(nn.Conv3d(trunk.out_channels, channels, 1), between(),
-                                  nn.Conv3d(channels, channels, 1), last())
+        self.neck = NECKS[neck](trunk.out_channels, channels, hierarchy.n_levels, hidden)
         self.prototype_layer = PrototypeLayer([len(level) for level in hierarchy.levels], per_node=per_node,
-                                              channels=channels)
-        self.embeddings = embeddings
-        n_prototypes = len(self.prototype_layer.prototypes)
-        self.last_layer = nn.Linear(n_prototypes, embeddings.points.shape[1], bias=False)
+                                              channels=channels, by_level=neck == "levels", scale=scale)
+        self.hierarchy, self.make_score = hierarchy, score
+        self.score = score(hierarchy, self.prototype_layer.node_of)
         self.pooled_head = nn.Linear(trunk.out_channels, hierarchy.n_leaves)
         self.register_buffer("ancestors", hierarchy.ancestors.clone(), persistent=False)  # (K0, L)
         self.register_buffer("membership", hierarchy.membership.clone(), persistent=False)  # (K, K0)
         self.register_buffer("level_of", hierarchy.level_of.clone(), persistent=False)  # (K,)
-        for conv in (self.neck[0], self.neck[2]):
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
-        if last_scale is None:
-            nn.init.kaiming_normal_(self.last_layer.weight)
-        else:
-            with torch.no_grad():
-                own = embeddings.points[self.prototype_layer.node_of]  # (P, D)
-                self.last_layer.weight.copy_(last_scale * own.T)
+        for layer in self.neck:
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
+        self.score.initialise()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.prototype_layer.prototypes.device
 
     @property
     def offset(self) -> tuple[int, int, int]:
@@ -86,38 +123,31 @@ class HIPE(nn.Module):
         features = self.neck(trunk_features)
         (distances, cells), *masked = self.prototype_layer.nearest(features, masks)
         activations = self.prototype_layer.similarity(distances)
-        log_probs, tangent = self.classify(activations)
-        return HIPEOutput(log_probs, tangent, activations, distances, cells, features,
+        log_probs, evidence = self.score(activations)
+        return HIPEOutput(log_probs, evidence, activations, distances, cells, features,
                           tuple(nearest for nearest, _ in masked))
 
-    def classify(self, activations: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of all nodes from the prototypes' activations.
+    @torch.no_grad()
+    def keep(self, which: Tensor) -> None:
+        """Do without some of the prototypes: which (P,) bool, those that stay, of every node at least one.
 
-        Args:
-            activations: (B, P) float32.
-        Returns:
-            log_probs (B, K) and the tangent vectors (B, D).
+        Neither layer nor score is the same module afterwards.
         """
-        with torch.autocast(activations.device.type, enabled=False):
-            tangent = self.last_layer(activations.float())  # (B, D)
-            return self.node_log_probs(self.embeddings(tangent)), tangent
+        layer, score = self.prototype_layer, self.score
+        which = which.to(layer.node_of.device)
+        counts = torch.bincount(layer.node_of[which], minlength=len(layer.counts))
+        smaller = PrototypeLayer([len(nodes) for nodes in layer.node_levels], per_node=counts.tolist(),
+                                 channels=layer.prototypes.shape[1], by_level=layer.by_level, scale=layer.scale)
+        smaller.prototypes.copy_(layer.prototypes[which])
+        self.prototype_layer = smaller.to(layer.prototypes.device)
+        self.score = self.make_score(self.hierarchy, smaller.node_of.cpu()).to(layer.prototypes.device)
+        for name, value in score.state_dict().items():  # one dimension of each weight counts prototypes
+            own = self.score.state_dict()[name]
+            own.copy_(value if own.shape == value.shape else value[..., which])
 
     def node_log_probs(self, scores: Tensor) -> Tensor:
-        """Softmax over the leaves, and for every node the logarithm of the sum over its leaves.
-
-        Args:
-            scores: (B, K0).
-        Returns:
-            (B, K) log-probabilities, consistent along the tree.
-        """
-        leaves = scores.log_softmax(-1)
-        node = self.ancestors.flatten().expand(scores.shape[0], -1)  # (B, K0 L)
-        terms = leaves[:, :, None].expand(-1, -1, self.ancestors.shape[1]).flatten(1)  # (B, K0 L)
-        # log-sum-exp per node, around each node's own largest leaf, so that no probability underflows to log 0
-        top = terms.new_full((scores.shape[0], len(self.level_of)), -torch.inf)
-        top = top.scatter_reduce(1, node, terms.detach(), "amax")  # (B, K)
-        total = torch.zeros_like(top).scatter_add(1, node, (terms - top.gather(1, node)).exp())
-        return total.log() + top
+        """(B, K0) scores of the leaves -> (B, K) log-probabilities of all nodes, consistent along the tree."""
+        return node_log_probs(scores, self.ancestors, len(self.level_of))
 
     def pooled_log_probs(self, trunk_features: Tensor) -> Tensor:
         """The softmax head of the trunk epochs: (B, C', t, h, w) -> (B, K0) log-probabilities of the leaves."""

@@ -6,10 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-EPSILON = 1e-4
+EPSILON = 1e-4  # of the logarithmic similarity
 # Prototypes compared at a time: on a CPU what that takes is about as much as a trunk's features; on a GPU, which has
 # the memory, few large operations take less time than many small ones.
 AT_ONCE = {"cpu": 128, "cuda": 2048}
+OWN_PATCH = 1.0347e-4  # squared distance up to which a patch is the prototype's own: there the gradient vanishes
+
+
+def unit(x: Tensor, dim: int) -> Tensor:
+    """Vectors along `dim` scaled to length 1, with a finite gradient at 0."""
+    return x * (x.square().sum(dim, keepdim=True) + 1e-12).rsqrt()
+
+
+class UnitLevels(nn.Module):
+    """The last step of a neck with channels for each level: each level's vector in every cell gets length 1."""
+
+    def __init__(self, n_levels: int) -> None:
+        super().__init__()
+        self.n_levels = n_levels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L C, t, h, w) -> the same, in float32 whatever autocast says."""
+        with torch.autocast(features.device.type, enabled=False):
+            return unit(features.float().unflatten(1, (self.n_levels, -1)), 2).flatten(1, 2)
 
 
 class PrototypeLayer(nn.Module):
@@ -21,19 +40,32 @@ class PrototypeLayer(nn.Module):
         level_sizes: number of nodes of each level, leaves first.
         per_node: prototypes of each node: a number, or one for each of the K nodes.
         channels: C.
+        by_level: the features have C channels for each level, unit vectors as `UnitLevels` gives them; a prototype is
+            compared, as a unit vector, with those of its level. Distances are then 0 .. 4.
+        scale: s of the similarity exp(-d / s); None for log((d + 1) / (d + 1e-4)).
     """
 
-    def __init__(self, level_sizes: list[int], *, per_node: int | Sequence[int] = 10, channels: int = 128) -> None:
+    def __init__(self, level_sizes: list[int], *, per_node: int | Sequence[int] = 10, channels: int = 128,
+                 by_level: bool = False, scale: float | None = None) -> None:
         super().__init__()
         n_nodes = sum(level_sizes)
         counts = torch.as_tensor(per_node).expand(n_nodes)
+        self.by_level, self.scale = by_level, scale
         self.prototypes = nn.Parameter(torch.rand(int(counts.sum()), channels))
+        if by_level:
+            nn.init.normal_(self.prototypes)
         self.register_buffer("counts", counts.clone(), persistent=False)  # (K,) prototypes of each node
         self.register_buffer("node_of", torch.arange(n_nodes).repeat_interleave(counts), persistent=False)
         starts = torch.tensor([0, *level_sizes]).cumsum(0).tolist()
         self.node_levels = tuple(range(a, b) for a, b in zip(starts[:-1], starts[1:], strict=True))  # L ranges of nodes
+        level_of = torch.arange(len(level_sizes)).repeat_interleave(torch.tensor(level_sizes))  # (K,)
+        # (P,) which of the features' S = L or 1 groups of C channels a prototype is compared with
+        self.register_buffer("group_of", level_of[self.node_of] if by_level else torch.zeros_like(self.node_of),
+                             persistent=False)
+        self.n_groups = len(level_sizes) if by_level else 1
         self.counts: Tensor
         self.node_of: Tensor
+        self.group_of: Tensor
 
     @property
     def per_node(self) -> int:
@@ -45,11 +77,28 @@ class PrototypeLayer(nn.Module):
         nodes = self.node_levels[level]
         return slice(int(self.counts[:nodes.start].sum()), int(self.counts[:nodes.stop].sum()))
 
-    @staticmethod
-    def similarity(distances: Tensor) -> Tensor:
-        """log((d + 1) / (d + 1e-4)) of squared distances: 9.2 for the same patch, towards 0 for one that is nothing
-        like the prototype (Chen et al., NeurIPS 2019)."""
+    @property
+    def points(self) -> Tensor:
+        """(P, C) what patches are compared with: the prototypes, or by level the unit vectors along them."""
+        return unit(self.prototypes, 1) if self.by_level else self.prototypes
+
+    def similarity(self, distances: Tensor) -> Tensor:
+        """Similarity of squared distances, highest for the same patch and towards 0 for one that is nothing like it.
+
+        exp(-d / s): 1 for the same patch; or log((d + 1) / (d + 1e-4)): 9.2 (Chen et al., NeurIPS 2019).
+        """
+        if self.scale is not None:
+            return torch.exp(-distances / self.scale)
         return torch.log((distances + 1) / (distances + EPSILON))
+
+    @property
+    def highest(self) -> float:
+        """The similarity of the same patch."""
+        return float(self.similarity(torch.zeros(())))
+
+    def groups(self, features: Tensor) -> Tensor:
+        """(B, S C, t, h, w) features -> (B, S, C, N) float32, N = t h w."""
+        return features.float().flatten(2).unflatten(1, (self.n_groups, -1))
 
     def search(self, features: Tensor, which: slice = slice(None)) -> Tensor:
         """Squared distances up to a constant per prototype, by one matrix product: good for finding, not for using.
@@ -57,35 +106,41 @@ class PrototypeLayer(nn.Module):
         The expanded form is off by about 1e-5 near zero, so `distance` recomputes what was found; no gradient.
 
         Args:
-            features: (B, C, t, h, w). which: n of the prototypes.
+            features: (B, S C, t, h, w). which: n of the prototypes.
         Returns:
             (B, n, t h w) float32.
         """
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            x = features.detach().flatten(2).float()  # (B, C, N)
-            prototypes = self.prototypes[which].float().expand(x.shape[0], -1, -1)  # (B, n, C)
-            return torch.baddbmm(x.square().sum(1, keepdim=True), prototypes, x, alpha=-2)
+            x = features.detach().flatten(2).float()  # (B, S C, N)
+            points, groups = self.points[which].float(), self.group_of[which]
+            if self.by_level:  # a row for each prototype, zero but in the channels of its level: (n, S C)
+                rows = points.new_zeros(len(points), self.n_groups, points.shape[1])
+                points = rows.scatter(1, groups[:, None, None].expand(-1, 1, points.shape[1]), points[:, None])
+                return torch.matmul(-2 * points.flatten(1), x)  # unit vectors: their squares are constant
+            return torch.baddbmm(x.square().sum(1, keepdim=True), points.expand(x.shape[0], -1, -1), x, alpha=-2)
 
     def distance(self, features: Tensor, cells: Tensor) -> Tensor:
         """Exact squared distances of every prototype to one chosen cell of every clip.
 
         Args:
-            features: (B, C, t, h, w).
+            features: (B, S C, t, h, w).
             cells: (B, P) int64 flat positions.
         Returns:
             (B, P) float32, differentiable (once) in the features and the prototypes.
         """
         with torch.autocast(features.device.type, enabled=False):
-            x, prototypes = features.float().flatten(2).transpose(1, 2), self.prototypes  # (B, N, C), (P, C)
-            if torch.is_grad_enabled() and (x.requires_grad or prototypes.requires_grad):
-                return ChosenDistance.apply(x, prototypes, cells)
-            return chosen_distance(x, prototypes, cells)
+            x = self.groups(features).transpose(2, 3)  # (B, S, N, C)
+            rows = self.group_of * x.shape[2] + cells  # (B, P), of the cells of all groups
+            x, points = x.flatten(1, 2), self.points  # (B, S N, C), (P, C)
+            if torch.is_grad_enabled() and (x.requires_grad or points.requires_grad):
+                return ChosenDistance.apply(x, points, rows)
+            return chosen_distance(x, points, rows)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The nearest patch of each clip for each prototype.
 
         Args:
-            features: (B, C, t, h, w).
+            features: (B, S C, t, h, w).
         Returns:
             nearest: (B, P) float32 squared L2; cells: (B, P) int64 flat positions of those patches.
         """
@@ -95,7 +150,7 @@ class PrototypeLayer(nn.Module):
         """The nearest of all patches, and the nearest of those in each mask, by one search.
 
         Args:
-            features: (B, C, t, h, w).
+            features: (B, S C, t, h, w).
             masks: each (B, t h w) bool, with a cell in every clip.
         Returns:
             what `forward` returns, for all patches and then for each mask.
@@ -111,14 +166,18 @@ class PrototypeLayer(nn.Module):
         """Exact squared distances of some prototypes to every patch.
 
         Args:
-            features: (B, C, t, h, w).
+            features: (B, S C, t, h, w).
             which: (n,) int64 prototypes.
         Returns:
             (B, n, t, h, w) float32.
         """
-        x = features.float().flatten(2).transpose(1, 2)  # (B, N, C)
-        chosen = self.prototypes[which].expand(x.shape[0], -1, -1)  # (B, n, C)
-        distances = torch.cdist(chosen, x, compute_mode="donot_use_mm_for_euclid_dist").square()
+        x, points = self.groups(features), self.points[which]  # (B, S, C, N), (n, C)
+        if self.by_level:
+            distances = (x[:, self.group_of[which]] - points[:, :, None]).square().sum(2)  # (B, n, N)
+        else:
+            x = x[:, 0].transpose(1, 2)  # (B, N, C)
+            chosen = points.expand(x.shape[0], -1, -1)
+            distances = torch.cdist(chosen, x, compute_mode="donot_use_mm_for_euclid_dist").square()
         return distances.unflatten(2, features.shape[2:])
 
 

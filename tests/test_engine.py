@@ -176,7 +176,7 @@ def test_tuning_is_full_batch_whatever_the_chunk(model):
         model.load_state_dict(start)
         run = trainer(model)
         scalars = [run.tune(Step("last", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
-        found.append((model.last_layer.weight.detach().clone(), scalars))
+        found.append((model.score.last_layer.weight.detach().clone(), scalars))
     for weight, scalars in found[1:]:
         torch.testing.assert_close(weight, found[0][0])
         for one, other in zip(scalars, found[0][1], strict=True):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from test_trunks import small
-from tiny import random_tree, small_hipe
+from tiny import embedded, random_tree, small_hipe
 
 from datasets.transforms import normalise
 from models import HIPE, TRUNKS
@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("trained") / "save_1.pth"
     save_checkpoint(path, {
         "done": ["last", 1, 0], "args": vars(args), "hierarchy_rows": [list(row) for row in TREE.rows],
-        "embedding": {"points": model.embeddings.points, "c": model.embeddings.c}, "model": model.state_dict(),
+        "embedding": {"points": model.score.embeddings.points, "c": model.score.embeddings.c}, "model": model.state_dict(),
         "optimizers": {}, "rng": {}, "push_record": None})
     return path, model
 
@@ -78,7 +78,7 @@ def test_every_trunk_goes_through(name, form):
     if form == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    model = HIPE(small(name), TREE, small_hipe(TREE).embeddings, channels=4, per_node=2)
+    model = HIPE(small(name), TREE, embedded(TREE), channels=4, per_node=2)
     serving, size = export.Serving(model.eval().requires_grad_(False)), (8, 32, 32)
     _, load = export.FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
     assert export.differences(serving, load(), size) <= export.TOLERANCE

@@ -47,13 +47,13 @@ def test_outputs_have_their_documented_shapes():
     tree = random_tree(0, 3, 6)
     model = small_hipe(tree, per_node=3, channels=5).eval()
     out = model(clips(2))
-    n, dim = 3 * len(tree), model.embeddings.points.shape[1]
-    assert out.log_probs.shape == (2, len(tree)) and out.tangent.shape == (2, dim)
+    n, dim = 3 * len(tree), model.score.embeddings.points.shape[1]
+    assert out.log_probs.shape == (2, len(tree)) and out.evidence.shape == (2, dim)
     assert out.activations.shape == out.distances.shape == out.cells.shape == (2, n)
     assert out.features.shape == (2, 5, 2, 4, 4)
     torch.testing.assert_close(out.activations, model.prototype_layer.similarity(out.distances))
-    torch.testing.assert_close(out.tangent, out.activations @ model.last_layer.weight.T)
-    torch.testing.assert_close(out.log_probs, model.node_log_probs(model.embeddings(out.tangent)))
+    torch.testing.assert_close(out.evidence, out.activations @ model.score.last_layer.weight.T)
+    torch.testing.assert_close(out.log_probs, model.node_log_probs(model.score.embeddings(out.evidence)))
     assert out.activations.min() >= 0 and out.activations.max() <= 9.22
     assert out.features.min() >= 0 and out.features.max() <= 1  # sigmoid
 
@@ -100,20 +100,20 @@ def test_gradients_are_finite_at_a_perfect_match_and_at_the_origin():
     with torch.no_grad():
         features = model(clips(1)).features
         model.prototype_layer.prototypes.copy_(features[0, :, 0, 0, 0].expand_as(model.prototype_layer.prototypes))
-        model.last_layer.weight.zero_()
+        model.score.last_layer.weight.zero_()
     out = model(clips(1))
-    assert (out.distances == 0).all() and (out.tangent == 0).all()
+    assert (out.distances == 0).all() and (out.evidence == 0).all()
     out.log_probs[:, 0].sum().backward()
-    assert all(p.grad.isfinite().all() for p in (*model.neck.parameters(), *model.last_layer.parameters()))
+    assert all(p.grad.isfinite().all() for p in (*model.neck.parameters(), *model.score.last_layer.parameters()))
 
 
 def test_every_prototype_starts_pulling_towards_its_own_node():
     tree = random_tree(0, 3, 6)
     model = small_hipe(tree, per_node=2)
-    torch.testing.assert_close(model.last_layer.weight.T, 0.1 * model.embeddings.points.repeat_interleave(2, 0))
+    torch.testing.assert_close(model.score.last_layer.weight.T, 0.1 * model.score.embeddings.points.repeat_interleave(2, 0))
     for node in range(len(tree)):
         activations = 5 * (model.prototype_layer.node_of == node).float()[None]
-        log_probs, _ = model.classify(activations)
+        log_probs, _ = model.score(activations)
         level = list(tree.levels[int(tree.level_of[node])])
         assert level[int(log_probs[0, level].argmax())] == node
 
@@ -121,9 +121,9 @@ def test_every_prototype_starts_pulling_towards_its_own_node():
 def test_scores_stay_float32_under_autocast():
     model = small_hipe(random_tree(0, 2, 4)).eval()
     activations = torch.rand(2, len(model.prototype_layer.prototypes))
-    plain = model.classify(activations)
+    plain = model.score(activations)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = model.classify(activations)
+        under = model.score(activations)
     assert all(torch.equal(one, other) for one, other in zip(plain, under, strict=True))
 
 

@@ -163,7 +163,7 @@ def test_a_perfect_prediction_costs_nothing():
 def test_a_clip_on_its_leaf_is_a_prediction_of_99_percent():
     tree = random_tree(1, 3, 6)
     model = small_hipe(tree)
-    log_probs = model.node_log_probs(model.embeddings(model.embeddings.points[:6]))
+    log_probs = model.node_log_probs(model.score.embeddings(model.score.embeddings.points[:6]))
     assert cross_entropies(log_probs, torch.arange(6), tree.ancestors)[0] <= -math.log(0.99)
 
 

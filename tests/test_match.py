@@ -7,8 +7,9 @@ import pytest
 import torch
 from tiny import STRIDE, Record, tiny_hipe
 
-from explain.match import best_window, contributions, match, match_output, shares
+from explain.match import best_window, match, match_output
 from models.geometry import upsample
+from models.scores import evidence_shares
 
 SIZE = (8, 24, 40)
 
@@ -22,8 +23,8 @@ def clip():
 @torch.no_grad()
 def log_probability(model, activations, node):
     """Slow and plain, in float64: log of the sum over the leaves below the node."""
-    tangent = model.last_layer.weight.double() @ activations.double()
-    leaves = model.embeddings(tangent[None])[0].softmax(0)
+    tangent = model.score.last_layer.weight.double() @ activations.double()
+    leaves = model.score.embeddings(tangent[None])[0].softmax(0)
     return leaves[model.membership[node] > 0].sum().log()
 
 
@@ -31,7 +32,7 @@ def test_contributions_equal_zeroing(clip):
     model, tree = tiny_hipe()
     activations = model(clip[None]).activations[0]
     nodes = torch.arange(len(tree))
-    found = contributions(model, activations, nodes)
+    found = model.score.silenced(activations, nodes)
     assert found.shape == (len(tree), len(activations)) and found.dtype == torch.float64
     for j in range(len(activations)):
         without = activations.clone()
@@ -43,21 +44,21 @@ def test_contributions_equal_zeroing(clip):
 
 
 def test_contributions_equal_the_models_own_answer(clip):
-    """The same through `classify`, as the model would be run without the prototype."""
+    """The same through the score, as the model would be run without the prototype."""
     model, tree = tiny_hipe()
     activations = model(clip[None]).activations
     without = activations.repeat(activations.shape[1], 1).fill_diagonal_(0)
-    expected = model.classify(activations)[0] - model.classify(without)[0]  # (P, K)
-    torch.testing.assert_close(contributions(model, activations[0], torch.arange(len(tree))).T.float(), expected,
+    expected = model.score(activations)[0] - model.score(without)[0]  # (P, K)
+    torch.testing.assert_close(model.score.silenced(activations[0], torch.arange(len(tree))).T.float(), expected,
                                atol=2e-5, rtol=0)
 
 
 def test_chunks_change_nothing(clip, monkeypatch):
     model, tree = tiny_hipe()
     activations, nodes = model(clip[None]).activations[0], torch.tensor([0, 7])
-    whole = contributions(model, activations, nodes)
-    monkeypatch.setattr("explain.match.CHUNK", 5)
-    torch.testing.assert_close(contributions(model, activations, nodes), whole, atol=1e-14, rtol=0)
+    whole = model.score.silenced(activations, nodes)
+    monkeypatch.setattr("models.scores.CHUNK", 5)
+    torch.testing.assert_close(model.score.silenced(activations, nodes), whole, atol=1e-14, rtol=0)
 
 
 @pytest.mark.parametrize("node", [0, 5, 6, 9, 10])
@@ -76,7 +77,7 @@ def test_shares_are_shapley_values(clip, node):
             present = present + activations * groups[name]
             expected[name] += float(log_probability(model, present, node) - before) / 6
     total = log_probability(model, activations, node) - log_probability(model, 0 * activations, node)
-    found = shares(model, activations, node)
+    found = evidence_shares(model.score, activations, node)
     assert found == pytest.approx({**expected, "total": float(total)}, abs=1e-12)
     assert found["own"] + found["ancestors"] + found["elsewhere"] == pytest.approx(found["total"], abs=1e-12)
     if not len(above):
@@ -103,7 +104,7 @@ def test_matches_are_the_nodes_own_most_contributing_first(clip):
     for level, found in enumerate(match(model, clip, [0, 1, 2], k=4)):
         assert found.level == level and found.node == tree.path_ids(leaf)[level]
         own = (model.prototype_layer.node_of == found.node).nonzero()[:, 0]
-        gains = contributions(model, output.activations[0], torch.tensor([found.node]))[0, own]
+        gains = model.score.silenced(output.activations[0], torch.tensor([found.node]))[0, own]
         assert [one.prototype for one in found.matches] == own[gains.argsort(descending=True)][:4].tolist()
         assert [one.contribution for one in found.matches] == pytest.approx(sorted(gains.tolist())[:0:-1])
         for one in found.matches:

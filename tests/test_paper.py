@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from test_main import DATA, MODEL, assert_same, call, data, explain_classes  # noqa: F401
-from tiny import noise_batch, random_tree, small_hipe
+from tiny import embedded, noise_batch, random_tree, small_hipe
 from torch import nn
 
 from datasets.transforms import MEAN, STD, normalise
@@ -132,9 +132,9 @@ def test_leaky_neck_and_random_last_layer():
     model = small_hipe(tree, neck="leaky")
     assert [type(layer) for layer in model.neck] == [nn.Conv3d, nn.LeakyReLU, nn.Conv3d, nn.LeakyReLU]
     assert model.neck[1].negative_slope == model.neck[3].negative_slope == 0.01
-    other = HIPE(model.trunk, tree, model.embeddings, last_scale=None)
+    other = HIPE(model.trunk, tree, embedded(tree, last_scale=None))
     n_prototypes = len(other.prototype_layer.node_of)
-    assert float(other.last_layer.weight.detach().std()) == pytest.approx(math.sqrt(2 / n_prototypes), rel=0.2)
+    assert float(other.score.last_layer.weight.detach().std()) == pytest.approx(math.sqrt(2 / n_prototypes), rel=0.2)
 
 
 def paper_trainer(model) -> Trainer:
@@ -150,13 +150,14 @@ def test_the_last_layer_learns_in_joint_steps_alone():
     run = paper_trainer(model)
     batch = next(iter(valid_clips([noise_batch([0, 3, 3, 4])], CPU)))
     for kind, moving in (("warm", {"neck", "prototype_layer"}),
-                         ("joint", {"trunk", "neck", "prototype_layer", "last_layer"})):
+                         ("joint", {"trunk", "neck", "prototype_layer", "score"})):
         before = {key: value.clone() for key, value in model.state_dict().items()}
         scalars = run.step(Step(kind, 1, 0), 0.0, batch)
         moved = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
         assert moved == moving
         assert {"batch_ce", "l1"} <= set(scalars)
-    expected = batch_cross_entropy(model(batch["clip"]).tangent, to_ball(model.embeddings.points, 1.0)[batch["label"]])
+    classes = to_ball(model.score.embeddings.points, 1.0)[batch["label"]]
+    expected = batch_cross_entropy(model(batch["clip"]).evidence, classes)
     assert run.step(Step("joint", 1, 1), 0.0, batch)["batch_ce"] == pytest.approx(float(expected.detach()))
 
 

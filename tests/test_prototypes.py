@@ -128,7 +128,7 @@ def test_an_own_patch_is_at_distance_zero(channels, scale):
 
 
 def test_similarity():
-    similarity = PrototypeLayer.similarity(torch.tensor([0.0, 1e-4, 1, 10, 1e8]))
+    similarity = PrototypeLayer([1], per_node=1).similarity(torch.tensor([0.0, 1e-4, 1, 10, 1e8]))
     expected = [math.log((d + 1) / (d + EPSILON)) for d in (0, 1e-4, 1, 10, 1e8)]
     assert similarity.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-7)
     assert similarity[0] == pytest.approx(9.2103, abs=1e-4) and similarity[-1] == pytest.approx(0, abs=1e-6)
@@ -138,7 +138,7 @@ def test_similarity():
 def test_the_slope_of_the_similarity():
     """.01 at distance 10, and still finite at 0."""
     distances = torch.tensor([0.0, 10]).requires_grad_()
-    PrototypeLayer.similarity(distances).sum().backward()
+    PrototypeLayer([1], per_node=1).similarity(distances).sum().backward()
     assert distances.grad[0] == pytest.approx(1 - 1 / EPSILON, rel=1e-4)
     assert distances.grad[1] == pytest.approx(-0.009, abs=2e-3)
 

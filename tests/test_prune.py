@@ -71,8 +71,8 @@ def test_without_tuning_only_columns_are_gone(whole, tmp_path):  # noqa: F811
     prune_it("--resume_path", whole / "save_3.pth", *words)
     old, _, _ = build.model_of(load_checkpoint(whole / "save_3.pth"), whole)
     new, _, _ = build.model_of(load_checkpoint(tmp_path / "x"), tmp_path)
-    columns = old.last_layer.weight.T.tolist()
-    assert all(column in columns for column in new.last_layer.weight.T.tolist())
+    columns = old.score.last_layer.weight.T.tolist()
+    assert all(column in columns for column in new.score.last_layer.weight.T.tolist())
     for name, value in new.trunk.state_dict().items():
         assert torch.equal(value, old.trunk.state_dict()[name])
 

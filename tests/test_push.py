@@ -6,10 +6,9 @@ import math
 
 import pytest
 import torch
-from tiny import noise_batch, random_tree, small_hipe
+from tiny import embedded, noise_batch, random_tree, small_hipe
 from torch import nn
 
-from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.features import KeptFeatures, keep_features, valid_clips
@@ -30,8 +29,7 @@ class Sampling(nn.Module):
 
 def sampling_hipe(tree: Hierarchy, per_node: int = 2) -> HIPE:
     torch.manual_seed(0)
-    embeddings = ClassEmbeddings(fit_embeddings(tree, dim=8, edge=1.5), tree.n_leaves)
-    model = HIPE(Sampling(), tree, embeddings, channels=3, per_node=per_node)
+    model = HIPE(Sampling(), tree, embedded(tree), channels=3, per_node=per_node)
     model.neck = nn.Identity()
     return model
 

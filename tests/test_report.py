@@ -283,7 +283,7 @@ def test_what_an_earlier_model_left_is_cleared(world, tmp_path):
     world(tmp_path, n=1, k=1, pictures=False)  # says the same: the pages still hold
     assert (folder / "index.html").read_text() == page
     with torch.no_grad():
-        world.model.last_layer.weight *= 1.5
+        world.model.score.last_layer.weight *= 1.5
     world(tmp_path, n=1, k=1, pictures=False)
     assert {path.name for path in folder.iterdir()} == {"explanation.json"}
 
@@ -292,7 +292,7 @@ def test_other_models_explanations_are_not_mixed_in(world, tmp_path):
     classes, parents = tmp_path / "a", tmp_path / "b"
     world(parents, levels=(1,), beside=classes, n=1, k=1)
     with torch.no_grad():
-        world.model.last_layer.weight *= 1.5
+        world.model.score.last_layer.weight *= 1.5
     world(classes, beside=parents, n=1, k=1)
     assert not (classes / ODD_NAMES[0] / "story.html").exists()
     assert not any("../b" in link for link in Page(classes / ODD_NAMES[0] / "index.html").links)
@@ -307,7 +307,7 @@ def test_pages_of_another_model_do_not_link_what_has_changed(world, tmp_path):
     pages = [parents / ODD_NAMES[0] / "index.html", parents / "index.html"]
     assert all(any("../a" in link for link in Page(page).links) for page in pages)
     with torch.no_grad():
-        world.model.last_layer.weight *= 1.5
+        world.model.score.last_layer.weight *= 1.5
     world(classes, beside=parents, n=1, k=1)
     assert not (parents / ODD_NAMES[0] / "story.html").exists()
     assert not any("../a" in link or "story" in link for page in pages for link in Page(page).links)

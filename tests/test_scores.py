@@ -26,14 +26,14 @@ def data(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(("kind", "moves"), [("trunk", False), ("warm", True), ("joint", True), ("last", False)])
 def test_the_temperature_is_learnt_with_the_prototypes(kind: str, moves: bool) -> None:
     model = small_hipe(random_tree(4, 3, 5))
-    points = model.embeddings.points
-    model.embeddings = ClassEmbeddings(points, 5, learn_temperature=True)
-    before, start = model.last_layer.weight.clone(), model.embeddings.T.item()
+    points = model.score.embeddings.points
+    model.score.embeddings = ClassEmbeddings(points, 5, learn_temperature=True)
+    before, start = model.score.last_layer.weight.clone(), model.score.embeddings.T.item()
     run = trainer(model)
     take(run, kind)
-    assert (model.embeddings.T.item() != start) == moves
-    assert torch.equal(before, model.last_layer.weight) == (kind == "trunk")
-    assert torch.equal(model.embeddings.points, points)
+    assert (model.score.embeddings.T.item() != start) == moves
+    assert torch.equal(before, model.score.last_layer.weight) == (kind == "trunk")
+    assert torch.equal(model.score.embeddings.points, points)
 
 
 def test_a_run_that_learns_its_temperature_goes_on(data: Path, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_run_that_learns_its_temperature_goes_on(data: Path, tmp_path: Path) -
     checkpoint = load_checkpoint(tmp_path / "save_2.pth")
     assert checkpoint["args"]["learn_T"] is True
     model, _, _ = build.model_of(checkpoint, tmp_path)
-    assert model.embeddings.log_factor != 0
+    assert model.score.embeddings.log_factor != 0
     call("--resume_path auto --n_epochs 3", *line)
     assert load_checkpoint(tmp_path / "save_3.pth")["model"]["embeddings.log_factor"] != 0
 

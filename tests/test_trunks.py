@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from tiny import noise_batch
+from tiny import embedded, noise_batch
 from torch import Tensor, nn
 
 from explain.match import match
-from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
 from models.geometry import cell_centre, upsample
@@ -149,8 +148,7 @@ def test_train_push_explain(name, depth):
         assert torch.equal(trunk(batch["clip"]), features)
         torch.testing.assert_close(trunk(batch["clip"][1:2]), features[1:2], atol=1e-4 * float(features.abs().max()),
                                    rtol=0)
-    embeddings = ClassEmbeddings(fit_embeddings(TREE, dim=8, edge=1.5), TREE.n_leaves)
-    model = HIPE(trunk, TREE, embeddings, channels=4, per_node=2)
+    model = HIPE(trunk, TREE, embedded(TREE), channels=4, per_node=2)
     weights = LossWeights(ce=[1.0], cluster=[1.0], separation=[0.1], background=0.5, coverage=1.0, group=1e-4)
     rate = 1e-9 if depth else 1e-4  # deep and untrained, with gradients to match
     trainer = Trainer(model, {"joint": Phase("sgd", rate, rate)}, weights, sure=0.0)

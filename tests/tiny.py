@@ -1,6 +1,8 @@
 """A model whose answers are known: its only channel is the brightness around a cell. And videos with a bright spot."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from datasets.reading import VideoInfo
-from hierarchy.embeddings import ClassEmbeddings, fit_embeddings
+from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
 from models.hipe import HIPE
 from models.resnet3d import ResNet3D
+from models.scores import EmbeddedScore, Score
 
 ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
         ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]
@@ -33,17 +36,21 @@ class Brightness(nn.Module):
         return self.conv(clips)
 
 
+def embedded(tree: Hierarchy, *, dim: int = 8, **options) -> Callable[[Hierarchy, Tensor], Score]:
+    """A score by hyperbolic distance to freshly placed classes."""
+    return partial(EmbeddedScore, points=fit_embeddings(tree, dim=dim, edge=1.5), **options)
+
+
 def tiny_hipe(*, per_node: int = 3, seed: int = 0) -> tuple[HIPE, Hierarchy]:
     """An untrained model on brightness itself; each node's first prototype is the brightest spot there can be."""
     torch.manual_seed(seed)
     tree = Hierarchy.from_rows(ROWS)
-    embeddings = ClassEmbeddings(fit_embeddings(tree, dim=8, edge=1.5), tree.n_leaves)
-    model = HIPE(Brightness(), tree, embeddings, channels=1, per_node=per_node)
+    model = HIPE(Brightness(), tree, embedded(tree), channels=1, per_node=per_node)
     model.neck = nn.Identity()
     with torch.no_grad():
         model.prototype_layer.prototypes.uniform_(-2, 3)
         model.prototype_layer.prototypes[::per_node] = 2.3
-        model.last_layer.weight += 0.05 * torch.randn_like(model.last_layer.weight)
+        model.score.last_layer.weight += 0.05 * torch.randn_like(model.score.last_layer.weight)
     return model.eval(), tree
 
 
@@ -92,7 +99,7 @@ class Record:
 
     def __init__(self, video: list[str | None], frames: Tensor, crop: Tensor, maps: Tensor,
                  size: tuple[int, int, int]) -> None:
-        n = len(video)
+        n, self.stands_for = len(video), None
         self.video, self.frames, self.crop = video, frames.expand(n, -1), crop.expand(n, -1)
         self._heat = upsample(maps, size, STRIDE)
 
@@ -101,6 +108,12 @@ class Record:
 
     def clip_box(self, prototype: int) -> tuple[int, ...]:
         return box_of(self._heat)
+
+    def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None:
+        return 0.75, 8
+
+    def typical(self, prototype: int, distance: float) -> tuple[float, int] | None:
+        return None
 
     def box(self, prototype: int) -> tuple[int, ...]:
         return box_to_source(self.clip_box(prototype), self.frames[prototype], self.crop[prototype],
@@ -134,8 +147,7 @@ def small_hipe(tree: Hierarchy, *, per_node: int = 2, channels: int = 6, neck: s
         if isinstance(module, nn.BatchNorm3d):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
-    embeddings = ClassEmbeddings(fit_embeddings(tree, dim=max(8, tree.n_leaves), edge=1.5), tree.n_leaves)
-    return HIPE(trunk, tree, embeddings, channels=channels, per_node=per_node, neck=neck)
+    return HIPE(trunk, tree, embedded(tree, dim=max(8, tree.n_leaves)), channels=channels, per_node=per_node, neck=neck)
 
 
 def noise_batch(labels: list[int], *, first: int = 0, size: tuple[int, int, int] = (8, 32, 32), seed: int = 0) -> dict:

@@ -105,6 +105,14 @@ class World:
             whole[rank::self.size] = part
         return whole
 
+    def rows(self, own: Tensor) -> Tensor:
+        """All processes' rows, one process's behind another's: (n, ...) of this one -> (N, ...), no gradient."""
+        if self.size == 1:
+            return own
+        counts = self.objects(len(own))
+        padded = torch.cat([own, own.new_zeros(max(counts) - len(own), *own.shape[1:])])
+        return torch.cat([part[:n] for part, n in zip(self.stack(padded), counts, strict=True)])
+
     def merge(self, rows: Tensor, mine: Tensor) -> Tensor:
         """Rows of which each is one process's: (P, ...) of this process and (P,) bool, which are its -> (P, ...)."""
         if self.size == 1:

@@ -1,6 +1,7 @@
 """Gradient steps of every kind, evaluation, and inference over sliding windows."""
 
 import functools
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from evaluation.recognition import (
 )
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
+from models.prototypes import EPSILON
 from models.stages import freeze
 from training.distributed import Together, World
 from training.features import valid_clips
@@ -27,14 +29,17 @@ from training.losses import (
     batch_cross_entropy,
     cross_entropies,
     group_sparsity,
+    level_cross_entropies,
     level_losses,
     orthogonality,
     sharing,
     sparsity,
+    ways_cross_entropy,
 )
 from training.precision import Precision
 from training.schedule import Step, rate_factor
 
+HIGHEST = math.log(1 / EPSILON)  # the logarithmic similarity of the same patch
 OPTIMIZERS = {
     "sgd": lambda groups, momentum, **how: torch.optim.SGD(groups, momentum=momentum, **how),
     "adam": lambda groups, momentum, **how: torch.optim.Adam(groups, betas=(momentum, 0.999), **how),
@@ -44,7 +49,10 @@ OPTIMIZERS = {
 
 @dataclass
 class Phase:
-    """How one kind of step is optimised: rates are of the trunk and of neck, prototypes and last layer ("head")."""
+    """How one kind of step is optimised: rates are of the trunk and of neck, prototypes and score ("head").
+
+    score_rate: of the score, without weight decay, where it is another than the head's.
+    """
 
     optimizer: str
     trunk_rate: float
@@ -53,6 +61,7 @@ class Phase:
     momentum: float = 0.9
     scheduler: str = "constant"
     milestones: list[int] = field(default_factory=list)
+    score_rate: float | None = None
 
 
 @dataclass
@@ -69,6 +78,9 @@ class LossWeights:
     sharing: float = 0.0
     batch_ce: float = 0.0
     l1: float = 0.0
+    level_ce: float | list[float] = 0.0
+    ways: float = 0.0
+    pooled: float = 0.0
 
     def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
         """The weight of a loss: a number, or (L,)."""
@@ -131,21 +143,24 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        return self.model.last_layer.weight.device
+        return self.model.device
 
     def optimizer(self, kind: str) -> torch.optim.Optimizer:
         """The optimiser of a kind of step, made on first use."""
         if kind not in self.optimizers:
             model, phase = self.model, self.phases[kind]
-            last = [] if kind == "warm" and self.last_layer == "joint" else list(model.last_layer.parameters())
-            head = [*model.neck.parameters(), model.prototype_layer.prototypes, *last, *model.embeddings.parameters()]
-            trunk = list(model.trunk.parameters())
-            parts = {"trunk": [(trunk + list(model.pooled_head.parameters()), phase.trunk_rate)],
-                     "warm": [(head, phase.head_rate)],
-                     "joint": [(trunk, phase.trunk_rate), (head, phase.head_rate)],
-                     "last": [(list(model.last_layer.parameters()), phase.head_rate)]}[kind]
-            groups = [{"params": parameters, "lr": rate, "rate": rate, "weight_decay": phase.weight_decay}
-                      for parameters, rate in parts]
+            head, trunk = [*model.neck.parameters(), model.prototype_layer.prototypes], list(model.trunk.parameters())
+            left_out = set(model.score.last) if kind == "warm" and self.last_layer == "joint" else set()
+            score = [*model.score.last, *(p for p in model.score.parameters() if p not in set(model.score.last))]
+            score = [parameter for parameter in score if parameter not in left_out]
+            decay = phase.weight_decay
+            parts = [(head + score, phase.head_rate, decay)] if phase.score_rate is None else [
+                (head, phase.head_rate, decay), (score, phase.score_rate, 0.0)]
+            parts = {"trunk": [(trunk + list(model.pooled_head.parameters()), phase.trunk_rate, decay)],
+                     "warm": parts, "joint": [(trunk, phase.trunk_rate, decay), *parts],
+                     "last": [(model.score.last, phase.head_rate, decay)]}[kind]
+            groups = [{"params": parameters, "lr": rate, "rate": rate, "weight_decay": decay}
+                      for parameters, rate, decay in parts]
             self.optimizers[kind] = OPTIMIZERS[phase.optimizer](
                 groups, phase.momentum, fused=True if self.device.type == "cuda" else None)
         return self.optimizers[kind]
@@ -159,10 +174,10 @@ class Trainer:
         model.requires_grad_(kind == "joint")
         model.pooled_head.requires_grad_(kind == "trunk")
         model.trunk.requires_grad_(kind in ("trunk", "joint"))
-        model.last_layer.requires_grad_(kind in (("joint",) if self.last_layer == "joint" else
-                                                 ("warm", "joint", "last")))
-        for part in (model.neck, model.prototype_layer, model.embeddings):
+        for part in (model.neck, model.prototype_layer, model.score):
             part.requires_grad_(kind in ("warm", "joint"))
+        for parameter in model.score.last:
+            parameter.requires_grad_(kind in (("joint",) if self.last_layer == "joint" else ("warm", "joint", "last")))
         model.train(kind != "last")
         model.trunk.train(kind in ("trunk", "joint"))
         freeze(self.frozen, statistics=self.freeze_bn)
@@ -201,7 +216,7 @@ class Trainer:
         """What the losses of the kind of step entered are made of, a row a clip."""
         if self.kind == "trunk":
             return self.model.pooled_log_probs(self._trunk(batch)),
-        return self._outputs(self._trunk(batch), batch["label"])
+        return self._outputs(self._trunk(batch), batch["label"], batch.get("way"))
 
     def _shared(self, kind: str, batch: dict) -> list[Tensor]:
         """The labels and what `_forward` gives, of the clips of all processes."""
@@ -229,31 +244,43 @@ class Trainer:
         """
         return self._terms(self._outputs(trunk, labels), labels)
 
-    def _outputs(self, trunk: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def _outputs(self, trunk: Tensor, labels: Tensor, ways: Tensor | None = None) -> tuple[Tensor, ...]:
         """log_probs (B, K); distances to the nearest of all, of the focused and of the background cells, and
-        activations, (B, P) each; tangent vectors (B, D); whether a clip's class map can be believed (B, 1)."""
+        activations, (B, P) each; evidence (B, K) or tangent vectors (B, D); whether a clip's class map can be believed
+        (B, 1); the clip's way, -1 where it is unknown (B, 1); where its loss counts, the pooled head's (B, K0)."""
         masks, sure = self._places(trunk.detach(), labels)
         with self.precision.in_training():
             output = self.model.head(trunk, masks)
-        return output.log_probs, output.distances, *output.masked, output.activations, output.tangent, sure[:, None]
+        ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device)
+        pooled = [self.model.pooled_log_probs(trunk)] if self.weights.pooled and self.kind == "joint" else []
+        return (output.log_probs, output.distances, *output.masked, output.activations, output.evidence, sure[:, None],
+                ways[:, None], *pooled)
 
     def _terms(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         model = self.model
         layer = model.prototype_layer
-        log_probs, nearest, focused, background, activations, tangent, sure = outputs
+        log_probs, nearest, focused, background, activations, evidence, sure, ways, *pooled = outputs
         terms = {"ce": cross_entropies(log_probs, labels, model.ancestors),
                  **level_losses(nearest, focused, background, labels, layer.node_of, model.ancestors,
                                 model.level_of, self.margin, sure=sure[:, 0] > 0,
-                                cluster_margin=self.cluster_margin, rivals=self.rivals),
-                 "group": group_sparsity(model.last_layer.weight)}
+                                cluster_margin=self.cluster_margin, rivals=self.rivals)}
+        if model.score.columns is not None:
+            terms["group"] = group_sparsity(model.score.columns)
+        if self.weights.level_ce:
+            terms["level_ce"] = level_cross_entropies(evidence, labels, model.ancestors, model.level_of)
         if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts)
-        if self.weights.sharing:
-            terms["sharing"] = sharing(activations, labels, layer.node_of, model.ancestors, model.level_of)
+            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5)
+        if self.weights.sharing:  # similarities of all kinds on the scale of the logarithmic one, whose tanh saturates
+            terms["sharing"] = sharing(activations * (HIGHEST / layer.highest), labels, layer.node_of, model.ancestors,
+                                       model.level_of)
+        if self.weights.ways:
+            terms["ways"] = ways_cross_entropy(activations, labels, ways[:, 0].long(), layer.node_of)
+        if pooled:
+            terms["pooled"] = F.nll_loss(pooled[0], labels)
         if self.weights.batch_ce:
-            terms["batch_ce"] = batch_cross_entropy(tangent, model.embeddings.in_ball[labels])
+            terms["batch_ce"] = batch_cross_entropy(evidence, model.score.embeddings.in_ball[labels])
         if self.weights.l1:
-            terms["l1"] = sparsity(model.last_layer.weight)
+            terms["l1"] = sparsity(model.score.columns)
         return self._weigh(terms, log_probs)
 
     def _weigh(self, terms: dict[str, Tensor], log_probs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
@@ -318,18 +345,25 @@ class Trainer:
         n_clips = self.world.total(len(labels))
         for some, label in zip(activations.split(chunk), labels.split(chunk), strict=True):
             some, label = some.to(self.device), label.to(self.device)
-            log_probs, _ = model.classify(some)
+            log_probs, _ = model.score(some)
             ce = cross_entropies(log_probs, label, model.ancestors) * (len(label) / n_clips)
             (ce * self.weights.of("ce", n_levels, self.device)).sum().backward()
             sums["ce"] += ce.detach()
             right += (log_probs[:, :len(model.ancestors)].argmax(1) == label).sum()
-        for shared in (model.last_layer.weight.grad, sums["ce"], right):
+        for shared in (*(parameter.grad for parameter in model.score.last), sums["ce"], right):
             self.world.sum_(shared)
-        group = group_sparsity(model.last_layer.weight)
-        (self.weights.group * group).backward()
+        if model.score.columns is not None:
+            group = group_sparsity(model.score.columns)
+            (self.weights.group * group).backward()
+            sums["group"] = group.detach()
         optimizer.step()
-        scalars, total, _ = self._weigh({"ce": sums["ce"], "group": group.detach()}, activations)
+        scalars, total, _ = self._weigh(sums, activations)
         return {**scalars, "loss": total, "top1": right / n_clips}
+
+    def forget(self) -> None:
+        """Drop all optimisers: the model has other prototypes now."""
+        self.optimizers.clear()
+        self.kind = self._together = None
 
     def state(self) -> dict:
         """By kind of step: the optimiser's name and its state."""

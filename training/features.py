@@ -65,22 +65,27 @@ class KeptFeatures:
 
     features: Tensor  # (N, C, t, h, w) float16 on the CPU, or mapped from a file
     labels: Tensor  # (N,) int64
+    videos: Tensor  # (N,) int64, which video a clip is of
+    items: Tensor  # (N,) int64, the clip's number in its dataset
 
     @torch.no_grad()
-    def activations(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
-        """Of the neck's features: similarities of the nearest patches to the prototypes as they are now.
+    def distances(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
+        """Of the neck's features: squared distances of the nearest patches to the prototypes as they are now.
 
         Returns:
             (N, P) float32 on the CPU.
         """
-        return torch.cat([layer.similarity(layer(part.to(device).float())[0]).cpu()
-                          for part in self.features.split(batch_size)])
+        return torch.cat([layer(part.to(device).float())[0].cpu() for part in self.features.split(batch_size)])
+
+    def activations(self, layer: PrototypeLayer, device: torch.device, batch_size: int = 64) -> Tensor:
+        """Similarities instead of `distances`."""
+        return layer.similarity(self.distances(layer, device, batch_size))
 
     def batches(self, order: Iterable[list[int]], device: torch.device) -> Iterator[dict]:
         """Of the trunk's features: batches of given items, as `Trainer.step` takes them."""
         for items in order:
             yield {"trunk": self.features[items].to(device, non_blocking=True).float(),
-                   "label": self.labels[items].to(device, non_blocking=True)}
+                   "label": self.labels[items].to(device, non_blocking=True), "video": self.videos[items]}
 
 
 class Shelf:
@@ -94,10 +99,10 @@ class Shelf:
     def __init__(self, n: int, budget: float, folder: Path | None) -> None:
         self.n, self.budget, self.folder, self.used = n, budget, folder, 0
         self.features: Tensor | None = None
-        self.labels: list[Tensor] = []
+        self.rows: dict[str, list[Tensor]] = {"label": [], "video": [], "item": []}
 
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """(B, C, t, h, w) features and (B,) labels of the next clips."""
+    def add(self, features: Tensor, batch: dict) -> None:
+        """(B, C, t, h, w) features of the next clips, and the batch that they are of."""
         if self.features is None:
             shape = (self.n, *features.shape[1:])
             size = torch.Size(shape).numel()
@@ -108,13 +113,14 @@ class Shelf:
                     if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and a crash on a sparse file
                         os.posix_fallocate(file.fileno(), 0, size * 2)
                     self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
-        self.features[self.used:self.used + len(labels)] = features.half().cpu()
-        self.labels.append(labels.cpu())
-        self.used += len(labels)
+        self.features[self.used:self.used + len(features)] = features.half().cpu()
+        for name, rows in self.rows.items():
+            rows.append(batch[name].to("cpu", copy=True))
+        self.used += len(features)
 
     def kept(self) -> KeptFeatures:
         """All that was added."""
-        return KeptFeatures(self.features[:self.used], torch.cat(self.labels))
+        return KeptFeatures(self.features[:self.used], *(torch.cat(rows) for rows in self.rows.values()))
 
 
 @torch.no_grad()
@@ -138,7 +144,7 @@ def keep_features(part: nn.Module, loader: Iterable[dict], *, device: torch.devi
     for batch in valid_clips(loader, device, description):
         with precision.in_inference():
             features = part(batch["clip"])
-        shelf.add(features, batch["label"])
+        shelf.add(features, batch)
     if not shelf.used:
         raise ValueError("not one training clip can be read; run util_scripts.generate_video_jpgs again")
     return shelf.kept()

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.scores import log_softmax_within
+
 
 def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Tensor:
     """Mean of -log p over the clips for the true node of each level.
@@ -14,6 +16,37 @@ def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Ten
         (L,).
     """
     return -log_probs.gather(1, ancestors[labels]).mean(0)
+
+
+def level_cross_entropies(evidence: Tensor, labels: Tensor, ancestors: Tensor, level_of: Tensor) -> Tensor:
+    """Cross-entropy of every level by itself: the true node's evidence against that of all other nodes of the level.
+
+    Args:
+        evidence: (B, K) of the nodes; labels: (B,) leaves; ancestors: (K0, L); level_of: (K,).
+    Returns:
+        (L,), means over the clips.
+    """
+    return cross_entropies(log_softmax_within(evidence, level_of, ancestors.shape[1]), labels, ancestors)
+
+
+def ways_cross_entropy(activations: Tensor, labels: Tensor, ways: Tensor, node_of: Tensor,
+                       sharpness: float = 4.0) -> Tensor:
+    """How far a class's prototypes are from telling the ways apart in which its clips show it.
+
+    Cross-entropy of softmax(4 a_p) over the prototypes of a clip's own class against the clip's way, the number of a
+    cluster of the class's clips, one for each prototype.
+
+    Args:
+        activations: (B, P); labels: (B,) leaves; ways: (B,) int64, -1 for a clip of unknown way; node_of: (P,).
+    Returns:
+        (), the mean over the clips of known way, 0 without any.
+    """
+    own = node_of == labels[:, None]  # (B, P)
+    first = own.long().argmax(1)  # (B,)
+    log_probs = (sharpness * activations).masked_fill(~own, -torch.inf).log_softmax(1)
+    known = ways >= 0
+    picked = log_probs.gather(1, (first + ways.clamp(min=0))[:, None])[:, 0]
+    return -torch.where(known, picked, 0).sum() / known.sum().clamp(min=1)
 
 
 def batch_cross_entropy(tangent: Tensor, classes: Tensor) -> Tensor:
@@ -96,18 +129,19 @@ def group_sparsity(last_weight: Tensor) -> Tensor:
     return last_weight.norm(dim=0).sum()
 
 
-def orthogonality(prototypes: Tensor, counts: Tensor) -> Tensor:
-    """Mean squared cosine between the prototypes of a node, around the sigmoid's middle .5.
+def orthogonality(prototypes: Tensor, counts: Tensor, centre: float = 0.5) -> Tensor:
+    """Mean squared cosine between the prototypes of a node.
 
     Args:
         prototypes: (P, C), node by node.
         counts: (K,) prototypes of each node; where none has two there is nothing to compare, and the loss is 0.
+        centre: what cosines are taken around: the middle of a sigmoid's range, or 0.
     Returns:
         (), 0 (orthogonal) .. 1 (all alike).
     """
     most = int(counts.max())
     place = torch.arange(most, device=counts.device) < counts[:, None]  # (K, n), which of n places are taken
-    unit = F.normalize(prototypes - 0.5, dim=-1)
+    unit = F.normalize(prototypes - centre, dim=-1)
     unit = unit.new_zeros(*place.shape, unit.shape[1]).masked_scatter(place[..., None], unit)  # (K, n, C)
     cosines = unit @ unit.transpose(1, 2)  # (K, n, n), 0 where a place is not taken
     different = 1 - torch.eye(most, device=prototypes.device)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluation.typicality import share_farther
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
@@ -33,6 +34,8 @@ class PushRecord:
     clip_size: tuple[int, int, int]  # (T, H, W)
     stride: tuple[int, int, int]  # of the trunk
     offset: tuple[int, int, int] = (0, 0, 0)  # of the trunk: the centre of its first cell
+    stands_for: list[list[int]] | None = None  # (P',) by their numbers before merging, each with those merged into it
+    spread: dict[str, Tensor] | None = None  # how near training videos come to each, see evaluation.typicality
 
     def heat(self, prototype: int) -> Tensor:
         """Similarity to the prototype over its own clip: (T, H, W)."""
@@ -54,6 +57,14 @@ class PushRecord:
         centre = cell_centre(self.cell[prototype], tuple(self.maps.shape[1:]), self.stride, self.clip_size, self.offset)
         return points_to_source(centre, self.frames[prototype], self.crop[prototype], self.clip_size[1:])
 
+    def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None:
+        """The share of other nodes' training videos that come less near than this squared distance, and of how many."""
+        return None if self.spread is None else share_farther(self.spread, "others", prototype, distance)
+
+    def typical(self, prototype: int, distance: float) -> tuple[float, int] | None:
+        """The same among the other training videos of its own node."""
+        return None if self.spread is None else share_farther(self.spread, "own", prototype, distance)
+
     def duplicates(self, node_of: Tensor) -> int:
         """How many prototypes are the very patch that another prototype of their node is; node_of (P,)."""
         patches = [(node, video, cell, *frames) for node, video, cell, frames
@@ -65,6 +76,10 @@ class PushRecord:
         """The record of some of the prototypes: keep (P,) bool."""
         video = [video for video, stays in zip(self.video, keep.tolist(), strict=True) if stays]
         rows = {name: getattr(self, name)[keep] for name in ("frames", "crop", "cell", "distance", "maps")}
+        if self.stands_for is not None:
+            rows["stands_for"] = [some for some, stays in zip(self.stands_for, keep.tolist(), strict=True) if stays]
+        if self.spread is not None:
+            rows["spread"] = {name: values[keep] for name, values in self.spread.items()}
         return replace(self, video=video, **rows)
 
     def to_dict(self) -> dict:
@@ -86,6 +101,8 @@ class PushRecord:
                         "cell": [int(i) for i in torch.unravel_index(self.cell[p], self.maps.shape[1:])],
                         "peak": self.peak(p).tolist(), "box": list(self.box(p)),
                         "distance": round(float(self.distance[p]), 6)}
+            if self.stands_for is not None:
+                row["stands_for"] = self.stands_for[p]
             rows.append(row)
         return rows
 
@@ -118,7 +135,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     layer = model.prototype_layer
     level = model.level_of[layer.node_of]  # (P,)
     n_prototypes, channels = layer.prototypes.shape
-    found = _Nearest(n_prototypes, 1 if repeats else layer.per_node, device)
+    found = _Nearest(layer.group_of, 1 if repeats else layer.per_node)
     grid = clip_size = None
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
@@ -127,8 +144,9 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
             output = model(batch["clip"])
         grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
         owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
-        found.add(output.distances.masked_fill(~owned, torch.inf), output.cells, output.features, batch, shelf.used)
-        shelf.add(output.features, batch["label"])
+        found.add(output.distances.masked_fill(~owned, torch.inf), output.cells, layer.groups(output.features), batch,
+                  shelf.used)
+        shelf.add(output.features, batch)
     if grid is None:
         raise ValueError("push: not one training clip could be read; run util_scripts.generate_video_jpgs again")
     mine, best = found.choose(world, layer.node_of, repeats=repeats)
@@ -140,8 +158,9 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     maps = torch.zeros(n_prototypes, *grid)
     kept = shelf.kept()
     for chosen in (matched & mine).nonzero().squeeze(1).cpu().split(256):
-        own = kept.features[best["kept_at"].cpu()[chosen]].to(device).float()  # (n, C, t, h, w)
-        distances = (own - patches[chosen.to(device)][:, :, None, None, None]).square().sum(1)  # (n, t, h, w)
+        own = layer.groups(kept.features[best["kept_at"].cpu()[chosen]].to(device))  # (n, S, C, N)
+        own = own[torch.arange(len(own), device=device), layer.group_of[chosen.to(device)]]  # (n, C, N)
+        distances = (own - patches[chosen.to(device)][:, :, None]).square().sum(1).unflatten(1, grid)  # (n, t, h, w)
         # the patch itself is at distance 0; half precision would say 1e-5
         distances.flatten(1).scatter_(1, cell[chosen.to(device)][:, None], 0.0)
         maps[chosen] = layer.similarity(distances).cpu()
@@ -160,8 +179,8 @@ class _Nearest:
     The earlier clip comes first where two are equally near; infinitely far stands for none.
     """
 
-    def __init__(self, n_prototypes: int, n: int, device: torch.device) -> None:
-        self.n = n
+    def __init__(self, group_of: Tensor, n: int) -> None:
+        self.n, self.group_of, n_prototypes, device = n, group_of, len(group_of), group_of.device
         self.rows = {"distance": torch.full((n_prototypes, n), torch.inf, device=device),
                      "video": torch.full((n_prototypes, n), -1, device=device)}
 
@@ -169,7 +188,7 @@ class _Nearest:
         """Take up a batch.
 
         Args:
-            distances, cells: (B, P), infinite for clips that a prototype may not come to. features: (B, C, t, h, w).
+            distances, cells: (B, P), infinite for clips that a prototype may not come to. features: (B, S, C, N).
             first: number of the batch's first clip among those kept.
         """
         which = (distances < self.rows["distance"][:, -1]).any(0).nonzero()[:, 0]  # (c,): prototypes that may gain
@@ -182,7 +201,7 @@ class _Nearest:
         cell = cells[clip, which[:, None]]
         found = {name: values[clip] for name, values in given.items()} | {
             "distance": near, "cell": cell, "kept_at": clip + first,
-            "patch": features.flatten(2)[clip, :, cell].float()}  # (c, n, C)
+            "patch": features[clip, self.group_of[which, None], :, cell].float()}  # (c, n, C)
         for name, values in found.items():
             if name not in self.rows:
                 self.rows[name] = values.new_zeros(*self.rows["distance"].shape, *values.shape[2:])
@@ -227,69 +246,3 @@ def _not_nearest(distances: Tensor, videos: Tensor) -> Tensor:
     sorted_videos = videos.gather(1, order)
     again = (sorted_videos[:, :, None] == sorted_videos[:, None, :]).tril(-1).any(2)
     return torch.empty_like(again).scatter_(1, order, again)
-
-
-@torch.no_grad()
-def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
-                     peaks: int = 3, sure: float = 0.5, mapped: bool = True, precision: Precision | None = None,
-                     progress: bool = False) -> int:
-    """Start each node's prototypes at patches where the pooled head sees the clips' classes.
-
-    Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
-    head gives a probability above `sure`. A node with too few of these takes the peaks of the clips it is surest of,
-    then any patch of its clips, then keeps random values.
-
-    Args:
-        loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
-        peaks: candidate cells of each clip.
-        mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
-        precision: of the trunk (default: float32).
-    Returns:
-        how many prototypes were placed.
-    Raises:
-        ValueError: where not one clip can be read.
-    """
-    layer, precision = model.prototype_layer, precision or Precision(device)
-    n_leaves, n_levels = model.ancestors.shape
-    most = layer.per_node
-    patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
-    clips_of = torch.zeros(n_leaves, dtype=torch.int64)
-    model.eval()
-    for batch in valid_clips(loader, device, "start" if progress else None):
-        with precision.in_inference():
-            trunk = model.trunk(batch["clip"])
-        trunk, label = trunk.float(), batch["label"].cpu()
-        features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
-        draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
-        n_peaks = min(peaks, features.shape[1]) if mapped else 0
-        best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
-        true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
-        merit = torch.where(true > sure, 2.0, 1 + true).expand_as(best)  # (B, n)
-        # patches off the peaks are needed only of classes with few clips
-        n_others = max(min(most, features.shape[1]) - n_peaks, 0)
-        others = draw.scatter(1, best, -1).topk(n_others)
-        few = clips_of[label] * max(n_peaks, 1) < most  # (B,)
-        clips_of += torch.bincount(label, minlength=n_leaves)
-        for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
-            chosen = features[which.to(device)].gather(
-                1, cells[which].to(device)[..., None].expand(-1, -1, features.shape[2]))  # (b, n, C)
-            patches.append(chosen.flatten(0, 1).cpu())
-            leaves.append(label[which, None].expand(-1, cells.shape[1]).flatten())
-            merits.append(value[which].flatten())
-    if not patches:
-        raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
-    nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
-    merit = torch.cat(merits).repeat_interleave(n_levels)
-    # every level draws for itself, or ancestors would start at their classes' own patches
-    draw = torch.rand(len(merit), generator=generator)
-    merit = torch.where(merit >= 2, 2 + draw, torch.where(merit < 1, draw, merit))
-    order = merit.argsort(descending=True, stable=True)
-    order = order[nodes[order].argsort(stable=True)]  # by node, the best of each first
-    count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
-    node_of = layer.node_of.cpu()
-    first = (layer.counts.cumsum(0) - layer.counts).cpu()  # (K,) of each node's prototypes
-    rank = torch.arange(len(node_of)) - first[node_of]  # (P,) place among the node's prototypes
-    placed = rank < count[node_of]
-    source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
-    layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)
-    return int(placed.sum())

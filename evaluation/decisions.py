@@ -1,0 +1,75 @@
+"""Do the prototypes that are shown decide, and do they resemble? Measured on one clip, level by level."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.hipe import HIPE
+from models.scores import evidence_shares
+
+TOP = 3  # prototypes silenced together
+
+
+class Spread(Protocol):
+    """What a push record says of how near training videos come to a prototype (see training/push.py)."""
+
+    def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
+    def typical(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
+
+
+@torch.no_grad()
+def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path: Sequence[int], *,
+                      truth: Sequence[int] | None = None, record: Spread | None = None) -> list[dict[str, float]]:
+    """What each level's prototypes have to do with the decision for the nodes of a path.
+
+    Args:
+        activations, distances: (P,) of one clip.
+        path: (L,) nodes that are explained, from the leaf up. truth: the same of the true class, where it is known.
+        record: of the push, for what tells how special a likeness is.
+    Returns:
+        for each level, by name:
+        own_evidence, ancestors_evidence, descendants_evidence, elsewhere_evidence, total_evidence: nats, see
+        `models.scores.evidence_shares`; off_path: descendants' and all others' over the total, absolute; own_needed:
+        own_evidence / ln(siblings), where there are two or more;
+        silenced: nats that the most contributing prototype adds to log p(node); silenced_needed: over ln(siblings);
+        silenced_three: nats of the three most contributing ones together; flips, flips_three: 1 where without it, or
+        without them, another node of the level is more probable;
+        similarity: of that prototype, 0..1; closer_than, typical: shares of training videos;
+        nearest_own: 1 where the nearest of all prototypes of the level is one of the true node.
+    """
+    layer, score = model.prototype_layer, model.score
+    exact = activations.double()
+    whole = score(exact[None])[0][0]  # (K,)
+    result = []
+    for level, node in enumerate(path):
+        shares = evidence_shares(score, activations, node)
+        siblings = int((score.parent == score.parent[node]).sum())
+        needed = math.log(siblings) if siblings > 1 else math.nan
+        gains = score.silenced(activations, torch.tensor([node], device=activations.device))[0]  # (P,)
+        own = (layer.node_of == node).nonzero()[:, 0]
+        order = own[gains[own].argsort(descending=True, stable=True)]
+        variants = exact.repeat(2, 1)  # (2, P): without the first, without the first three
+        variants[0, order[:1]], variants[1, order[:TOP]] = 0, 0
+        without = score(variants)[0]  # (2, K)
+        nodes = layer.node_levels[level]
+        predicted = without[:, nodes.start:nodes.stop].argmax(1) + nodes.start  # (2,)
+        first = int(order[0])
+        found = {f"{name}_evidence": value for name, value in shares.items()} | {
+            "off_path": abs(shares["descendants"] + shares["elsewhere"]) / max(abs(shares["total"]), 1e-9),
+            "own_needed": shares["own"] / needed,
+            "silenced": float(gains[first]), "silenced_needed": float(gains[first]) / needed,
+            "silenced_three": float(whole[node] - without[1, node]),
+            "flips": float(predicted[0] != node), "flips_three": float(predicted[1] != node),
+            "similarity": float(activations[first]) / layer.highest}
+        for name in ("closer_than", "typical") if record is not None else ():
+            if (share := getattr(record, name)(first, float(distances[first]))) is not None:
+                found[name] = share[0]
+        if truth is not None:
+            some = layer.level(level)
+            nearest = layer.node_of[some][distances[some].argmin()]
+            found["nearest_own"] = float(nearest == truth[level])
+        result.append({name: value for name, value in found.items() if not math.isnan(value)})
+    return result

@@ -1,0 +1,402 @@
+"""Scores: from the prototypes' activations to log-probabilities of all nodes, and what each prototype adds to them.
+
+A score of the tree decides at every branching by itself: a node's evidence, in nats, is what its own prototypes say,
+and siblings share their parent's probability by a softmax over it. A score in embedding space has one linear layer from
+all prototypes to a tangent vector, whose distances to the classes are the scores of the leaves.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hierarchy.embeddings import ClassEmbeddings
+from hierarchy.hyperbolic import distance, seen_from
+from hierarchy.tree import Hierarchy
+
+CHUNK = 1024  # clips scored at once where every prototype is silenced in turn: bounds the memory
+GROUPS = ("own", "ancestors", "descendants", "elsewhere")  # whose prototypes a node's evidence comes from
+# Orders in which they arrive, the last two of them one behind the other.
+_ORDERS = [order for order in itertools.permutations(range(4)) if abs(order.index(2) - order.index(3)) == 1]
+
+
+def node_log_probs(scores: Tensor, ancestors: Tensor, n_nodes: int) -> Tensor:
+    """Softmax over the leaves, and for every node the logarithm of the sum over its leaves.
+
+    Args:
+        scores: (B, K0). ancestors: (K0, L). n_nodes: K.
+    Returns:
+        (B, K) log-probabilities, consistent along the tree.
+    """
+    leaves = scores.log_softmax(-1)
+    node = ancestors.flatten().expand(scores.shape[0], -1)  # (B, K0 L)
+    terms = leaves[:, :, None].expand(-1, -1, ancestors.shape[1]).flatten(1)  # (B, K0 L)
+    # log-sum-exp per node, around each node's own largest leaf, so that no probability underflows to log 0
+    top = terms.new_full((scores.shape[0], n_nodes), -torch.inf)
+    top = top.scatter_reduce(1, node, terms.detach(), "amax")  # (B, K)
+    total = torch.zeros_like(top).scatter_add(1, node, (terms - top.gather(1, node)).exp())
+    return total.log() + top
+
+
+def log_softmax_within(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
+    """Log-softmax of every column over the columns of its group: values (B, K), group (K,) int64 -> (B, K)."""
+    index = group.expand_as(values)
+    top = values.new_full((len(values), n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
+    centred = values - top.gather(1, index)
+    return centred - torch.zeros_like(top).scatter_add(1, index, centred.exp()).log().gather(1, index)
+
+
+class Score(nn.Module):
+    """What all scores have in common.
+
+    A score is a module (B, P) activations -> log-probabilities (B, K) and what they are made of, float32, or float64 if
+    the activations are. It has `last`, the parameters that the tuning after a push trains, and `silenced`: of one
+    clip's activations (P,) and some nodes (n,) the differences log p(node) - log p(node | a_j = 0) for every prototype
+    j, (n, P) float64: exact, in nats, negative where a prototype speaks against the node.
+
+    Args:
+        hierarchy: of K nodes. node_of: (P,) the node of each prototype.
+    Attributes:
+        options: names of further arguments of the constructor.
+    """
+
+    options: tuple[str, ...] = ()
+    node_of: Tensor
+    ancestors: Tensor  # (K0, L)
+    paths: Tensor  # (K, L), each node and what lies above it, K in place of what lies below
+
+    def __init__(self, hierarchy: Hierarchy, node_of: Tensor) -> None:
+        super().__init__()
+        n_nodes, level = len(hierarchy), torch.arange(hierarchy.n_levels)
+        paths = hierarchy.ancestors[hierarchy.membership.argmax(1)]  # (K, L)
+        paths = paths.masked_fill(level < hierarchy.level_of[:, None], n_nodes)
+        parent = torch.cat([paths, paths.new_full((n_nodes, 1), n_nodes)], 1)
+        parent = parent.gather(1, hierarchy.level_of[:, None] + 1)[:, 0]
+        for name, values in (("node_of", node_of.clone()), ("ancestors", hierarchy.ancestors.clone()), ("paths", paths),
+                             ("parent", parent)):  # (K,), K for the root
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def n_nodes(self) -> int:
+        """K."""
+        return len(self.paths)
+
+    def initialise(self) -> None:
+        """Draw or set what the score starts with, after all other parts of the model."""
+
+    @property
+    def columns(self) -> Tensor | None:
+        """(D, P) what each prototype adds to a linear layer's output, for penalties on it; None without one."""
+        return None
+
+    @property
+    def weights(self) -> Tensor | None:
+        """(P,) >= 0, nats of evidence for activation 1; None where no single number says it."""
+        return None
+
+    def standing_by(self, activations: Tensor) -> Tensor:
+        """Which prototypes a node could do without, since another of its own says more: (P,) -> (P,) bool."""
+        return torch.zeros_like(activations, dtype=torch.bool)
+
+    def groups(self, node: int) -> dict[str, Tensor]:
+        """Whose each prototype is, as a node sees it: (P,) bool masks by the names of GROUPS."""
+        above = self.paths[node]
+        own = self.node_of == node
+        over = torch.isin(self.node_of, above[above != node])
+        below = (self.paths[self.node_of] == node).any(1) & ~own
+        return dict(zip(GROUPS, (own, over, below, ~(own | over | below)), strict=True))
+
+    def formula(self) -> dict | None:
+        """What a page needs to compute the score by itself, beside tree, weights and activations; None: it cannot."""
+        return None
+
+
+class TreeScore(Score):
+    """A softmax over the siblings at every branching, of the evidence that their own prototypes give.
+
+    e_n = max over the prototypes of a class of w_p a_p, for a node above the classes their sum, w_p = softplus(omega_p)
+    log p(n | parent) = e_n - log sum over siblings m of exp e_m; log p(n) is the sum along the path to the top
+
+    A clip that shows one of several ways of doing something is like one prototype of its class, and unlike the others:
+    under a sum all of them would get that clip's gradient, and become alike.
+
+    Args:
+        start: weight w of every prototype to start with.
+    """
+
+    options = ("start",)
+
+    def __init__(self, hierarchy: Hierarchy, node_of: Tensor, *, start: float = 1.5) -> None:
+        super().__init__(hierarchy, node_of)
+        self.omega = nn.Parameter(torch.full((len(node_of),), math.log(math.expm1(start))))
+        self.n_max = int((node_of < hierarchy.n_leaves).sum())  # prototypes of classes, which stand first
+
+    @property
+    def last(self) -> list[nn.Parameter]:
+        return [self.omega]
+
+    @property
+    def weights(self) -> Tensor:
+        return F.softplus(self.omega)
+
+    def _voices(self, activations: Tensor) -> Tensor:
+        """w_p a_p: (B, P), in float32, or float64 if the activations are."""
+        activations = activations.to(torch.promote_types(activations.dtype, torch.float32))
+        return F.softplus(self.omega.to(activations.dtype)) * activations
+
+    def _pooled(self, voices: Tensor) -> Tensor:
+        """(B, P) -> (B, K): max or sum over each node's prototypes, 0 for a node without any."""
+        index = self.node_of.expand_as(voices)
+        pooled = voices.new_zeros(len(voices), self.n_nodes)
+        pooled = pooled.scatter_reduce(1, index[:, :self.n_max], voices[:, :self.n_max], "amax")
+        return pooled.scatter_add(1, index[:, self.n_max:], voices[:, self.n_max:])
+
+    def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P) activations -> log-probabilities and evidence of all nodes, (B, K) each."""
+        with torch.autocast(activations.device.type, enabled=False):
+            evidence = self._pooled(self._voices(activations))
+            return self.along(evidence), evidence
+
+    def along(self, evidence: Tensor) -> Tensor:
+        """(B, K) evidence of the nodes -> (B, K) log-probabilities, consistent along the tree."""
+        conditional = F.pad(self.among_siblings(evidence), (0, 1))  # (B, K + 1), the last one certain
+        return conditional[:, self.paths].sum(-1)
+
+    def among_siblings(self, evidence: Tensor) -> Tensor:
+        """(B, K) evidence -> (B, K) log p(node | its parent)."""
+        return log_softmax_within(evidence, self.parent, self.n_nodes + 1)
+
+    def standing_by(self, activations: Tensor) -> Tensor:
+        voices = self._voices(activations)
+        pooled = self._pooled(voices[None])[0]
+        place = torch.arange(len(voices), device=voices.device)
+        speaks = voices == pooled[self.node_of]
+        first = place.new_full((self.n_nodes,), len(voices)).scatter_reduce(
+            0, self.node_of, place.masked_fill(~speaks, len(voices)), "amin")
+        return (place < self.n_max) & (place != first[self.node_of])
+
+    @torch.no_grad()
+    def silenced(self, activations: Tensor, nodes: Tensor) -> Tensor:
+        """(P,), (n,) -> (n, P); silencing a prototype changes its own node's evidence and no other's."""
+        activations = activations.double()
+        voices, stands_by = self._voices(activations), self.standing_by(activations)
+        evidence = self._pooled(voices[None])  # (1, K)
+        seconds = self._pooled(voices.masked_fill(~stands_by, 0)[None])[0, self.node_of]  # (P,), for a class's first
+        of_class = torch.arange(len(voices), device=voices.device) < self.n_max
+        without = torch.where(of_class, torch.where(stands_by, evidence[0, self.node_of], seconds),
+                              (evidence[0, self.node_of] - voices).clamp(min=0))  # (P,) what is left of the node's
+        whole = self.along(evidence)[:, nodes]  # (1, n)
+        rest = torch.cat([
+            self.along(evidence.expand(len(some), -1).scatter(1, some[:, None], left[:, None]))[:, nodes]
+            for some, left in zip(self.node_of.split(CHUNK), without.split(CHUNK), strict=True)])  # (P, n)
+        return (whole - rest).T
+
+    @torch.no_grad()
+    def absorb(self, into: Tensor) -> None:
+        """Give kept prototypes the weight of those merged into them: the larger one at a class, else the sum.
+
+        Args:
+            into: (P,) int64, the kept prototype of the same node that each becomes; a kept one becomes itself.
+        """
+        weights, classes = self.weights, torch.arange(len(into), device=into.device) < self.n_max
+        largest = torch.zeros_like(weights).scatter_reduce(0, into, weights, "amax")
+        total = torch.where(classes, largest, torch.zeros_like(weights).scatter_add(0, into, weights))
+        total = torch.where(into == torch.arange(len(into), device=into.device), total, weights)
+        self.omega.copy_(total + torch.log(-torch.expm1(-total)))  # the inverse of softplus
+
+    def formula(self) -> dict:
+        return {"name": "tree"}
+
+
+class HyperbolicTreeScore(TreeScore):
+    """As `TreeScore`, with siblings told apart in hyperbolic space, where they lie as seen from their parent.
+
+    x_n = log0((-m) + n) for a child n of m, from the class embedding, the root at the origin (+: Moebius addition);
+    t_m = sum over the children of e_n x_n / |x_n|;
+    log p(n | m) = log softmax over n of -d_H(exp0(t_m), exp0(x_n)) / T_m, T_m = (least sibling distance) / ln(100
+    children).
+
+    Args:
+        points: (K, D) tangent vectors of the nodes at the origin. c: minus the curvature.
+        start: weight w of every prototype to start with.
+    Raises:
+        ValueError: naming siblings that lie in one place, or one that lies on its parent.
+    """
+
+    options = ("points", "c", "start")
+
+    def __init__(self, hierarchy: Hierarchy, node_of: Tensor, *, points: Tensor, c: float = 1.0,
+                 start: float = 1.5) -> None:
+        super().__init__(hierarchy, node_of, start=start)
+        self.c = c
+        above = F.pad(points.double(), (0, 0, 0, 1))[self.parent]  # (K, D), the root at the origin
+        seen = seen_from(above, points.double(), c)  # (K, D)
+        families = [(self.parent == parent).nonzero()[:, 0] for parent in self.parent.unique()]  # M of them
+        most = max(map(len, families))
+        children = torch.full((len(families), most), self.n_nodes)  # (M, n), K where there is none
+        slots = torch.zeros(self.n_nodes, dtype=torch.int64)  # (K,) where a node stands among all slots
+        vectors = torch.zeros(len(families), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
+        temperatures = torch.ones(len(families))
+        for row, family in enumerate(families):
+            children[row, :len(family)] = family
+            slots[family] = row * most + torch.arange(len(family))
+            # distances and angles are all that counts: as few dimensions as there are children hold them
+            triangle = torch.linalg.qr(seen[family].T).R.T  # (n', r')
+            vectors[row, :len(family), :triangle.shape[1]] = triangle
+            if len(family) > 1:
+                temperatures[row] = self._nearest(hierarchy, family, seen[family]) / math.log(100 * len(family))
+        lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # (M, n, 1)
+        for name, values in (("children", children), ("slots", slots), ("places", vectors.float()),
+                             ("directions", (vectors / lengths.clamp(min=1e-12)).float()),
+                             ("temperatures", temperatures)):
+            self.register_buffer(name, values, persistent=False)
+
+    def _nearest(self, hierarchy: Hierarchy, family: Tensor, seen: Tensor) -> float:
+        """The least distance between two siblings."""
+        if not bool((torch.linalg.vector_norm(seen, dim=-1) > 1e-6).all()):
+            raise ValueError(f"the embedding puts {hierarchy.full_name(int(family[0]))} or a sibling of it onto its "
+                             "parent, so that --score tree_hyperbolic cannot tell them apart; fit another, or choose "
+                             "--score tree")
+        apart = distance(seen, seen, self.c).fill_diagonal_(math.inf)
+        if not float(apart.min()) > 1e-6:
+            one, other = (hierarchy.full_name(int(family[i])) for i in divmod(int(apart.argmin()), len(family)))
+            raise ValueError(f"the embedding puts {one} and {other} into one place, so that --score tree_hyperbolic "
+                             "cannot tell them apart; fit another, or choose --score tree")
+        return float(apart.min())
+
+    def among_siblings(self, evidence: Tensor) -> Tensor:
+        given = F.pad(evidence, (0, 1))[:, self.children]  # (B, M, n)
+        way = torch.einsum("bmn,mnr->mbr", given, self.directions.to(given.dtype))
+        apart = distance(way, self.places.to(given.dtype), self.c)  # (M, B, n)
+        scores = -apart / self.temperatures.to(given.dtype)[:, None, None]
+        scores = scores.masked_fill((self.children == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
+        return scores.transpose(0, 1).flatten(1)[:, self.slots]
+
+    def formula(self) -> dict:
+        branchings = []
+        for children, places, temperature in zip(self.children, self.places.double(), self.temperatures.tolist(),
+                                                 strict=True):
+            own = children < self.n_nodes
+            places = places[own]
+            lengths = torch.linalg.vector_norm(places, dim=-1)
+            directions = places / lengths[:, None].clamp(min=1e-12)
+            branchings.append({"children": children[own].tolist(), "lengths": lengths.tolist(),
+                               "cosines": (directions @ directions.T).tolist(), "temperature": temperature})
+        return {"name": "tree_hyperbolic", "c": self.c, "branchings": branchings}
+
+
+class EmbeddedScore(Score):
+    """Leaves scored by the distance of a linear layer's tangent vector to theirs; ancestors are sums over leaves.
+
+    Args:
+        points: (K, D) tangent vectors of the nodes. c: minus the curvature.
+        temperature: of the scores; None for one by which a clip on its leaf gets .99.
+        learn_temperature: whether it is trained.
+        last_scale: the last layer starts with each prototype pulling towards its own node by this multiple of the
+            node's tangent vector; None for a random start.
+    Raises:
+        ValueError: naming two classes that the score cannot tell apart.
+    """
+
+    options = ("points", "c", "temperature", "learn_temperature", "last_scale")
+    distance = "hyperbolic"
+
+    def __init__(self, hierarchy: Hierarchy, node_of: Tensor, *, points: Tensor, c: float = 1.0,
+                 temperature: float | None = None, learn_temperature: bool = False,
+                 last_scale: float | None = 0.1) -> None:
+        super().__init__(hierarchy, node_of)
+        self.embeddings = ClassEmbeddings(points, hierarchy.n_leaves, c=c, temperature=temperature,
+                                          score=self.distance, learn_temperature=learn_temperature)
+        self.embeddings.check(hierarchy.names)
+        self.last_layer = nn.Linear(len(node_of), points.shape[1], bias=False)
+        self.last_scale = last_scale
+
+    def initialise(self) -> None:
+        if self.last_scale is None:
+            nn.init.kaiming_normal_(self.last_layer.weight)
+        else:
+            with torch.no_grad():
+                self.last_layer.weight.copy_(self.last_scale * self.embeddings.points[self.node_of].T)
+
+    @property
+    def last(self) -> list[nn.Parameter]:
+        return [self.last_layer.weight]
+
+    @property
+    def columns(self) -> Tensor:
+        return self.last_layer.weight
+
+    def forward(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, P) activations -> log-probabilities of all nodes (B, K) and the tangent vectors (B, D)."""
+        with torch.autocast(activations.device.type, enabled=False):
+            activations = activations.to(torch.promote_types(activations.dtype, torch.float32))
+            tangent = F.linear(activations, self.last_layer.weight.to(activations.dtype))  # (B, D)
+            return self.log_probs(tangent), tangent
+
+    def log_probs(self, tangent: Tensor) -> Tensor:
+        """(B, D) -> (B, K)."""
+        return node_log_probs(self.embeddings(tangent), self.ancestors, self.n_nodes)
+
+    @torch.no_grad()
+    def silenced(self, activations: Tensor, nodes: Tensor) -> Tensor:
+        """(P,), (n,) -> (n, P); the last layer is linear, so silencing a prototype subtracts its column."""
+        weight, activations = self.last_layer.weight.double(), activations.double()
+        tangent = weight @ activations  # (D,)
+        rest = tangent - activations[:, None] * weight.T  # (P, D)
+        without = torch.cat([self.log_probs(some) for some in rest.split(CHUNK)])
+        return (self.log_probs(tangent[None])[:, nodes] - without[:, nodes]).T
+
+
+class EuclideanScore(EmbeddedScore):
+    """Twice the straight distance of tangent vectors."""
+
+    distance = "euclidean"
+
+
+class CosineScore(EmbeddedScore):
+    """One minus the cosine of the angle between tangent vectors."""
+
+    distance = "cosine"
+
+
+class LinearScore(EmbeddedScore):
+    """Minus the inner product: with one-hot classes a plain linear head."""
+
+    distance = "linear"
+
+
+SCORES: dict[str, type[Score]] = {
+    "tree": TreeScore,
+    "tree_hyperbolic": HyperbolicTreeScore,
+    "hyperbolic": EmbeddedScore,
+    "euclidean": EuclideanScore,
+    "cosine": CosineScore,
+    "linear": LinearScore,
+}
+
+
+@torch.no_grad()
+def evidence_shares(score: Score, activations: Tensor, node: int) -> dict[str, float]:
+    """Which prototypes the evidence for a node comes from: its own, its ancestors', its descendants', all others'.
+
+    The exact values of these groups whatever the order in which they arrive (Shapley, 1953), descendants and all others
+    arriving together (Owen, 1977): they sum to log p(node) - log p(node | no prototype).
+
+    Args:
+        activations: (P,) of one clip.
+    Returns:
+        nats by the names of GROUPS, and their sum "total".
+    """
+    groups = torch.stack(list(score.groups(node).values())).double()  # (4, P)
+    coalitions = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64, device=groups.device)] * 4)
+    values = score(coalitions @ groups * activations.double())[0][:, node].view(2, 2, 2, 2)
+    shares = dict.fromkeys(GROUPS, 0.0)
+    for order in _ORDERS:
+        there = [0, 0, 0, 0]
+        for group in order:
+            before = values[tuple(there)]
+            there[group] = 1
+            shares[GROUPS[group]] += float(values[tuple(there)] - before) / len(_ORDERS)
+    return {**shares, "total": float(values[1, 1, 1, 1] - values[0, 0, 0, 0])}

@@ -1,0 +1,205 @@
+"""Where prototypes start: patches of training clips where the pooled head sees the clips' classes."""
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.hipe import HIPE, Standardise
+from models.prototypes import unit
+from training.features import valid_clips
+from training.precision import Precision
+
+
+@torch.no_grad()
+def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
+                     peaks: int = 3, sure: float = 0.5, mapped: bool = True, precision: Precision | None = None,
+                     progress: bool = False) -> int:
+    """Start each node's prototypes at patches where the pooled head sees the clips' classes.
+
+    Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
+    head gives a probability above `sure`. A node with too few of these takes the peaks of the clips it is surest of,
+    then any patch of its clips, then keeps random values.
+
+    Args:
+        loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
+        peaks: candidate cells of each clip.
+        mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
+        precision: of the trunk (default: float32).
+    Returns:
+        how many prototypes were placed.
+    Raises:
+        ValueError: where not one clip can be read.
+    """
+    layer, precision = model.prototype_layer, precision or Precision(device)
+    n_leaves, n_levels = model.ancestors.shape
+    most = layer.per_node
+    patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
+    clips_of = torch.zeros(n_leaves, dtype=torch.int64)
+    model.eval()
+    for batch in valid_clips(loader, device, "start" if progress else None):
+        with precision.in_inference():
+            trunk = model.trunk(batch["clip"])
+        trunk, label = trunk.float(), batch["label"].cpu()
+        features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
+        draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
+        n_peaks = min(peaks, features.shape[1]) if mapped else 0
+        best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
+        true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
+        merit = torch.where(true > sure, 2.0, 1 + true).expand_as(best)  # (B, n)
+        # patches off the peaks are needed only of classes with few clips
+        n_others = max(min(most, features.shape[1]) - n_peaks, 0)
+        others = draw.scatter(1, best, -1).topk(n_others)
+        few = clips_of[label] * max(n_peaks, 1) < most  # (B,)
+        clips_of += torch.bincount(label, minlength=n_leaves)
+        for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
+            chosen = features[which.to(device)].gather(
+                1, cells[which].to(device)[..., None].expand(-1, -1, features.shape[2]))  # (b, n, C)
+            patches.append(chosen.flatten(0, 1).cpu())
+            leaves.append(label[which, None].expand(-1, cells.shape[1]).flatten())
+            merits.append(value[which].flatten())
+    if not patches:
+        raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
+    nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
+    merit = torch.cat(merits).repeat_interleave(n_levels)
+    # every level draws for itself, or ancestors would start at their classes' own patches
+    draw = torch.rand(len(merit), generator=generator)
+    merit = torch.where(merit >= 2, 2 + draw, torch.where(merit < 1, draw, merit))
+    order = merit.argsort(descending=True, stable=True)
+    order = order[nodes[order].argsort(stable=True)]  # by node, the best of each first
+    count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
+    node_of = layer.node_of.cpu()
+    first = (layer.counts.cumsum(0) - layer.counts).cpu()  # (K,) of each node's prototypes
+    rank = torch.arange(len(node_of)) - first[node_of]  # (P,) place among the node's prototypes
+    placed = rank < count[node_of]
+    source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
+    layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)
+    return int(placed.sum())
+
+
+@dataclass
+class Starts:
+    """What `spread_prototypes` came to.
+
+    ways: (n_videos,) int64, which of its class's clusters a training video shows, -1 where that is unknown.
+    """
+
+    placed: int
+    ways: Tensor
+
+
+@torch.no_grad()
+def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, device: torch.device, seed: int,
+                      peaks: int = 3, sure: float = 0.5, mapped: bool = True, standardise: bool = False,
+                      clips_a_way: int = 30, precision: Precision | None = None, progress: bool = False) -> Starts:
+    """Start each node's prototypes far apart: a class's at the centres of its clips' clusters, an ancestor's child by
+    child.
+
+    Of every clip the trunk's features at the peaks of its own class map are looked at; those of clips whose true class
+    the pooled head gives a probability above `sure` come first. A class's clips are clustered (k-means of directions,
+    as many clusters as the class has prototypes) by the highest peak, and its prototypes start at the patches nearest
+    to the centres. An ancestor's are drawn from its children in turn. What a node lacks keeps random values.
+
+    Args:
+        loader: batches of un-augmented training clips. n_videos: how many videos the batches' `video` counts.
+        seed: of the clusters and the draws. peaks: candidate cells of each clip.
+        mapped: False where the pooled head was not trained: any cell is then as good as another, and there are no ways.
+        standardise: fit the neck's `Standardise` to the clips' mean features first.
+        clips_a_way: a class with fewer clips than this for each of its prototypes has no ways.
+        precision: of the trunk (default: float32).
+    Raises:
+        ValueError: where not one clip can be read.
+    """
+    precision = precision or Precision(device)
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[Tensor]] = {"cells": [], "mean": [], "label": [], "video": [], "true": []}
+    model.eval()
+    for batch in valid_clips(loader, device, "start" if progress else None):
+        with precision.in_inference():
+            trunk = model.trunk(batch["clip"])
+        trunk = trunk.float()
+        flat = trunk.flatten(2)  # (B, C', N)
+        n = min(peaks, flat.shape[2])
+        rank = model.class_map(trunk, batch["label"]).flatten(1).cpu()  # (B, N)
+        cells = (rank if mapped else torch.rand(rank.shape, generator=generator)).topk(n).indices.to(device)  # (B, n)
+        parts["cells"].append(flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2).half().cpu())
+        parts["mean"].append(flat.mean(2).cpu())
+        parts["true"].append(model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp().cpu())
+        parts["label"].append(batch["label"].cpu())
+        parts["video"].append(batch["video"].cpu())
+    if not parts["cells"]:
+        raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
+    cells, means, labels, videos, true = (torch.cat(rows) for rows in parts.values())
+    scale = Standardise(means.shape[1])
+    scale.fit(means)
+    if standardise:
+        next(part for part in model.neck if isinstance(part, Standardise)).fit(means.to(device))
+    draw = torch.rand(cells.shape[:2], generator=generator)  # (M, n)
+    merit = torch.where(true > sure, 2.0, true)[:, None].expand_as(draw)  # (M, n): 2 a sure clip's peak
+
+    layer, ways = model.prototype_layer, torch.full((n_videos,), -1)
+    chosen = torch.full((len(layer.node_of), 2), -1)  # (P, 2): clip and peak
+    first = (layer.counts.cumsum(0) - layer.counts).tolist()
+    for node, count in enumerate(layer.counts.tolist()):
+        level = int(model.level_of[node])
+        own = (model.ancestors.cpu()[labels, level] == node).nonzero()[:, 0]  # (m,) clips of the node
+        if level == 0:
+            picks = _clustered(scale(cells[own, 0].float()), true[own], count, sure, seed) if mapped else None
+            if picks is not None:
+                centres, of_clip = picks
+                if (true[own] > sure).sum() >= clips_a_way * count:
+                    order = true[own].argsort(stable=True)  # a video is what its surest clip shows
+                    known = order[true[own][order] > sure]
+                    ways[videos[own[known]]] = of_clip[known]
+                chosen[first[node]:first[node] + count] = torch.stack([own[centres], torch.zeros_like(centres)], 1)
+                continue
+            family = torch.zeros(len(own), dtype=torch.int64)
+        else:
+            family = model.ancestors.cpu()[labels[own], level - 1]
+        for i, (clip, peak) in enumerate(_in_turn(merit[own] + draw[own] / 2, family, count)):
+            chosen[first[node] + i] = torch.tensor([int(own[clip]), peak])
+    placed = (chosen[:, 0] >= 0).nonzero()[:, 0]
+    clip, peak = chosen[placed].unbind(1)
+    patches = model.neck(cells[clip, peak].float().to(device)[:, :, None, None, None])  # (p, S C, 1, 1, 1)
+    groups = layer.groups(patches)[..., 0]  # (p, S, C)
+    layer.prototypes[placed.to(device)] = groups[torch.arange(len(placed), device=device),
+                                                 layer.group_of[placed.to(device)]]
+    return Starts(len(placed), ways)
+
+
+def _clustered(features: Tensor, true: Tensor, k: int, sure: float, seed: int) -> tuple[Tensor, Tensor] | None:
+    """Clusters of a class's clips by the directions of their features.
+
+    Args:
+        features: (m, C') standardised; true: (m,) probability of the class.
+    Returns:
+        (k,) the clip nearest to each centre, each another one, and (m,) every clip's cluster; None where there are
+        fewer sure clips than clusters.
+    """
+    from sklearn.cluster import KMeans  # which takes a second to import
+
+    known = (true > sure).nonzero()[:, 0]
+    directions = unit(features.double(), 1)
+    if len(known) < k:
+        return None
+    model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
+    centres = unit(torch.from_numpy(model.cluster_centers_), 1)  # (k, C')
+    likeness = directions @ centres.T  # (m, k)
+    nearest, left = [], likeness[known].clone()
+    for cluster in range(k):
+        nearest.append(int(left[:, cluster].argmax()))
+        left[nearest[-1]] = -torch.inf
+    return known[torch.tensor(nearest)], likeness.argmax(1)
+
+
+def _in_turn(merit: Tensor, family: Tensor, count: int) -> list[tuple[int, int]]:
+    """At most `count` peaks of clips (clip, peak), the best first, from families in turn: merit (m, n), family (m,)."""
+    queues = []
+    for one in family.unique().tolist():
+        mine = (family == one).nonzero()[:, 0]
+        order = merit[mine].flatten().argsort(descending=True)[:count].tolist()
+        queues.append([(int(mine[i // merit.shape[1]]), i % merit.shape[1]) for i in order])
+    rounds = [pick for turn in itertools.zip_longest(*queues) for pick in turn if pick is not None]
+    return rounds[:count]
