@@ -6,8 +6,11 @@ moves how: `BallFalling` and `StarFalling` share their parent, `Falling` and `Ri
 object (each occurs under four parents) nor the background (a group's background occurs in every class) gives the class
 away, and no motion tells left from right, so that mirrored clips keep their label.
 
-Every video is a pure function of (seed, class, group, clip). Lengths scale with the frame size, times with the number
-of frames.
+With two ways, every object comes in two kinds of different outline and hue, and the kind that performs a class's event
+is the way that the video shows it. Decoys come in both kinds, so that the kind does not give the class away either.
+
+Every video is a pure function of (seed, class, group, clip) and of its way. Lengths scale with the frame size, times
+with the number of frames.
 """
 
 import colorsys
@@ -53,6 +56,18 @@ CLASSES = tuple(
     )
 )
 HUES = {"Ball": 0, "Star": 50, "Cross": 120, "Hoop": 182, "Book": 228, "Kite": 305}  # degrees
+# The kind of each object that shows way 1 of two, with its hue: at least 23 degrees from all others, which is more than
+# the actors of two groups can differ by, and at least 140 from the object's first kind.
+SECOND_KINDS = {
+    "Ball": ("Rugby Ball", 151),
+    "Star": ("Four-pointed Star", 205),
+    "Cross": ("Latin Cross", 267),
+    "Hoop": ("Square Hoop", 332),
+    "Book": ("Open Book", 25),
+    "Kite": ("Delta Kite", 85),
+}
+SHAPE_HUES = HUES | dict(SECOND_KINDS.values())
+WAY_SHARE = 0.5  # of two ways, unless another is asked for
 
 FPS = 25
 MIN_FRAMES = 16  # below, an event is too short for its motion
@@ -120,14 +135,45 @@ def _kite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0.56 * (np.abs(x) / 0.68 + np.abs(y) - 1.0), x
 
 
-def _star(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    sector = 2 * np.pi / 5
+def _points(x: np.ndarray, y: np.ndarray, n: int, depth: float) -> np.ndarray:
+    sector = 2 * np.pi / n
     angle = np.abs((np.arctan2(x, -y) + sector / 2) % sector - sector / 2)  # from the nearest tip
     r = np.hypot(x, y)
-    # distance to the line from a tip at radius 1 to the notch at radius .48, half a sector away
-    notch = 0.48 * np.array([np.cos(sector / 2), np.sin(sector / 2)])
+    # distance to the line from a tip at radius 1 to the notch at radius `depth`, half a sector away
+    notch = depth * np.array([np.cos(sector / 2), np.sin(sector / 2)])
     normal = np.array([notch[1], 1.0 - notch[0]]) / np.hypot(notch[1], 1.0 - notch[0])
-    return (r * np.cos(angle) - 1.0) * normal[0] + r * np.sin(angle) * normal[1], y + 0.3
+    return (r * np.cos(angle) - 1.0) * normal[0] + r * np.sin(angle) * normal[1]
+
+
+def _star(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _points(x, y, 5, 0.48), y + 0.3
+
+
+def _rugby_ball(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # where two discs meet: 1.96 long, 1.32 high
+    return np.hypot(x, np.abs(y) + 0.3975) - 1.0575, np.abs(np.abs(x) - 0.5) - 0.11
+
+
+def _four_pointed_star(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _points(x, y, 4, 0.44), y + 0.1
+
+
+def _latin_cross(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.minimum(_box(x, y, 0.24, 0.97), _box(x, y + 0.3, 0.72, 0.24)), 0.4 - y
+
+
+def _square_hoop(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.abs(_box(x, y, 0.5, 0.5)) - 0.2, y + 0.36
+
+
+def _open_book(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # two pages that rise from the spine
+    return _box(x, y - 0.24 + 0.45 * np.abs(x), 0.8, 0.48), np.abs(x) - 0.14
+
+
+def _delta_kite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # distances to the base and to the sides that meet in the tip at (0, -1)
+    return np.maximum(y - 0.5, (1.5 * np.abs(x) - 0.86 * (y + 1.0)) / 1.729), 0.2 - y
 
 
 def _blob(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +186,8 @@ def _bar(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
     "Ball": _ball, "Book": _book, "Cross": _cross, "Hoop": _hoop, "Kite": _kite, "Star": _star,
+    "Rugby Ball": _rugby_ball, "Four-pointed Star": _four_pointed_star, "Latin Cross": _latin_cross,
+    "Square Hoop": _square_hoop, "Open Book": _open_book, "Delta Kite": _delta_kite,
     "Blob": _blob, "Bar": _bar,
 }
 MOVERS = ("Blob", "Bar")
@@ -288,7 +336,7 @@ def make_group(seed: int, group: int, size: int) -> Group:
 
 
 def _colours(group: Group, shape: str) -> tuple[np.ndarray, np.ndarray]:
-    hue = HUES[shape] + group.hue
+    hue = SHAPE_HUES[shape] + group.hue
     return _hsv(hue, group.saturation, group.value), _hsv(hue, 0.3 * group.saturation, group.value)
 
 
@@ -350,8 +398,13 @@ def _still(
     return Thing(shape, colours, np.broadcast_to(centre, (n, 2)), np.full(n, radius), np.full(n, angle), opacity)
 
 
-def _decoy(rng: Generator, group: Group, swept: list[np.ndarray], n_frames: int, size: int) -> Thing:
-    """An object that stands still, all the time or as long as an event, away from the boxes in `swept`."""
+def _decoy(
+    rng: Generator, kinds: Generator | None, group: Group, swept: list[np.ndarray], n_frames: int, size: int
+) -> Thing:
+    """An object that stands still, all the time or as long as an event, away from the boxes in `swept`.
+
+    `kinds` decides between the object's two kinds; without it, all are of the first.
+    """
     radius = group.radius * rng.uniform(0.9, 1.15)
     candidates = rng.uniform(0.6 * radius, size - 0.6 * radius, (24, 2))
     low, high = candidates - radius, candidates + radius
@@ -360,6 +413,8 @@ def _decoy(rng: Generator, group: Group, swept: list[np.ndarray], n_frames: int,
     centre = candidates[np.argmin(overlap)]
     swept.append(np.concatenate([centre - radius, centre + radius]))
     shape = str(rng.choice(list(HUES)))
+    if kinds is not None and kinds.integers(2):
+        shape = SECOND_KINDS[shape][0]
     span = (0, n_frames) if rng.uniform() < 0.5 else _span(rng, n_frames)
     return _still(shape, _colours(group, shape), centre, radius, rng.uniform(-0.35, 0.35), _shown(n_frames, *span))
 
@@ -383,21 +438,29 @@ def _span(rng: Generator, n_frames: int) -> tuple[int, int]:
     return first, first + length
 
 
-def make_scene(seed: int, label: int, group: int, clip: int = 1, *, n_frames: int = 40, size: int = 72) -> Scene:
-    """Decide everything about one video, as a pure function of (seed, label, group, clip) and the video's measures.
+def make_scene(
+    seed: int, label: int, group: int, clip: int = 1, *, way: int | None = None, n_frames: int = 40, size: int = 72
+) -> Scene:
+    """Decide everything about one video, as a pure function of its arguments.
 
     Args:
         label: index into CLASSES. group, clip: from 1, as in the file's name.
+        way: 0 or 1, whether the object is of its first or its second kind, which changes nothing else; None where all
+            videos show one way, which leaves the second kinds out of the decoys as well.
         n_frames: length of the video. size: height and width in pixels.
     """
     rng = np.random.default_rng((seed, 1, label, group, clip))
     actor = make_group(seed, group, size)
+    # a stream of its own, for the objects to be the same whether they come in one kind or two
+    kinds = None if way is None else np.random.default_rng((seed, 3, label, group, clip))
     _, shape, motion, _ = CLASSES[label]
+    if way == 1:
+        shape = SECOND_KINDS[shape][0]
     scale = size / DESIGN_SIZE
     span = _span(rng, n_frames)
     event, box = _perform(rng, actor, shape, motion, span, n_frames, size)
     swept = [box]
-    decoys = [_decoy(rng, actor, swept, n_frames, size) for _ in range(rng.integers(1, 3))]
+    decoys = [_decoy(rng, kinds, actor, swept, n_frames, size) for _ in range(rng.integers(1, 3))]
     movers = [_mover(rng, n_frames, size) for _ in range(rng.integers(1, 3))]
     margin = int(np.ceil(2 * scale)) + 1  # what the camera's shake may uncover
     side = size + 2 * margin
@@ -510,15 +573,34 @@ def video_name(label: int, group: int, clip: int = 1) -> str:
     return f"v_{CLASSES[label][0]}_g{group:02d}_c{clip:02d}"
 
 
-def _write_video(task: tuple[Path, int, int, int, int, int]) -> tuple[str, dict]:
-    folder, seed, label, group, n_frames, size = task
-    scene = make_scene(seed, label, group, n_frames=n_frames, size=size)
+def training_ways(seed: int, label: int, n_groups: int, share: float) -> np.ndarray:
+    """Which of two ways the training videos of a class show.
+
+    Way 1 has share * 2 * n_groups of them, rounded, but either way has at least one. They are second clips
+    while there are any left, and first clips beyond that. Which groups show it differs from class to class, and
+    those of a small share show it in a larger one too.
+
+    Args:
+        label: index into CLASSES. n_groups: of training. share: of way 1, in (0, 1).
+    Returns:
+        (n_groups, 2) of 0 and 1, for clips 1 and 2 of every group.
+    """
+    n_clips = 2 * n_groups
+    ways = np.zeros((2, n_groups), dtype=int)  # of the second clips, of the first clips
+    ways.flat[: min(max(round(share * n_clips), 1), n_clips - 1)] = 1
+    return ways[::-1, np.random.default_rng((seed, 4, label)).permutation(n_groups)].T
+
+
+def _write_video(task: tuple[Path, int, int, int, int, int | None, int, int]) -> tuple[str, dict]:
+    folder, seed, label, group, clip, way, n_frames, size = task
+    scene = make_scene(seed, label, group, clip, way=way, n_frames=n_frames, size=size)
     frames, boxes = render(scene)
-    name, class_name = video_name(label, group), CLASSES[label][0]
+    name, class_name = video_name(label, group, clip), CLASSES[label][0]
     write_avi(folder / class_name / f"{name}.avi", frames)
     first, last = scene.frames
     tube = {"first_frame": first, "last_frame": last, "boxes_x_y_w_h": [list(box) for box in boxes]}
-    return name, {"class": class_name, "n_frames": n_frames, "tubes": [tube]}
+    look = {} if way is None else {"way": way}
+    return name, {"class": class_name, **look, "n_frames": n_frames, "tubes": [tube]}
 
 
 def make_demo_dataset(
@@ -529,20 +611,27 @@ def make_demo_dataset(
     n_test_groups: int = 12,
     frames: int = 40,
     size: int = 72,
+    ways: int = 1,
+    way_share: float | None = None,
     n_jobs: int = 2,
 ) -> None:
-    """Write the data set: one video of every class in every group, UCF-101's lists, the hierarchy and the truth.
+    """Write the data set: `ways` videos of every class in every group, UCF-101's lists, the hierarchy and the truth.
 
-    Leaves `videos/<Class>/v_<Class>_gGG_c01.avi`, `ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`,
+    Leaves `videos/<Class>/v_<Class>_gGG_cCC.avi`, `ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt`,
     `hierarchy.csv` and `truth.json` in `out_dir`. Training groups are numbered from 1, the test groups follow. Same
     arguments, same bytes, whatever `n_jobs`.
 
     Args:
         frames: length of every video. size: its height and width in pixels, even.
+        ways: 1 or 2, in how many ways the event of every class shows itself. Of two, clip 1 of a group shows the first
+            and clip 2 the second, but for the training clips that `way_share` decides otherwise about.
+        way_share: share of way 1 in the training clips of every class, in (0, 1), as `training_ways` deals it, with
+            two ways only; None is WAY_SHARE. Test clips always show both ways evenly.
         n_jobs: processes; 1 stays in this one.
 
     Raises:
-        ValueError: measures too small to show a motion, or `out_dir` holds videos that are not of this data set.
+        ValueError: measures too small to show a motion, ways and shares that are none, or `out_dir` holds videos that
+            are not of this data set.
     """
     out_dir = Path(out_dir)
     if frames < MIN_FRAMES:
@@ -551,11 +640,31 @@ def make_demo_dataset(
         raise ValueError(f"--size {size} cannot be drawn and encoded: give an even number of at least {MIN_SIZE}")
     if min(n_train_groups, n_test_groups, n_jobs) < 1 or seed < 0:
         raise ValueError("--n_train_groups, --n_test_groups and --n_jobs must be at least 1, and --seed at least 0")
+    if ways not in (1, 2):
+        raise ValueError(f"--ways {ways} is not available: give 1, or 2 for two kinds of every object")
+    if way_share is not None and ways == 1:
+        raise ValueError(f"--way_share {way_share:g} needs a second way: give --ways 2 as well")
+    if way_share is not None and not 0 < way_share < 1:
+        raise ValueError(f"--way_share {way_share:g} leaves one way out: give a number between 0 and 1, both exclusive")
 
     videos = out_dir / "videos"
     groups = range(1, n_train_groups + n_test_groups + 1)
-    tasks = [(videos, seed, label, group, frames, size) for group in groups for label in range(len(CLASSES))]
-    wanted = {videos / CLASSES[label][0] / f"{video_name(label, group)}.avi" for _, _, label, group, *_ in tasks}
+    clip_ways = [[(None,)] * len(groups)] * len(CLASSES)  # the way of every clip of every group of every class
+    if ways == 2:
+        share = WAY_SHARE if way_share is None else way_share
+        clip_ways = [
+            [*training_ways(seed, label, n_train_groups, share).tolist(), *[(0, 1)] * n_test_groups]
+            for label in range(len(CLASSES))
+        ]
+    tasks = [
+        (videos, seed, label, group, clip, way, frames, size)
+        for group in groups
+        for label in range(len(CLASSES))
+        for clip, way in enumerate(clip_ways[label][group - 1], 1)
+    ]
+    wanted = {
+        videos / CLASSES[label][0] / f"{video_name(label, group, clip)}.avi" for _, _, label, group, clip, *_ in tasks
+    }
     foreign = sorted(set(videos.glob("*/*")) - wanted)
     if foreign:
         raise ValueError(f"{foreign[0]} is not of this data set: remove {videos} or choose another folder")
@@ -578,9 +687,10 @@ def make_demo_dataset(
         ("testlist01.txt", groups[n_train_groups:], False),
     ):
         lines = (
-            f"{name}/{video_name(label, group)}.avi" + (f" {label + 1}" if labelled else "")
+            f"{name}/{video_name(label, group, clip)}.avi" + (f" {label + 1}" if labelled else "")
             for label, name in enumerate(names)
             for group in chosen
+            for clip in range(1, ways + 1)
         )
         (lists / file).write_text("".join(line + "\n" for line in lines))
     with open(out_dir / "hierarchy.csv", "w", newline="") as file:

@@ -1,12 +1,16 @@
 """Does an explanation point at what makes the class what it is? Regions of truth, and points held against them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,16 @@ def _tube(first_frame: int, last_frame: int, boxes_x_y_w_h: list[list[float]], *
     return tube
 
 
+def _read(path: str | Path, parse: Callable[[dict], Parsed]) -> Parsed:
+    """What `parse` makes of a truth's content; errors name the file."""
+    try:
+        return parse(json.loads(Path(path).read_text()))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; make_demo_dataset writes truth.json") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a file of tubes ({error}); see docs/FORMATS.md") from error
+
+
 def read_truth(path: str | Path) -> dict[str, list[Tube]]:
     """Read truth.json, or boxes.json of the same form.
 
@@ -62,13 +76,26 @@ def read_truth(path: str | Path) -> dict[str, list[Tube]]:
     Raises:
         FileNotFoundError, ValueError: naming the file, where it is missing or of another form.
     """
-    try:
-        content = json.loads(Path(path).read_text())
-        return {video: [_tube(**tube) for tube in entry["tubes"]] for video, entry in content.items()}
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; make_demo_dataset writes truth.json") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a file of tubes ({error}); see docs/FORMATS.md") from error
+    return _read(path, lambda content: {video: [_tube(**tube) for tube in entry["tubes"]]
+                                        for video, entry in content.items()})
+
+
+def _way(way: object) -> int:
+    if type(way) is not int or way < 0:
+        raise ValueError(f"the way {way!r}")
+    return way
+
+
+def read_ways(path: str | Path) -> dict[str, int]:
+    """Read from truth.json which way each video shows the event of its class.
+
+    Returns:
+        the way, from 0, of every video whose entry has one; empty for a data set of one way.
+    Raises:
+        FileNotFoundError, ValueError: naming the file, where it is missing or of another form.
+    """
+    return _read(path, lambda content: {video: _way(entry["way"]) for video, entry in content.items()
+                                        if "way" in entry})
 
 
 def points_at(peak: tuple[int, float, float], tubes: list[Tube], *, strict: bool = False) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.localisation import Tube, chance, placed, points_at, random_hits, read_truth, truth_mask
+from evaluation.localisation import Tube, chance, placed, points_at, random_hits, read_truth, read_ways, truth_mask
 
 # A box of 4 x 6 pixels (width, height) that moves 3 pixels to the right every frame, over frames 5, 6 and 7.
 MOVING = Tube(5, np.array([[10 + 3 * i, 20, 4, 6] for i in range(3)], dtype=float))
@@ -52,6 +52,23 @@ def test_truth_file(tmp_path):
         (tmp_path / "wrong.json").write_text(wrong)
         with pytest.raises(ValueError, match=r"wrong\.json"):
             read_truth(tmp_path / "wrong.json")
+
+
+def test_ways_are_read_of_the_videos_that_have_one_and_leave_the_tubes_alone(tmp_path):
+    path = tmp_path / "truth.json"
+    entry = {"class": "a", "n_frames": 9, "tubes": [{"first_frame": 5, "last_frame": 8,
+                                                    "boxes_x_y_w_h": MOVING.boxes.tolist()}]}
+    path.write_text(json.dumps({"u": entry, "v": {**entry, "way": 0}, "w": {**entry, "way": 1}}))
+    assert read_ways(path) == {"v": 0, "w": 1}
+    assert all((tubes[0].boxes == MOVING.boxes).all() for tubes in read_truth(path).values())
+    path.write_text(json.dumps({"u": entry}))
+    assert read_ways(path) == {}
+    with pytest.raises(FileNotFoundError, match=r"missing\.json"):
+        read_ways(tmp_path / "missing.json")
+    for wrong in ([1], {"v": 1}, *({"v": {"way": way}} for way in (-1, 0.5, True, "0", None))):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=r"truth\.json"):
+            read_ways(path)
 
 
 FRAMES, CROP = np.arange(2, 10), np.array([0.0, 0, 40, 60])

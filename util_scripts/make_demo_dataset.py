@@ -2,7 +2,7 @@
 
 import argparse
 
-from datasets.synthetic import CLASSES, make_demo_dataset
+from datasets.synthetic import CLASSES, WAY_SHARE, make_demo_dataset
 from util_scripts.errors import CommandLine, user_errors
 
 
@@ -15,15 +15,22 @@ def main() -> None:
     )
     parser.add_argument("out_dir", help="folder to write videos/, ucfTrainTestlist/, hierarchy.csv and truth.json to")
     parser.add_argument("--seed", type=int, default=1, help="another seed gives other videos")
-    parser.add_argument("--n_train_groups", type=int, default=24, help="training videos of every class")
-    parser.add_argument("--n_test_groups", type=int, default=12, help="test videos of every class")
+    parser.add_argument("--n_train_groups", type=int, default=24,
+                        help="groups of training videos: each holds --ways videos of every class")
+    parser.add_argument("--n_test_groups", type=int, default=12, help="groups of test videos, likewise")
     parser.add_argument("--frames", type=int, default=40, help="frames of every video")
     parser.add_argument("--size", type=int, default=72, help="height and width of the videos, in pixels")
+    parser.add_argument("--ways", type=int, default=1, metavar="{1,2}",
+                        help="2: every object comes in two kinds of different outline and hue, either of which "
+                             "performs the events of its classes; truth.json says which one a video shows")
+    parser.add_argument("--way_share", type=float, default=argparse.SUPPRESS, metavar="S",
+                        help="with --ways 2: the share of the second kinds in the training videos of every class, "
+                             f"0 < S < 1; test videos show both kinds evenly (default: {WAY_SHARE:g})")
     parser.add_argument("--n_jobs", type=int, default=2, help="processes; the files do not depend on it")
     args = parser.parse_args()
     with user_errors():
         make_demo_dataset(**vars(args))
-    n_videos = len(CLASSES) * (args.n_train_groups + args.n_test_groups)
+    n_videos = len(CLASSES) * (args.n_train_groups + args.n_test_groups) * args.ways
     print(f"{args.out_dir}: {n_videos} videos of {len(CLASSES)} classes")
 
 
