@@ -296,6 +296,9 @@ def test_predictions_of_several_processes_are_those_of_one(alone, shared, data, 
                 "--no_train --no_val --inference --inference_stride 3")
     assert [one.code for one in ended] == [0] * size, "\n".join(one.said for one in ended)
     found, expected = (json.loads((folder / "val.json").read_text()) for folder in (tmp_path, alone))
+    for rows in (found["videos"], expected["videos"]):
+        for row in rows.values():  # whose sums are taken in another order
+            row["backoff"]["probability"] = round(row["backoff"]["probability"], 9)
     assert found["videos"] == expected["videos"] and found["tree"] == expected["tree"]
     assert list(found["results"]) == list(expected["results"])
     for name, guesses in expected["results"].items():
