@@ -23,7 +23,7 @@ from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
 from models.scores import SCORES
 from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
-from options import CALL_FLAGS, TRUNK_FLAGS, WEIGHT_FLAGS, fill, parse_main, resolve
+from options import CALL_FLAGS, LEGACY, PAPER, TRUNK_FLAGS, WEIGHT_FLAGS, fill, parse_main, resolve
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 from training.push import PushRecord
 
@@ -166,6 +166,26 @@ def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy,
                            cache=cache, dim=args.emb_dim, c=args.c, edge=args.edge)
 
 
+def stored_args(checkpoint: dict) -> argparse.Namespace:
+    """All flags that a checkpoint was made with, also those that are younger than it."""
+    paper = bool(checkpoint["args"].get("paper"))
+    defaults = vars(parse_main(["--paper"] if paper else [])[0])
+    args = argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]})
+    fill(args)
+    return args
+
+
+def window_power(args: argparse.Namespace) -> float:
+    """The exponent by which windows come to a video's probabilities, 1 for their mean."""
+    return args.window_power if args.window_pool == "power" else 1.0
+
+
+def _check_pool(args: argparse.Namespace, given: set[str]) -> None:
+    if "window_power" in given and args.window_pool == "mean":
+        raise ValueError(f"--window_power {args.window_power:g} means nothing to --window_pool mean, which this run "
+                         "has; leave it out, or give --window_pool power")
+
+
 def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushRecord | None]:
     """The model, the tree and the push record that a checkpoint carries.
 
@@ -173,8 +193,7 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
         ValueError: naming the file, where its weights do not fit its own flags.
     """
     hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
-    args = argparse.Namespace(**{**vars(parse_main([])[0]), **checkpoint["args"]})  # of before a flag: its default
-    fill(args)
+    args = stored_args(checkpoint)
     model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"],
                         checkpoint.get("counts"))
     state = {name if not name.startswith(("last_layer.", "embeddings.")) else f"score.{name}": value  # of before scores
@@ -285,9 +304,9 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     checkpoint = None if path is None else load_checkpoint(path)
     if checkpoint is None:
         resolve(args)
+        _check_pool(args, given)
         return None, None
-    method = ["--paper"] if checkpoint["args"].get("paper") else []
-    stored = {**vars(parse_main(method)[0]), **checkpoint["args"]}  # of before a flag: its default
+    stored = vars(stored_args(checkpoint))
     for name in WEIGHT_FLAGS:
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name in stored and name not in ("conv1_t_stride", "no_max_pool"):
@@ -305,6 +324,7 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
     else:
         args.root_path = stored["root_path"]
     resolve(args)
+    _check_pool(args, given)
     for name in ("temporal_strides", "spatial_strides"):
         if getattr(args, name) != stored[name]:
             raise _contradiction(path, name, getattr(args, name), stored[name])

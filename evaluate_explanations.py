@@ -49,9 +49,10 @@ from evaluation.faithfulness import (
 )
 from evaluation.localisation import Tube, chance, placed, read_truth, truth_mask
 from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing
+from evaluation.recognition import pool_windows
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
-from explain.match import OWN_PATCH, LevelMatch, best_window, match_output
+from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
 from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
@@ -86,6 +87,7 @@ class Settings:
     inference_stride: int
     seed: int
     truth: str  # digest of its file, "none" without one
+    window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
     edition: int = 2  # of what is measured under one name: the second smooths heat of single voxels
 
     def told(self) -> dict:
@@ -206,7 +208,7 @@ class Judge:
             return None
         found = torch.cat([self.log_probs(self._normalised(torch.stack([item["clip"] for item in some]))).cpu()
                            for some in (items[i:i + 16] for i in range(0, len(items), 16))])
-        leaf, best = best_window(found, self.tree.n_leaves)
+        _, leaf, best = pool_windows(found, self.tree.membership, self.settings.window_power)
         item, video = items[best], self.clips.videos[v]
         pixels = item["clip"]
         changed_by = disturbed(self.clips, item, self._seed(video.name))
@@ -664,7 +666,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
             raise ValueError(f"{told}; give the truth of these as --truth")
         print(f"{told}, so pointing and energy are not measured", file=sys.stderr)
     settings = Settings(str(path), _digest(content), head, steps, iterations, stored.inference_stride, seed,
-                        hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none")
+                        hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none",
+                        build.window_power(stored))
     folder = Path(out) if out else path.parent / ("explanations" if head == "prototypes" else "explanations_softmax")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -776,6 +779,7 @@ class Rows:
         whole = [line for line in lines if line.endswith("\n")]  # a killed call may have left half a line
         try:
             first, *self.rows = map(json.loads, whole) if whole else ({"settings": settings.told()},)
+            first["settings"].setdefault("window_power", 1.0)  # of before it: the mean
             differ = [name for name, value in settings.told().items() if first["settings"].get(name) != value]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not what this script writes ({error}); --overwrite measures afresh") from error

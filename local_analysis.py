@@ -55,7 +55,7 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
 
 def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
-    stored = argparse.Namespace(**checkpoint["args"])
+    stored = build.stored_args(checkpoint)
     for name in build.DATA_PATHS:
         if name in given:
             setattr(stored, name, str(build.under_root(args, getattr(args, name))))
@@ -176,7 +176,8 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
         heat=heat,
-        pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads)
+        pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads,
+        power=build.window_power(stored))
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
     if out.parent == path.parent:  # where the report looks for them
         print(f"report: {write_report(path.parent)}")

@@ -25,8 +25,8 @@ from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, 
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips, whole_videos
+from evaluation.recognition import pool_windows
 from explain import attributed, render
-from explain.match import best_window
 from explain.names import file_name
 from explain.pictures import read_region
 from explain.report import percent
@@ -320,7 +320,7 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subj
     n = len(model.prototype_layer.node_of)
     if args.prototype is not None and not 0 <= args.prototype < n:
         raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
-    normalisation = build.normalisation_of(argparse.Namespace(**checkpoint["args"]))
+    normalisation = build.normalisation_of(build.stored_args(checkpoint))
     if checkpoint["done"] and checkpoint["done"][0] == "trunk":
         if args.prototype is not None:
             raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later checkpoint, or leave out --prototype")
@@ -345,7 +345,7 @@ class Shown:
 
 
 @torch.no_grad()
-def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace) -> list[tuple[int, dict, Tensor, int]]:
+def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace, power: float) -> list[tuple[int, dict, Tensor, int]]:
     """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the prediction.
 
     Raises:
@@ -363,7 +363,7 @@ def find_windows(subject: Subject, clips: VideoClips, args: argparse.Namespace) 
                 by_video.setdefault(item["video"], []).append((i, one))
     chosen = []
     for video, windows in by_video.items():
-        leaf, best = best_window(torch.stack([one for _, one in windows]), subject.hierarchy.n_leaves)
+        _, leaf, best = pool_windows(torch.stack([one for _, one in windows]), subject.hierarchy.membership, power)
         i, log_probs = windows[best]
         chosen.append((video, clips[i], log_probs, leaf))  # read again: the windows of all videos are too many to keep
     return chosen
@@ -618,16 +618,15 @@ def explain(args: argparse.Namespace, given: set[str]) -> None:
         subject = hipe_subject(args, checkpoint, path)
     else:
         subject = trunk_subject(args)
-    stored = {} if checkpoint is None else checkpoint["args"]
-    size, duration, stride = (getattr(args, name) or stored.get(name, default) for name, default in
-                              (("sample_size", 112), ("sample_duration", 16), ("sample_t_stride", 1)))
+    stored = parse_main([])[0] if checkpoint is None else build.stored_args(checkpoint)
+    size, duration, stride = (getattr(args, name) or getattr(stored, name) for name in ("sample_size", "sample_duration", "sample_t_stride"))
     build.check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
                        transform=EvalTransform(size), reader=reader)
     tell_of_short(clips, reader.reader if isinstance(reader, CachedReader) and isinstance(reader.reader, AnyVideo) else None)
     shown = []
-    for index, item, log_probs, leaf in find_windows(subject, clips, args):
+    for index, item, log_probs, leaf in find_windows(subject, clips, args, build.window_power(stored)):
         target = choose_target(args, subject, videos[index], leaf)
         clip = normalise(item["clip"].to(args.where), subject.normalisation)
         shown.append(Shown(videos[index], clip, item["frames"], item["crop"], log_probs, *target))

@@ -23,7 +23,7 @@ from datasets.reading import CachedReader, Reader
 from datasets.sampling import EpochBatches, n_batches
 from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
-from evaluation.recognition import Believed, VideoMean, recognition_metrics
+from evaluation.recognition import Believed, VideoPool, recognition_metrics
 from evaluation.typicality import distance_spread
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
@@ -534,7 +534,8 @@ class Run:
         if not videos:
             return None
         scores = evaluate(self.model, loader, torch.from_numpy(videos.labels), device=self.device, pooled=pooled,
-                          description="val", world=self.world, precision=self.precision)
+                          description="val", world=self.world, precision=self.precision,
+                          power=build.window_power(self.args))
         self.trainer.kind = None  # evaluation left the model in eval mode
         unread = len(videos) - scores["videos"]
         return scores | ({"unread": unread} if unread else {})
@@ -561,7 +562,7 @@ class Run:
     # --- inference
 
     def infer(self) -> None:
-        """Average the probabilities of each video's windows, and write {subset}.json."""
+        """Pool the probabilities of each video's windows, and write {subset}.json."""
         args, name = self.args, self.args.inference_subset
         videos = whole_videos(self.subset(name))
         if not videos:
@@ -569,14 +570,14 @@ class Run:
         if self.record is None:
             print("inference: nothing was pushed yet, so these predictions are not by training patches",
                   file=sys.stderr)
-        clips, means = self._predict(videos, self.reader(name), "inference")
+        clips, pool = self._predict(videos, self.reader(name), "inference")
         tell_looped(clips)
-        if not means.seen.any():
+        if not pool.seen.any():
             raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
                              "with util_scripts.generate_video_jpgs")
         believed = self._believed()
-        content = results_json(means, videos, clips, self.hierarchy, top=args.output_topk, believed=believed)
-        self._write_metrics(means, videos, believed)
+        content = results_json(pool, videos, clips, self.hierarchy, top=args.output_topk, believed=believed)
+        self._write_metrics(pool, videos, believed)
         if self.record is not None and not (self.results / "prototypes.json").is_file():
             self._write_json("prototypes.json", self.record.rows(self.hierarchy, self.model.prototype_layer.node_of))
         unread = len(videos) - len(content["results"])
@@ -584,14 +585,14 @@ class Run:
               + (f"; {unread} could not be read" if unread else ""))
 
 
-    def _predict(self, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoMean]:
-        """All windows of some videos, and the means of their probabilities."""
+    def _predict(self, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoPool]:
+        """All windows of some videos, and what these come to."""
         args = self.args
         clips = build.window_clips(args, videos, reader, args.inference_stride)
         loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
                                    **self._share(clips, args.inference_batch_size or args.batch_size))
         return clips, predict(self.model, loader, len(videos), device=self.device, description=what, world=self.world,
-                              precision=self.precision)
+                              precision=self.precision, power=build.window_power(args))
 
     def _believed(self) -> Believed:
         """Temperature and threshold of back-off: fitted on the groups that --calibrate held out of training."""
@@ -601,13 +602,13 @@ class Run:
             print("back-off: no groups were held out to calibrate on (--calibrate), so probabilities are taken as they "
                   f"come and the threshold is --target_accuracy {args.target_accuracy:g} itself", file=sys.stderr)
             return Believed.uncalibrated(args.target_accuracy)
-        _, means = self._predict(videos, self.source, "calibration")
-        labels = torch.tensor([video.label for video in videos])[means.seen]
+        _, pool = self._predict(videos, self.source, "calibration")
+        labels = torch.tensor([video.label for video in videos])[pool.seen]
         if not len(labels):
             print("warning: back-off: not one of the videos that were held out to calibrate on can be read, so "
                   "probabilities are taken as they come", file=sys.stderr)
             return Believed.uncalibrated(args.target_accuracy)
-        probs = means.mean[means.seen, :self.hierarchy.n_leaves]
+        probs = pool.probs[pool.seen, :self.hierarchy.n_leaves]
         believed = Believed.fitted(probs, labels, self.hierarchy, args.target_accuracy)
         chosen = f"chosen on {len(labels)} videos of {len(self.held_out)} groups that were held out of training"
         if believed.threshold > 1:
@@ -617,16 +618,16 @@ class Run:
         print(f"back-off: temperature {believed.temperature:.3g} and threshold {believed.threshold:.3g}, {chosen}")
         return believed
 
-    def _write_metrics(self, means: VideoMean, videos: Sequence[Video], believed: Believed) -> None:
+    def _write_metrics(self, pool: VideoPool, videos: Sequence[Video], believed: Believed) -> None:
         """metrics.json, of the videos that could be read and whose class is known."""
         labels = torch.tensor([video.label for video in videos])
-        known = (means.seen & (labels >= 0)).nonzero()[:, 0]
+        known = (pool.seen & (labels >= 0)).nonzero()[:, 0]
         if not len(known):
             return
-        found = recognition_metrics(means.mean[known, :self.hierarchy.n_leaves], labels[known],
+        found = recognition_metrics(pool.probs[known, :self.hierarchy.n_leaves], labels[known],
                                     [videos[v].name for v in known.tolist()], self.hierarchy, believed=believed)
         about = {"model": fingerprint(self.model), "subset": self.args.inference_subset, "n_videos": len(known),
-                 "n_clips": int(means.count[known].sum())}
+                 "n_clips": int(pool.count[known].sum()), "window_power": pool.power}
         self._write_json("metrics.json", about | found, indent=1)
 
 

@@ -24,6 +24,8 @@ WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor"
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
               "inference_subset", "inference_batch_size", "target_accuracy", "output_topk", "n_threads", "device", "no_cuda", "amp",
               "compile", "deterministic", "tensorboard", "no_img", "strict")
+# What checkpoints from before a flag were made with, where that is not the flag's default.
+LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
 # By option of a trunk's constructor, its flag and what that is when nobody sets it.
 TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
                "k": ("wide_resnet_k", 2), "cardinality": ("resnext_cardinality", 32),
@@ -68,7 +70,7 @@ PAPER = {
     "neck": "leaky", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True, "focus": 1.0,
     "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
     "sharing_weight": 0.0, "separation_rivals": "all", "last_layer": "joint", "push_on": "training",
-    "push_repeats": True, "no_last_push": True}
+    "push_repeats": True, "no_last_push": True, "window_pool": "mean"}
 # What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
 PAPER_DEFAULTS = {
     "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
@@ -222,6 +224,8 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--inference", action="store_true", help="write {subset}.json over sliding windows at the end")
     group.add_argument("--inference_subset", default="val", choices=("train", "val", "test"), help="(default: val)")
     group.add_argument("--inference_stride", type=int, default=16, help="frames from one window to the next (default: 16)")
+    group.add_argument("--window_pool", default="power", choices=("power", "mean"), help="a video's probabilities from those of its windows or clips; power: in proportion to the sum of the --window_power-th powers, so that unsure ones count less; mean: as published (default: power)")
+    group.add_argument("--window_power", type=float, default=4.0, help="the exponent of --window_pool power, above 0 (default: 4)")
     group.add_argument("--inference_batch_size", type=int, default=1, help="windows at a time; 0 for --batch_size (default: 1)")
     group.add_argument("--calibrate", action="store_true", help="hold a fifth of the training groups out of training, to fit the temperature and the threshold of back-off on")
     group.add_argument("--target_accuracy", type=float, default=0.9, help="how often back-off is to be right, 0..1 (default: .9)")
@@ -403,7 +407,7 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
     if args.temporal_strides and min(args.temporal_strides + args.spatial_strides) < 1:
         raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
-    for name in ("c", "edge", "T", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
+    for name in ("c", "edge", "T", "window_power", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
         value = getattr(args, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"--{name} must be above 0 and finite, not {value}")

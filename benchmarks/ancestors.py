@@ -26,6 +26,7 @@ from datasets.sampling import n_batches
 from datasets.video import Video, VideoClips
 from evaluation.localisation import Tube, points_at, read_truth
 from evaluation.prototypes import duplicates, sharing
+from evaluation.recognition import VideoPool
 from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
@@ -145,11 +146,11 @@ def firing(activations: Tensor, labels: Tensor, hierarchy: Hierarchy, node_of: T
 
 @torch.no_grad()
 def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, kept: dict[str, Tensor], videos: list[Video],
-             truth: dict[str, list[Tube]]) -> dict[str, list[float]]:
+             truth: dict[str, list[Tube]], power: float = 1.0) -> dict[str, list[float]]:
     """By measure a figure a level, from the leaf up.
 
     Args:
-        kept: of the test videos' windows. videos: these. truth: of test and training videos.
+        kept: of the test videos' windows. videos: these. truth: of test and training videos. power: of `VideoPool`.
     """
     model.eval()
     outputs = [model(batch["clip"]) for batch in FeatureBatches(kept, 48)]
@@ -158,15 +159,15 @@ def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, kept: dict[s
     layer, levels, size = model.prototype_layer, range(hierarchy.n_levels), record.clip_size
     hits: list[list[bool]] = [[] for _ in levels]
     right: list[list[bool]] = [[] for _ in levels]
-    for v, video in enumerate(videos):
-        windows = (kept["video"] == v).nonzero()[:, 0]
-        leaves = log_probs[windows, :hierarchy.n_leaves]
-        leaf = int(leaves.exp().mean(0).argmax())
+    pool = VideoPool(len(videos), hierarchy.membership, power)
+    pool.add(kept["video"], log_probs.exp(), torch.arange(len(log_probs)))
+    predicted = pool.probs[:, :hierarchy.n_leaves].argmax(1).tolist()
+    for v, (video, leaf) in enumerate(zip(videos, predicted, strict=True)):
         for level in levels:
             right[level].append(bool(hierarchy.ancestors[leaf, level] == hierarchy.ancestors[video.label, level]))
         if leaf != video.label:
             continue
-        window = windows[leaves[:, leaf].argmax()]
+        window = pool.best[v, leaf]
         gains = model.score.silenced(activations[window], hierarchy.ancestors[leaf])  # (L, P)
         for level in levels:
             best = gains[level].masked_fill(layer.node_of != hierarchy.ancestors[leaf, level], -torch.inf).argmax()
@@ -230,7 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             torch.manual_seed(seed)
             model = copy.deepcopy(trained)
             record = train(model, args, kept, seed)
-            found.append(measures(model, hierarchy, record, kept["test"], subsets["validation"], truth))
+            found.append(measures(model, hierarchy, record, kept["test"], subsets["validation"], truth,
+                                  build.window_power(args)))
         if first:
             names = [f"{name} {level + hierarchy.n_levels - len(found[0][name])}" for name in found[0]
                      for level in range(len(found[0][name]))]

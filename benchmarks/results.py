@@ -126,18 +126,19 @@ def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor,
     Args:
         pooled: whether its softmax head is asked. no_cuda: leave a GPU alone.
     Returns:
-        probabilities (N, K0), means over all windows; true leaves (N,); the tree.
+        probabilities (N, K0), pooled over all windows; true leaves (N,); the tree.
     """
     checkpoint = load_checkpoint(path)
     model, hierarchy, _ = build.model_of(checkpoint, path)
-    args = argparse.Namespace(**checkpoint["args"])
+    args = build.stored_args(checkpoint)
     videos = whole_videos(build.read_videos(args, hierarchy).subset("validation"))
     clips = build.window_clips(args, videos, build.make_reader(args), args.inference_stride)
     device = build.choose_device(None, no_cuda)
     loader = build.make_loader(clips, n_threads=args.n_threads, device=device, batch_size=48)
-    means = predict(model.to(device), loader, len(videos), device=device, pooled=pooled)
+    pool = predict(model.to(device), loader, len(videos), device=device, pooled=pooled,
+                   power=build.window_power(args))
     labels = torch.tensor([video.label for video in videos])
-    return means.mean[means.seen, :hierarchy.n_leaves], labels[means.seen], hierarchy
+    return pool.probs[pool.seen, :hierarchy.n_leaves], labels[pool.seen], hierarchy
 
 
 def recognition(path: Path, *, pooled: bool, no_cuda: bool = False) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Real people, judged on actors never seen in training.
 
 HIPE's mean video accuracy before push, after push and after tuning, beside the same trunk with a pooled softmax head
-trained for the same number of epochs. A video's probabilities are the mean over eight clips.
+trained for the same number of epochs. A video's probabilities are pooled over eight clips.
 
     python -m benchmarks.weizmann --data DIR [--seeds 1 2 3] [--test_actors 6 7]
 

@@ -19,7 +19,7 @@ TINY = 1e-12  # a probability is taken for no less
 def tempered(probs: Tensor, temperature: float) -> Tensor:
     """Leaf probabilities (N, K0) at another temperature: softmax(log p / temperature).
 
-    What is scaled is the mean over a video's clips (pool, then calibrate: Rahaman and Thiery, NeurIPS 2021).
+    What is scaled is pooled over a video's clips (pool, then calibrate: Rahaman and Thiery, NeurIPS 2021).
     """
     return (probs.double().clamp(min=TINY).log() / temperature).softmax(-1)
 

@@ -149,7 +149,7 @@ def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hie
     """Everything that metrics.json tells of recognition.
 
     Args:
-        probs: (N, K0) of N >= 1 videos, means over their clips. labels: (N,) leaves. names: (N,) of the videos.
+        probs: (N, K0) of N >= 1 videos, pooled over their clips. labels: (N,) leaves. names: (N,) of the videos.
         believed: temperature, threshold and where they come from.
     Returns:
         plain numbers, names and lists, without NaN; see docs/FORMATS.md.
@@ -223,48 +223,68 @@ def _mistakes(predicted: Tensor, probability: Tensor, labels: Tensor, names: Seq
     return sorted(rows, key=lambda row: (-row["height"], -row["probability"], row["video"]))
 
 
-class VideoMean:
-    """Mean of the clips' probabilities over each video, and each node's best clip, as clips stream by.
+class VideoPool:
+    """Probabilities of whole videos from those of their clips, and each node's best clip, as clips stream by.
 
-    Memory is a few numbers a video and node, however many clips there are.
+    p(leaf | video) = sum over clips of p(leaf | clip)^power / the same sum over all leaves, and an ancestor's
+    probability is the sum over its leaves; power 1 is the mean over the clips. Clips without the event are rightly
+    unsure, and count the less the higher the power. Memory is a few numbers a video and node, however many clips there
+    are.
 
     Args:
-        n_videos, n_nodes: how many there are.
+        n_videos: how many there are.
+        membership: (K, K0), 1 where a leaf lies below a node or is the node, else 0; nodes from 0 are the leaves.
+        power: above 0, finite.
     Attributes:
         count: (n_videos,) int64, the clips seen of each video.
         best: (n_videos, K) int64, the item of the clip that gave each node the highest probability; of equal ones the
             earliest batch's, and in a batch the lowest; -1 for a video without clips.
     """
 
-    def __init__(self, n_videos: int, n_nodes: int) -> None:
+    def __init__(self, n_videos: int, membership: Tensor, power: float = 1.0) -> None:
+        n_nodes, n_leaves = membership.shape
+        self.power = power
         self.count = torch.zeros(n_videos, dtype=torch.int64)
         self.best = torch.full((n_videos, n_nodes), -1)
-        self._sum = torch.zeros(n_videos, n_nodes, dtype=torch.float64)
+        self._membership = membership.detach().double().cpu()
+        self._sum = torch.zeros(n_videos, n_nodes if power == 1 else n_leaves, dtype=torch.float64)
         self._highest = torch.full((n_videos, n_nodes), -torch.inf)
 
     def add(self, videos: Tensor, probs: Tensor, items: Tensor) -> None:
         """Take in a batch of clips: the videos (B,) they are of, their probabilities (B, K), their items (B,)."""
         probs = probs.detach().float().cpu()
         self.count.index_add_(0, videos, torch.ones_like(videos))
-        self._sum.index_add_(0, videos, probs.double())
-        some, local = videos.unique(return_inverse=True)  # (n,), (B,)
-        local = local[:, None].expand_as(probs)  # (B, K)
+        some, places = videos.unique(return_inverse=True)  # (n,), (B,)
+        local = places[:, None].expand_as(probs)  # (B, K)
         top = probs.new_full((len(some), probs.shape[1]), -torch.inf).scatter_reduce(0, local, probs, "amax")  # (n, K)
         never = torch.iinfo(torch.int64).max
         candidates = items[:, None].expand_as(probs).masked_fill(probs < top.gather(0, local), never)  # (B, K)
         first = torch.full_like(top, never, dtype=torch.int64)
         first = first.scatter_reduce(0, local, candidates, "amin")  # (n, K)
-        better = top > self._highest[some]
-        self.best[some] = torch.where(better, first, self.best[some])
-        self._highest[some] = torch.maximum(top, self._highest[some])
+        before = self._highest[some]
+        self.best[some] = torch.where(top > before, first, self.best[some])
+        self._highest[some] = highest = torch.maximum(top, before)
+        unit = self._unit(highest)
+        self._sum[some] *= (self._unit(before) / unit) ** self.power
+        self._sum.index_add_(0, videos, (probs[:, :self._sum.shape[1]].double() / unit[places]) ** self.power)
 
-    def merge(self, other: "VideoMean") -> None:
+    def merge(self, other: "VideoPool") -> None:
         """Take in what another one saw of other clips, whose items settle ties: the lowest is the best clip."""
         self.count += other.count
-        self._sum += other._sum
         tied = (other._highest == self._highest) & (other.best < self.best)
         self.best = torch.where((other._highest > self._highest) | tied, other.best, self.best)
-        self._highest = torch.maximum(self._highest, other._highest)
+        highest = torch.maximum(other._highest, self._highest)
+        unit = self._unit(highest)
+        self._sum = (self._sum * (self._unit(self._highest) / unit) ** self.power
+                     + other._sum * (other._unit(other._highest) / unit) ** self.power)
+        self._highest = highest
+
+    def _unit(self, highest: Tensor) -> Tensor:
+        """(n, K) -> (n, 1): the highest probability of a leaf, the unit in which powers are summed, lest all vanish."""
+        if self.power == 1:
+            return torch.ones(len(highest), 1, dtype=torch.float64)
+        leaves = highest[:, :self._membership.shape[1]]
+        return leaves.amax(1, keepdim=True).double().clamp(min=torch.finfo(torch.float32).tiny)
 
     @property
     def seen(self) -> Tensor:
@@ -272,6 +292,25 @@ class VideoMean:
         return self.count > 0
 
     @property
-    def mean(self) -> Tensor:
+    def probs(self) -> Tensor:
         """(n_videos, K) float64; zeros for a video without clips."""
-        return self._sum / self.count.clamp(min=1)[:, None]
+        if self.power == 1:
+            return self._sum / self.count.clamp(min=1)[:, None]
+        total = self._sum.sum(1, keepdim=True)  # at least 1, of the most probable leaf, where there was a clip
+        return self._sum / total.clamp(min=torch.finfo(total.dtype).tiny) @ self._membership.T
+
+
+def pool_windows(log_probs: Tensor, membership: Tensor, power: float) -> tuple[Tensor, int, int]:
+    """What a video is taken for, and the window that shows it best.
+
+    Args:
+        log_probs: (N, K) of the video's N >= 1 windows. membership, power: as of a `VideoPool`.
+    Returns:
+        the video's probabilities (K,) float64, its most probable leaf, and the window that gives that leaf the highest
+        probability, the first of equals.
+    """
+    pool = VideoPool(1, membership, power)
+    pool.add(torch.zeros(len(log_probs), dtype=torch.int64), log_probs.exp(), torch.arange(len(log_probs)))
+    probs = pool.probs[0]
+    leaf = int(probs[:membership.shape[1]].argmax())
+    return probs, leaf, int(pool.best[0, leaf])

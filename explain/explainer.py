@@ -16,9 +16,10 @@ from tqdm import tqdm
 from datasets.reading import Reader
 from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
+from evaluation.recognition import pool_windows
 from explain import render, report
 from explain.evidence import Evidence, kept_activation
-from explain.match import LevelMatch, Match, PushRecordLike, best_window, match_output
+from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
 from explain.pictures import Painter, read_region
 from hierarchy.tree import Hierarchy
@@ -72,9 +73,9 @@ class _Narrator:
         self.source_videos, self.source_reader = source_videos, source_reader
         self._source_fps: dict[str, float | None] = {}
 
-    def video(self, video: Video, fps: float | None, window: _Window, mean: Tensor, leaf: int,
+    def video(self, video: Video, fps: float | None, window: _Window, probs: Tensor, leaf: int,
               levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence]) -> dict:
-        """All of explanation.json; `mean` (K,) are the probabilities of the whole video, `evidence` by prototype."""
+        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -82,7 +83,7 @@ class _Narrator:
             "window": [first, last],
             "seconds": _seconds(first, last, fps),
             "prediction": [tree.full_name(node) for node in path],
-            "path_scores": [_rounded(mean[node]) for node in path],
+            "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
             "levels": [self._level(found, window, fps, evidence) for found in levels],
             "n_levels": tree.n_levels,
@@ -179,7 +180,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
                    levels: Sequence[int], out: Path, beside: Path | None = None,
                    source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
                    heat: tuple[str, Callable[..., Tensor]] | None = None, pictures: bool = True, batch_size: int = 8,
-                   n_jobs: int = 0, progress: bool = True) -> list[dict]:
+                   n_jobs: int = 0, progress: bool = True, power: float = 1.0) -> list[dict]:
     """Explain every video of a dataset, each in a folder of its own under `out`.
 
     A folder holds `explanation.json` and, with pictures, GIFs, `index.html` and, where `beside` explains the same
@@ -198,6 +199,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
             by default the similarity of the cells, upsampled.
         pictures: False writes explanation.json alone.
         batch_size: windows at a time. n_jobs: processes that load them.
+        power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
     Returns:
         the contents of each explanation.json; a video that cannot be read has none.
     Raises:
@@ -212,7 +214,6 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
     narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model),
                          heat[0] if heat else UPSAMPLE)
     painter = Painter(source_videos, source_reader, size[1:])
-    n_leaves = hierarchy.n_leaves
     explanations, skipped = [], []
     videos = tqdm(_windows(model, clips, batch_size, n_jobs), desc="explaining", unit="video",
                   total=len(clips.videos), disable=not progress)
@@ -222,7 +223,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
             skipped.append(video.name)
             continue
         log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
-        leaf, best = best_window(log_probs, n_leaves)
+        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, power)
         window = windows[best]
         pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
@@ -233,8 +234,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
-        explanation = narrator.video(video, fps, window, log_probs.double().exp().mean(0), leaf, found,
-                                     evidence)
+        explanation = narrator.video(video, fps, window, probs, leaf, found, evidence)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)

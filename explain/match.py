@@ -77,19 +77,6 @@ class LevelMatch:
     shares: dict[str, float]  # see `evidence_shares`
 
 
-def best_window(log_probs: Tensor, n_leaves: int) -> tuple[int, int]:
-    """A video's predicted leaf, and the window that shows it best.
-
-    Args:
-        log_probs: (N, K) of the video's N windows.
-        n_leaves: K0.
-    Returns:
-        The leaf with the highest mean probability over the windows, and the window with the highest probability of it.
-    """
-    leaf = int(log_probs[:, :n_leaves].double().exp().mean(0).argmax())
-    return leaf, int(log_probs[:, leaf].argmax())
-
-
 def source_of(record: PushRecordLike | None, prototype: int) -> Source | None:
     """Where a prototype comes from; None where no training clip matched it, or where nothing was pushed yet."""
     if record is None or record.video[prototype] is None:

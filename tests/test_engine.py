@@ -255,26 +255,31 @@ def test_meters_take_means():
 
 @torch.no_grad()
 @pytest.mark.parametrize("pooled", [False, True])
-def test_predictions_are_means_over_the_clips_of_a_video(model, pooled):
+def test_predictions_are_pooled_over_the_clips_of_a_video(model, pooled):
     """Three videos of 2, 2 and 1 clips; one clip cannot be read, and nor can the last video."""
     made = [noise_batch([0, 0, 3]), noise_batch([3, 4], first=3)]
     made[0]["video"], made[1]["video"] = torch.tensor([0, 0, 1]), torch.tensor([1, 2])
     made[0]["valid"][1] = made[1]["valid"][1] = False
-    means = predict(model, made, 3, device=CPU, pooled=pooled)
+    pool = predict(model, made, 3, device=CPU, pooled=pooled)
     clips = torch.cat([batch["clip"] for batch in valid_clips(made, CPU)])
     if pooled:
         probs = model.node_log_probs(model.pooled_log_probs(model.eval().trunk(clips))).exp()
     else:
         probs = model.eval()(clips).log_probs.exp()
-    assert means.count.tolist() == [1, 2, 0]
-    torch.testing.assert_close(means.mean[0].float(), probs[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(means.mean[1].float(), probs[1:].mean(0), atol=1e-5, rtol=1e-4)
+    assert pool.count.tolist() == [1, 2, 0]
+    torch.testing.assert_close(pool.probs[0].float(), probs[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(pool.probs[1].float(), probs[1:].mean(0), atol=1e-5, rtol=1e-4)
 
     scores = evaluate(model, made, torch.tensor([0, 3, 4]), device=CPU, pooled=pooled)
     assert set(scores) == {"loss", "top1", "top5", "level_1", "level_2", "own_argmax_1", "own_argmax_2", "severity",
                            "videos"} and scores["videos"] == 2
-    expected = -(means.mean[0, 0].log() + means.mean[1, 3].log()) / 2
+    expected = -(pool.probs[0, 0].log() + pool.probs[1, 3].log()) / 2
     assert scores["loss"] == pytest.approx(float(expected), rel=1e-5) and scores["top5"] == 1
+
+    sharpened = probs[1:, :5].double().pow(4).sum(0)
+    found = predict(model, made, 3, device=CPU, pooled=pooled, power=4.0).probs[1]
+    torch.testing.assert_close(found[:5], sharpened / sharpened.sum(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, model.membership.double() @ found[:5])
 
 
 def test_nothing_readable_cannot_be_validated(model):
@@ -298,8 +303,8 @@ def test_results_have_the_published_form(model):
     made = [noise_batch([0, 0, 3, 4])]
     made[0]["video"], made[0]["valid"][3] = torch.tensor([0, 0, 1, 2]), False
     videos = [Video(f"v{i}", None, label, "validation", 9, (0, 9)) for i, label in enumerate((0, -1, 4))]
-    means = predict(model, made, 3, device=CPU)
-    found = results_json(means, videos, Windows(), tree, top=9)
+    pool = predict(model, made, 3, device=CPU)
+    found = results_json(pool, videos, Windows(), tree, top=9)
     assert set(found) == {"results", "videos", "tree"} and set(found["results"]) == {"v0", "v1"}  # v2 was not readable
     assert found["tree"] == {tree.names[leaf]: list(tree.path(leaf)) for leaf in range(5)}
     assert found["videos"]["v0"]["truth"] == tree.names[0] and found["videos"]["v1"]["truth"] is None
@@ -311,7 +316,7 @@ def test_results_have_the_published_form(model):
             assert entry["path"] == found["tree"][entry["label"]] and entry["path_scores"][0] == entry["score"]
             assert entry["path_scores"] == sorted(entry["path_scores"])  # an ancestor is no less probable
         first = tree.label(row[0]["label"])
-        assert found["videos"][name]["window"][0] == 10 * int(means.best[int(name[1]), first])
+        assert found["videos"][name]["window"][0] == 10 * int(pool.best[int(name[1]), first])
 
 
 def test_another_optimiser_begins_without_the_memories_of_the_first(model):

@@ -1,6 +1,7 @@
 """evaluate_explanations.py by its command line: what it measures, how it goes on after a kill, and bad input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -215,11 +216,17 @@ def test_numbers_of_other_settings_are_not_mixed(trained, judged, capsys):
         call("--resume_path", trained / "save_1.pth", QUICK, "--truth", trained / "other.json", "--out", judged)
     assert "another truth" in capsys.readouterr().err
     (judged.parent / "torn").mkdir(exist_ok=True)
+    settings = Settings("p", "d", "prototypes", 4, 1, 1, 1, "none")
+    told = {name: value for name, value in settings.told().items() if name != "window_power"}  # as of before it
+    (judged.parent / "torn" / "old.jsonl").write_text(json.dumps({"settings": told}) + "\n")
+    Rows(judged.parent / "torn" / "old.jsonl", settings, False)
+    with pytest.raises(ValueError, match="window_power"):
+        Rows(judged.parent / "torn" / "old.jsonl", replace(settings, window_power=4.0), False)
     path = judged.parent / "torn" / "rows.jsonl"
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match=r"rows\.jsonl"):
-        Rows(path, Settings("p", "d", "prototypes", 4, 1, 1, 1, "none"), False)
-    assert Rows(path, Settings("p", "d", "prototypes", 4, 1, 1, 1, "none"), True).rows == []
+        Rows(path, settings, False)
+    assert Rows(path, settings, True).rows == []
 
 
 def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):

@@ -369,7 +369,7 @@ def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
         return item
 
     monkeypatch.setattr(VideoClips, "__getitem__", counted)
-    found = local_attribution.find_windows(subject, clips, args)
+    found = local_attribution.find_windows(subject, clips, args, 4.0)
     assert len(found) == 3 and len(clips) >= 8 and most[0] <= 5
 
 

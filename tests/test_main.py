@@ -23,7 +23,7 @@ from attribution import METHODS
 from hierarchy.tree import Hierarchy
 from local_analysis import heat_method
 from models.geometry import box_of, smoothed
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
 from util_scripts import eval_accuracy
 from util_scripts.errors import user_errors
@@ -390,6 +390,7 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
             video = found["results"][one["video"]]
             assert one["prediction"] == video[0]["path"] and one["truth"] in one["video"]
             assert one["window"] == found["videos"][one["video"]]["window"]
+            assert one["path_scores"] == pytest.approx(video[0]["path_scores"], abs=1e-5)
             assert [level["level"] for level in one["levels"]] == levels
             for level in one["levels"]:
                 assert level["node"] == one["prediction"][level["level"]] and 0 <= level["probability"] <= 1
@@ -455,6 +456,38 @@ def test_inference_alone_with_data_that_moved(whole, own_data, tmp_path):
     found = json.loads((tmp_path / "out" / "train.json").read_text())
     assert len(found["results"]) == 12
     assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_windows_are_pooled_by_powers_or_as_the_checkpoint_was(whole, tmp_path, capsys):
+    """A mean where it is asked for, and where the checkpoint is from before the flag; explanations agree."""
+    infer = f"--no_train --no_val --inference --inference_stride 2 {CALL}"
+
+    def scores(folder: str, checkpoint: Path, *more: str) -> tuple[float, dict]:
+        call("--resume_path", checkpoint, "--result_path", tmp_path / folder, infer, *more)
+        found = json.loads((tmp_path / folder / "val.json").read_text())["results"]
+        return (json.loads((tmp_path / folder / "metrics.json").read_text())["window_power"],
+                {name: guesses[0]["path_scores"] for name, guesses in found.items()})
+
+    content = load_checkpoint(whole / "save_3.pth")
+    assert content["args"]["window_pool"] == "power"
+    del content["args"]["window_pool"], content["args"]["window_power"]
+    (tmp_path / "old").mkdir()
+    save_checkpoint(tmp_path / "old" / "save_3.pth", content)
+
+    power, mean = scores("power", whole / "save_3.pth"), scores("mean", whole / "save_3.pth", "--window_pool mean")
+    assert power[0] == 4 and mean[0] == 1
+    assert all(power[1][name][0] > mean[1][name][0] + 1e-3 for name in mean[1])
+    assert scores("old", tmp_path / "old" / "save_3.pth") == mean
+    assert scores("now", tmp_path / "old" / "save_3.pth", "--window_pool power") == power
+    assert "--window_power" in refused(capsys, "--resume_path", tmp_path / "old" / "save_3.pth", infer,
+                                       "--window_power 2")
+    for folder, checkpoint, expected in (("power", whole, power), ("old", tmp_path / "old", mean)):
+        explain_classes("--resume_path", checkpoint / "save_3.pth", "--out", tmp_path / folder / "shown", "--no_img",
+                        "--inference_stride", "2", "--n_videos", "0", "--heat", "upsample")
+        shown = [json.loads(path.read_text()) for path in (tmp_path / folder / "shown").glob("*/explanation.json")]
+        assert len(shown) == 4
+        for one in shown:
+            assert one["path_scores"] == pytest.approx(expected[1][one["video"]], abs=2e-6)
 
 
 def test_metrics_come_with_inference_and_calibration_holds_out_groups(data, tmp_path, capsys):
@@ -662,6 +695,8 @@ def fresh(data: Path, results: Path) -> list:
     ("--emb_file nowhere.pth", ["nowhere.pth"]),
     ("--batch_size 0", ["--batch_size"]),
     ("--device mars", ["--device mars"]),
+    ("--window_power -1", ["--window_power", "above 0"]),
+    ("--window_pool mean --window_power 2", ["--window_power 2", "--window_pool mean"]),
 ])
 def test_bad_flags(data, tmp_path, capsys, more, words):
     error = refused(capsys, *fresh(data, tmp_path / "results"), more)

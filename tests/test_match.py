@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import STRIDE, Record, tiny_hipe
 
-from explain.match import best_window, match, match_output
+from explain.match import match, match_output
 from models.geometry import upsample
 from models.scores import evidence_shares
 
@@ -152,9 +152,3 @@ def test_unmatched_prototypes_are_listed_without_a_source(clip):
     assert (first.prototype, first.source) == (best, None)
     assert second.source.video == "v" and second.source.box == record.box(second.prototype)
     assert match(model, clip, [0])[0].matches[1].source is None
-
-
-def test_best_window_is_that_of_the_videos_prediction():
-    """Window 1 is surest of anything, but of leaf 1; the video as a whole is leaf 0, which window 2 shows best."""
-    probabilities = torch.tensor([[0.6, 0.4, 1.0], [0.05, 0.95, 1.0], [0.9, 0.1, 1.0]])
-    assert best_window(probabilities.log(), 2) == (0, 2)

@@ -8,6 +8,7 @@ import pytest
 
 from options import (
     CALL_FLAGS,
+    LEGACY,
     RECIPES,
     WEIGHT_FLAGS,
     data_flags,
@@ -117,7 +118,8 @@ def test_depth_and_strides_of_a_trunk(line, depth, temporal):
     ("--edge -1", ("--edge",)),
     ("--resnet_widen_factor 0", ("--resnet_widen_factor",)),
     *((f"--{flag} {value}", (f"--{flag} must be above 0 and finite, not {value}",))
-      for flag in ("resnet_widen_factor", "T", "c", "edge") for value in ("inf", "nan")),
+      for flag in ("resnet_widen_factor", "T", "c", "edge", "window_power") for value in ("inf", "nan")),
+    ("--window_power 0", ("--window_power", "above 0")),
     ("--T 0", ("--T ", "above 0")),
     *((f"--conv1_t_size {size}", ("--conv1_t_size", "odd", size)) for size in ("-1", "0", "4")),
     ("--model s3d --model_depth 18", ("--model s3d", "--model_depth 18", "leave")),
@@ -147,7 +149,7 @@ def test_unknown_flags_and_values(line):
 
 def test_lists_of_flags_name_flags():
     names = set(vars(parse_main([])[0]))
-    assert set(WEIGHT_FLAGS) <= names and set(CALL_FLAGS) <= names and set(RECIPES["scratch"]) <= names
+    assert set(WEIGHT_FLAGS) <= names and set(CALL_FLAGS) | set(LEGACY) <= names and set(RECIPES["scratch"]) <= names
     assert not set(WEIGHT_FLAGS) & set(CALL_FLAGS)
 
 

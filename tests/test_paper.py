@@ -53,7 +53,7 @@ def test_rates_and_epochs_of_paper_can_be_chosen():
 @pytest.mark.parametrize("line", [
     "--neck sigmoid", "--score hyperbolic", "--focus .04", "--background_weight .5", "--coverage_weight 1",
     "--ce_weight 1", "--orthogonality_weight .1", "--sharing_weight .1", "--separation_rivals level", "--learn_T",
-    "--last_layer always", "--push_on still", "--temporal_strides 1 2 2 1 1",
+    "--last_layer always", "--push_on still", "--window_pool power", "--temporal_strides 1 2 2 1 1",
     "--conv1_t_stride 1 --sample_duration 32", "--model mvit_v2_s", "--model tsm_resnet50"])
 def test_what_contradicts_paper_is_refused(line):
     with pytest.raises(ValueError, match="--paper"):

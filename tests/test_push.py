@@ -12,7 +12,8 @@ from torch import nn
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.features import KeptFeatures, keep_features, valid_clips
-from training.push import PushRecord, push, start_prototypes
+from training.push import PushRecord, push
+from training.starts import start_prototypes
 
 CPU = torch.device("cpu")
 LABELS = [0, 3, 5, 3, 0, 2, 5, 5]  # of 7 classes: 1, 4 and 6 have no clip

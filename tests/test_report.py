@@ -156,8 +156,9 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
         assert story.count("similarity") > words.count("similarity") and entry["heat"] == "in the corner"
 
 
-def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path):
-    explanation = world(tmp_path, pictures=False)[0]
+@pytest.mark.parametrize("power", [1.0, 4.0])
+def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path, power):
+    explanation = world(tmp_path, pictures=False, power=power)[0]
     outputs = []
     for i in range(len(world.clips)):
         item = world.clips[i]
@@ -165,12 +166,14 @@ def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path):
             with torch.no_grad():
                 outputs.append((int(item["frames"][0]), world.model(normalise(item["clip"])[None]).log_probs[0].exp()))
     assert [first for first, _ in outputs] == [0, 6, 12]
-    leaf = int(sum(p for _, p in outputs)[:6].argmax())
+    total = sum(p[:6].double() ** power for _, p in outputs)
+    probs = (world.tree.membership.double() @ total / total.sum()).tolist()
+    leaf = int(total.argmax())
     best = max(outputs, key=lambda one: one[1][leaf])
     assert explanation["window"][0] == best[0]
     assert explanation["prediction"] == list(world.tree.path(leaf))
     assert explanation["levels"][0]["probability"] == pytest.approx(float(best[1][leaf]), abs=1e-5)
-    expected = [float(sum(p[node] for _, p in outputs)) / 3 for node in world.tree.path_ids(leaf)]
+    expected = [probs[node] for node in world.tree.path_ids(leaf)]
     assert explanation["path_scores"] == pytest.approx(expected, abs=1e-5)
 
 

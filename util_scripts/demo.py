@@ -4,7 +4,6 @@ Runs the project's own command lines, one after the other, and recomputes every 
 that they leave.
 """
 
-import argparse
 import json
 import shlex
 import shutil
@@ -129,7 +128,7 @@ def summarise(out: Path, minutes: float) -> dict:
     results = out / "results"
     checkpoint = load_checkpoint(newest_whole(results))
     model, hierarchy, _ = build.model_of(checkpoint, results)
-    args = argparse.Namespace(**checkpoint["args"])
+    args = build.stored_args(checkpoint)
     videos = build.read_videos(args, hierarchy)
     test = [video for video in videos if video.subset == "validation"]
     train = [video for video in videos if video.subset == "training"]

@@ -124,6 +124,7 @@ def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> 
         grid = model(clip).features.shape[2:]
     return {"input": {"dtype": "uint8", "channels": "RGB", "frames": args.sample_duration, "size": args.sample_size,
                       "frame_stride": args.sample_t_stride},
+            "window_power": build.window_power(args),
             "outputs": OUTPUTS,
             "nodes": [{"name": hierarchy.full_name(node), "level": int(hierarchy.level_of[node]),
                        "path": list(hierarchy.path(node))} for node in range(len(hierarchy))],
@@ -143,7 +144,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     if Step(*checkpoint["done"]).kind == "trunk":
         raise ValueError(f"{checkpoint_path}: only its trunk is trained, its prototypes are not; give a save_*.pth")
     model, hierarchy, _ = build.model_of(checkpoint, checkpoint_path)
-    args = argparse.Namespace(**checkpoint["args"])
+    args = build.stored_args(checkpoint)
     size = (args.sample_duration, args.sample_size, args.sample_size)
     serving = Serving(model.eval().requires_grad_(False), build.normalisation_of(args))
     try:

@@ -115,10 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                                  batch_size=args.batch_size)
 
     def accuracy(some: HIPE) -> list[float]:
-        means = predict(some, loader(validation, args.n_val_samples), len(validation), device=device, description="val")
+        pool = predict(some, loader(validation, args.n_val_samples), len(validation), device=device, description="val",
+                       power=build.window_power(args))
         labels = torch.tensor([video.label for video in validation])
-        leaves = means.mean[means.seen, :hierarchy.n_leaves]
-        return accuracy_per_level(leaves.argmax(1), labels[means.seen], hierarchy.ancestors).tolist()
+        leaves = pool.probs[pool.seen, :hierarchy.n_leaves]
+        return accuracy_per_level(leaves.argmax(1), labels[pool.seen], hierarchy.ancestors).tolist()
 
     activations, labels, distances = clips_of(model, loader(training, args.push_clips), len(training), device)
     layer, seen = model.prototype_layer, distances.isfinite().all(1)
