@@ -1,4 +1,5 @@
-"""What the score does to recognition: the tree in hyperbolic or Euclidean space against one-hot classes.
+"""What the score in embedding space does to recognition: the tree in hyperbolic or Euclidean space against one-hot
+classes.
 
     python -m benchmarks.scores [--demo demo] [--weizmann DIR [--test_actors 1 2]] [--seeds 1 2 3]
 
@@ -22,7 +23,7 @@ from util_scripts.demo import TRAINING
 from util_scripts.errors import CommandLine, user_errors
 
 HEADS = {
-    "hyperbolic": "",
+    "hyperbolic": "--score hyperbolic",
     "euclidean": "--score euclidean",
     "cosine": "--score cosine",
     "one-hot": "--score linear --emb_file {one_hot}",
