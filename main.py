@@ -495,7 +495,8 @@ class Run:
                 model.keep(keep)
                 self.trainer.forget()
                 self.trainer.enter("last")
-            self.record, own, distances = self.record.only(keep), own[:, keep], distances[:, keep]
+                own = kept.distances(model.prototype_layer, self.device)  # searched as a resumed run does it
+            self.record, distances = self.record.only(keep), distances[:, keep]
         nearest = torch.full((len(training), distances.shape[1]), torch.inf)
         nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
         number = {name: i for i, name in enumerate(training.names)}
