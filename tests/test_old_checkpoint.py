@@ -118,8 +118,10 @@ def explained(checkpoint: dict) -> dict:
     levels = range(hierarchy.n_levels)
     return {"log_probs": output.log_probs.tolist(), "activations": output.activations.tolist(),
             "levels": [[{"level": level.level, "node": level.node, "probability": level.probability,
-                         "shares": level.shares,
-                         "matches": [{"prototype": one.prototype, "node": one.node, "similarity": one.similarity,
+                         # all others' evidence has been split since into descendants' and the rest's
+                         "shares": {**level.shares,
+                                    "elsewhere": level.shares["elsewhere"] + level.shares["descendants"]},
+                         "matches": [{"prototype": one.prototype, "node": one.node, "similarity": one.activation,
                                       "contribution": one.contribution, "peak": list(one.peak), "box": list(one.box)}
                                      for one in level.matches]}
                         for level in match(model, one, levels, record=record)] for one in clips],
