@@ -484,8 +484,9 @@ class Run:
         if merge and self.args.merge_coverage and not self.args.no_merge:
             self.record, keep = merge_prototypes(model, self.record, distances, labels, self.args.merge_coverage)
             own, distances = own[:, keep], distances[:, keep]
-            self.trainer.forget()  # the optimisers of other prototypes
-            self.trainer.enter("last")
+            if not keep.all():
+                self.trainer.forget()  # the optimisers of other prototypes
+                self.trainer.enter("last")
         self.record.spread = spread_of(model, self.record, distances, videos, training.names,
                                        torch.from_numpy(training.labels))
         return model.prototype_layer.similarity(own)
