@@ -34,7 +34,7 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.merging import merged
+from training.merging import merged, ways_after
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
@@ -492,6 +492,8 @@ class Run:
             model.score.absorb(into.to(self.device))
             self.record.stands_for = [(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]
             if not keep.all():
+                if self.ways is not None:
+                    self.ways = ways_after(self.ways, torch.from_numpy(training.labels), node_of, into)
                 model.keep(keep)
                 self.trainer.forget()
                 self.trainer.enter("last")

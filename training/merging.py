@@ -41,3 +41,19 @@ def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tens
         nearest[kept] = torch.tensor(kept)
         into[which] = which[nearest]
     return into
+
+
+def ways_after(ways: Tensor, labels: Tensor, node_of: Tensor, into: Tensor) -> Tensor:
+    """The ways of videos, each the place of a prototype among its class's, after prototypes went.
+
+    Args:
+        ways: (V,) int64, -1 where unknown; labels: (V,) leaves; node_of: (P,) ascending.
+        into: (P,) int64, the prototype that each becomes, itself where it stays; -1 for one that nothing replaces.
+    Returns:
+        (V,) int64, -1 where unknown or without a prototype.
+    """
+    stays = into == torch.arange(len(into))
+    before = stays.cumsum(0) - stays.long()  # (P,) how many stay of those that stand before
+    first = torch.searchsorted(node_of, labels)  # (V,)
+    target = into[first + ways.clamp(min=0)]
+    return torch.where((ways >= 0) & (target >= 0), before[target] - before[first], -1)
