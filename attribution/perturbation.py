@@ -439,19 +439,20 @@ def _scattered(values: Tensor, which: Tensor, n: int) -> Tensor:
 def extremal_perturbation(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, how: str = "3d_ep",
                           areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",),
                           score: str = "log_prob", highest: float = TOP_ACTIVATION, perturbation: str = "blur",
-                          iterations: int = 2000, patience: int | None = 200, step: int | None = None, sigma: float | None = None,
-                          progress: bool = False, **_others: object) -> Tensor:
+                          iterations: int = 2000, patience: int | None = 200, step: int | None = None,
+                          sigma: float | None = None, progress: bool = False, **_others: object) -> Tensor:
     """The mean of a clip's extremal masks: the smaller the area that a voxel still belongs to, the hotter.
 
     Args:
         score_fn: (B, 3, T, H, W) -> (B,), a log-probability or, with score="activation", a prototype's activation.
         clip: (3, T, H, W).
-        how, areas, variants, score, highest, perturbation, iterations, patience, step, sigma, progress: see `extremal_masks`.
+        how, areas, variants, score, highest, perturbation, iterations, patience, step, sigma, progress: see
+            `extremal_masks`.
         _others: options of other methods, so that one call serves them all.
     Returns:
         (T, H, W) in 0 .. 1.
     """
     found = extremal_masks(lambda clips, _: score_fn(clips), clip[None], how=how, areas=areas, variants=variants,
-                           score=score, highest=highest, perturbation=perturbation, iterations=iterations, patience=patience, step=step,
-                           sigma=sigma, progress=progress)
+                           score=score, highest=highest, perturbation=perturbation, iterations=iterations,
+                           patience=patience, step=step, sigma=sigma, progress=progress)
     return found.masks[0].mean((0, 1))

@@ -88,8 +88,8 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: S
     progress["pushed"] = test.accuracy(model)
     distances = neck.distances(model.prototype_layer, CPU)
     if args.merge_coverage and not args.no_merge:
-        record, stays = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage)
-        distances = distances[:, stays]
+        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage)
+        distances = distances[:, into == torch.arange(len(into))]
         trainer.forget()
         progress["merged"] = test.accuracy(model)
     record.spread = spread_of(model, record, distances, neck.videos, names, labels)

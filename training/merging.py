@@ -58,7 +58,7 @@ def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels:
             depend on the number of processes; labels: (N,).
         coverage: a share for each level from the leaf up; the last one serves all above.
     Returns:
-        the record of those that stay, and (P,) bool, which they are.
+        the record of those that stay, and (P,) int64, the prototype that each became; one that stays became itself.
     """
     layer, device = model.prototype_layer, model.device
     n_levels = model.ancestors.shape[1]
@@ -69,7 +69,7 @@ def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels:
     model.score.absorb(into.to(device))
     if not keep.all():
         model.keep(keep)
-    return replace(record, stands_for=[(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]).only(keep), keep
+    return replace(record, stands_for=[(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]).only(keep), into
 
 
 def spread_of(model: HIPE, record: PushRecord, distances: Tensor, videos: Tensor, names: Sequence[str],
@@ -86,3 +86,19 @@ def spread_of(model: HIPE, record: PushRecord, distances: Tensor, videos: Tensor
     sources = torch.tensor([-1 if name is None else number[name] for name in record.video])
     return distance_spread(nearest, labels, sources, model.prototype_layer.node_of.cpu(), model.ancestors.cpu(),
                            model.level_of.cpu())
+
+
+def ways_after(ways: Tensor, labels: Tensor, node_of: Tensor, into: Tensor) -> Tensor:
+    """The ways of videos, each the place of a prototype among its class's, after prototypes went.
+
+    Args:
+        ways: (V,) int64, -1 where unknown; labels: (V,) leaves; node_of: (P,) ascending.
+        into: (P,) int64, the prototype that each becomes, itself where it stays; -1 for one that nothing replaces.
+    Returns:
+        (V,) int64, -1 where unknown or without a prototype.
+    """
+    stays = into == torch.arange(len(into))
+    before = stays.cumsum(0) - stays.long()  # (P,) how many stay of those that stand before
+    first = torch.searchsorted(node_of, labels)  # (V,)
+    target = into[first + ways.clamp(min=0)]
+    return torch.where((ways >= 0) & (target >= 0), before[target] - before[first], -1)
