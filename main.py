@@ -259,7 +259,8 @@ class Run:
                 kept = kept or self._trunk_features(augmented)
                 self._tune_prototypes(step, kept, meter)
             else:
-                kept = kept or self._neck_features(passes(step))
+                kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), device=self.device,
+                                             folder=self.results, **passes(step))
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
@@ -371,11 +372,6 @@ class Run:
                              description="trunk features")
         return KeptFeatures(*(self.world.collect(part, len(clips))
                               for part in (kept.features, kept.labels, kept.videos, kept.items)))
-
-    def _neck_features(self, over: dict) -> KeptFeatures:
-        """What a push keeps, for a run that goes on after it: the neck's features of this process's clips."""
-        return keep_features(nn.Sequential(self.model.trunk, self.model.neck), device=self.device, folder=self.results,
-                             **{name: over[name] for name in ("loader", "n_clips", "precision")})
 
     def _tune_prototypes(self, step: Step, kept: KeptFeatures, meter: Meter) -> None:
         """The released code's tuning: a pass as in a warm epoch, by an optimiser that remembers nothing."""

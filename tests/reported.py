@@ -52,7 +52,7 @@ def _prototype(number: int, node: int, holds: bool) -> dict:
     return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 2.0,
             "contribution": 0.25, "probability_without": 0.5, "peak": [2, 10, 10], "box": [1, 5, 5, 4, 20, 20],
             "seconds": [0.1, 0.4], "source": source,
-            "evidence": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
+            "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
 
 
 def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
