@@ -43,7 +43,7 @@ def node_log_probs(scores: Tensor, ancestors: Tensor, n_nodes: int) -> Tensor:
 def log_softmax_within(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     """Log-softmax of every column over the columns of its group: values (B, K), group (K,) int64 -> (B, K)."""
     index = group.expand_as(values)
-    top = values.new_full((len(values), n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
+    top = values.new_full((values.shape[0], n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
     centred = values - top.gather(1, index)
     return centred - torch.zeros_like(top).scatter_add(1, index, centred.exp()).log().gather(1, index)
 
@@ -149,7 +149,7 @@ class TreeScore(Score):
     def _pooled(self, voices: Tensor) -> Tensor:
         """(B, P) -> (B, K): max or sum over each node's prototypes, 0 for a node without any."""
         index = self.node_of.expand_as(voices)
-        pooled = voices.new_zeros(len(voices), self.n_nodes)
+        pooled = voices.new_zeros(voices.shape[0], self.n_nodes)  # not len(): an exported model takes any number
         pooled = pooled.scatter_reduce(1, index[:, :self.n_max], voices[:, :self.n_max], "amax")
         return pooled.scatter_add(1, index[:, self.n_max:], voices[:, self.n_max:])
 
