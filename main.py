@@ -260,8 +260,11 @@ class Run:
                 kept = kept or self._trunk_features(augmented)
                 self._tune_prototypes(step, kept, meter)
             else:
-                kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), device=self.device,
-                                             folder=self.results, **passes(step))
+                if kept is None:
+                    over = passes(step)
+                    kept = keep_features(nn.Sequential(self.model.trunk, self.model.neck), over["loader"],
+                                         n_clips=over["n_clips"], precision=over["precision"], device=self.device,
+                                         folder=self.results)
                 if tuning is None:
                     tuning = kept.activations(self.model.prototype_layer, self.device)
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
