@@ -34,7 +34,7 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.merging import merged
+from training.merging import merged, ways_after
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
@@ -494,11 +494,14 @@ class Run:
             keep = into == torch.arange(len(into))
             model.score.absorb(into.to(self.device))
             self.record.stands_for = [(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]
+            if self.ways is not None:
+                self.ways = ways_after(self.ways, torch.from_numpy(training.labels), node_of, into)
             if not keep.all():
                 model.keep(keep)
                 self.trainer.forget()
                 self.trainer.enter("last")
-            self.record, own, distances = self.record.only(keep), own[:, keep], distances[:, keep]
+                own = kept.distances(model.prototype_layer, self.device)  # as a resumed run will come to them
+            self.record, distances = self.record.only(keep), distances[:, keep]
         nearest = torch.full((len(training), distances.shape[1]), torch.inf)
         nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
         number = {name: i for i, name in enumerate(training.names)}

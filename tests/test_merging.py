@@ -9,7 +9,7 @@ from tiny import random_tree
 from torch import Tensor
 
 from hierarchy import Hierarchy
-from training.merging import merged
+from training.merging import merged, ways_after
 
 ONE = Hierarchy.from_rows([["a"], ["b"]])
 
@@ -129,3 +129,13 @@ def test_the_order_of_clips_does_not_matter():
     one, other = (merged(activations[rows], labels[rows], node_of, tree.ancestors, tree.level_of, [0.8, 0.8])
                   for rows in (torch.arange(20), order))
     assert torch.equal(one, other)
+
+
+def test_ways_are_told_by_the_prototypes_that_took_over():
+    """Of class a the first became the third, of b the last is gone, of c nothing changed; above them something did."""
+    node_of = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3])
+    into = torch.tensor([2, 1, 2, 3, -1, 5, 6, 8, 8])
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    ways = torch.tensor([0, 1, 2, -1, 0, 1, -1, 0, 1])
+    assert ways_after(ways, labels, node_of, into).tolist() == [1, 0, 1, -1, 0, -1, -1, 0, 1]
+    assert torch.equal(ways_after(ways, labels, node_of, torch.arange(9)), ways)

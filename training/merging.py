@@ -41,3 +41,20 @@ def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tens
         nearest[kept] = torch.tensor(kept)
         into[which] = which[nearest]
     return into
+
+
+def ways_after(ways: Tensor, labels: Tensor, node_of: Tensor, into: Tensor) -> Tensor:
+    """The ways of videos by the prototypes that tell them, once some have become others.
+
+    Args:
+        ways: (V,) int64, the number of a prototype of the video's class, -1 where it is unknown; labels: (V,) leaves;
+            node_of: (P,), node by node.
+        into: (P,) int64, the prototype that each becomes, itself for one that stays, -1 for one that is gone.
+    Returns:
+        (V,) int64, numbers among those that stay, -1 where the prototype is gone.
+    """
+    stays = into == torch.arange(len(into))
+    place = stays.cumsum(0) - 1  # (P,) among those that stay
+    before, after = torch.searchsorted(node_of, labels), torch.searchsorted(node_of[stays], labels)  # of each class
+    now = into[before + ways.clamp(min=0)]
+    return torch.where((ways >= 0) & (now >= 0), place[now] - after, -1)
