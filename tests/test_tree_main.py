@@ -154,7 +154,8 @@ def test_hyperbolic_siblings(data, hyperbolic, tmp_path):
     assert_same(tmp_path / "save_1.pth", hyperbolic / "save_1.pth")
 
 
-@pytest.mark.parametrize("name", ["tree", pytest.param("tree_hyperbolic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tree", "tree_hyperbolic"])
 def test_models_are_exported(whole, hyperbolic, tmp_path, capsys, name):
     path = whole / "save_3.pth" if name == "tree" else hyperbolic / "save_1.pth"
     export.main(["--resume_path", str(path), "--format", "export", str(tmp_path / "served.pt2")])

@@ -217,6 +217,15 @@ def test_values_and_gradients_are_finite(make, case, dtype):
             assert gradient.isfinite().all()
 
 
+def test_any_number_of_clips_goes_through_an_exported_score(make):
+    score = make(TREES[3]).requires_grad_(False)
+    activations = activations_of(5, score).float()
+    program = torch.export.export(score, (activations[:2],), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    for n in (1, 5):
+        for one, other in zip(program.module()(activations[:n]), score(activations[:n]), strict=True):
+            torch.testing.assert_close(one, other)
+
+
 # --- what silencing does
 
 
