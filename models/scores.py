@@ -149,8 +149,7 @@ class TreeScore(Score):
     def _pooled(self, voices: Tensor) -> Tensor:
         """(B, P) -> (B, K): max or sum over each node's prototypes, 0 for a node without any."""
         index = self.node_of.expand_as(voices)
-        # shape[0], not len: a traced model would keep the number of clips that it was traced with
-        pooled = voices.new_zeros(voices.shape[0], self.n_nodes)
+        pooled = voices.new_zeros(voices.shape[0], self.n_nodes)  # not len(): an exported model takes any number
         pooled = pooled.scatter_reduce(1, index[:, :self.n_max], voices[:, :self.n_max], "amax")
         return pooled.scatter_add(1, index[:, self.n_max:], voices[:, self.n_max:])
 
@@ -239,7 +238,7 @@ class HyperbolicTreeScore(TreeScore):
         children = torch.full((len(groups), most), self.n_nodes)  # (M, n), K where there is none
         slots = torch.zeros(self.n_nodes, dtype=torch.int64)  # (K,) where a node stands among all slots
         vectors = torch.zeros(len(groups), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
-        temperatures = torch.ones(len(groups))
+        temperatures = torch.ones(len(groups), dtype=torch.float64)
         for row, family in enumerate(groups):
             children[row, :len(family)] = family
             slots[family] = row * most + torch.arange(len(family))
@@ -249,9 +248,9 @@ class HyperbolicTreeScore(TreeScore):
             if len(family) > 1:
                 temperatures[row] = self._nearest(hierarchy, family, seen[family]) / math.log(100 * len(family))
         lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # (M, n, 1)
-        for name, values in (("families", children), ("slots", slots), ("places", vectors.float()),
-                             ("directions", (vectors / lengths.clamp(min=1e-12)).float()),
-                             ("temperatures", temperatures)):
+        # in float64, so that a page that computes by `formula` comes to the same numbers
+        for name, values in (("families", children), ("slots", slots), ("places", vectors),
+                             ("directions", vectors / lengths.clamp(min=1e-12)), ("temperatures", temperatures)):
             self.register_buffer(name, values, persistent=False)
 
     def _nearest(self, hierarchy: Hierarchy, family: Tensor, seen: Tensor) -> float:
@@ -277,8 +276,7 @@ class HyperbolicTreeScore(TreeScore):
 
     def formula(self) -> dict:
         branchings = []
-        for children, places, temperature in zip(self.families, self.places.double(), self.temperatures.tolist(),
-                                                 strict=True):
+        for children, places, temperature in zip(self.families, self.places, self.temperatures.tolist(), strict=True):
             own = children < self.n_nodes
             places = places[own]
             lengths = torch.linalg.vector_norm(places, dim=-1)

@@ -15,7 +15,7 @@ from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
 from models.hipe import HIPE
 from models.resnet3d import ResNet3D
-from models.scores import EmbeddedScore, Score
+from models.scores import EmbeddedScore, Score, TreeScore
 
 ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
         ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]
@@ -148,6 +148,13 @@ def small_hipe(tree: Hierarchy, *, per_node: int = 2, channels: int = 6, neck: s
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
     return HIPE(trunk, tree, embedded(tree, dim=max(8, tree.n_leaves)), channels=channels, per_node=per_node, neck=neck)
+
+
+def levels_hipe(tree: Hierarchy, *, per_node: int | list[int] = 2, channels: int = 4, hidden: int = 6,
+                score: Callable[[Hierarchy, Tensor], Score] = TreeScore, seed: int = 0) -> HIPE:
+    """As `small_hipe`, deciding at every branching, by unit vectors of each level's own."""
+    trunk = small_hipe(tree, seed=seed).trunk
+    return HIPE(trunk, tree, score, channels=channels, hidden=hidden, per_node=per_node, neck="levels", scale=0.5)
 
 
 def noise_batch(labels: list[int], *, first: int = 0, size: tuple[int, int, int] = (8, 32, 32), seed: int = 0) -> dict:
