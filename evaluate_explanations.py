@@ -33,6 +33,7 @@ from datasets.groups import hold_out
 from datasets.transforms import normalise
 from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, whole_videos
+from evaluation.decisions import decision_measures
 from evaluation.faithfulness import (
     STEPS,
     box_share,
@@ -47,8 +48,8 @@ from evaluation.faithfulness import (
     recompressed,
     same_place,
 )
-from evaluation.localisation import Tube, chance, placed, read_truth, truth_mask
-from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing
+from evaluation.localisation import Tube, chance, on_event, placed, read_truth, read_ways, truth_mask
+from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplicates, purity, sharing, ways_covered
 from evaluation.recognition import pool_windows
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
@@ -56,7 +57,7 @@ from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
 from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
-from models.hipe import HIPE
+from models.hipe import HIPE, HIPEOutput
 from models.prototypes import PrototypeLayer
 from options import device_flags, parse_given
 from training.checkpoint import load_checkpoint, write_whole
@@ -88,11 +89,19 @@ class Settings:
     seed: int
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
-    edition: int = 2  # of what is measured under one name: the second smooths heat of single voxels
+    edition: int = 3  # of what is measured: the third tells what prototypes have to do with the decision
 
     def told(self) -> dict:
         """As the first line of rows.jsonl has it."""
         return {name: value for name, value in vars(self).items() if name != "checkpoint"}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of videos, by their names."""
+
+    tubes: dict[str, list[Tube]]  # where and when the event is to be seen
+    ways: dict[str, int]  # in which of several ways a video shows its class
 
 
 @dataclass
@@ -169,14 +178,13 @@ class Judge:
     """Explains clips in every way asked for, and measures how good each explanation is.
 
     Args:
-        settings: as they stand in rows.jsonl. clips: all windows of the videos. tubes: the truth, by video.
-        device: where to compute.
+        settings: as they stand in rows.jsonl. clips: all windows of the videos. truth: of these, and the ways of the
+        training videos. device: where to compute.
     """
 
-    def __init__(self, settings: Settings, clips: VideoClips, tubes: dict[str, list[Tube]],
-                 device: torch.device) -> None:
-        self.settings, self.clips, self.tubes, self.device = settings, clips, tubes, device
-        model, self.tree, _ = build.model_of(load_checkpoint(settings.checkpoint), settings.checkpoint)
+    def __init__(self, settings: Settings, clips: VideoClips, truth: Truth, device: torch.device) -> None:
+        self.settings, self.clips, self.truth, self.device = settings, clips, truth, device
+        model, self.tree, self.record = build.model_of(load_checkpoint(settings.checkpoint), settings.checkpoint)
         self.model: HIPE = model.to(device).eval().requires_grad_(False)
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
 
@@ -221,11 +229,20 @@ class Judge:
     # --- explanations
 
     @torch.no_grad()
-    def matches(self, clip: Tensor, leaf: int, levels: Sequence[int]) -> dict[int, LevelMatch]:
+    def outputs(self, scene: Scene) -> dict[str, HIPEOutput]:
+        """What the model says of a scene's clip, "", and of the disturbed ones by what was done to them."""
+        return {name: self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
+                for name, clip in (("", scene.clip), *scene.disturbed.items())}
+
+    def matches(self, output: HIPEOutput, leaf: int, levels: Sequence[int]) -> dict[int, LevelMatch]:
         """All prototypes of the nodes above a leaf, by level."""
-        output = self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
         found = match_output(self.model, output, self.size, levels, self.model.prototype_layer.per_node, leaf=leaf)
         return {one.level: one for one in found}
+
+    @cached_property
+    def own_patch(self) -> float:
+        """The activation from which on a patch is a prototype's own."""
+        return float(self.model.prototype_layer.similarity(torch.tensor(OWN_PATCH)))
 
     def heats(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int],
               prototypes: Sequence[int] | None = None) -> list[Tensor]:
@@ -270,10 +287,9 @@ class Judge:
                 if any((self.clips.videos[v].name, *one) not in done for one in wanted)]
         scenes = [scene for scene in map(self.scene, todo) if scene is not None]
         levels = sorted({level for _, level in wanted})
-        own = [{} for _ in scenes]
-        if self.settings.head == "prototypes":
-            own = [{name: self.matches(clip, scene.leaf, levels)
-                    for name, clip in (("", scene.clip), *scene.disturbed.items())} for scene in scenes]
+        seen = [self.outputs(scene) for scene in scenes] if self.settings.head == "prototypes" else [{}] * len(scenes)
+        own = [{name: self.matches(output, scene.leaf, levels) for name, output in outputs.items()}
+               for scene, outputs in zip(scenes, seen, strict=True)]
         rows = []
         for explanation, level in wanted:
             some = [i for i, scene in enumerate(scenes) if (scene.video.name, explanation, level) not in done]
@@ -291,8 +307,11 @@ class Judge:
                 measures |= self._placed(explanation, scene, level, before[j])
                 measures |= self._stable(scene, before[j], {what: maps[j] for what, maps in after.items()})
                 if match is not None and explanation in ("prototypes", "random"):
-                    size = self._set_size(explanation, scene, nodes[j])
+                    size = self._set_size(explanation, scene, nodes[j], seen[i][""].activations[0])
                     measures |= {"set_size": size} if size else {}  # where there is no evidence, no set is small
+                if match is not None and explanation == "prototypes":
+                    measures |= self._decisions(scene, level, seen[i][""])
+                    measures |= self._same_way(scene, match) if level == 0 else {}
                 rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
                              "node": self.tree.full_name(nodes[j]),
                              "right": self._right(scene, level),
@@ -323,7 +342,7 @@ class Judge:
         found = [heat.detach().float().cpu() for heat in found]
         if not method:
             return found
-        return [match.heat if match.similarity >= OWN_PATCH or heat.amax() <= heat.amin() else heat  # as on cards
+        return [match.heat if match.activation >= self.own_patch or heat.amax() <= heat.amin() else heat  # as on cards
                 for heat, match in zip(found, similar, strict=True)]
 
     def _faithful(self, explanation: str, scene: Scene, node: int, heat: Tensor, match: LevelMatch | None) -> dict:
@@ -360,7 +379,7 @@ class Judge:
 
     def _placed(self, explanation: str, scene: Scene, level: int, heat: Tensor | None) -> dict:
         """Held against the truth, where there is one and the prediction is right."""
-        tubes = self.tubes.get(scene.video.name)
+        tubes = self.truth.tubes.get(scene.video.name)
         if not tubes or not self._right(scene, level):
             return {}
         strict, swept = (truth_mask(tubes, scene.frames.numpy(), scene.crop.numpy(), self.size[1:], strict=strict)
@@ -376,16 +395,29 @@ class Judge:
                 for what, other in disturbed.items()}
 
     @torch.no_grad()
-    def _set_size(self, explanation: str, scene: Scene, node: int) -> float:
-        model = self.model
-        pulls = model(scene.clip[None]).activations[0, :, None].double() * model.last_layer.weight.T.double()  # (P, D)
+    def _set_size(self, explanation: str, scene: Scene, node: int, activations: Tensor) -> float:
+        exact = activations.double()
 
-        def value(tangents: Tensor) -> Tensor:
-            return model.node_log_probs(model.embeddings(tangents))[:, node]
+        def value(masks: Tensor) -> Tensor:
+            return self.model.score(exact * masks.to(exact.device))[0][:, node].cpu()
 
         if explanation == "prototypes":
-            return float(len(greedy_set(pulls, value)))
-        return float(random_set(pulls, value, np.random.default_rng(self._seed(scene.video.name, "set"))))
+            return float(len(greedy_set(len(exact), value)))
+        return float(random_set(len(exact), value, np.random.default_rng(self._seed(scene.video.name, "set"))))
+
+    def _decisions(self, scene: Scene, level: int, output: HIPEOutput) -> dict[str, float]:
+        """What the prototypes of a level have to do with the decision."""
+        label = scene.video.label
+        truth = self.tree.path_ids(label) if label >= 0 else None
+        return decision_measures(self.model, output.activations[0], output.distances[0],
+                                 self.tree.path_ids(scene.leaf), truth=truth, record=self.record)[level]
+
+    def _same_way(self, scene: Scene, match: LevelMatch) -> dict[str, float]:
+        """Whether the first class prototype shows the way of the video; never where the class is wrong."""
+        ways, source = self.truth.ways, self.record.video[match.matches[0].prototype]
+        if scene.video.name not in ways or source not in ways:
+            return {}
+        return {"same_way": float(self._right(scene, 0) and ways[source] == ways[scene.video.name])}
 
 
 _judge: Judge | None = None  # of a worker process
@@ -401,14 +433,14 @@ def _work(job: tuple) -> list[dict]:
     return _judge.rows(*job)
 
 
-def _measured(settings: Settings, clips: VideoClips, tubes: dict[str, list[Tube]], device: torch.device,
-              jobs: list[tuple], n_threads: int) -> Iterator[list[dict]]:
+def _measured(settings: Settings, clips: VideoClips, truth: Truth, device: torch.device, jobs: list[tuple],
+              n_threads: int) -> Iterator[list[dict]]:
     """The rows of every job, in this process or in several."""
     if n_threads < 2:
-        judge = Judge(settings, clips, tubes, device)
+        judge = Judge(settings, clips, truth, device)
         yield from (judge.rows(*job) for job in jobs)
         return
-    with ProcessPoolExecutor(n_threads, get_context("spawn"), _begin, (settings, clips, tubes, device)) as pool:
+    with ProcessPoolExecutor(n_threads, get_context("spawn"), _begin, (settings, clips, truth, device)) as pool:
         yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
 
 
@@ -427,7 +459,7 @@ class Patches:
         self.model, self.layers = model, {}
         for name, prototypes in sets.items():
             layer = PrototypeLayer([len(level) for level in own.node_levels], per_node=own.counts.tolist(),
-                                   channels=own.prototypes.shape[1])
+                                   channels=own.prototypes.shape[1], by_level=own.by_level, scale=own.scale)
             layer.prototypes.data = prototypes
             self.layers[name] = layer.to(prototypes.device).requires_grad_(False)
 
@@ -437,16 +469,15 @@ class Patches:
         found = {}
         for name, layer in self.layers.items():
             best = torch.full((n_videos, len(layer.node_of)), -torch.inf)
-            for features, videos in zip(kept.features.split(64), kept.labels.split(64), strict=True):
+            for features, videos in zip(kept.features.split(64), kept.videos.split(64), strict=True):
                 similar = layer.similarity(layer(features.to(layer.prototypes.device).float())[0]).cpu()
                 best = best.scatter_reduce(0, videos[:, None].expand_as(similar), similar, "amax")
             found[name] = best
         return found
 
 
-def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, training: VideoClips, test: VideoClips,
-                   tubes: dict[str, list[Tube]], *, batch_size: int, n_threads: int, seed: int,
-                   progress: bool = True) -> list[dict]:
+def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord, training: VideoClips, test: VideoClips,
+                   truth: Truth, *, batch_size: int, n_threads: int, seed: int, progress: bool = True) -> list[dict]:
     """Measure the prototypes themselves, beside random patches of any video and patches in the middle of clips.
 
     Args:
@@ -455,14 +486,14 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, trai
     Returns:
         a row each set and prototype: explanation (prototypes, random, centre), level, prototype, measures.
     """
-    device, layer = model.last_layer.weight.device, model.prototype_layer
+    device, layer = model.device, model.prototype_layer
+
     def of_neck(clips: VideoClips) -> KeptFeatures:
-        """Features of clips, with their videos as labels."""
         loader = build.make_loader(clips, n_threads=n_threads, device=device, batch_size=batch_size)
         shelf = Shelf(len(clips), 2 << 30, None)
         with torch.no_grad():
             for batch in valid_clips(loader, device, "prototypes" if progress else None):
-                shelf.add(model.neck(model.trunk(batch["clip"])), batch["video"])
+                shelf.add(model.neck(model.trunk(batch["clip"])), batch)
         if not shelf.used:
             raise ValueError("not one video can be read; check --video_path, or give --no_prototypes")
         return shelf.kept()
@@ -470,44 +501,50 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord | None, trai
     kept, unseen = of_neck(training), of_neck(test)
     labels, of_test = (torch.from_numpy(clips.videos.labels) for clips in (training, test))
     node_of, ancestors, level_of = layer.node_of.cpu(), tree.ancestors, tree.level_of
-    sets = {"prototypes": layer.prototypes.detach(), **_baselines(kept, labels, tree, node_of, seed, device)}
+    sets = {"prototypes": layer.prototypes.detach(), **_baselines(kept, labels, tree, layer, seed, device)}
     patches = Patches(model, sets)
     best, on_test = patches.best(kept, len(labels)), patches.best(unseen, len(of_test))
     read, told = (found["prototypes"].isfinite().all(1) & (known >= 0)
                   for found, known in ((best, labels), (on_test, of_test)))
-    steady = _steady(patches, test, tubes, tree, seed=seed, n_threads=n_threads, batch_size=batch_size,
+    steady = _steady(patches, test, truth.tubes, tree, seed=seed, n_threads=n_threads, batch_size=batch_size,
                      progress=progress)
-    own_patch = _self_similarity(model, record, training)
+    names = [video.name for video in training.videos]
+    of_record = {"self_similarity": _self_similarity(model, record, training),
+                 "on_event": on_event(record, truth.tubes),
+                 "ways_covered": ways_covered(record.video, node_of, dict(zip(names, labels.tolist(), strict=True)),
+                                              truth.ways)}
     rows = []
     for name, activations in best.items():
         measures = {
             "purity": purity(activations[read], labels[read], node_of, tree.membership),
-            "duplicates": duplicates(patches.layers[name].prototypes.cpu(), node_of).double(),
+            "duplicates": duplicates(patches.layers[name].points.cpu(), node_of).double(),
             "sharing": sharing(on_test[name][told], of_test[told], node_of, ancestors, level_of), **steady[name]}
         if name == "prototypes":
-            measures["self_similarity"] = own_patch
+            measures |= of_record
         rows += [{"explanation": name, "level": int(level_of[node_of[p]]), "prototype": p,
                   "measures": {what: round(float(values[p]), 6) for what, values in measures.items()
                                if torch.isfinite(values[p])}} for p in range(len(node_of))]
     return rows
 
 
-def _baselines(kept: KeptFeatures, labels: Tensor, tree: Hierarchy, node_of: Tensor, seed: int,
+def _baselines(kept: KeptFeatures, labels: Tensor, tree: Hierarchy, layer: PrototypeLayer, seed: int,
                device: torch.device) -> dict[str, Tensor]:
     """(P, C) prototypes that know nothing: any patch of any clip; the middle of any clip of the node."""
     generator = torch.Generator().manual_seed(seed)
-    features = kept.features.flatten(2)  # (N, C, n)
+    node_of, group_of = layer.node_of.cpu(), layer.group_of.cpu()
+    features = kept.features.flatten(2).unflatten(1, (layer.n_groups, -1))  # (N, S, C, n)
     middle = int(np.ravel_multi_index([n // 2 for n in kept.features.shape[2:]], kept.features.shape[2:]))
     clips = torch.randint(len(features), (len(node_of),), generator=generator)
-    cells = torch.randint(features.shape[2], (len(node_of),), generator=generator)
-    random = features[clips, :, cells]
-    of_clip = labels[kept.labels]
+    cells = torch.randint(features.shape[3], (len(node_of),), generator=generator)
+    random = features[clips, group_of, :, cells]
+    of_clip = labels[kept.videos]
     centre = torch.empty_like(random)
     for node in node_of.unique().tolist():
         which = (node_of == node).nonzero()[:, 0]
         own = torch.isin(of_clip, tree.leaves_below(node)).nonzero()[:, 0]
         own = own if len(own) else torch.arange(len(of_clip))
-        centre[which] = features[own[torch.randint(len(own), (len(which),), generator=generator)], :, middle]
+        chosen = own[torch.randint(len(own), (len(which),), generator=generator)]
+        centre[which] = features[chosen, group_of[which], :, middle]
     return {"random": random.to(device).float(), "centre": centre.to(device).float()}
 
 
@@ -518,7 +555,7 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
     Clips are disturbed as they are for explanations. Consistency asks which parts of an object a square around the peak
     covers. Parts are not annotated here: they are places in the event's box.
     """
-    model, device = patches.model, patches.model.last_layer.weight.device
+    model, device = patches.model, patches.model.device
     size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
     tolerance = nearness(size)
     loader = build.make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"),
@@ -565,17 +602,15 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
 
 
 @torch.no_grad()
-def _self_similarity(model: HIPE, record: PushRecord | None, training: VideoClips) -> Tensor:
+def _self_similarity(model: HIPE, record: PushRecord, training: VideoClips) -> Tensor:
     """Similarity of each prototype to its own patch, read again from its video, of the highest there is: (P,)."""
-    layer, device = model.prototype_layer, model.last_layer.weight.device
+    layer, device = model.prototype_layer, model.device
     result = torch.full((len(layer.node_of),), torch.nan, dtype=torch.float64)
-    paths = {} if record is None else {training.videos[v].name: training.videos.path(v)
-                                       for v in range(len(training.videos))}
+    paths = {training.videos[v].name: training.videos.path(v) for v in range(len(training.videos))}
     clips: dict[tuple, list[int]] = {}
-    for p, video in enumerate([] if record is None else record.video):
+    for p, video in enumerate(record.video):
         if video in paths:
             clips.setdefault((video, *record.frames[p].tolist()), []).append(p)
-    highest = float(layer.similarity(torch.zeros(())))
     for (video, *frames), prototypes in clips.items():
         try:
             pictures = training.reader.frames(paths[video], torch.tensor(frames))
@@ -585,7 +620,7 @@ def _self_similarity(model: HIPE, record: PushRecord | None, training: VideoClip
         which = torch.tensor(prototypes, device=device)
         maps = layer.maps(model.neck(model.trunk(clip)), which)[0].flatten(1)  # (n, t h w)
         distance = maps.gather(1, record.cell[prototypes].to(device)[:, None])[:, 0]
-        result[prototypes] = (layer.similarity(distance) / highest).double().cpu()
+        result[prototypes] = (layer.similarity(distance) / layer.highest).double().cpu()
     return result
 
 
@@ -659,8 +694,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     if truth is None:
         print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
               file=sys.stderr)
-    tubes = _tubes(truth, chosen)
-    if truth is not None and not tubes:
+    of_chosen, of_all = _read(truth, chosen), _read(truth, known)
+    if truth is not None and not of_chosen.tubes:
         told = f"{truth}: has none of the {len(chosen)} videos"
         if given_truth is not None:
             raise ValueError(f"{told}; give the truth of these as --truth")
@@ -674,13 +709,14 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     methods = served(model.eval().trunk, (stored.sample_duration, stored.sample_size, stored.sample_size), methods)
     levels = list(range(tree.n_levels)) if levels is None else list(dict.fromkeys(levels))
     own = (*OWN, *(f"top_prototype{HEAT_OF}{method}" for method in dict.fromkeys(heats)))
-    always = (*(own if head == "prototypes" else ()), *BASELINES, *(("chance",) if tubes else ()))
+    always = (*(own if head == "prototypes" else ()), *BASELINES, *(("chance",) if of_chosen.tubes else ()))
     wanted = [(name, level) for level in levels for name in always]
     wanted += [(name, level) for level in dict.fromkeys(method_levels) for name in dict.fromkeys(methods)
                if name not in BASELINES]
     clips = build.window_clips(stored, chosen, reader, stored.inference_stride)
     rows = Rows(folder / "rows.jsonl", settings, overwrite)
-    rows.measure(clips, tubes, where, wanted, n_threads=n_threads, batch_size=batch_size, progress=progress)
+    rows.measure(clips, Truth(of_chosen.tubes, of_all.ways), where, wanted, n_threads=n_threads, batch_size=batch_size,
+                 progress=progress)
     names = {video.name for video in chosen}
     found = [{**row, "table": "explanations"} for row in rows.rows
              if row["video"] in names and (row["explanation"], row["level"]) in set(wanted)]
@@ -694,7 +730,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
             build.even_clips(stored, [video for video in known if video.subset == "training"], reader, stored.push_clips),
             build.even_clips(stored, [video for video in known if video.subset == subset_of(subset or "val")] or chosen,
                              reader, 1),
-            _tubes(truth, known), batch_size=16, n_threads=n_threads, seed=seed, progress=progress))
+            of_all, batch_size=16, n_threads=n_threads, seed=seed, progress=progress))
     frame = summarise(found, seed=seed)
     of_model = f", model {fingerprint(model)}" if head == "prototypes" else ""
     write_tables(frame, folder, f"Explanations of {path.parent.name}/{path.name}, {head}, "
@@ -738,13 +774,13 @@ def _truth_file(given: str | Path | None, annotation: Path) -> Path | None:
     return next((path for path in map(annotation.with_name, TRUTHS) if path.is_file()), None)
 
 
-def _tubes(truth: Path | None, videos: Sequence[Video]) -> dict[str, list[Tube]]:
-    """The tubes of the videos; none where there is no truth."""
+def _read(truth: Path | None, videos: Sequence[Video]) -> Truth:
+    """What a file says of some videos; nothing without a file."""
     if truth is None:
-        return {}
-    tubes = read_truth(truth)
+        return Truth({}, {})
     names = {video.name for video in videos}
-    return {name: boxes for name, boxes in tubes.items() if name in names}
+    return Truth(*({name: value for name, value in told.items() if name in names}
+                   for told in (read_truth(truth), read_ways(truth))))
 
 
 def _prototypes(folder: Path, settings: Settings, subset: str | None, overwrite: bool,
@@ -752,7 +788,7 @@ def _prototypes(folder: Path, settings: Settings, subset: str | None, overwrite:
     """The rows of the prototypes, kept beside those of the clips."""
     path = folder / "prototypes.json"
     told = {"digest": settings.digest, "seed": settings.seed, "truth": settings.truth, "subset": subset or "val",
-            "disturbances": list(DISTURBANCES)}
+            "disturbances": list(DISTURBANCES), "edition": settings.edition}
     content = {}
     if path.is_file() and not overwrite:
         try:
@@ -789,15 +825,15 @@ class Rows:
         text = "".join(whole) or json.dumps(first) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
 
-    def measure(self, clips: VideoClips, tubes: dict[str, list[Tube]], device: torch.device,
-                wanted: list[tuple[str, int]], *, n_threads: int, batch_size: int, progress: bool) -> None:
+    def measure(self, clips: VideoClips, truth: Truth, device: torch.device, wanted: list[tuple[str, int]], *,
+                n_threads: int, batch_size: int, progress: bool) -> None:
         """Measure what is wanted and missing, and write it down as it comes."""
         done = {(row["video"], row["explanation"], row["level"]) for row in self.rows}
         missing = [v for v, video in enumerate(clips.videos) if any((video.name, *one) not in done for one in wanted)]
         jobs = [(missing[i:i + batch_size], wanted, done) for i in range(0, len(missing), batch_size)]
         bar = tqdm(total=len(missing), desc="explanations", unit="video", disable=not progress or not jobs)
         with open(self.path, "a", encoding="utf-8") as file:
-            for (some, *_), rows in zip(jobs, _measured(self.settings, clips, tubes, device, jobs, n_threads),
+            for (some, *_), rows in zip(jobs, _measured(self.settings, clips, truth, device, jobs, n_threads),
                                         strict=True):
                 self.rows += rows
                 file.write("".join(json.dumps(row) + "\n" for row in rows))

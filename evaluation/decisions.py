@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from models.hipe import HIPE
-from models.scores import evidence_shares
+from models.scores import evidence_shares, most_telling
 
 TOP = 3  # prototypes silenced together
+LEAST = 1e-6  # nats of evidence, of which shares can be told
 
 
 class Spread(Protocol):
@@ -32,8 +33,8 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
     Returns:
         for each level, by name:
         own_evidence, ancestors_evidence, descendants_evidence, elsewhere_evidence, total_evidence: nats, see
-        `models.scores.evidence_shares`; off_path: descendants' and all others' over the total, absolute; own_needed:
-        own_evidence / ln(siblings), where there are two or more;
+        `models.scores.evidence_shares`; off_path: descendants' and all others' over the total, absolute, where there
+        is a total; own_needed: own_evidence / ln(siblings), where there are two or more;
         silenced: nats that the most contributing prototype adds to log p(node); silenced_needed: over ln(siblings);
         silenced_three: nats of the three most contributing ones together; flips, flips_three: 1 where without it, or
         without them, another node of the level is more probable;
@@ -43,6 +44,7 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
     layer, score = model.prototype_layer, model.score
     exact = activations.double()
     whole = score(exact[None])[0][0]  # (K,)
+    evidence = torch.zeros_like(activations) if score.weights is None else score.weights * activations  # (P,)
     result = []
     for level, node in enumerate(path):
         shares = evidence_shares(score, activations, node)
@@ -50,15 +52,15 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
         needed = math.log(siblings) if siblings > 1 else math.nan
         gains = score.silenced(activations, torch.tensor([node], device=activations.device))[0]  # (P,)
         own = (layer.node_of == node).nonzero()[:, 0]
-        order = own[gains[own].argsort(descending=True, stable=True)]
+        order = own[most_telling(gains[own], evidence[own])]
         variants = exact.repeat(2, 1)  # (2, P): without the first, without the first three
         variants[0, order[:1]], variants[1, order[:TOP]] = 0, 0
         without = score(variants)[0]  # (2, K)
         nodes = layer.node_levels[level]
         predicted = without[:, nodes.start:nodes.stop].argmax(1) + nodes.start  # (2,)
-        first = int(order[0])
+        first, off = int(order[0]), abs(shares["descendants"] + shares["elsewhere"])
         found = {f"{name}_evidence": value for name, value in shares.items()} | {
-            "off_path": abs(shares["descendants"] + shares["elsewhere"]) / max(abs(shares["total"]), 1e-9),
+            "off_path": off / abs(shares["total"]) if abs(shares["total"]) > LEAST else math.nan,
             "own_needed": shares["own"] / needed,
             "silenced": float(gains[first]), "silenced_needed": float(gains[first]) / needed,
             "silenced_three": float(whole[node] - without[1, node]),

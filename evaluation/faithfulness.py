@@ -138,38 +138,37 @@ def same_place(peak: Tensor, other: Tensor, tolerance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy_set(pulls: Tensor, value: Callable[[Tensor], Tensor], share: float = 0.9) -> list[int]:
+def greedy_set(n: int, value: Callable[[Tensor], Tensor], share: float = 0.9) -> list[int]:
     """The prototypes that keep a share of the evidence, taken greedily, each time the one that adds most.
 
     Args:
-        pulls: (P, D), what each prototype adds to the tangent vector.
-        value: (n, D) tangent vectors -> (n,) log-probability of the node that is explained.
+        n: P, of the prototypes.
+        value: (m, P) masks, 1 for a prototype that is there and 0 for one that is not -> (m,) log-probability of the
+            node that is explained.
         share: of value(all) - value(none).
     Returns:
         their numbers, in the order in which they were taken; none where there is no evidence.
     """
-    whole, nothing = value(torch.stack([pulls.sum(0), torch.zeros_like(pulls[0])])).tolist()
-    wanted = nothing + share * (whole - nothing)
-    taken, tangent = [], torch.zeros_like(pulls[0])
-    left = torch.ones(len(pulls), dtype=torch.bool, device=pulls.device)
-    reached = nothing
-    while whole > nothing and reached < wanted and left.any():
-        gains = value(tangent + pulls).masked_fill(~left, -torch.inf)
+    whole, nothing = value(torch.tensor([[1.0], [0.0]], dtype=torch.float64).expand(2, n)).tolist()
+    wanted, reached = nothing + share * (whole - nothing), nothing
+    taken: list[int] = []
+    there, each = torch.zeros(n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
+    while whole > nothing and reached < wanted and len(taken) < n:
+        gains = value(there + each).index_fill(0, torch.tensor(taken, dtype=torch.int64), -torch.inf)
         best = int(gains.argmax())
-        tangent, reached = tangent + pulls[best], float(gains[best])
-        left[best] = False
+        there, reached = there + each[best], float(gains[best])
         taken.append(best)
     return taken
 
 
 @torch.no_grad()
-def random_set(pulls: Tensor, value: Callable[[Tensor], Tensor], rng: np.random.Generator, share: float = 0.9) -> int:
+def random_set(n: int, value: Callable[[Tensor], Tensor], rng: np.random.Generator, share: float = 0.9) -> int:
     """How many prototypes keep the share when they are taken in random order; arguments as `greedy_set`.
 
     0 where there is no evidence.
     """
-    order = torch.from_numpy(rng.permutation(len(pulls))).to(pulls.device)
-    values = value(torch.cat([torch.zeros_like(pulls[:1]), pulls[order].cumsum(0)]))
+    place = torch.from_numpy(np.argsort(rng.permutation(n)))  # (P,) when the turn of each comes
+    values = value((place < torch.arange(n + 1)[:, None]).double())
     if values[-1] <= values[0]:
         return 0
     return int((values >= values[0] + share * (values[-1] - values[0]) - 1e-9).long().argmax())

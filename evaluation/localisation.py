@@ -1,16 +1,17 @@
 """Does an explanation point at what makes the class what it is? Regions of truth, and points held against them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Parsed = TypeVar("Parsed")
+EXACTLY = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,18 @@ class Tube:
         corner, end = self.boxes[:, :2].min(0), (self.boxes[:, :2] + self.boxes[:, 2:]).max(0)
         return float(corner[1]), float(corner[0]), float(end[1]), float(end[0])
 
-    def hit_by(self, frame: int, y: float, x: float, *, strict: bool = False) -> bool:
+    def hit_by(self, frame: int, y: float, x: float, *, strict: bool = False,
+               within: Sequence[float] = EXACTLY) -> bool:
         """Whether a pixel of the source lies in the event's frames and in the box it sweeps, or (strict) in the box of
-        that very frame."""
-        if not self.first_frame <= frame < self.last_frame:
+        that very frame; or beside them, by no more frames, rows and columns than `within`."""
+        frames, rows, columns = within
+        if not self.first_frame - frames <= frame < self.last_frame + frames:
             return False
-        if strict:
-            left, top, width, height = self.boxes[frame - self.first_frame]
-            return bool(top <= y < top + height and left <= x < left + width)
         y0, x0, y1, x1 = self.sweep
-        return y0 <= y < y1 and x0 <= x < x1
+        if strict:
+            left, top, width, height = self.boxes[min(max(frame - self.first_frame, 0), len(self.boxes) - 1)]
+            y0, x0, y1, x1 = top, left, top + height, left + width
+        return bool(y0 - rows <= y < y1 + rows and x0 - columns <= x < x1 + columns)
 
 
 def _tube(first_frame: int, last_frame: int, boxes_x_y_w_h: list[list[float]], **_: object) -> Tube:
@@ -98,9 +101,54 @@ def read_ways(path: str | Path) -> dict[str, int]:
                                         if "way" in entry})
 
 
-def points_at(peak: tuple[int, float, float], tubes: list[Tube], *, strict: bool = False) -> bool:
-    """The pointing game (Zhang et al., IJCV 2018) in space and time: is a peak (frame, y, x) in one of the tubes?"""
-    return any(tube.hit_by(*peak, strict=strict) for tube in tubes)
+def points_at(peak: tuple[int, float, float], tubes: list[Tube], *, strict: bool = False,
+              within: Sequence[float] = EXACTLY) -> bool:
+    """The pointing game (Zhang et al., IJCV 2018) in space and time: is a peak (frame, y, x) in one of the tubes?
+
+    Args:
+        strict: in the box of that very frame. within: (3,) frames, rows and columns by which it may miss a tube.
+    """
+    return any(tube.hit_by(*peak, strict=strict, within=within) for tube in tubes)
+
+
+def half_cell(stride: tuple[int, int, int], frames: Tensor, crop: Tensor, size: tuple[int, int]) -> tuple[float, ...]:
+    """Half of what a feature cell spans in the source: frames, rows and columns, for `points_at`.
+
+    Args:
+        stride: of the trunk. frames: (T,) of the clip in the source. crop: (4,) y0, x0, y1, x1 of the source's pixels
+            that the clip shows. size: (H, W) of the clip.
+    """
+    apart = (int(frames.max()) - int(frames.min())) / max(len(frames.unique()) - 1, 1)  # from frame to frame
+    height, width = (crop[2:] - crop[:2]).tolist()
+    return stride[0] * apart / 2, stride[1] * height / size[0] / 2, stride[2] * width / size[1] / 2
+
+
+class Pushed(Protocol):
+    """Where prototypes come from, as `on_event` reads it (see training/push.py)."""
+
+    video: list[str | None]  # (P,)
+    frames: Tensor  # (P, T)
+    crop: Tensor  # (P, 4)
+    clip_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+
+    def peak(self, prototype: int) -> Tensor: ...  # (3,) frame, y, x in its video
+
+
+def on_event(record: Pushed, truth: dict[str, list[Tube]]) -> Tensor:
+    """Whether the patch that each prototype is lies on the event of its training video, within one cell.
+
+    Within one cell: at most half a cell beside the frames of the event and the box that it sweeps.
+
+    Returns:
+        (P,) float64, 0 or 1; nan for a prototype without a training video, or of one whose event is not known.
+    """
+    result = torch.full((len(record.video),), torch.nan, dtype=torch.float64)
+    for p, video in enumerate(record.video):
+        if tubes := truth.get(video):
+            within = half_cell(record.stride, record.frames[p], record.crop[p], record.clip_size[1:])
+            result[p] = points_at(tuple(record.peak(p).tolist()), tubes, within=within)
+    return result
 
 
 def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, strict: bool = False) -> float:

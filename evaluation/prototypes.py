@@ -4,7 +4,7 @@ Activations are those of videos, (N, P), higher is more similar; `node_of` (P,),
 (K0, L) and `level_of` (K,) are those of the model and of a `Hierarchy`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -99,3 +99,26 @@ def covered_parts(tubes: Sequence[Tube], frame: int, box: Sequence[float]) -> np
 def consistency(covered: Sequence[np.ndarray]) -> float:
     """Of one prototype over clips, (5,) bool each: how often it covers the part that it covers most often, 0..1."""
     return float(np.mean(covered, axis=0).max())
+
+
+def ways_covered(sources: Sequence[str | None], node_of: Tensor, labels: Mapping[str, int],
+                 ways: Mapping[str, int]) -> Tensor:
+    """Of the ways in which the training videos show a class, the share that some prototype of the class comes from.
+
+    Args:
+        sources: (P,) names of the videos that prototypes come from. labels: leaf of every training video, by name.
+        ways: of the videos of which it is known.
+    Returns:
+        (P,) float64 in 0..1 at the first prototype of every class, so that a mean counts every class once; nan at all
+        others, and where the ways of a class are not known.
+    """
+    result = torch.full((len(node_of),), torch.nan, dtype=torch.float64)
+    shown: dict[int, set[int]] = {}
+    for video, label in labels.items():
+        if video in ways:
+            shown.setdefault(label, set()).add(ways[video])
+    for leaf, of_class in shown.items():
+        which = (node_of == leaf).nonzero()[:, 0].tolist()
+        if which:
+            result[which[0]] = len(of_class & {ways.get(sources[p]) for p in which}) / len(of_class)
+    return result

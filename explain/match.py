@@ -10,7 +10,7 @@ from torch import Tensor
 from models.geometry import box_of, cell_centre, upsample
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import OWN_PATCH
-from models.scores import evidence_shares
+from models.scores import evidence_shares, most_telling
 
 Box = tuple[int, int, int, int, int, int]
 
@@ -115,10 +115,8 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         which = (layer.node_of == node).nonzero()[:, 0]
         maps = layer.similarity(layer.maps(output.features, which))[0]  # (n', t, h, w)
         gains = gains[which]
-        order = evidence[which].argsort(descending=True, stable=True)  # of those that add nothing, the loudest first
-        order = order[gains[order].argsort(descending=True, stable=True)]
         matches = []
-        for i in order[:k].tolist():
+        for i in most_telling(gains, evidence[which])[:k].tolist():
             j = int(which[i])
             found = heat_of(j) if heat_of is not None and float(distances[j]) > OWN_PATCH else None
             if found is None or found.amax() <= found.amin():

@@ -6,10 +6,12 @@ what evaluate_explanations.py measured. What is missing is said in its place, an
 
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from jinja2 import UndefinedError
 
@@ -200,6 +202,34 @@ def _evidence(stories: Sequence[Story]) -> list[dict]:
             for level, cards in sorted(checked.items()) if cards]
 
 
+def _decisions(stories: Sequence[Story]) -> list[dict]:
+    """Of each level, what the first prototypes of the explained videos resemble and decide.
+
+    Returns:
+        level; videos; similarity: median; closer_than: mean, None where it is not known of any; left: of the node's
+        probability without the prototype, median; own, ancestors, off_path: shares of all evidence, counted without its
+        sign.
+    """
+    levels: dict[int, list[dict]] = {}
+    for story in stories:
+        for level in story.levels:
+            if level["prototypes"] and "activation" in level["prototypes"][0]:  # else of before similarity was a share
+                levels.setdefault(level["level"], []).append(level)
+    rows = []
+    for number_of, some in sorted(levels.items()):
+        first = [level["prototypes"][0] for level in some]
+        closer = [one["closer_than"] for one in first if one["closer_than"] is not None]
+        nats = {group: sum(abs(level["shares"][group]) for level in some)
+                for group in ("own", "ancestors", "descendants", "elsewhere")}
+        total = sum(nats.values()) or 1.0
+        rows.append({"level": number_of, "videos": len(some), "similarity": median(one["similarity"] for one in first),
+                     "closer_than": _mean(closer) if closer else None,
+                     "left": median(math.exp(-one["contribution"]) for one in first),
+                     "own": nats["own"] / total, "ancestors": nats["ancestors"] / total,
+                     "off_path": (nats["descendants"] + nats["elsewhere"]) / total})
+    return rows
+
+
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)
@@ -377,7 +407,8 @@ def write_report(results: Path) -> Path:
         report.write_template(
             results / REPORT, "report.html", metrics=metrics, options=options or {}, subset=subset,
             n_predicted=len(predictions["results"]) if predictions else None, tree=tree, forest=forest,
-            stories=stories, evidence=_evidence(stories), measured=measured, mistakes=_mistakes(metrics, tree, stories),
+            stories=stories, evidence=_evidence(stories), decisions=_decisions(stories), measured=measured,
+            mistakes=_mistakes(metrics, tree, stories),
             n_prototypes=len(prototypes), n_matched=sum(one["video"] is not None for one in prototypes),
             level_name=lambda level: levels.get(level, report.above(level).lower()), number=number,
             calibration=Plot(1.0), risk=_risk_plot(((metrics or {}).get("backoff") or {}).get("curve", ())),

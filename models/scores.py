@@ -376,6 +376,16 @@ SCORES: dict[str, type[Score]] = {
 }
 
 
+def most_telling(gains: Tensor, evidence: Tensor) -> Tensor:
+    """The order in which a node's prototypes (n,) are told: what contributes most first, of equals the loudest.
+
+    Args:
+        gains: nats that each adds, see `Score.silenced`. evidence: weight times activation of each.
+    """
+    order = evidence.argsort(descending=True, stable=True)
+    return order[gains[order].argsort(descending=True, stable=True)]
+
+
 @torch.no_grad()
 def evidence_shares(score: Score, activations: Tensor, node: int) -> dict[str, float]:
     """Which prototypes the evidence for a node comes from: its own, its ancestors', its descendants', all others'.

@@ -49,10 +49,12 @@ def _prototype(number: int, node: int, holds: bool) -> dict:
     source = None if number % 4 == 3 else {"video": f"train_{number}", "frames": [0, 6], "box": [1, 5, 5, 4, 20, 20],
                                            "seconds": [0.1, 0.4]}
     shares = (0.9, 0.2) if holds else (0.3, 0.8)
-    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 2.0,
+    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 0.8,
+            "activation": 2.0, "closer_than": None if node == 0 else 0.99, "closer_than_videos": 30, "typical": 0.4,
+            "typical_videos": 30, "weight": 1.5, "evidence": 3.0, "stands_by": False, "stands_for": 1,
             "contribution": 0.25, "probability_without": 0.5, "peak": [2, 10, 10], "box": [1, 5, 5, 4, 20, 20],
             "seconds": [0.1, 0.4], "source": source,
-            "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
+            "heat": "upsample", "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
 
 
 def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
@@ -65,7 +67,7 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
             "levels": [{"level": level, "node": TREE.full_name(path[level]), "probability": 0.6 + 0.1 * level,
                         "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
                         "n_nodes": len(TREE.levels[level]),
-                        "shares": {"own": 1.0, "ancestors": 0.5, "elsewhere": 0.1, "total": 1.6}}
+                        "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.1, "elsewhere": -0.4, "total": 1.2}}
                        for level in levels]}
 
 

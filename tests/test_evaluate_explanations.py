@@ -26,8 +26,12 @@ from evaluate_explanations import (
     peak_of,
     served,
 )
+from evaluation.decisions import decision_measures
 from evaluation.faithfulness import nearness, noisy, recompressed
+from evaluation.recognition import pool_windows
 from evaluation.summary import MEASURES
+from evaluation.typicality import distance_spread
+from explain.match import match_output
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from options import parse_main, resolve
@@ -39,13 +43,12 @@ ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
 FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 24 "
          "--sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8 --push_clips 1 "
          "--inference_stride 4")
+SEED = 15  # of a model that is right about some of the videos, and whose peaks do not all stay
 QUICK = "--steps 4 --no_cuda --methods grad_cam --n_videos 2 --batch_size 1"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A checkpoint of an untrained model whose prototypes were pushed, its videos, and where their event is."""
-    root = tmp_path_factory.mktemp("judged")
+def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
+    """A folder with a checkpoint of an untrained model whose prototypes were pushed, its videos, their events."""
     tree, database, truth = Hierarchy.from_rows(ROWS), {}, {}
     for label, (name, _) in enumerate(ROWS):
         for group, subset in ((1, "training"), (2, "training"), (3, "validation")):
@@ -53,14 +56,14 @@ def trained(tmp_path_factory) -> Path:
             info = {"n_frames": 12, "height": 24, "width": 32, "fps": 10}
             write_frames(root / "jpg" / name / video, np.roll(shades(12), 5 * label + group, 2), info=info)
             database[video] = {"subset": subset, "annotations": {"label": name, "segment": [1, 13]}}
-            truth[video] = {"class": name, "n_frames": 12, "tubes": [
+            truth[video] = {"class": name, "n_frames": 12, "way": group % 2, "tubes": [
                 {"first_frame": 2, "last_frame": 10, "boxes_x_y_w_h": [[8, 6, 10, 8]] * 8}]}
     (root / "a.json").write_text(json.dumps({"labels": [name for name, _ in ROWS], "database": database}))
     (root / "truth.json").write_text(json.dumps(truth))
     (root / "other.json").write_text(json.dumps(truth, indent=1))
 
-    torch.manual_seed(0)
-    args, _ = parse_main(FLAGS.split())
+    torch.manual_seed(seed)
+    args, _ = parse_main([*FLAGS.split(), *flags])
     resolve(args)
     args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     points = fit_embeddings(tree, dim=8, edge=1.5)
@@ -68,13 +71,23 @@ def trained(tmp_path_factory) -> Path:
     videos = [video for video in build.read_videos(args, tree) if video.subset == "training"]
     clips = build.even_clips(args, videos, build.make_reader(args), 1)
     device = torch.device("cpu")
-    record, _ = push(model, build.make_loader(clips, n_threads=0, device=device, batch_size=4),
-                     names=[video.name for video in videos], device=device, n_clips=len(clips))
+    record, kept = push(model, build.make_loader(clips, n_threads=0, device=device, batch_size=4),
+                        names=[video.name for video in videos], device=device, n_clips=len(clips))
+    number = {video.name: i for i, video in enumerate(videos)}
+    record.spread = distance_spread(kept.distances(model.prototype_layer, device),
+                                    torch.tensor([video.label for video in videos]),
+                                    torch.tensor([number[video] for video in record.video]),
+                                    model.prototype_layer.node_of, tree.ancestors, tree.level_of)
     checkpoint = {"done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
                   "embedding": {"points": points, "c": 1.0}, "model": model.state_dict(), "optimizers": {}, "rng": {}}
     save_checkpoint(root / "save_1.pth", {**checkpoint, "push_record": record.to_dict()})
     save_checkpoint(root / "trunk.pth", {**checkpoint, "push_record": None})
     return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    return checkpoints(tmp_path_factory.mktemp("judged"), seed=SEED)
 
 
 def call(*words: str | Path) -> None:
@@ -106,6 +119,71 @@ def test_every_measure_beside_its_baselines(judged):
     assert (patch.loc[:, :, "duplicates"] <= 1).all()
     for name in ("measures.md", "measures.html", "rows.jsonl", "prototypes.json"):
         assert (judged / name).stat().st_size > 200
+
+
+def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
+    """By every level of every video, as the model alone says them."""
+    model, tree, record = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    model.eval()
+    args, _ = parse_main(FLAGS.split())
+    resolve(args)
+    args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
+    videos = {video.name: video for video in build.read_videos(args, tree)}
+    ways = {name: entry["way"] for name, entry in json.loads((trained / "truth.json").read_text()).items()}
+    rows = [json.loads(line) for line in (judged / "rows.jsonl").read_text().splitlines()[1:]]
+    seen = 0
+    for row in rows:
+        if row["explanation"] != "prototypes":
+            assert not {"silenced", "own_evidence", "same_way"} & set(row["measures"])
+            continue
+        video, outputs = videos[row["video"]], []
+        clips = build.window_clips(args, [video], build.make_reader(args), 4)
+        with torch.no_grad():
+            outputs = [model(normalise(clips[i]["clip"][None])) for i in range(len(clips))]
+        _, leaf, best = pool_windows(torch.cat([output.log_probs for output in outputs]), tree.membership, 4.0)
+        found = decision_measures(model, outputs[best].activations[0], outputs[best].distances[0], tree.path_ids(leaf),
+                                  truth=tree.path_ids(video.label), record=record)[row["level"]]
+        assert {name: row["measures"][name] for name in found} == pytest.approx(found, abs=2e-6)
+        assert {"off_path", "silenced_three", "flips_three", "similarity", "nearest_own"} <= set(found)
+        if row["level"] == 0:
+            first = match_output(model, outputs[best], (8, 24, 24), [0], leaf=leaf)[0].matches[0].prototype
+            same = leaf == video.label and ways[record.video[first]] == ways[video.name]
+            assert row["measures"]["same_way"] == same
+        else:
+            assert "same_way" not in row["measures"]
+        seen += 1
+    assert seen == 4
+
+
+def test_where_prototypes_come_from(trained, judged):
+    """Of each the distance from the event; of each class the ways that its prototypes show."""
+    model, tree, record = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    rows = {row["prototype"]: row["measures"] for row in json.loads((judged / "prototypes.json").read_text())["rows"]
+            if row["explanation"] == "prototypes"}
+    for p, video in enumerate(record.video):
+        frame, y, x = record.peak(p).tolist()
+        half = [stride / 2 for stride in model.trunk.stride]  # frames are 24 pixels high, and so is the crop
+        near = [first - by <= at < last + by for at, first, last, by in
+                zip((frame, y, x), (2, 6, 8), (10, 14, 18), half, strict=True)]
+        assert rows[p]["on_event"] == all(near), video
+    for leaf in range(tree.n_leaves):  # its two training videos show two ways
+        own = (model.prototype_layer.node_of == leaf).nonzero()[:, 0].tolist()
+        assert rows[own[0]]["ways_covered"] == len({record.video[p] for p in own}) / 2
+        assert not any("ways_covered" in rows[p] for p in own[1:])
+    assert any(row["on_event"] for row in rows.values())
+
+
+def test_embedded_scores_are_measured_alike(tmp_path):
+    root = checkpoints(tmp_path, "--score", "hyperbolic")
+    call("--resume_path", root / "save_1.pth", QUICK.replace("2 --b", "1 --b"), "--methods grad --steps 1")
+    frame = pd.read_csv(root / "explanations" / "measures.csv")
+    own = frame[(frame.explanation == "prototypes") & (frame.table == "explanations")]
+    for level in (0, 1):
+        assert {"own_evidence", "off_path", "silenced", "flips_three", "similarity", "closer_than", "nearest_own",
+                "set_size"} <= set(own[own.level == level].measure)
+    patch = frame[frame.table == "prototypes"].set_index(["explanation", "level", "measure"])["mean"]
+    assert patch["prototypes", 0, "self_similarity"] == pytest.approx(1, abs=1e-3)
+    assert {"on_event", "ways_covered"} <= set(frame[frame.table == "prototypes"].measure)
 
 
 def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny import ROWS, tiny_hipe
 
 from evaluation.faithfulness import (
     block_ranks,
@@ -19,6 +20,8 @@ from evaluation.faithfulness import (
     same_place,
     transition,
 )
+from hierarchy.tree import Hierarchy
+from models.scores import TreeScore
 
 SIZE = (8, 16, 24)
 BOX = (2, 4, 6, 4, 8, 12)  # whole blocks of the grid
@@ -131,26 +134,73 @@ def test_places():
     assert same_place(peaks, others, torch.tensor([2, 4, 4])).tolist() == [True, False]
 
 
-def log_sigmoid(tangents: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.logsigmoid(tangents.sum(-1))
+def of_sum(pulls: torch.Tensor):
+    """The value of a set whose prototypes pull a tangent vector, (P, D), by the sum of what it has in the end."""
+    return lambda masks: torch.nn.functional.logsigmoid((masks @ pulls).sum(-1))
 
 
 def test_the_greedy_set_is_the_smallest_for_a_score_of_one_dimension():
     pulls = torch.tensor([[0.1], [3.0], [-1.0], [2.0], [0.2], [-0.3]], dtype=torch.float64)
-    whole, none = log_sigmoid(pulls.sum(0)[None]), log_sigmoid(torch.zeros(1, 1))
-    taken = greedy_set(pulls, log_sigmoid)
-    assert taken == [1, 3][:len(taken)] and log_sigmoid(pulls[taken].sum(0)[None]) >= none + 0.9 * (whole - none)
-    assert len(taken) == 2 or log_sigmoid(pulls[[1]]) >= none + 0.9 * (whole - none)
-    assert greedy_set(-pulls, log_sigmoid) == [] and greedy_set(torch.zeros(3, 2), log_sigmoid) == []
+    value = of_sum(pulls)
+    whole, none = value(torch.stack([torch.ones(6), torch.zeros(6)]).double())
+    taken = greedy_set(6, value)
+    inside = torch.zeros(1, 6, dtype=torch.float64)
+    inside[0, taken] = 1
+    assert taken == [1, 3][:len(taken)] and value(inside) >= none + 0.9 * (whole - none)
+    assert len(taken) == 2 or value(torch.eye(6).double()[1:2]) >= none + 0.9 * (whole - none)
+    assert greedy_set(6, of_sum(-pulls)) == [] and greedy_set(3, of_sum(torch.zeros(3, 2).double())) == []
     one = torch.zeros(5, 3, dtype=torch.float64)
     one[4] = 2
-    assert greedy_set(one, log_sigmoid) == [4]
+    assert greedy_set(5, of_sum(one)) == [4]
 
 
 def test_random_sets_are_larger():
     generator = torch.Generator().manual_seed(0)
     pulls = torch.randn(40, 4, generator=generator, dtype=torch.float64) + 0.2
     rng = np.random.default_rng(0)
-    sizes = [random_set(pulls, log_sigmoid, rng) for _ in range(20)]
-    assert 1 <= len(greedy_set(pulls, log_sigmoid)) < np.mean(sizes) <= 40
-    assert random_set(-pulls, log_sigmoid, rng) == 0
+    sizes = [random_set(40, of_sum(pulls), rng) for _ in range(20)]
+    assert 1 <= len(greedy_set(40, of_sum(pulls))) < np.mean(sizes) <= 40
+    assert random_set(40, of_sum(-pulls), rng) == 0
+
+
+def slow_sets(pulls: torch.Tensor, log_prob, order: list[int], share: float) -> tuple[list[int], int]:
+    """Greedy and ordered sets by tangent vectors that are added up one by one."""
+    whole, none = float(log_prob(pulls.sum(0))), float(log_prob(0 * pulls[0]))
+    wanted = none + share * (whole - none)
+    taken, tangent = [], 0 * pulls[0]
+    while whole > none and (not taken or float(log_prob(tangent)) < wanted):
+        gains = [-np.inf if p in taken else float(log_prob(tangent + pulls[p])) for p in range(len(pulls))]
+        taken.append(int(np.argmax(gains)))
+        tangent = tangent + pulls[taken[-1]]
+    size, tangent = 0, 0 * pulls[0]
+    while whole > none and float(log_prob(tangent)) < wanted - 1e-9:
+        tangent, size = tangent + pulls[order[size]], size + 1
+    return taken, size
+
+
+@pytest.mark.parametrize("node", [0, 3, 6, 9])
+def test_sets_of_a_linear_score_are_those_of_its_tangent_vectors(node):
+    model, _ = tiny_hipe()
+    activations = 3 * torch.rand(36, generator=torch.Generator().manual_seed(node), dtype=torch.float64)
+    pulls = activations[:, None] * model.score.last_layer.weight.detach().double().T
+    slow = slow_sets(pulls, lambda tangent: model.score.log_probs(tangent[None])[0, node],
+                     np.random.default_rng(1).permutation(36).tolist(), 0.9)
+
+    def value(masks: torch.Tensor) -> torch.Tensor:
+        return model.score(activations * masks)[0][:, node]
+
+    assert (greedy_set(36, value), random_set(36, value, np.random.default_rng(1))) == slow
+
+
+@pytest.mark.parametrize("node", [0, 3, 6, 9])
+def test_the_greedy_set_of_a_tree_score_are_the_prototypes_of_the_path(node):
+    """What does not stand on the path from the node to the top can only take from it."""
+    tree = Hierarchy.from_rows(ROWS)
+    node_of = torch.arange(len(tree)).repeat_interleave(3)
+    score = TreeScore(tree, node_of)
+    activations = torch.rand(len(node_of), generator=torch.Generator().manual_seed(node), dtype=torch.float64)
+    taken = greedy_set(len(node_of), lambda masks: score(activations * masks)[0][:, node].detach())
+    below = {0: {0, 6, 10}, 3: {3, 7, 10}, 6: {6, 10}, 9: {9, 11}}[node]  # and the node itself
+    assert set(node_of[taken].tolist()) <= below
+    loudest = max((p for p in range(len(node_of)) if node_of[p] == node), key=lambda p: float(activations[p]))
+    assert node > 5 or not taken or loudest in taken

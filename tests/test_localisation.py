@@ -1,12 +1,24 @@
 """Points and regions whose answer is known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from evaluation.localisation import Tube, chance, placed, points_at, random_hits, read_truth, read_ways, truth_mask
+from evaluation.localisation import (
+    Tube,
+    chance,
+    half_cell,
+    on_event,
+    placed,
+    points_at,
+    random_hits,
+    read_truth,
+    read_ways,
+    truth_mask,
+)
 
 # A box of 4 x 6 pixels (width, height) that moves 3 pixels to the right every frame, over frames 5, 6 and 7.
 MOVING = Tube(5, np.array([[10 + 3 * i, 20, 4, 6] for i in range(3)], dtype=float))
@@ -25,6 +37,34 @@ def test_points(peak, swept, strict):
     assert points_at(peak, [MOVING]) is swept
     assert points_at(peak, [MOVING], strict=True) is strict
     assert not points_at(peak, [])
+
+
+@pytest.mark.parametrize(("peak", "swept", "strict"), [
+    ((3, 22, 11), True, True), ((2, 22, 11), False, False), ((9, 22, 18), True, True), ((10, 22, 18), False, False),
+    ((5, 19, 10), True, True), ((5, 18, 10), False, False), ((6, 26, 14), True, True), ((6, 27, 14), False, False),
+    ((6, 22, 22), True, False), ((6, 22, 23), False, False), ((6, 22, 10), True, True), ((7, 22, 12), True, False)])
+def test_points_within_a_distance(peak, swept, strict):
+    """Up to 2 frames, 1 row and 3 columns beside it; beside the frames in the box of the nearest one."""
+    assert points_at(peak, [MOVING], within=(2, 1, 3)) is swept
+    assert points_at(peak, [MOVING], strict=True, within=(2, 1, 3)) is strict
+
+
+def test_half_a_cell_in_the_source():
+    crop = torch.tensor([10.0, 20, 42, 68])  # 32 rows on 16, 48 columns on 12
+    assert half_cell((4, 8, 6), torch.arange(3, 11), crop, (16, 12)) == (2, 8, 12)
+    assert half_cell((4, 8, 6), torch.arange(3, 19, 2), crop, (16, 12))[0] == 4  # every second frame
+    assert half_cell((4, 8, 6), torch.tensor([3, 4, 5, 3, 4, 5]), crop, (16, 12))[0] == 2  # a looped video
+
+
+def test_prototypes_on_an_event_are_those_within_a_cell_of_it():
+    """The box is 20..26 x 10..20 in the frames 5, 6, 7; half a cell is 2 frames, 1 row and 3 columns."""
+    peaks = [(6, 22, 12), (3, 19, 7), (2, 22, 12), (6, 27, 12), (6, 22, 12), (6, 22, 12)]
+    n = len(peaks)
+    record = SimpleNamespace(video=["v"] * (n - 2) + ["w", None], stride=(4, 2, 6), clip_size=(8, 40, 60),
+                             frames=torch.arange(8).expand(n, 8), crop=torch.tensor([0.0, 0, 40, 60]).expand(n, 4),
+                             peak=lambda p: torch.tensor(peaks[p]))
+    found = on_event(record, {"v": [MOVING]})
+    assert found[:4].tolist() == [1, 1, 0, 0] and found[4:].isnan().all()
 
 
 @pytest.mark.parametrize("strict", [False, True])

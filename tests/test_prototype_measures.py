@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluation.localisation import Tube
-from evaluation.prototypes import auc, consistency, covered_parts, duplicates, purity, sharing
+from evaluation.prototypes import auc, consistency, covered_parts, duplicates, purity, sharing, ways_covered
 from evaluation.summary import COLUMNS, MEASURES, bootstrap, markdown, plots, summarise, write_tables
 from hierarchy.tree import Hierarchy
 
@@ -72,6 +72,15 @@ def test_consistency():
     assert consistency(list(np.eye(5, dtype=bool))) == pytest.approx(0.2)
     anywhere = np.random.default_rng(0).random((20_000, 5)) < 0.3
     assert consistency(list(anywhere)) == pytest.approx(0.3, abs=0.02)
+
+
+def test_ways_covered_are_counted_once_a_class():
+    labels = {"u0": 0, "u1": 0, "v0": 1, "v1": 1, "w": 2, "x0": 3}
+    ways = {"u0": 0, "u1": 1, "v0": 0, "v1": 1, "x0": 1}
+    sources, nodes = ["u1", "u0", "v1", "v1", None, "w", "x0", "u0"], [0, 0, 1, 1, 1, 2, 3, 5]
+    found = ways_covered(sources, torch.tensor(nodes), labels, ways)
+    assert found.nan_to_num(-1).tolist() == [1, -1, 0.5, -1, -1, -1, 1, -1]
+    assert ways_covered(sources, torch.tensor(nodes), labels, {}).isnan().all()
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say():

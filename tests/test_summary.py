@@ -76,6 +76,19 @@ def test_stories_go_from_the_top_down_and_say_whether_boxes_hold(results):
     assert page.source.index('data-verdict="wrong"') < page.source.index('data-verdict="right"')
 
 
+def test_what_first_prototypes_resemble_and_decide_is_told_of_every_level(results):
+    page = page_of(results)
+    table = page.source[page.source.index('id="decide"'):page.source.index('id="good"')]
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in table.replace(report.NARROW, " ").split("<tr>")[2:]]
+    shares = ["50 %", "25 %", "25 %"]  # 1, .5 and .1 + .4 nats
+    left = "77.9 %"  # exp -.25
+    assert rows == [[level, "3", "80 %", "99 %", left, *shares] for level in ("class", "parent", "grandparent")]
+    assert 'href="#decide"' in page.source
+    for path in results.glob("local_analysis*/*/explanation.json"):  # as of before similarity was a share
+        path.write_text(path.read_text().replace('"activation"', '"was"'))
+    assert "#decide" not in page_of(results).source
+
+
 def test_mistakes_say_where_the_paths_part(results):
     words = page_of(results).words()
     assert "Body › Other › Run & <b>jump</b>, not Thing › Other › Saw: nothing in common but the root." in words
