@@ -49,10 +49,12 @@ def _prototype(number: int, node: int, holds: bool) -> dict:
     source = None if number % 4 == 3 else {"video": f"train_{number}", "frames": [0, 6], "box": [1, 5, 5, 4, 20, 20],
                                            "seconds": [0.1, 0.4]}
     shares = (0.9, 0.2) if holds else (0.3, 0.8)
-    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 2.0,
+    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 0.92,
+            "activation": 0.92, "closer_than": 0.998, "closer_than_videos": 552, "typical": 0.43, "typical_videos": 23,
+            "weight": 3.0, "evidence": 2.76, "stands_by": False, "stands_for": 2,
             "contribution": 0.25, "probability_without": 0.5, "peak": [2, 10, 10], "box": [1, 5, 5, 4, 20, 20],
             "seconds": [0.1, 0.4], "source": source,
-            "evidence": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
+            "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
 
 
 def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
@@ -65,7 +67,8 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
             "levels": [{"level": level, "node": TREE.full_name(path[level]), "probability": 0.6 + 0.1 * level,
                         "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
                         "n_nodes": len(TREE.levels[level]),
-                        "shares": {"own": 1.0, "ancestors": 0.5, "elsewhere": 0.1, "total": 1.6}}
+                        "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.0, "elsewhere": 0.1,
+                                   "total": 1.6}}
                        for level in levels]}
 
 

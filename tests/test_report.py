@@ -142,12 +142,12 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
                                                                 beside=parents)
     assert own and set(own) == set(cornered)
     for name, (explanation, entry) in own.items():
-        assert explanation["heat"] == "upsample" and entry["evidence"]["holds"]
-        assert entry["evidence"]["box_only"] > entry["evidence"]["box_hidden"]
-        assert "The box holds." in Page(tmp_path / "own" / file_name(name) / "index.html").words()
+        assert explanation["heat"] == "upsample" and entry["box_test"]["holds"]
+        assert entry["box_test"]["box_only"] > entry["box_test"]["box_hidden"]
+        assert "Do not trust this box." not in Page(tmp_path / "own" / file_name(name) / "index.html").words()
     for name, (explanation, entry) in cornered.items():
         first = explanation["window"][0]
-        assert explanation["heat"] == "in the corner" and not entry["evidence"]["holds"]
+        assert explanation["heat"] == "in the corner" and not entry["box_test"]["holds"]
         assert entry["peak"] == [first, 5, 32 + 7] and entry["box"] == [first, 0, 32, first + 1, 16, 48]
         words = Page(tmp_path / "corner" / file_name(name) / "index.html").words()
         assert "Do not trust this box." in words and "Heat by in the corner" in words
