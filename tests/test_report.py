@@ -206,7 +206,7 @@ def test_pages_stand_alone(world, tmp_path):
             for entry in level["prototypes"]:
                 assert f"Prototype {entry['prototype']} of {entry['node']}" in index.words()
                 assert " › ".join(entry["path"]) in index.words()
-                assert report.signed(entry["contribution"]) in index.text
+                assert report.signed(-entry["contribution"]) in index.text
         here, there = (classes, parents) if folder.parent == classes else (parents, classes)
         assert any(unquote(link) == f"../../{there.name}/{folder.name}/index.html" for link in index.links)
         assert here != there and "story.html" in index.links
