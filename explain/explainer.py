@@ -261,7 +261,7 @@ def _heat_of(model: HIPE, clip: Tensor, method: Callable[..., Tensor]) -> Callab
     def heat(prototype: int) -> Tensor:
         with torch.enable_grad():
             return method(lambda clips: model(clips).activations[:, prototype], clip, layer=model.trunk,
-                          score="activation",
+                          score="activation", highest=model.prototype_layer.highest,
                           upsample=partial(upsample, size=tuple(clip.shape[1:]), stride=tuple(model.trunk.stride),
                                            offset=model.offset)).detach().cpu()
 

@@ -233,13 +233,13 @@ class HyperbolicTreeScore(TreeScore):
         self.c = c
         above = F.pad(points.double(), (0, 0, 0, 1))[self.parent]  # (K, D), the root at the origin
         seen = seen_from(above, points.double(), c)  # (K, D)
-        families = [(self.parent == parent).nonzero()[:, 0] for parent in self.parent.unique()]  # M of them
-        most = max(map(len, families))
-        children = torch.full((len(families), most), self.n_nodes)  # (M, n), K where there is none
+        groups = [(self.parent == parent).nonzero()[:, 0] for parent in self.parent.unique()]  # M of them
+        most = max(map(len, groups))
+        children = torch.full((len(groups), most), self.n_nodes)  # (M, n), K where there is none
         slots = torch.zeros(self.n_nodes, dtype=torch.int64)  # (K,) where a node stands among all slots
-        vectors = torch.zeros(len(families), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
-        temperatures = torch.ones(len(families))
-        for row, family in enumerate(families):
+        vectors = torch.zeros(len(groups), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
+        temperatures = torch.ones(len(groups))
+        for row, family in enumerate(groups):
             children[row, :len(family)] = family
             slots[family] = row * most + torch.arange(len(family))
             # distances and angles are all that counts: as few dimensions as there are children hold them
@@ -248,7 +248,7 @@ class HyperbolicTreeScore(TreeScore):
             if len(family) > 1:
                 temperatures[row] = self._nearest(hierarchy, family, seen[family]) / math.log(100 * len(family))
         lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # (M, n, 1)
-        for name, values in (("children", children), ("slots", slots), ("places", vectors.float()),
+        for name, values in (("families", children), ("slots", slots), ("places", vectors.float()),
                              ("directions", (vectors / lengths.clamp(min=1e-12)).float()),
                              ("temperatures", temperatures)):
             self.register_buffer(name, values, persistent=False)
@@ -267,16 +267,16 @@ class HyperbolicTreeScore(TreeScore):
         return float(apart.min())
 
     def among_siblings(self, evidence: Tensor) -> Tensor:
-        given = F.pad(evidence, (0, 1))[:, self.children]  # (B, M, n)
+        given = F.pad(evidence, (0, 1))[:, self.families]  # (B, M, n)
         way = torch.einsum("bmn,mnr->mbr", given, self.directions.to(given.dtype))
         apart = distance(way, self.places.to(given.dtype), self.c)  # (M, B, n)
         scores = -apart / self.temperatures.to(given.dtype)[:, None, None]
-        scores = scores.masked_fill((self.children == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
+        scores = scores.masked_fill((self.families == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
         return scores.transpose(0, 1).flatten(1)[:, self.slots]
 
     def formula(self) -> dict:
         branchings = []
-        for children, places, temperature in zip(self.children, self.places.double(), self.temperatures.tolist(),
+        for children, places, temperature in zip(self.families, self.places.double(), self.temperatures.tolist(),
                                                  strict=True):
             own = children < self.n_nodes
             places = places[own]
