@@ -1,4 +1,4 @@
-"""What pages compute with: the numbers are the model's, and its formula, written out slowly, gives its probabilities."""
+"""What pages compute with: the numbers are the model's, and its formula, written out slowly, gives its answers."""
 
 import json
 import math
