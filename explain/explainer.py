@@ -109,8 +109,15 @@ class _Narrator:
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
             "n_nodes": len(nodes),
+            "siblings": self._siblings(found.node),
             "shares": {group: _rounded(value) for group, value in found.shares.items()},
         }
+
+    def _siblings(self, node: int) -> int:
+        """How many nodes lie below a node's parent, itself among them."""
+        above = self.hierarchy.path(node)[1:]
+        return sum(self.hierarchy.path(other)[1:] == above
+                   for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
 
     def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None,
                    evidence: Evidence) -> dict:

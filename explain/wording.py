@@ -4,6 +4,7 @@ from hierarchy.tree import level_name
 
 ALIKE = 0.5  # similarity from which a match counts as good
 COUNTS = 0.1  # nats of contribution from which a prototype matters: a tenth of the probability
+NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
 UNLIKE = 0.01  # share of the node's own training videos below which nothing in the clip looks like it
 FEW = 20  # videos below which a share is a rough one
 NARROW = "\N{NARROW NO-BREAK SPACE}"
@@ -75,11 +76,19 @@ def unlike(level: dict) -> tuple[str, str] | None:
             f"{_few(count)}")
 
 
-def judgement(entry: dict) -> tuple[str, str]:
-    """What a card is worth as a reason: "good", "part" or "poor", and a sentence that says so."""
+def judgement(entry: dict, siblings: int) -> tuple[str, str]:
+    """What a card is worth as a reason: "good", "part" or "poor", and a sentence that says so.
+
+    Args:
+        siblings: nodes below the parent of the card's node, itself among them.
+    """
     node, resembles = entry["node"], entry["similarity"] >= ALIKE
     usual = entry["typical"] is None or entry["typical"] >= UNLIKE
     alike = resembles and usual
+    if siblings == 1 and abs(entry["contribution"]) < NOTHING:
+        return ("part" if alike else "poor",
+                f"{'A good match, but nothing' if alike else 'Not much alike, and nothing'} hangs on it: {node} is the "
+                "only node below its parent.")
     if entry["stands_by"]:
         return ("part" if alike else "poor",
                 f"{'A good match that stands' if alike else 'Not much alike, and it stands'} by: another prototype of "

@@ -72,7 +72,7 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
             "fps": 10.0, "model": MODEL, "heat": "upsample",
             "levels": [{"level": level, "node": TREE.full_name(path[level]), "probability": 0.6 + 0.1 * level,
                         "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
-                        "n_nodes": len(TREE.levels[level]),
+                        "n_nodes": len(TREE.levels[level]), "siblings": 2,
                         "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.0, "elsewhere": 0.1,
                                    "total": 1.6}}
                        for level in levels]}

@@ -51,5 +51,11 @@ def test_a_level_whose_best_match_is_unusual_says_so():
     ({"stands_by": True, "contribution": 0.0, "similarity": 0.1}, "poor", "another prototype"),
     ({"typical": None, "typical_videos": 0}, "good", "counts")])
 def test_a_card_is_not_praised_for_what_it_is_not(changes, kind, word):
-    found = wording.judgement(CARD | changes)
+    found = wording.judgement(CARD | changes, 3)
     assert found[0] == kind and word in found[1]
+
+
+def test_an_only_child_decides_nothing():
+    assert "only node" in wording.judgement(CARD | {"contribution": 0.0}, 1)[1]
+    assert "only node" in wording.judgement(CARD | {"contribution": 0.0, "stands_by": True}, 1)[1]
+    assert "counts" in wording.judgement(CARD, 1)[1]  # scores whose classes compete all over the tree

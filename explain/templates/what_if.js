@@ -82,17 +82,20 @@
     return [mine[i], theirs[i]];
   }
 
-  // Prototypes, beside those switched off, without which a node is the most probable of its level: always the loudest
-  // of whoever is ahead of it, and in the end none that it wins with as well. null where it cannot win.
+  // Prototypes, beside those switched off, without which a node is the most probable of its level: always that one on
+  // the way to the node ahead of it which costs its lead most, and in the end none that it wins with as well. null
+  // where it cannot win.
   function toWin(n) {
     const level = ofLevel(nodes[n].level), silent = new Set(off);
     const wins = some => top(logProbs(some), [n, ...level]) === n;
     while (!wins(silent)) {
       const log = logProbs(silent), rivals = level.filter(one => one !== n).sort((a, b) => log[b] - log[a]);
-      const next = rivals.map(one => loudest(owned[parting(n, one)[1]].filter(p => !silent.has(p)))[0])
-        .find(p => p !== undefined && voice(p) > 0);
-      if (next === undefined) return null;
-      silent.add(next);
+      const choices = rivals.map(rival => [rival, above(rival).filter(one => !above(n).includes(one))
+        .map(one => loudest(owned[one].filter(p => !silent.has(p) && voice(p) > 0))[0]).filter(p => p !== undefined)]);
+      const [rival, some] = choices.find(([, some]) => some.length) || [];
+      if (some === undefined) return null;
+      const leads = some.map(p => logProbs(new Set([...silent, p]))).map(after => after[n] - after[rival]);
+      silent.add(some[leads.indexOf(Math.max(...leads))]);
     }
     for (const p of loudest(silent).reverse().filter(p => !off.has(p))) {
       silent.delete(p);
@@ -113,7 +116,8 @@
   }
   const change = (from, to) => percent(from) === percent(to) ? percent(to) : `${percent(from)} → ${percent(to)}`;
   const listed = some => some.length < 2 ? some.join("") : `${some.slice(0, -1).join(", ")} and ${some.at(-1)}`;
-  const numbered = some => `prototype${some.length === 1 ? "" : "s"} ${listed(some)}`;
+  const numbered = (some, named = false) => `prototype${some.length === 1 ? "" : "s"} ` +
+    listed(some.map(p => named ? `${p} (${nodes[nodeOf[p]].name})` : p));
   const times = ratio => ratio < 10 ? ratio.toFixed(1) : ratio < 1e4 ? ratio.toFixed(0) : "more than 10 000";
   const plain = word => /^[\w.\/+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
   const at = id => document.getElementById(id);
@@ -228,7 +232,7 @@
     } else if (!set.length) {
       parts.push(element("p", {}, `${name(other)} wins now.`));
     } else {
-      parts.push(element("p", {}, element("b", {}, `${name(other)} would win, as the most probable of its level, without ${numbered(set)}. `),
+      parts.push(element("p", {}, element("b", {}, `${name(other)} would win, as the most probable of its level, without ${numbered(set, true)}. `),
         button(set.length === 1 ? "Switch it off" : `Switch these ${set.length} off`, `win-${level}`,
           () => { set.forEach(p => off.add(p)); draw(); })));
     }
