@@ -106,8 +106,12 @@ def load(folder: Path | None) -> dict | None:
         explanation = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    found = [one for level in explanation["levels"] for one in level["prototypes"]]
-    return explanation if all("box_test" in one for one in found) else None
+    return explanation if is_current(explanation) else None
+
+
+def is_current(explanation: dict) -> bool:
+    """Whether an explanation has all that pages show; earlier versions wrote less of it."""
+    return all("siblings" in level for level in explanation["levels"])
 
 
 def start_folder(folder: Path, explanation: dict) -> None:

@@ -398,7 +398,7 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
                 gains = [match["contribution"] for match in level["prototypes"]]
                 assert gains == sorted(gains, reverse=True)
                 for match in level["prototypes"]:
-                    assert 0 <= match["similarity"] <= 9.22 and match["source"]["video"].startswith("v_")
+                    assert 0 <= match["similarity"] <= 1 and match["source"]["video"].startswith("v_")
                     assert all(low <= at < high for low, at, high in
                                zip(match["box"][:3], match["peak"], match["box"][3:], strict=True))
             assert (folder / "index.html").is_file() and list(folder.glob("*.gif"))

@@ -20,6 +20,7 @@ from explain import report
 from explain.explainer import explain_videos
 from explain.names import file_name
 from explain.pictures import prototype_pictures
+from explain.summary import write_report
 
 SPOT = Spot((13, 16), (30, 56), (70, 100))  # in 20 frames of 96 x 160, in the second window
 N_FRAMES, SIZE = 20, 48
@@ -301,6 +302,24 @@ def test_other_models_explanations_are_not_mixed_in(world, tmp_path):
     assert not any("../b" in link for link in Page(classes / ODD_NAMES[0] / "index.html").links)
     assert not Page(classes / "index.html").links or all(
         "../b" not in link for link in Page(classes / "index.html").links)
+
+
+def test_explanations_of_an_earlier_version_are_left_alone(world, tmp_path):
+    classes, parents = tmp_path / "local_analysis", tmp_path / "local_analysis_parents"
+    world(parents, levels=(1,), beside=classes, n=1, k=1)
+    file, page = parents / ODD_NAMES[0] / "explanation.json", parents / ODD_NAMES[0] / "index.html"
+    earlier = json.loads(file.read_text())
+    for level in earlier["levels"]:
+        del level["siblings"], level["shares"]["descendants"]
+        level["prototypes"] = [{"prototype": 3, "similarity": 8.1, "source": None} for _ in level["prototypes"]]
+    file.write_text(json.dumps(earlier))
+    before = page.read_text()
+    world(classes, beside=parents, n=1, k=1)
+    assert page.read_text() == before and not (classes / ODD_NAMES[0] / "story.html").exists()
+    write_report(tmp_path)
+    assert "8.1" not in (tmp_path / "report.html").read_text()
+    world(parents, levels=(1,), beside=classes, n=1, k=1)
+    assert (classes / ODD_NAMES[0] / "story.html").is_file()
 
 
 def test_pages_of_another_model_do_not_link_what_has_changed(world, tmp_path):
