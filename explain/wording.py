@@ -50,9 +50,9 @@ def typicality(entry: dict, level: int) -> str | None:
     own = f"its own {level_name(level)}" if not level_name(level).startswith("level") else "its own node"
     if value < UNLIKE:
         text = f"Farther than practically every training video of {own} ({count})"
-    elif value < 0.1:
+    elif value < 0.25:
         text = f"Farther than most training videos of {own}: only {share(value)} of {count} are still farther"
-    elif value <= 0.9:
+    elif value <= 0.75:
         text = f"As close as the typical training video of {own}: {share(value)} of {count} are farther"
     elif value < 1:
         text = f"Closer than most training videos of {own}: {share(value)} of {count} are farther"

@@ -23,7 +23,7 @@ def test_how_special_a_match_is(value, count, level, words):
 
 
 @pytest.mark.parametrize(("value", "count", "words"), [
-    (0.43, 23, ("typical training video", "43 % of 23")), (0.04, 23, ("only 4 % of 23",)), (0.97, 23, ("than most",)),
+    (0.43, 23, ("typical training video", "43 % of 23")), (0.13, 23, ("only 13 % of 23",)), (0.97, 23, ("than most",)),
     (0.0, 23, ("practically every",)), (1.0, 23, ("all 23",)), (0.5, 3, ("Only 3 videos stand",))])
 def test_how_usual_a_match_is(value, count, words):
     text = plain(wording.typicality(CARD | {"typical": value, "typical_videos": count}, 0))
