@@ -257,6 +257,7 @@ class Subject:
     node_of: list[int]  # of prototypes
     head: Tensor | None  # (K0 or K, C) class weights of a pooled linear head
     normalisation: str  # of the clips
+    highest: float = 1.0  # activation of a prototype's own patch
 
 
 def leave_out(args: argparse.Namespace, methods: Sequence[str], reason: str) -> None:
@@ -328,7 +329,7 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subj
         return Subject("trunk", str(path), hierarchy, model.trunk, lambda clips: model.node_log_probs(model.pooled_log_probs(model.trunk(clips))),
                        None, [], weights, normalisation)
     return Subject("hipe", str(path), hierarchy, model.trunk, lambda clips: model(clips).log_probs, lambda clips: model(clips).activations,
-                   model.prototype_layer.node_of.tolist(), None, normalisation)
+                   model.prototype_layer.node_of.tolist(), None, normalisation, model.prototype_layer.highest)
 
 
 @dataclass
@@ -403,7 +404,7 @@ def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Se
     score = score_of(subject, args, targets)
     if method in RECIPES:
         for first in range(0, len(shown), args.batch_size):
-            yield from perturb(method, args, lambda clips, which, first=first: score(clips, which + first), shown, first)
+            yield from perturb(method, args, lambda clips, which, first=first: score(clips, which + first), shown, first, subject.highest)
         return
     for i, one in enumerate(shown):
         def score_one(clips: Tensor, i: int = i) -> Tensor:
@@ -420,12 +421,12 @@ def attribute(method: str, subject: Subject, args: argparse.Namespace, shown: Se
 
 
 def perturb(method: str, args: argparse.Namespace, score: Callable[[Tensor, Tensor], Tensor], shown: Sequence[Shown],
-            first: int) -> Iterator[Found]:
+            first: int, highest: float) -> Iterator[Found]:
     """A batch of clips, from `first` on, by one optimisation; see `attribute`."""
     some = shown[first:first + args.batch_size]
     own = {"tolerance": None, "rate": RATE} if args.published_energy else {}
     found = extremal_masks(score, torch.stack([one.clip for one in some]), how=method, areas=args.perturb_area,
-                           variants=(args.variant,), score="log_prob" if args.prototype is None else "activation",
+                           variants=(args.variant,), score="log_prob" if args.prototype is None else "activation", highest=highest,
                            perturbation=args.perturb_type, iterations=args.num_iter, progress=True, **own)
     if found.interrupted:
         print(f"{method}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)

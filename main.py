@@ -24,7 +24,6 @@ from datasets.sampling import EpochBatches, n_batches
 from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
 from evaluation.recognition import Believed, VideoPool, recognition_metrics
-from evaluation.typicality import distance_spread
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
@@ -34,7 +33,7 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.merging import merged
+from training.merging import merge_prototypes, spread_of, ways_after
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
@@ -301,18 +300,18 @@ class Run:
 
         The last push decides what is explained; in those before it fewer clips and the precision of evaluation do.
         """
-        last = max((step.epoch for step in steps.only("push")), default=0)
+        self.last_push = max((step.epoch for step in steps.only("push")), default=0)
         few = min(self.args.middle_push_clips, self.args.push_clips)
         middle = still if few == self.args.push_clips else build.even_clips(self.args, training, self.reader("train"),
                                                                             few)
         released = self.args.push_on != "still"
 
         def of(step: Step) -> dict:
-            final = step.epoch == last
+            final = step.epoch == self.last_push
             clips = augmented if released else still if final else middle
             loader = self._loader(clips)
             return {"loader": NormalisedTwice(loader) if released else loader,
-                    "n_clips": len(self.world.share(len(clips))), "final": final,
+                    "n_clips": len(self.world.share(len(clips))),
                     "precision": Precision(self.device) if final else self.precision}
         return of
 
@@ -447,12 +446,11 @@ class Run:
         """Push, and after the last push merge; the features of this process's clips, and their activations."""
         began = time.perf_counter()
         self.trainer.enter("last")
-        how = {name: over[name] for name in ("loader", "n_clips", "precision")}
         self.record, kept = push(self.model, names=training.names, device=self.device, epoch=step.epoch,
                                  folder=self.results, progress=True, world=self.world,
-                                 repeats=self.args.push_repeats, **how)
+                                 repeats=self.args.push_repeats, **over)
         n_pushed = len(self.record.video)
-        activations = self._survey(kept, training, merge=over["final"])
+        activations = self._survey(kept, training, merge=step.epoch == self.last_push)
         seconds = time.perf_counter() - began
         matched = sum(video is not None for video in self.record.video)
         twice = self.record.duplicates(self.model.prototype_layer.node_of)
@@ -478,30 +476,23 @@ class Run:
         Returns:
             (n, P) activations of this process's clips.
         """
-        model, world, tree = self.model, self.world, self.hierarchy
+        model, world = self.model, self.world
         own = kept.distances(model.prototype_layer, self.device)  # (n, P)
-        items = world.rows(kept.items)
-        order = items.argsort(stable=True)
+        order = world.rows(kept.items).argsort(stable=True)
         distances, labels, videos = (world.rows(part)[order] for part in (own, kept.labels, kept.videos))
-        node_of = model.prototype_layer.node_of.cpu()
         if merge and self.args.merge_coverage and not self.args.no_merge:
-            shares = self.args.merge_coverage[:tree.n_levels]
-            into = merged(model.prototype_layer.similarity(distances), labels, node_of, tree.ancestors, tree.level_of,
-                          shares + shares[-1:] * (tree.n_levels - len(shares)))
+            node_of = model.prototype_layer.node_of.cpu()
+            self.record, into = merge_prototypes(model, self.record, distances, labels, self.args.merge_coverage)
             keep = into == torch.arange(len(into))
-            model.score.absorb(into.to(self.device))
-            self.record.stands_for = [(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]
+            distances = distances[:, keep]
             if not keep.all():
-                model.keep(keep)
-                self.trainer.forget()
+                own = kept.distances(model.prototype_layer, self.device)  # to the bit what a resumed run will have
+                if self.ways is not None:
+                    self.ways = ways_after(self.ways, torch.from_numpy(training.labels), node_of, into)
+                self.trainer.forget()  # the optimisers of other prototypes
                 self.trainer.enter("last")
-            self.record, own, distances = self.record.only(keep), own[:, keep], distances[:, keep]
-        nearest = torch.full((len(training), distances.shape[1]), torch.inf)
-        nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
-        number = {name: i for i, name in enumerate(training.names)}
-        sources = torch.tensor([-1 if name is None else number[name] for name in self.record.video])
-        self.record.spread = distance_spread(nearest, torch.from_numpy(training.labels), sources,
-                                             model.prototype_layer.node_of.cpu(), tree.ancestors, tree.level_of)
+        self.record.spread = spread_of(model, self.record, distances, videos, training.names,
+                                       torch.from_numpy(training.labels))
         return model.prototype_layer.similarity(own)
 
     def _pictures(self, step: Step, training: VideoTable, log: Log) -> None:

@@ -21,7 +21,7 @@ SCORES = ("log_prob", "activation")
 SIGMA = 0.1025  # of a frame's longer side: 11 pixels of 112, 23 of 224
 STEP = 0.64  # of sigma, and at most 7 pixels
 COLDNESS = 20.0  # of the softmax by which neighbouring grid points are pooled
-TOP_ACTIVATION = math.log(1e4)  # similarity of a prototype and a patch that are equal
+TOP_ACTIVATION = math.log(1e4)  # logarithmic similarity of a prototype and a patch that are equal
 MARGIN = 1e-6  # probabilities stay this far inside 0 .. 1
 TIE = 1e-5  # values of a mask that differ by no more are equal: float32 rounds e^20 by as much
 FALLS = 1e-3  # relative; an energy that falls by less than that counts as one that does not
@@ -256,10 +256,10 @@ class Extremal:
     interrupted: bool  # by Ctrl-C: the masks are the best until then
 
 
-def _score_loss(scores: Tensor, inverse: Tensor, score: str) -> Tensor:
+def _score_loss(scores: Tensor, inverse: Tensor, score: str, highest: float) -> Tensor:
     """-log p, or -log(1 - p) where the mask was to delete: (n,)."""
     if score == "activation":
-        log_p = (scores / TOP_ACTIVATION).clamp(MARGIN, 1 - MARGIN).log()
+        log_p = (scores / highest).clamp(MARGIN, 1 - MARGIN).log()
     else:
         log_p = scores.clamp(max=math.log1p(-MARGIN))
     return torch.where(inverse, -torch.log(-torch.expm1(log_p)), -log_p)
@@ -287,9 +287,9 @@ def _check_ellipsoids(how: str, n_frames: int, padded: tuple[int, int]) -> None:
 
 def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: str = "3d_ep",
                    areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",), score: str = "log_prob",
-                   perturbation: str = "blur", iterations: int = 2000, patience: int | None = 200,
-                   tolerance: float | None = TOLERANCE, step: int | None = None, sigma: float | None = None,
-                   rate: float | None = None, momentum: float = 0.9, every: int = 50,
+                   highest: float = TOP_ACTIVATION, perturbation: str = "blur", iterations: int = 2000,
+                   patience: int | None = 200, tolerance: float | None = TOLERANCE, step: int | None = None,
+                   sigma: float | None = None, rate: float | None = None, momentum: float = 0.9, every: int = 50,
                    progress: bool = False) -> Extremal:
     """Optimise masks of clips, all together: clips x areas x variants.
 
@@ -299,7 +299,8 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
         how: "2d_ep" (the area in every frame), "3d_ep" (over the clip) or "step" (the same, smooth in space and time).
         areas: shares of the padded mask, 0..1.
         variants: "preserve", "delete", or "dual", whose one mask does both.
-        score: what score_fn gives: "log_prob", or "activation" of a prototype, 0 .. log(1e4).
+        score: what score_fn gives: "log_prob", or "activation" of a prototype, 0 .. highest.
+        highest: the activation of a patch that is the prototype's own.
         perturbation: "blur" or "fade".
         iterations: at most.
         patience: a mask is finished when its energy has not fallen for so many iterations; None for never.
@@ -358,7 +359,7 @@ def extremal_masks(score_fn: Callable[[Tensor], Tensor], clips: Tensor, *, how: 
                 inverse = torch.arange(len(rows), device=clips.device) >= kept[active].sum()
                 shown = torch.where(inverse[:, None, None, None], 1 - mask[rows], mask[rows])
                 scores = score_fn(pyramid(shown, clip_of[active][rows]), clip_of[active][rows])
-                loss = torch.zeros_like(wanted[active]).index_add(0, rows, _score_loss(scores, inverse, score))
+                loss = torch.zeros_like(wanted[active]).index_add(0, rows, _score_loss(scores, inverse, score, highest))
                 loss = loss / (kept[active].int() + deleted[active].int())
                 if i == 0 and not loss.isfinite().all():
                     wrong = int(clip_of[~loss.isfinite()][0])
@@ -437,20 +438,21 @@ def _scattered(values: Tensor, which: Tensor, n: int) -> Tensor:
 
 def extremal_perturbation(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, how: str = "3d_ep",
                           areas: Sequence[float] = AREAS, variants: Sequence[str] = ("preserve",),
-                          score: str = "log_prob", perturbation: str = "blur", iterations: int = 2000,
-                          patience: int | None = 200, step: int | None = None, sigma: float | None = None,
-                          progress: bool = False, **_others: object) -> Tensor:
+                          score: str = "log_prob", highest: float = TOP_ACTIVATION, perturbation: str = "blur",
+                          iterations: int = 2000, patience: int | None = 200, step: int | None = None,
+                          sigma: float | None = None, progress: bool = False, **_others: object) -> Tensor:
     """The mean of a clip's extremal masks: the smaller the area that a voxel still belongs to, the hotter.
 
     Args:
         score_fn: (B, 3, T, H, W) -> (B,), a log-probability or, with score="activation", a prototype's activation.
         clip: (3, T, H, W).
-        how, areas, variants, score, perturbation, iterations, patience, step, sigma, progress: see `extremal_masks`.
+        how, areas, variants, score, highest, perturbation, iterations, patience, step, sigma, progress: see
+            `extremal_masks`.
         _others: options of other methods, so that one call serves them all.
     Returns:
         (T, H, W) in 0 .. 1.
     """
     found = extremal_masks(lambda clips, _: score_fn(clips), clip[None], how=how, areas=areas, variants=variants,
-                           score=score, perturbation=perturbation, iterations=iterations, patience=patience, step=step,
-                           sigma=sigma, progress=progress)
+                           score=score, highest=highest, perturbation=perturbation, iterations=iterations,
+                           patience=patience, step=step, sigma=sigma, progress=progress)
     return found.masks[0].mean((0, 1))

@@ -5,11 +5,12 @@
 --demo is a folder that `python -m util_scripts.demo DIR --seed N` filled; choose weights on another seed than the one
 that is reported. The trunk stays as it is (by default the demo's), so its features of all clips are computed once and
 kept in --work; every pair of weights, of --orthogonality_weight and --sharing_weight, then trains the warm epochs,
-pushes and tunes on them, once a seed. Prints means over the seeds, for each level from the leaf up: accuracy; how often
-the most contributing prototype points at the event; how many pushed prototypes lie on one; the share of duplicates,
-which are the same as another one of their node; and of ancestors' prototypes how surely they tell clips of the
-child that they know worst from clips of other nodes (sharing, an AUC), the share that on clips of every child is more
-active in the mean than on clips of other nodes, and how evenly they fire: the least child's mean by the largest's.
+pushes and tunes on them, without merging, once a seed. Prints means over the seeds, for each level from the leaf up:
+accuracy; how often the most contributing prototype points at the event; how many pushed prototypes lie on one; the
+share of duplicates, which are the same as another one of their node; and of ancestors' prototypes how surely they tell
+clips of the child that they know worst from clips of other nodes (sharing, an AUC), the share that on clips of every
+child is more active in the mean than on clips of other nodes, and how evenly they fire: the least child's mean by the
+largest's.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import build
+from benchmarks.step import loss_weights
 from datasets.sampling import n_batches
 from datasets.video import Video, VideoClips
 from evaluation.localisation import Tube, points_at, read_truth
@@ -31,16 +33,15 @@ from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from options import parse_main
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
 from training.push import PushRecord, push
 from training.schedule import ScheduledBatches, training_steps
-from training.starts import start_prototypes
+from training.starts import spread_prototypes, start_prototypes
 from util_scripts.errors import CommandLine, user_errors
 
 CPU = torch.device("cpu")
 FIELDS = ("label", "video", "item", "frames", "crop")
-LOSSES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing")
 
 
 class Kept(nn.Module):
@@ -101,11 +102,17 @@ def keep(path: Path, model: HIPE, args: argparse.Namespace, subsets: dict[str, l
 def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: int) -> PushRecord:
     """Start, warm epochs, push and tuning, as main.py does them for --warm_epochs --n_epochs of the same number."""
     still = FeatureBatches(kept["still"], args.batch_size)
-    start_prototypes(model, still, device=CPU, generator=torch.Generator().manual_seed(seed), sure=args.sure)
-    phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler),
+    ways = torch.full((len(args.names),), -1)
+    if args.starts == "sampled":
+        start_prototypes(model, still, device=CPU, generator=torch.Generator().manual_seed(seed), sure=args.sure)
+    else:
+        ways = spread_prototypes(model, still, n_videos=len(ways), device=CPU, seed=seed, sure=args.sure,
+                                 standardise=args.standardise, clips_a_way=args.ways_clips).ways
+    phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
+                            score_rate=args.warm_score_learning_rate),
               "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
-    trainer = Trainer(model, phases, LossWeights(**{name: getattr(args, f"{name}_weight") for name in LOSSES}),
-                      margin=args.separation_margin, focus=args.focus, background=args.background, sure=args.sure)
+    trainer = Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
+                      background=args.background, sure=args.sure)
     views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
     n_clips = len(views.labels) // args.cache_features
     steps = training_steps(
@@ -115,7 +122,7 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
     places = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
     order = ScheduledBatches(warm, n_clips, args.batch_size, seed=seed, trunk_epochs=args.trunk_epochs)
     for i, (step, batch) in enumerate(zip(warm, views.batches(places.items(order), CPU), strict=True)):
-        trainer.step(step, i / len(warm), batch)
+        trainer.step(step, i / len(warm), {**batch, "way": ways[batch["video"]]})
     record, neck = push(model, still, names=args.names, device=CPU, n_clips=len(kept["still"]["label"]))
     activations = neck.activations(model.prototype_layer, CPU)
     for step in steps.only("last"):

@@ -7,6 +7,7 @@ backward pass. Here the nearest cells are found by a matrix product, some protot
 computed exactly, are computed again in the backward pass. A training step finds the nearest of all cells, of the
 focused and of the background ones. Each is run forward and backward in a process of its own, where its peak is what
 the system (Linux) counted above what was there after a run with a single clip; on a GPU it is what PyTorch counted.
+Where the neck has channels for each level, the published search, which knows of one space for all, sees the first ones.
 """
 
 import multiprocessing
@@ -28,6 +29,7 @@ from util_scripts.errors import CommandLine, user_errors
 def published(layer: PrototypeLayer, features: Tensor) -> Tensor:
     """(B, P) squared distances to the nearest cell, by the expanded square of all of them."""
     kernels = layer.prototypes[:, :, None, None, None]
+    features = features[:, :kernels.shape[1]]
     squares = F.conv3d(features.square(), torch.ones_like(kernels))
     norms = layer.prototypes.square().sum(1)[:, None, None, None]
     distances = F.relu(squares - 2 * F.conv3d(features, kernels) + norms)  # (B, P, t, h, w)

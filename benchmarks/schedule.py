@@ -4,7 +4,7 @@
 
 What a clip costs in each kind of pass is measured on noise in memory, all in turns; what there is to do is counted from
 the schedule's flags. Published are as many epochs, a push at --push_start and every --push_every epochs from there,
-warm or not, and after each push as many full passes of tuning as --tune_iterations. What a published tuning pass costs
+warm or not, and 20 full passes of tuning after each push. What a published tuning pass costs
 is nobody's measurement: it is priced once as a pass of evaluation, the least that it can be, and once as an epoch of
 training. Loading, validation and pictures count for neither. Trunk epochs are not published; they stand beside the sum.
 """
@@ -19,6 +19,7 @@ from training.push import push
 from training.schedule import Step, push_epochs
 from util_scripts.errors import CommandLine, user_errors
 
+PUBLISHED_PASSES = 20  # of tuning after a push
 TUNED = 128  # how many times the batch stands for a training set in a tuning pass
 
 
@@ -50,7 +51,7 @@ def prices(bench: Bench) -> dict[str, float]:
         trainer.kind = None  # what went before may have left the model in eval mode
         return trainer.step(Step(kind, 1, 0), 0.0, given)["loss"]
 
-    cached = {"trunk": features(), "label": batch["label"]}
+    cached = {"trunk": features(), "label": batch["label"], "way": batch["way"]}
     # the one gradient step of a tuning pass is shared by all clips of a training set
     activations = model(batch["clip"]).activations.detach().cpu().repeat(TUNED, 1)
     labels = whole["label"].repeat(TUNED)
@@ -68,7 +69,7 @@ def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[
     pushes = len(push_epochs(n_epochs=args.n_epochs, warm_epochs=args.warm_epochs, push_start=args.push_start,
                              push_every=args.push_every))
     published = len(range(args.push_start, args.n_epochs + 1, args.push_every))
-    passes, plain = published * args.tune_iterations, warm * price["warm"]
+    passes, plain = published * PUBLISHED_PASSES, warm * price["warm"]
     cached = 0 < args.cache_features < warm
     here = args.cache_features * price["trunk"] + warm * price["warm, cached"] if cached else plain
     # a push over fewer clips before the last one

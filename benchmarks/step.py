@@ -2,12 +2,12 @@
 
     python -m benchmarks.step [--batch_size 8] [--sample_size 112] [--repeats 10] [--device cpu] [--amp bf16]
 
-HIPE is what main.py trains by default on UCF-101's tree: 3D-ResNet-18, 16 frames, 126 nodes of ten prototypes; its step
-is forward, all losses, backward and optimiser. The softmax head's step is written out plainly below, with the same
-trunk, memory format, optimiser and input; beside it stands the trunk alone, forward and backward, and what share of the
-machine's rate of float32 matrix products, measured here too, its arithmetic reaches. All take turns in one process, so
-that a machine that slows down does so for all; of each turn the ratio is taken, and of these the median. Only the ratio
-travels from one machine to another.
+HIPE is what main.py trains by default on UCF-101's tree: 3D-ResNet-18, 16 frames, 126 nodes of six prototypes (of ten
+with --prototypes_per_node 10); its step is forward, all losses, backward and optimiser. The softmax head's step is
+written out plainly below, with the same trunk, memory format, optimiser and input; beside it stands the trunk alone,
+forward and backward, and what share of the machine's rate of float32 matrix products, measured here too, its arithmetic
+reaches. All take turns in one process, so that a machine that slows down does so for all; of each turn the ratio is
+taken, and of these the median. Only the ratio travels from one machine to another.
 """
 
 import argparse
@@ -29,16 +29,25 @@ from training.schedule import Step
 from util_scripts.errors import CommandLine, user_errors
 
 GOAL = 1.03
-WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing")
+WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
+                "batch_ce", "l1", "ways", "pooled")
+
+
+def loss_weights(args: argparse.Namespace) -> LossWeights:
+    """Of all losses, as main.py has them where there are class maps."""
+    return LossWeights(**{name: getattr(args, f"{name}_weight") for name in WEIGHT_NAMES},
+                       level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0)
 
 
 def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) -> Trainer:
     """What main.py takes warm and joint steps and tunes with."""
-    joint = Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay, args.momentum)
-    phases = {"joint": joint, "warm": Phase("adam", 0, args.warm_learning_rate),
+    joint = Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay, args.momentum,
+                  score_rate=args.score_learning_rate)
+    warm = Phase("adam", 0, args.warm_learning_rate, score_rate=args.warm_score_learning_rate)
+    phases = {"joint": joint, "warm": warm,
               "last": Phase("adam", 0, args.last_learning_rate)}
-    return Trainer(model, phases, LossWeights(**{n: getattr(args, f"{n}_weight") for n in WEIGHT_NAMES}),
-                   margin=args.separation_margin, focus=args.focus, background=args.background, precision=precision)
+    return Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
+                   background=args.background, precision=precision)
 
 
 def softmax_step(args: argparse.Namespace, trunk: nn.Module, n_classes: int, batch: dict,
@@ -121,7 +130,8 @@ class Bench:
         self.embedding = build.fresh_embedding(args, self.hierarchy, cache=None)
         size = (args.batch_size, 3, args.sample_duration, args.sample_size, args.sample_size)
         clips = torch.randn(size, device=self.device).contiguous(memory_format=torch.channels_last_3d)
-        self.batch = {"clip": clips, "label": torch.randint(self.hierarchy.n_leaves, size[:1], device=self.device)}
+        self.batch = {"clip": clips, "label": torch.randint(self.hierarchy.n_leaves, size[:1], device=self.device),
+                      "way": torch.randint(args.prototypes_per_node, size[:1])}
 
     def model(self) -> HIPE:
         """Another model."""

@@ -43,7 +43,7 @@ def node_log_probs(scores: Tensor, ancestors: Tensor, n_nodes: int) -> Tensor:
 def log_softmax_within(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     """Log-softmax of every column over the columns of its group: values (B, K), group (K,) int64 -> (B, K)."""
     index = group.expand_as(values)
-    top = values.new_full((len(values), n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
+    top = values.new_full((values.shape[0], n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
     centred = values - top.gather(1, index)
     return centred - torch.zeros_like(top).scatter_add(1, index, centred.exp()).log().gather(1, index)
 
@@ -149,7 +149,7 @@ class TreeScore(Score):
     def _pooled(self, voices: Tensor) -> Tensor:
         """(B, P) -> (B, K): max or sum over each node's prototypes, 0 for a node without any."""
         index = self.node_of.expand_as(voices)
-        pooled = voices.new_zeros(len(voices), self.n_nodes)
+        pooled = voices.new_zeros(voices.shape[0], self.n_nodes)  # not len(): an exported model takes any number
         pooled = pooled.scatter_reduce(1, index[:, :self.n_max], voices[:, :self.n_max], "amax")
         return pooled.scatter_add(1, index[:, self.n_max:], voices[:, self.n_max:])
 
@@ -233,13 +233,13 @@ class HyperbolicTreeScore(TreeScore):
         self.c = c
         above = F.pad(points.double(), (0, 0, 0, 1))[self.parent]  # (K, D), the root at the origin
         seen = seen_from(above, points.double(), c)  # (K, D)
-        families = [(self.parent == parent).nonzero()[:, 0] for parent in self.parent.unique()]  # M of them
-        most = max(map(len, families))
-        children = torch.full((len(families), most), self.n_nodes)  # (M, n), K where there is none
+        groups = [(self.parent == parent).nonzero()[:, 0] for parent in self.parent.unique()]  # M of them
+        most = max(map(len, groups))
+        children = torch.full((len(groups), most), self.n_nodes)  # (M, n), K where there is none
         slots = torch.zeros(self.n_nodes, dtype=torch.int64)  # (K,) where a node stands among all slots
-        vectors = torch.zeros(len(families), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
-        temperatures = torch.ones(len(families))
-        for row, family in enumerate(families):
+        vectors = torch.zeros(len(groups), most, min(most, seen.shape[1]), dtype=torch.float64)  # (M, n, r)
+        temperatures = torch.ones(len(groups), dtype=torch.float64)
+        for row, family in enumerate(groups):
             children[row, :len(family)] = family
             slots[family] = row * most + torch.arange(len(family))
             # distances and angles are all that counts: as few dimensions as there are children hold them
@@ -248,9 +248,9 @@ class HyperbolicTreeScore(TreeScore):
             if len(family) > 1:
                 temperatures[row] = self._nearest(hierarchy, family, seen[family]) / math.log(100 * len(family))
         lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)  # (M, n, 1)
-        for name, values in (("children", children), ("slots", slots), ("places", vectors.float()),
-                             ("directions", (vectors / lengths.clamp(min=1e-12)).float()),
-                             ("temperatures", temperatures)):
+        # in float64, so that a page that computes by `formula` comes to the same numbers
+        for name, values in (("families", children), ("slots", slots), ("places", vectors),
+                             ("directions", vectors / lengths.clamp(min=1e-12)), ("temperatures", temperatures)):
             self.register_buffer(name, values, persistent=False)
 
     def _nearest(self, hierarchy: Hierarchy, family: Tensor, seen: Tensor) -> float:
@@ -267,17 +267,16 @@ class HyperbolicTreeScore(TreeScore):
         return float(apart.min())
 
     def among_siblings(self, evidence: Tensor) -> Tensor:
-        given = F.pad(evidence, (0, 1))[:, self.children]  # (B, M, n)
+        given = F.pad(evidence, (0, 1))[:, self.families]  # (B, M, n)
         way = torch.einsum("bmn,mnr->mbr", given, self.directions.to(given.dtype))
         apart = distance(way, self.places.to(given.dtype), self.c)  # (M, B, n)
         scores = -apart / self.temperatures.to(given.dtype)[:, None, None]
-        scores = scores.masked_fill((self.children == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
+        scores = scores.masked_fill((self.families == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
         return scores.transpose(0, 1).flatten(1)[:, self.slots]
 
     def formula(self) -> dict:
         branchings = []
-        for children, places, temperature in zip(self.children, self.places.double(), self.temperatures.tolist(),
-                                                 strict=True):
+        for children, places, temperature in zip(self.families, self.places, self.temperatures.tolist(), strict=True):
             own = children < self.n_nodes
             places = places[own]
             lengths = torch.linalg.vector_norm(places, dim=-1)

@@ -27,8 +27,8 @@ from training.schedule import Step
 CPU = torch.device("cpu")
 LABELS = [0, 3, 4, 3, 0, 2, 4, 4]
 SCHEDULE = ("--trunk_epochs 1 --warm_epochs 1 --n_epochs 2 --push_start 2 --tune_iterations 2 --checkpoint 1 "
-            "--batch_size 6 --push_clips 1 --cache_features 0 --trunk_optimizer sgd --optimizer sgd --n_threads 0 "
-            "--no_cuda --no_img")
+            "--batch_size 6 --push_clips 1 --ways_clips 1 --cache_features 0 --trunk_optimizer sgd --optimizer sgd "
+            "--n_threads 0 --no_cuda --no_img")
 
 
 def together(size: int, work: Callable[[World, int], None], folder: Path) -> list[Ended]:

@@ -21,9 +21,9 @@ from training.features import valid_clips
 from training.schedule import Step
 
 CPU = torch.device("cpu")
-PARTS = ("trunk", "neck", "prototype_layer", "last_layer", "pooled_head")
-MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", "last_layer"},
-         "joint": {"trunk", "neck", "prototype_layer", "last_layer"}, "last": {"last_layer"}}
+PARTS = ("trunk", "neck", "prototype_layer", "score", "pooled_head")
+MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", "score"},
+         "joint": {"trunk", "neck", "prototype_layer", "score"}, "last": {"score"}}
 
 
 def weights(**changes) -> LossWeights:

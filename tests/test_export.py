@@ -8,6 +8,7 @@ import torch
 from test_trunks import small
 from tiny import embedded, random_tree, small_hipe
 
+import build
 from datasets.transforms import normalise
 from models import HIPE, TRUNKS
 from options import parse_main, resolve
@@ -20,17 +21,19 @@ FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial
          "--sample_duration 8 --prototype_channels 6 --prototypes_per_node 2")
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+@pytest.fixture(scope="module", params=["tree", "hyperbolic"])
+def trained(request, tmp_path_factory):
     """A checkpoint and the model in it."""
-    args, _ = parse_main(FLAGS.split())
+    args, _ = parse_main([*FLAGS.split(), "--score", request.param])
     resolve(args)
-    model = small_hipe(TREE).eval()
+    torch.manual_seed(0)
+    points, c = build.fresh_embedding(args, TREE, None)
+    model = build.build_model(args, TREE, points, c).eval()
     path = tmp_path_factory.mktemp("trained") / "save_1.pth"
     save_checkpoint(path, {
         "done": ["last", 1, 0], "args": vars(args), "hierarchy_rows": [list(row) for row in TREE.rows],
-        "embedding": {"points": model.score.embeddings.points, "c": model.score.embeddings.c}, "model": model.state_dict(),
-        "optimizers": {}, "rng": {}, "push_record": None})
+        "embedding": {"points": points, "c": c}, "model": model.state_dict(), "optimizers": {}, "rng": {},
+        "push_record": None})
     return path, model
 
 

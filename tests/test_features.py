@@ -65,7 +65,8 @@ def test_shares_of_the_views_make_the_views(size):
 
 
 def test_batches_are_the_items_asked_for():
-    kept = KeptFeatures(torch.rand(6, 3, 1, 2, 2).half(), torch.arange(6))
+    kept = KeptFeatures(torch.rand(6, 3, 1, 2, 2).half(), torch.arange(6), torch.arange(6) // 2, torch.arange(6))
     one, other = kept.batches([[4, 0, 4], [2]], CPU)
     assert one["label"].tolist() == [4, 0, 4] and one["trunk"].dtype == torch.float32
+    assert one["video"].tolist() == [2, 0, 2]
     assert torch.equal(one["trunk"], kept.features[[4, 0, 4]].float()) and other["trunk"].shape == (1, 3, 1, 2, 2)

@@ -67,7 +67,7 @@ def test_a_batch_equals_its_clips_one_by_one(neck):
         together = model(batch)
         for i in range(4):
             alone = model(batch[i:i + 1])
-            for name in ("log_probs", "tangent", "activations", "distances", "features"):
+            for name in ("log_probs", "evidence", "activations", "distances", "features"):
                 one, other = getattr(alone, name)[0], getattr(together, name)[i]
                 assert (one - other).abs().max() <= 1e-5 * max(1, other.abs().max()), name
             assert torch.equal(alone.cells[0], together.cells[i])
@@ -110,7 +110,8 @@ def test_gradients_are_finite_at_a_perfect_match_and_at_the_origin():
 def test_every_prototype_starts_pulling_towards_its_own_node():
     tree = random_tree(0, 3, 6)
     model = small_hipe(tree, per_node=2)
-    torch.testing.assert_close(model.score.last_layer.weight.T, 0.1 * model.score.embeddings.points.repeat_interleave(2, 0))
+    expected = 0.1 * model.score.embeddings.points.repeat_interleave(2, 0)
+    torch.testing.assert_close(model.score.last_layer.weight.T, expected)
     for node in range(len(tree)):
         activations = 5 * (model.prototype_layer.node_of == node).float()[None]
         log_probs, _ = model.score(activations)
@@ -130,4 +131,4 @@ def test_scores_stay_float32_under_autocast():
 def test_the_tree_is_not_part_of_the_state():
     model, _ = tiny_hipe()
     assert {key.split(".")[0] for key in model.state_dict()} == {
-        "trunk", "prototype_layer", "embeddings", "last_layer", "pooled_head"}
+        "trunk", "prototype_layer", "score", "pooled_head"}

@@ -37,7 +37,7 @@ DATA = "--video_path jpg --annotation_path ucf101_01.json --tree_file tree.csv"
 MODEL = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 32 "
          "--sample_duration 8 --prototype_channels 6 --prototypes_per_node 2 --emb_dim 8")
 SCHEDULE = ("--trunk_epochs 2 --warm_epochs 1 --n_epochs 3 --push_start 2 --push_every 1 --tune_iterations 3 "
-            "--checkpoint 1 --batch_size 6 --push_clips 2")
+            "--checkpoint 1 --batch_size 6 --push_clips 2 --ways_clips 1")
 QUICK = "--trunk_epochs 1 --warm_epochs 0 --n_epochs 1 --tune_iterations 1 --batch_size 6 --push_clips 1"
 CALL = "--n_threads 0 --no_cuda --no_img"
 # In order: 2 x 2 trunk, start, 2 warm, 2 joint, push, 3 last, 2 joint, push, 3 last.
@@ -112,6 +112,12 @@ def whole(data, tmp_path_factory) -> Path:
     return train(data, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture(scope="session")
+def embedded(data, tmp_path_factory) -> Path:
+    """The same with a score in embedding space."""
+    return train(data, tmp_path_factory.mktemp("embedded"), "--score hyperbolic")
+
+
 def flat(value, name: str = "") -> dict:
     """The leaves of nested dicts and lists by their paths."""
     if isinstance(value, dict | list | tuple):
@@ -136,9 +142,12 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 def test_a_run_writes_what_is_documented(whole):
+    rows = json.loads((whole / "prototypes.json").read_text())
+    n = len(rows)  # after merging
+    assert 9 <= n < 18
     names = {path.name for path in whole.iterdir()}
-    assert names == {"trunk.pth", "save_1.pth", "save_2.pth", "save_3.pth", "embeddings.pth", "metrics.jsonl",
-                     "opts.json", "prototypes.json"}
+    assert names == {"trunk.pth", "save_1.pth", "save_2.pth", "save_3.pth", "metrics.jsonl", "opts.json",
+                     "prototypes.json"}
     opts = json.loads((whole / "opts.json").read_text())
     assert (opts["n_epochs"], opts["n_classes"], opts["trunk_optimizer"]) == (3, 4, "adamw")
     assert Path(opts["video_path"]).is_absolute() and Path(opts["annotation_path"]).is_absolute()
@@ -153,11 +162,12 @@ def test_a_run_writes_what_is_documented(whole):
             assert {"loss", "top1", "top5", "level_1", "level_2", "videos"} <= set(event) and event["videos"] == 4
         if event["event"] == "push":
             clips = 24 if event["epoch"] == 3 else 12  # two a video in the last push
-            assert (event["matched"], event["unmatched"], event["clips"]) == (18, 0, clips)
-    assert events[4]["placed"] == events[4]["prototypes"] == 18
+            left = n if event["epoch"] == 3 else 18
+            assert (event["matched"], event["unmatched"], event["clips"]) == (left, 0, clips)
+            assert event["merged"] == 18 - left
+    assert events[4]["placed"] == events[4]["prototypes"] == 18 and events[4]["videos_of_a_way"] > 0
 
-    rows = json.loads((whole / "prototypes.json").read_text())
-    assert [row["prototype"] for row in rows] == list(range(18))
+    assert [row["prototype"] for row in rows] == list(range(n))
     for row in rows:
         leaf = next(name for name in sorted(TREE.names[:4]) if name in row["video"])
         assert tuple(row["node"]) in {TREE.path(node) for node in TREE.path_ids(TREE.label(leaf))}
@@ -170,7 +180,7 @@ def test_a_run_writes_what_is_documented(whole):
 def test_a_checkpoint_holds_what_is_documented(whole):
     found = load_checkpoint(whole / "save_3.pth")
     assert set(found) == {"format", "done", "args", "hierarchy_rows", "embedding", "model", "optimizers", "rng",
-                          "push_record", "counts"}
+                          "push_record", "counts", "ways"}
     assert found["done"] == ["last", 3, 2] and [tuple(row) for row in found["hierarchy_rows"]] == ROWS
     assert load_checkpoint(whole / "save_1.pth")["done"] == ["warm", 1, 1]
     assert load_checkpoint(whole / "trunk.pth")["done"] == ["trunk", 2, 1]
@@ -209,7 +219,8 @@ def cut(kind: str, nth: int, how: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", wrap(Trainer.step, lambda trainer, step, *_: step.kind))
         patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "last"))
-        patch.setattr(main, "start_prototypes", wrap(main.start_prototypes, lambda *_: "start"))
+        for name in ("start_prototypes", "spread_prototypes"):
+            patch.setattr(main, name, wrap(getattr(main, name), lambda *_: "start"))
         patch.setattr(main, "push", wrap(main.push, lambda *_: "push"))
         if how == "kill":
             with pytest.raises(Killed):
@@ -247,6 +258,20 @@ def test_a_run_cut_in_every_kind_of_step_ends_at_the_same_bits(data, whole, tmp_
     for first, second in zip(one, other, strict=True):
         if first["event"] == "val":
             assert first == second
+
+
+def test_a_run_in_embedding_space_that_is_cut_ends_at_the_same_bits(data, embedded, tmp_path):
+    results = tmp_path / "results"
+    with cut("trunk", 3, "term"):
+        train(data, results, "--score hyperbolic")
+    for kind, nth, how in (("start", 1, "kill"), ("joint", 2, "kill"), ("push", 1, "term"), ("last", 2, "kill")):
+        with cut(kind, nth, how):
+            go_on(results)
+    go_on(results)
+    for name in ("save_1.pth", "save_2.pth", "save_3.pth"):
+        assert_same(results / name, embedded / name)
+    assert (results / "prototypes.json").read_bytes() == (embedded / "prototypes.json").read_bytes()
+    assert (embedded / "embeddings.pth").is_file() and sum(load_checkpoint(embedded / "save_3.pth")["counts"]) == 18
 
 
 @pytest.mark.slow
@@ -358,7 +383,8 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
     assert ended.returncode == 0, log.read_text()
     assert_same(results / "save_3.pth", whole / "save_3.pth")
     assert "Traceback" not in log.read_text()
-    assert len(list((results / "img").glob("epoch_3/**/*.gif"))) >= 18
+    counts = load_checkpoint(results / "save_3.pth")["counts"]
+    assert len(list((results / "img").glob("epoch_3/**/*.gif"))) >= sum(counts)
 
     found = json.loads((results / "val.json").read_text())
     names = {f"v_{row[0]}_g03_c01" for row in ROWS}
@@ -394,11 +420,13 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
             assert [level["level"] for level in one["levels"]] == levels
             for level in one["levels"]:
                 assert level["node"] == one["prediction"][level["level"]] and 0 <= level["probability"] <= 1
-                assert [match["node"] for match in level["prototypes"]] == [level["node"]] * 2
+                node = TREE.path_ids(TREE.label(one["prediction"][0]))[level["level"]]
+                assert [match["node"] for match in level["prototypes"]] == [level["node"]] * counts[node]
                 gains = [match["contribution"] for match in level["prototypes"]]
                 assert gains == sorted(gains, reverse=True)
                 for match in level["prototypes"]:
-                    assert 0 <= match["similarity"] <= 9.22 and match["source"]["video"].startswith("v_")
+                    assert 0 <= match["similarity"] <= 1 and match["source"]["video"].startswith("v_")
+                    assert match["evidence"] == pytest.approx(match["weight"] * match["activation"], rel=1e-3)
                     assert all(low <= at < high for low, at, high in
                                zip(match["box"][:3], match["peak"], match["box"][3:], strict=True))
             assert (folder / "index.html").is_file() and list(folder.glob("*.gif"))
@@ -609,7 +637,7 @@ def test_overwrite_begins_afresh(data, whole, tmp_path):
     (results / "metrics.json").write_text("{}")  # of the model that goes
     train(data, results, "--overwrite", schedule=QUICK)
     assert not (results / "metrics.json").exists()
-    assert {path.name for path in results.glob("*.pth")} == {"trunk.pth", "save_1.pth", "embeddings.pth"}
+    assert {path.name for path in results.glob("*.pth")} == {"trunk.pth", "save_1.pth"}
     events = [json.loads(line)["event"] for line in (results / "metrics.jsonl").read_text().splitlines()]
     assert events.count("start") == 1
 
@@ -889,15 +917,20 @@ def test_two_parents_of_one_name(tmp_path):
     assert len(nodes) == 3 + 3 + 2
 
 
-def test_without_validation_and_without_trunk_epochs(data, tmp_path, capsys):
+@pytest.mark.parametrize(("score", "lists", "numbers"), [
+    ("tree", {"ce": [1, 0.5, 0.25], "level_ce": [1] * 3, "cluster": [0.5] * 3, "separation": [1] * 3},
+     {"coverage": 0.5, "orthogonality": 0.5, "sharing": 0.3}),
+    ("hyperbolic", {"ce": [1, 0.5, 0.25], "cluster": [0.8, 0.5, 0.3], "separation": [0.08, 0.11, 0.13]},
+     {"coverage": 1, "group": 1e-4})])
+def test_without_validation_and_without_trunk_epochs(data, tmp_path, capsys, score, lists, numbers):
     """There is no class map then, and nothing may depend on the one of a head that nobody trained."""
-    train(data, tmp_path, "--trunk_epochs 0 --no_val", schedule=QUICK)
+    train(data, tmp_path, "--trunk_epochs 0 --no_val --score", score, schedule=QUICK)
     err = capsys.readouterr().err
     assert len([line for line in err.splitlines() if "no class maps" in line]) == 1
     events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start", "joint", "push", "last"]
     assert events[0]["placed"] == events[0]["prototypes"] == 18
     joint = events[1]
-    expected = sum(row[level] * joint[f"{name}_{level}"] for name, row in (
-        ("ce", [1, 0.5, 0.25]), ("cluster", [0.8, 0.5, 0.3]), ("separation", [0.08, 0.11, 0.13])) for level in range(3))
-    assert joint["loss"] == pytest.approx(expected + joint["coverage"] + 1e-4 * joint["group"], rel=1e-4)
+    expected = sum(row[level] * joint[f"{name}_{level}"] for name, row in lists.items() for level in range(3))
+    expected += sum(weight * joint[name] for name, weight in numbers.items())
+    assert joint["loss"] == pytest.approx(expected, rel=1e-4)

@@ -1,6 +1,7 @@
 """Contributions are what zeroing a prototype does, shares add up, and the predicted node is the leaf's ancestor."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -62,26 +63,43 @@ def test_chunks_change_nothing(clip, monkeypatch):
 
 
 @pytest.mark.parametrize("node", [0, 5, 6, 9, 10])
-def test_shares_are_shapley_values(clip, node):
+def test_shares_are_owen_values(clip, node):
+    """Shapley values of own, ancestors and the rest, which descendants and all others share as one team."""
     model, tree = tiny_hipe()
     activations = model(clip[None]).activations[0]
     owner = model.prototype_layer.node_of
     above = torch.tensor(tree.path_ids(node)[1:], dtype=torch.int64)
-    groups = {"own": owner == node, "ancestors": torch.isin(owner, above)}
-    groups["elsewhere"] = ~(groups["own"] | groups["ancestors"])
-    expected = dict.fromkeys(groups, 0.0)
-    for order in itertools.permutations(groups):
+    below = torch.tensor([other for other in range(len(tree)) if node in tree.path_ids(other)[1:]], dtype=torch.int64)
+    groups = {"own": owner == node, "ancestors": torch.isin(owner, above), "descendants": torch.isin(owner, below)}
+    groups["elsewhere"] = ~(groups["own"] | groups["ancestors"] | groups["descendants"])
+    groups["rest"] = groups["descendants"] | groups["elsewhere"]
+
+    def gains(*order):
+        """What each group adds where they arrive in this order."""
         present = torch.zeros_like(activations)
         for name in order:
             before = log_probability(model, present, node)
             present = present + activations * groups[name]
-            expected[name] += float(log_probability(model, present, node) - before) / 6
+            yield name, float(log_probability(model, present, node) - before)
+
+    three, four = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 0.0)
+    for order in itertools.permutations(("own", "ancestors", "rest")):
+        for name, gain in gains(*order):
+            three[name] += gain / 6
+        at = order.index("rest")
+        for pair in (("descendants", "elsewhere"), ("elsewhere", "descendants")):
+            for name, gain in gains(*order[:at], *pair, *order[at + 1:]):
+                four[name] += gain / 12
+    del four["rest"]
     total = log_probability(model, activations, node) - log_probability(model, 0 * activations, node)
     found = evidence_shares(model.score, activations, node)
-    assert found == pytest.approx({**expected, "total": float(total)}, abs=1e-12)
-    assert found["own"] + found["ancestors"] + found["elsewhere"] == pytest.approx(found["total"], abs=1e-12)
-    if not len(above):
-        assert found["ancestors"] == 0
+    assert found == pytest.approx({**four, "total": float(total)}, abs=1e-12)
+    assert sum(found[name] for name in four) == pytest.approx(found["total"], abs=1e-12)
+    for name in ("own", "ancestors"):
+        assert found[name] == pytest.approx(three[name], abs=1e-12)
+    assert found["descendants"] + found["elsewhere"] == pytest.approx(three["rest"], abs=1e-12)
+    for name, nodes in (("ancestors", above), ("descendants", below)):
+        assert (found[name] == 0) == (not len(nodes))
 
 
 def test_predicted_nodes_are_the_leafs_ancestors(clip):
@@ -108,10 +126,11 @@ def test_matches_are_the_nodes_own_most_contributing_first(clip):
         assert [one.prototype for one in found.matches] == own[gains.argsort(descending=True)][:4].tolist()
         assert [one.contribution for one in found.matches] == pytest.approx(sorted(gains.tolist())[:0:-1])
         for one in found.matches:
-            assert one.similarity == pytest.approx(float(output.activations[0, one.prototype]))
+            assert one.activation == pytest.approx(float(output.activations[0, one.prototype]))
+            assert one.similarity == pytest.approx(one.activation / math.log(1e4))
             assert one.heat.shape == SIZE
-            assert float(one.heat.max()) == pytest.approx(one.similarity, abs=1e-5)
-            assert float(one.heat[one.peak]) == pytest.approx(one.similarity, abs=1e-5)
+            assert float(one.heat.max()) == pytest.approx(one.activation, abs=1e-5)
+            assert float(one.heat[one.peak]) == pytest.approx(one.activation, abs=1e-5)
             assert all(first <= at < last for first, at, last in zip(one.box[:3], one.peak, one.box[3:], strict=True))
         expected = torch.zeros(SIZE)
         for j, gain in zip(own, gains, strict=True):

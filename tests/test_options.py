@@ -48,10 +48,13 @@ def test_published_defaults():
     expected = {"n_epochs": 200, "warm_epochs": 10, "batch_size": 128, "inference_batch_size": 1,
                 "inference_stride": 16, "n_val_samples": 3, "output_topk": 5, "checkpoint": 10, "manual_seed": 1,
                 "sample_size": 112, "sample_duration": 16, "n_threads": 4, "push_start": 10, "push_every": 10,
-                "tune_iterations": 20, "prototypes_per_node": 10,
+                "tune_iterations": 300, "prototypes_per_node": 6, "score": "tree",
                 "root_path": ".", "tree_file": "UCF-101_hierarchy.csv", "c": 1,
-                "prototype_channels": 128, "temporal_strides": [1, 2, 2, 1, 1], "spatial_strides": [2, 2, 2, 2, 2]}
+                "prototype_channels": 64, "temporal_strides": [1, 2, 2, 1, 1], "spatial_strides": [2, 2, 2, 2, 2]}
     assert {name: getattr(args, name) for name in expected} == expected
+    embedded = resolved("--score hyperbolic")
+    expected |= {"tune_iterations": 20, "prototypes_per_node": 10, "prototype_channels": 128, "score": "hyperbolic"}
+    assert {name: getattr(embedded, name) for name in expected} == expected
     weighted = resolved("--pretrain_path kinetics.pth")
     expected = {"learning_rate": 0.001, "warm_learning_rate": 0.003, "momentum": 0.9, "weight_decay": 1e-5,
                 "multistep_milestones": [50, 100, 150], "trunk_epochs": 5, "optimizer": "sgd",
@@ -65,7 +68,10 @@ def test_given_flags_are_told_from_defaults():
     args, given = parse_main(line.split())
     assert given == {"n_epochs", "no_train", "ce_weight", "T"}
     assert (args.n_epochs, args.no_train, args.ce_weight, args.T) == (200, True, [1, 0.5], 2)
-    assert args.no_val is False and args.warm_epochs == 10 and args.cluster_weight == [0.8, 0.5, 0.3]
+    assert args.no_val is False and args.warm_epochs == 10
+    for score, weight in (("tree", [0.5]), ("cosine", [0.8, 0.5, 0.3])):  # of the score, where nobody gives another
+        assert resolved(f"--score {score}").cluster_weight == weight
+        assert resolved(f"--score {score} --cluster_weight .25").cluster_weight == [0.25]
 
 
 def test_recipes_depend_on_the_pretrained_weights():
@@ -117,7 +123,7 @@ def test_depth_and_strides_of_a_trunk(line, depth, temporal):
     ("--c 0", ("--c ", "above 0")),
     ("--edge -1", ("--edge",)),
     ("--resnet_widen_factor 0", ("--resnet_widen_factor",)),
-    *((f"--{flag} {value}", (f"--{flag} must be above 0 and finite, not {value}",))
+    *((f"--score hyperbolic --{flag} {value}", (f"--{flag} must be above 0 and finite, not {value}",))
       for flag in ("resnet_widen_factor", "T", "c", "edge", "window_power") for value in ("inf", "nan")),
     ("--window_power 0", ("--window_power", "above 0")),
     ("--T 0", ("--T ", "above 0")),

@@ -295,7 +295,7 @@ def test_a_shelf_in_a_file_equals_one_in_memory(tree, tmp_path):
 @torch.no_grad()
 def test_activations_are_against_the_prototypes_as_they_are_now(tree):
     model = small_hipe(tree)
-    kept = KeptFeatures(torch.rand(5, 6, 2, 4, 4).half(), torch.arange(5))
+    kept = KeptFeatures(torch.rand(5, 6, 2, 4, 4).half(), *[torch.arange(5)] * 3)
     for _ in range(2):
         model.prototype_layer.prototypes.uniform_()
         expected = model.prototype_layer.similarity(model.prototype_layer(kept.features.float())[0])

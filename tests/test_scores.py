@@ -38,13 +38,13 @@ def test_the_temperature_is_learnt_with_the_prototypes(kind: str, moves: bool) -
 
 def test_a_run_that_learns_its_temperature_goes_on(data: Path, tmp_path: Path) -> None:
     line = ("--root_path", data, DATA, MODEL, CALL, "--result_path", tmp_path)
-    call(*line, QUICK, "--learn_T --checkpoint 1")
+    call(*line, QUICK, "--score hyperbolic --learn_T --checkpoint 1")
     checkpoint = load_checkpoint(tmp_path / "save_2.pth")
     assert checkpoint["args"]["learn_T"] is True
     model, _, _ = build.model_of(checkpoint, tmp_path)
     assert model.score.embeddings.log_factor != 0
     call("--resume_path auto --n_epochs 3", *line)
-    assert load_checkpoint(tmp_path / "save_3.pth")["model"]["embeddings.log_factor"] != 0
+    assert load_checkpoint(tmp_path / "save_3.pth")["model"]["score.embeddings.log_factor"] != 0
 
 
 def test_one_hot_classes_make_a_linear_head() -> None:

@@ -1,9 +1,14 @@
 """Merging: prototypes of a node that see what others of it see, too, give way to them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
+
+from evaluation.typicality import distance_spread
+from models.hipe import HIPE
+from training.push import PushRecord
 
 
 def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor,
@@ -41,3 +46,59 @@ def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tens
         nearest[kept] = torch.tensor(kept)
         into[which] = which[nearest]
     return into
+
+
+def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels: Tensor,
+                     coverage: Sequence[float]) -> tuple[PushRecord, Tensor]:
+    """Merge a model's pushed prototypes by `merged`; what stays takes over the weights of what goes.
+
+    Args:
+        model: of a score with weights. record: of the push.
+        distances: (N, P) squared distances of the nearest patches of all training clips, in an order that does not
+            depend on the number of processes; labels: (N,).
+        coverage: a share for each level from the leaf up; the last one serves all above.
+    Returns:
+        the record of those that stay, and (P,) int64, the prototype that each became; one that stays became itself.
+    """
+    layer, device = model.prototype_layer, model.device
+    n_levels = model.ancestors.shape[1]
+    shares = [*coverage[:n_levels], *coverage[-1:] * (n_levels - len(coverage))]
+    into = merged(layer.similarity(distances), labels, layer.node_of.cpu(), model.ancestors.cpu(), model.level_of.cpu(),
+                  shares)
+    keep = into == torch.arange(len(into))
+    model.score.absorb(into.to(device))
+    if not keep.all():
+        model.keep(keep)
+    return replace(record, stands_for=[(into == p).nonzero()[:, 0].tolist() for p in range(len(into))]).only(keep), into
+
+
+def spread_of(model: HIPE, record: PushRecord, distances: Tensor, videos: Tensor, names: Sequence[str],
+              labels: Tensor) -> dict[str, Tensor]:
+    """How near all training videos come to pushed prototypes, see `distance_spread`.
+
+    Args:
+        distances: (N, P), of the clips' nearest patches; videos: (N,) which video a clip is of.
+        names, labels: (V,) of the videos.
+    """
+    nearest = torch.full((len(names), distances.shape[1]), torch.inf)
+    nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
+    number = {name: i for i, name in enumerate(names)}
+    sources = torch.tensor([-1 if name is None else number[name] for name in record.video])
+    return distance_spread(nearest, labels, sources, model.prototype_layer.node_of.cpu(), model.ancestors.cpu(),
+                           model.level_of.cpu())
+
+
+def ways_after(ways: Tensor, labels: Tensor, node_of: Tensor, into: Tensor) -> Tensor:
+    """The ways of videos, each the place of a prototype among its class's, after prototypes went.
+
+    Args:
+        ways: (V,) int64, -1 where unknown; labels: (V,) leaves; node_of: (P,) ascending.
+        into: (P,) int64, the prototype that each becomes, itself where it stays; -1 for one that nothing replaces.
+    Returns:
+        (V,) int64, -1 where unknown or without a prototype.
+    """
+    stays = into == torch.arange(len(into))
+    before = stays.cumsum(0) - stays.long()  # (P,) how many stay of those that stand before
+    first = torch.searchsorted(node_of, labels)  # (V,)
+    target = into[first + ways.clamp(min=0)]
+    return torch.where((ways >= 0) & (target >= 0), before[target] - before[first], -1)

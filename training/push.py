@@ -36,6 +36,7 @@ class PushRecord:
     offset: tuple[int, int, int] = (0, 0, 0)  # of the trunk: the centre of its first cell
     stands_for: list[list[int]] | None = None  # (P',) by their numbers before merging, each with those merged into it
     spread: dict[str, Tensor] | None = None  # how near training videos come to each, see evaluation.typicality
+    earlier: Tensor | None = None  # (P,) int64, the number of each in the checkpoint that this one was pruned from
 
     def heat(self, prototype: int) -> Tensor:
         """Similarity to the prototype over its own clip: (T, H, W)."""
@@ -76,6 +77,8 @@ class PushRecord:
         """The record of some of the prototypes: keep (P,) bool."""
         video = [video for video, stays in zip(self.video, keep.tolist(), strict=True) if stays]
         rows = {name: getattr(self, name)[keep] for name in ("frames", "crop", "cell", "distance", "maps")}
+        if self.earlier is not None:
+            rows["earlier"] = self.earlier[keep]
         if self.stands_for is not None:
             rows["stands_for"] = [some for some, stays in zip(self.stands_for, keep.tolist(), strict=True) if stays]
         if self.spread is not None:
@@ -103,6 +106,8 @@ class PushRecord:
                         "distance": round(float(self.distance[p]), 6)}
             if self.stands_for is not None:
                 row["stands_for"] = self.stands_for[p]
+            if self.earlier is not None:
+                row["earlier"] = int(self.earlier[p])
             rows.append(row)
         return rows
 

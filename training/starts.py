@@ -152,7 +152,7 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
                 if (true[own] > sure).sum() >= clips_a_way * count:
                     order = true[own].argsort(stable=True)  # a video is what its surest clip shows
                     known = order[true[own][order] > sure]
-                    ways[videos[own[known]]] = of_clip[known]
+                    ways.numpy()[videos[own[known]].numpy()] = of_clip[known].numpy()  # of one video's the last counts
                 chosen[first[node]:first[node] + count] = torch.stack([own[centres], torch.zeros_like(centres)], 1)
                 continue
             family = torch.zeros(len(own), dtype=torch.int64)

@@ -1,13 +1,16 @@
-"""Remove prototypes that are not their node's own: python -m util_scripts.prune --resume_path results/save_200.pth
+"""Remove prototypes for good: python -m util_scripts.prune --resume_path results/save_200.pth --forbid 12 17
 
-ProtoPNet's rule (Chen et al., NeurIPS 2019): of the training videos whose nearest patch is nearest to a prototype, the
-first --nearest are looked at, and a prototype is removed where fewer than --least of them are of its own node. Of every
-node the best one stays, so that it can be explained. The last layer is tuned again, and what all this cost is printed.
-The new checkpoint predicts, explains and goes on like any other; the old one is not touched.
+--forbid names those that go, --keep those that stay. Without either they go by ProtoPNet's rule (Chen et al., NeurIPS
+2019): of the training videos whose nearest patch is nearest to a prototype, the first --nearest are looked at, and a
+prototype is removed where fewer than --least of them are of its own node; of every node the best one stays, so that it
+can be explained. The score is tuned again as after a push, and what all this cost is printed. The new checkpoint
+predicts, explains and goes on like any other; the old one is not touched. The prototypes that stay are numbered anew.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,11 +23,14 @@ from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
 from models import HIPE
 from options import parse_main
-from training.checkpoint import save_checkpoint
+from training.checkpoint import save_checkpoint, write_whole
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
+from training.merging import ways_after
 from training.schedule import Step
 from util_scripts.errors import CommandLine, user_errors
+
+NEAREST, LEAST = 6, 3  # of ProtoPNet's rule
 
 
 def own_among_nearest(distances: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor,
@@ -57,20 +63,37 @@ def staying(own: Tensor, node_of: Tensor, n_nodes: int, least: int) -> Tensor:
     return (own >= least).scatter(0, best, True)
 
 
-def prune(model: HIPE, hierarchy: Hierarchy, keep: Tensor, args: argparse.Namespace, c: float) -> HIPE:
-    """A model with some of the prototypes: keep (P,) bool, in which every node has one."""
-    layer = model.prototype_layer
-    counts = torch.bincount(layer.node_of[keep], minlength=len(hierarchy))
-    state = model.state_dict()
-    state["prototype_layer.prototypes"] = state["prototype_layer.prototypes"][keep]
-    state["last_layer.weight"] = state["last_layer.weight"][:, keep]
-    pruned = build.build_model(args, hierarchy, model.embeddings.points, c, counts.tolist())
-    pruned.load_state_dict(state)
-    return pruned
+def named(flag: str, numbers: Sequence[int], node_of: Tensor, hierarchy: Hierarchy) -> Tensor:
+    """Which prototypes stay where somebody names them.
+
+    Args:
+        flag: "forbid" where the numbers are of those that go, "keep" where of those that stay.
+        numbers: 0..P - 1; one that comes twice counts once. node_of: (P,).
+    Returns:
+        (P,) bool.
+    Raises:
+        ValueError: naming a number that no prototype has, or a node that would lose its last one.
+    """
+    unknown = [number for number in numbers if not 0 <= number < len(node_of)]
+    if unknown:
+        raise ValueError(f"--{flag} {unknown[0]}: the checkpoint's prototypes are 0 to {len(node_of) - 1}; see "
+                         "prototypes.json for the numbers")
+    mentioned = torch.zeros(len(node_of), dtype=torch.bool)
+    mentioned[list(numbers)] = True
+    keep = mentioned if flag == "keep" else ~mentioned
+    empty = (torch.bincount(node_of[keep], minlength=len(hierarchy)) == 0).nonzero()[:, 0].tolist()
+    if empty:
+        own = ", ".join(map(str, (node_of == empty[0]).nonzero()[:, 0].tolist()))
+        others = f"; so would {len(empty) - 1} other nodes" if len(empty) > 1 else ""
+        name, lost = hierarchy.full_name(empty[0]), "would have no prototype left"
+        if flag == "forbid":
+            raise ValueError(f"--forbid {own}: {name} {lost}; leave one of these numbers out{others}")
+        raise ValueError(f"--keep: {name} {lost}; add one of its numbers ({own}){others}")
+    return keep
 
 
 def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Namespace, passes: int) -> None:
-    """Passes of the last layer alone, as after a push: activations (N, P), labels (N,)."""
+    """Passes of the score's last parameters alone, as after a push: activations (N, P), labels (N,)."""
     trainer = Trainer(model, {"last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
                       LossWeights(ce=args.ce_weight, cluster=[0.0], separation=[0.0], background=0.0, coverage=0.0,
                                   group=args.group_weight))
@@ -81,16 +104,27 @@ def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Name
 def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="python -m util_scripts.prune", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's; give --resume_path.")
-    parser.add_argument("--nearest", type=int, default=6, help="training videos looked at (default: 6)")
-    parser.add_argument("--least", type=int, default=3, help="of these that must be the node's own (default: 3)")
-    parser.add_argument("--retune", type=int, help="passes of the last layer afterwards (default: --tune_iterations; "
-                                                   "0 where it learns in joint epochs alone)")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--forbid", type=int, nargs="+", metavar="NUMBER", help="prototypes that go")
+    chosen.add_argument("--keep", type=int, nargs="+", metavar="NUMBER", help="prototypes that stay; all others go")
+    parser.add_argument("--nearest", type=int, help=f"training videos looked at (default: {NEAREST})")
+    parser.add_argument("--least", type=int, help=f"of these that must be the node's own (default: {LEAST})")
+    parser.add_argument("--retune", type=int, help="passes of the last layer, or of the prototypes' weights, "
+                                                   "afterwards (default: --tune_iterations; 0 where it learns in joint "
+                                                   "epochs alone)")
     parser.add_argument("--out", type=Path, help="checkpoint to write (default: pruned/ beside the other, by its name)")
     own_args, others = parser.parse_known_args(argv)
     args, given = parse_main(others)
     if not args.resume_path:
         raise ValueError("--resume_path is missing; give the checkpoint to prune")
-    if not 0 <= own_args.least <= own_args.nearest or own_args.nearest < 1 or (own_args.retune or 0) < 0:
+    flag = next((name for name in ("forbid", "keep") if getattr(own_args, name)), None)
+    rule = next((name for name in ("nearest", "least") if getattr(own_args, name) is not None), None)
+    if flag and rule:
+        raise ValueError(f"--{rule} is of the rule that chooses where nobody does, and --{flag} chooses; give one of "
+                         "them")
+    n_nearest = NEAREST if own_args.nearest is None else own_args.nearest
+    least = LEAST if own_args.least is None else own_args.least
+    if not 0 <= least <= n_nearest or n_nearest < 1 or (own_args.retune or 0) < 0:
         raise ValueError("--nearest must be at least 1, --least between 0 and --nearest, and --retune not negative")
     device = build.choose_device(args.device, args.no_cuda)
     checkpoint, path = build.resume(args, given)
@@ -103,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, _, record = build.model_of(checkpoint, path)
     if record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so no prototype is a patch; prune after a push")
+    node_of = model.prototype_layer.node_of
+    keep = named(flag, getattr(own_args, flag), node_of, hierarchy) if flag else None
     model = model.to(device).eval()
     videos = hold_out(build.read_videos(args, hierarchy), checkpoint.get("held_out", ()))
     reader = build.make_reader(args)
@@ -114,39 +150,70 @@ def main(argv: Sequence[str] | None = None) -> None:
         return build.make_loader(build.even_clips(args, some, reader, n), n_threads=args.n_threads, device=device,
                                  batch_size=args.batch_size)
 
-    def accuracy(some: HIPE) -> list[float]:
-        pool = predict(some, loader(validation, args.n_val_samples), len(validation), device=device, description="val",
-                       power=build.window_power(args))
-        labels = torch.tensor([video.label for video in validation])
-        leaves = pool.probs[pool.seen, :hierarchy.n_leaves]
-        return accuracy_per_level(leaves.argmax(1), labels[pool.seen], hierarchy.ancestors).tolist()
+    rows = {}  # by when: accuracy and mean log-probability of the truth, by level
+
+    def look(when: str) -> None:
+        if not validation:
+            return
+        pool = predict(model, loader(validation, args.n_val_samples), len(validation), device=device,
+                       description="val", power=build.window_power(args))
+        probs, truth = pool.probs[pool.seen], torch.tensor([video.label for video in validation])[pool.seen]
+        log_probs = probs.gather(1, hierarchy.ancestors[truth]).clamp(min=1e-12).log()
+        rows[when] = (accuracy_per_level(probs[:, :hierarchy.n_leaves].argmax(1), truth, hierarchy.ancestors).tolist(),
+                      log_probs.mean(0).tolist())
 
     activations, labels, distances = clips_of(model, loader(training, args.push_clips), len(training), device)
-    layer, seen = model.prototype_layer, distances.isfinite().all(1)
-    own = own_among_nearest(distances[seen], torch.tensor([video.label for video in training])[seen],
-                            layer.node_of.cpu(), hierarchy.ancestors, hierarchy.level_of, own_args.nearest)
-    keep = staying(own, layer.node_of.cpu(), len(hierarchy), own_args.least)
-    pruned = prune(model, hierarchy, keep.to(device), args, checkpoint["embedding"]["c"]).to(device).eval()
-    rows = {}
-    if validation:
-        rows |= {"before": accuracy(model), "pruned": accuracy(pruned)}
+    of_videos = torch.tensor([video.label for video in training])
+    if keep is None:
+        seen = distances.isfinite().all(1)
+        own = own_among_nearest(distances[seen], of_videos[seen], node_of, hierarchy.ancestors, hierarchy.level_of,
+                                n_nearest)
+        keep = staying(own, node_of, len(hierarchy), least)
+    look("before")
+    model.keep(keep)
+    look("without them")
     passes = own_args.retune
     if passes is None:
         passes = args.tune_iterations if args.last_layer == "always" else 0
     if passes:
-        retune(pruned, activations[:, keep], labels, args, passes)
-        if validation:
-            rows["tuned"] = accuracy(pruned)
+        retune(model, activations[:, keep], labels, args, passes)
+        look("tuned")
+    tell(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
+    numbers = torch.arange(len(keep))
+    record = replace(record, earlier=numbers).only(keep)
+    content = {**checkpoint, "model": model.state_dict(), "optimizers": {},
+               "counts": model.prototype_layer.counts.tolist(), "push_record": record.to_dict()}
+    ways = content.pop("ways", None)
+    if ways is not None and len(ways) == len(of_videos):  # else these are other videos
+        content["ways"] = ways_after(ways, of_videos, node_of, torch.where(keep, numbers, -1))
+    save_checkpoint(out, content)
+    table = out.parent / "prototypes.json"
+    fresh = own_args.out is None or not table.exists()  # a folder that somebody names may hold another run's
+    if fresh:
+        text = json.dumps(record.rows(hierarchy, node_of[keep]))
+        write_whole(table, lambda file: file.write(text.encode()))
+    print(f"\n{out}: {int(keep.sum())} of {len(keep)} prototypes, numbered anew from 0 to {int(keep.sum()) - 1}"
+          + (f"; {table} has each one's number of before as \"earlier\"" if fresh else ""))
+
+
+def tell(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tuple[list[float], list[float]]], *,
+         by_name: bool) -> None:
+    """Print how many prototypes stay at every level, and what that costs.
+
+    Args:
+        keep, node_of: (P,). rows: by when it was measured, accuracy and mean log-probability of the truth by level.
+        by_name: print every prototype that goes.
+    """
     for level, nodes in enumerate(hierarchy.levels):
-        mine = torch.isin(layer.node_of.cpu(), torch.tensor(nodes))
-        print(f"level {level}: {int(keep[mine].sum())} of {int(mine.sum())} prototypes stay")
-    if rows:
-        print("\n| accuracy of the level | " + " | ".join(rows) + " |\n|" + " --- |" * (len(rows) + 1))
+        own = torch.isin(node_of, torch.tensor(nodes))
+        print(f"level {level}: {int(keep[own].sum())} of {int(own.sum())} prototypes stay")
+    if by_name:
+        print("removed: " + ", ".join(f"{number} ({hierarchy.full_name(int(node_of[number]))})"
+                                      for number in (~keep).nonzero()[:, 0].tolist()))
+    for what, i in (("accuracy", 0), ("mean log-probability of the truth", 1)) if rows else ():
+        print(f"\n| level, {what} | " + " | ".join(rows) + " |\n|" + " --- |" * (len(rows) + 1))
         for level in range(hierarchy.n_levels):
-            print(f"| {level} | " + " | ".join(f"{row[level]:.4f}" for row in rows.values()) + " |")
-    save_checkpoint(out, {**checkpoint, "model": pruned.state_dict(), "optimizers": {},
-                          "counts": pruned.prototype_layer.counts.tolist(), "push_record": record.only(keep).to_dict()})
-    print(f"\n{out}: {int(keep.sum())} of {len(keep)} prototypes")
+            print(f"| {level} | " + " | ".join(f"{row[i][level]:.4f}" for row in rows.values()) + " |")
 
 
 @torch.no_grad()

@@ -1,0 +1,235 @@
+"""Do the prototypes decide, and do they resemble? Heads of any flags on the same cached features of a trunk.
+
+    python -m benchmarks.decisions --demo DIR [--trunk trunk.pth] [--tree_file other.csv] [--seeds 1 2] [other flags]
+
+--demo is a folder with the embedded set (jpg/, ucf101_01.json, hierarchy.csv, truth.json), as util_scripts.demo or
+make_demo_dataset, generate_video_jpgs and ucf101_json fill it; --trunk a checkpoint whose trunk and softmax head were
+trained on it (default: results/trunk.pth in that folder). The trunk stays as it is: its features of all clips are
+computed once and kept in --work; start, warm epochs, push, merging and tuning run on them as main.py runs them, once a
+seed. Other flags are main.py's; what is not given is the checkpoint's, or the default of the score.
+
+Prints, for each seed and in the mean, the accuracy of every stage and of the softmax head of the same trunk over the
+same windows, pooled alike, and for every level the measures of evaluation.decisions over all test videos; pointing by
+the centre of the best cell, in the box that the event sweeps; the share of pushed prototypes on an event within a cell;
+where the set shows its classes in two ways, the share of right videos whose first class prototype comes from a training
+video of the same way; and how often the evidence of the classes alone, without the levels above, would be right.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import build
+from benchmarks.ancestors import CPU, FeatureBatches, Kept, keep
+from datasets.sampling import n_batches
+from datasets.video import Video
+from evaluation.calibration import calibration_error
+from evaluation.decisions import decision_measures
+from evaluation.localisation import points_at, read_truth, read_ways
+from evaluation.recognition import accuracy_per_level, pool_windows
+from hierarchy.tree import Hierarchy, level_name
+from models import HIPE
+from models.geometry import cell_centre, points_to_source
+from options import TRUNK_FLAGS, parse_main, resolve
+from training.checkpoint import load_checkpoint
+from training.engine import LossWeights, Phase, Trainer
+from training.features import KeptFeatures, Views
+from training.merging import merge_prototypes, spread_of
+from training.push import PushRecord, push
+from training.schedule import ScheduledBatches, training_steps
+from training.starts import spread_prototypes, start_prototypes
+from util_scripts.errors import CommandLine, user_errors
+
+TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
+         "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",
+         "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
+LOSSES = ("ce", "level_ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
+          "ways")
+
+
+def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: Sequence[str], labels: Tensor,
+          seed: int, progress: dict[str, list[float]], test: "Test") -> PushRecord:
+    """Start, warm epochs, push, merging and tuning; accuracies on the way go to `progress`."""
+    still = FeatureBatches(kept["still"], args.batch_size)
+    ways = None
+    if args.starts == "spread":
+        starts = spread_prototypes(model, still, n_videos=len(names), device=CPU, seed=seed, sure=args.sure,
+                                   standardise=args.standardise, clips_a_way=args.ways_clips)
+        ways = starts.ways if args.ways_weight else None
+    else:
+        start_prototypes(model, still, device=CPU, generator=torch.Generator().manual_seed(seed), sure=args.sure)
+    phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
+                            score_rate=args.warm_score_learning_rate),
+              "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
+    weights = {name: getattr(args, f"{name}_weight") for name in LOSSES}
+    weights["level_ce"] = args.level_ce_weight if any(args.level_ce_weight) else 0.0
+    trainer = Trainer(model, phases, LossWeights(**weights), margin=args.separation_margin, focus=args.focus,
+                      background=args.background, sure=args.sure)
+    views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
+    n_clips = len(views.labels) // args.cache_features
+    steps = training_steps(
+        n_batches=n_batches(n_clips, args.batch_size), trunk_epochs=args.trunk_epochs, warm_epochs=args.warm_epochs,
+        n_epochs=args.warm_epochs, push_start=1, push_every=1, tune_iterations=args.tune_iterations)
+    warm = steps.only("warm")
+    places = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
+    order = ScheduledBatches(warm, n_clips, args.batch_size, seed=seed, trunk_epochs=args.trunk_epochs)
+    for i, (step, batch) in enumerate(zip(warm, views.batches(places.items(order), CPU), strict=True)):
+        if ways is not None:
+            batch["way"] = ways[batch["video"]]
+        trainer.step(step, i / len(warm), batch)
+    progress["before the push"] = test.accuracy(model)
+    record, neck = push(model, still, names=names, device=CPU, n_clips=len(kept["still"]["label"]))
+    record.clip_size = (args.sample_duration, args.sample_size, args.sample_size)
+    progress["pushed"] = test.accuracy(model)
+    distances = neck.distances(model.prototype_layer, CPU)
+    if args.merge_coverage and not args.no_merge:
+        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage)
+        distances = distances[:, into == torch.arange(len(into))]
+        trainer.forget()
+        progress["merged"] = test.accuracy(model)
+    record.spread = spread_of(model, record, distances, neck.videos, names, labels)
+    activations = model.prototype_layer.similarity(distances)
+    for step in steps.only("last"):
+        trainer.tune(step, 0.0, activations, neck.labels)
+    progress["tuned"] = test.accuracy(model)
+    return record
+
+
+class Test:
+    """The test videos' windows, as cached features.
+
+    Args:
+        kept: features and fields by name. videos: V of them. demo: the folder with truth.json.
+    """
+
+    def __init__(self, kept: dict[str, Tensor], videos: Sequence[Video], tree: Hierarchy, demo: Path,
+                 power: float) -> None:
+        self.kept, self.videos, self.tree, self.power = kept, videos, tree, power
+        self.labels = torch.tensor([video.label for video in videos])
+        self.tubes, self.ways = read_truth(demo / "truth.json"), read_ways(demo / "truth.json")
+
+    def pooled(self, log_probs: Tensor) -> Tensor:
+        """(N, K) of the windows -> (V, K0) probabilities of the videos."""
+        windows = [log_probs[self.kept["video"] == v] for v in range(len(self.videos))]
+        return torch.stack([pool_windows(some, self.tree.membership, self.power)[0][:self.tree.n_leaves]
+                            for some in windows])
+
+    def by_level(self, probs: Tensor) -> list[float]:
+        """Accuracies of (V, K0) probabilities."""
+        return accuracy_per_level(probs.argmax(1), self.labels, self.tree.ancestors).tolist()
+
+    @torch.no_grad()
+    def outputs(self, model: HIPE) -> dict[str, Tensor]:
+        """What the model says of every window."""
+        model.eval()
+        outputs = [model(batch["clip"]) for batch in FeatureBatches(self.kept, 48)]
+        return {name: torch.cat([getattr(one, name) for one in outputs])
+                for name in ("log_probs", "evidence", "activations", "distances", "cells")}
+
+    def accuracy(self, model: HIPE) -> list[float]:
+        """By level."""
+        return self.by_level(self.pooled(self.outputs(model)["log_probs"]))
+
+    @torch.no_grad()
+    def softmax_head(self, model: HIPE) -> list[float]:
+        """Accuracies of the trunk's softmax head."""
+        log_probs = [model.node_log_probs(model.pooled_log_probs(batch["clip"]))
+                     for batch in FeatureBatches(self.kept, 48)]
+        return self.by_level(self.pooled(torch.cat(log_probs)))
+
+    @torch.no_grad()
+    def measures(self, model: HIPE, record: PushRecord) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """Figures of the whole, and of every level."""
+        out, tree, layer = self.outputs(model), self.tree, model.prototype_layer
+        probs = self.pooled(out["log_probs"])
+        predicted = probs.argmax(1)
+        sums: list[dict[str, list[float]]] = [{} for _ in tree.levels]
+        same_way = []
+        for v, video in enumerate(self.videos):
+            windows = (self.kept["video"] == v).nonzero()[:, 0]
+            best = windows[out["log_probs"][windows, predicted[v]].argmax()]
+            path, truth = tree.ancestors[predicted[v]].tolist(), tree.ancestors[video.label].tolist()
+            found = decision_measures(model, out["activations"][best], out["distances"][best], path, truth=truth,
+                                      record=record)
+            gains = model.score.silenced(out["activations"][best], torch.tensor(path))
+            for level, measures in enumerate(found):
+                first = int(gains[level].masked_fill(layer.node_of != path[level], -torch.inf).argmax())
+                if path[level] == truth[level]:
+                    peak = cell_centre(out["cells"][best, first], tuple(record.maps.shape[1:]), record.stride,
+                                       record.clip_size, record.offset)
+                    place = points_to_source(peak, self.kept["frames"][best], self.kept["crop"][best],
+                                             record.clip_size[1:])
+                    measures["pointing"] = points_at(tuple(place.tolist()), self.tubes[video.name])
+                    if level == 0 and self.ways:
+                        same_way.append(self.ways[record.video[first]] == self.ways[video.name])
+                for name, value in measures.items():
+                    sums[level].setdefault(name, []).append(float(value))
+        levels = [{name: float(np.median(values) if name in ("silenced", "silenced_needed", "similarity", "off_path")
+                               else np.mean(values)) for name, values in one.items()} for one in sums]
+        for level, row in enumerate(levels):
+            some = range(layer.level(level).start, layer.level(level).stop)
+            row["prototypes"] = len(some)
+        whole = {"calibration_error": calibration_error(probs.max(1).values, predicted == self.labels)[0],
+                 "named": float((probs.max(1).values >= 0.9).double().mean())}
+        if model.score.weights is not None:
+            alone = out["evidence"][:, :tree.n_leaves].log_softmax(1)
+            whole["class_evidence_alone"] = self.by_level(self.pooled(model.node_log_probs(alone)))[0]
+        if same_way:
+            whole["same_way"] = float(np.mean(same_way))
+        return whole, levels
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = CommandLine(prog="python -m benchmarks.decisions", description=__doc__.splitlines()[0],
+                         allow_abbrev=False, epilog="The other flags are main.py's.")
+    parser.add_argument("--demo", type=Path, required=True, help="folder of the embedded set")
+    parser.add_argument("--trunk", type=Path, help="checkpoint of its trunk (default: results/trunk.pth there)")
+    parser.add_argument("--work", type=Path, default=Path("results/decisions"), help="(default: results/decisions)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of starts and batches (default: 1)")
+    own, others = parser.parse_known_args(argv)
+    demo = own.demo.resolve()
+    trunk = (own.trunk or demo / "results" / "trunk.pth").resolve()
+    if not (demo / "truth.json").is_file():
+        raise ValueError(f"{demo}: holds no demo; make one with python -m util_scripts.demo {demo}")
+    checkpoint = load_checkpoint(trunk)
+    stored = build.stored_args(checkpoint)
+    args, given = parse_main(["--root_path", str(demo), "--tree_file", "hierarchy.csv", *others])
+    for name in set(TRUNK) - given:
+        setattr(args, name, getattr(stored, name))
+    resolve(args)
+    tree = build.check_tree(args, given, None, None)
+    videos = build.read_videos(args, tree)
+    training, testing = ([video for video in videos if video.subset == name] for name in ("training", "validation"))
+    embedding = build.fresh_embedding(args, tree, None)
+    state = {name: value for name, value in checkpoint["model"].items() if name.startswith(("trunk.", "pooled_head."))}
+    rows = []
+    kept = test = None
+    for seed in own.seeds:
+        torch.manual_seed(seed)
+        model = build.build_model(args, tree, *embedding)
+        model.load_state_dict(state, strict=False)
+        kept = kept or keep(own.work.resolve() / f"{demo.name}_{trunk.parent.name}.features", model, args,
+                            {"training": training, "validation": testing})
+        model.trunk = Kept(model.trunk)
+        test = test or Test(kept["test"], testing, tree, demo, build.window_power(args))
+        accuracies = {"softmax head": test.softmax_head(model)}
+        record = train(model, args, kept, [video.name for video in training],
+                       torch.tensor([video.label for video in training]), seed, accuracies, test)
+        whole, levels = test.measures(model, record)
+        rows.append({"seed": seed, "accuracy": accuracies, **whole, "levels": levels})
+        print(json.dumps(rows[-1]), flush=True)
+    for level in range(tree.n_levels):
+        names = list(dict.fromkeys(name for row in rows for name in row["levels"][level]))
+        print(f"\n{level_name(level)}\n\n| " + " | ".join(names) + " |\n|" + " --- |" * len(names))
+        print("| " + " | ".join(f"{np.mean([row['levels'][level].get(name, np.nan) for row in rows]):.3f}"
+                                for name in names) + " |")
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main()
