@@ -177,7 +177,7 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
         heat=heat,
         pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads,
-        power=build.window_power(stored))
+        power=build.window_power(stored), checkpoint=args.resume_path)
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
     if out.parent == path.parent:  # where the report looks for them
         print(f"report: {write_report(path.parent)}")

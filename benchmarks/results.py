@@ -39,7 +39,7 @@ from evaluation.calibration import fit_temperature, tempered
 from evaluation.recognition import Believed, recognition_metrics
 from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
-from options import RECIPES
+from options import RECIPES, SCORE_DEFAULTS
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
 from util_scripts.errors import CommandLine, user_errors
@@ -99,7 +99,8 @@ def train(name: str, method: str, line: list[str], trunk: Path, seed: int, work:
                *lasting(schedule.paper, length), "--temporal_strides", *schedule.strides.split(),
                *schedule.published.split()]
     else:
-        own = [*on_trunk(trunk, line), *rated("scratch", factor), *lasting(schedule.ours, length)]
+        prototypes = ["--prototypes_per_node", SCORE_DEFAULTS["tree"]["prototypes_per_node"]]
+        own = [*prototypes, *on_trunk(trunk, line), *rated("scratch", factor), *lasting(schedule.ours, length)]
     python("main.py", *own, "--result_path", results, "--resume_path", "auto")
     return newest_whole(results)
 

@@ -22,6 +22,7 @@ from explain.evidence import Evidence, kept_activation
 from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
 from explain.pictures import Painter, read_region
+from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
 from models.geometry import box_to_source, points_to_source, upsample
 from models.hipe import HIPE, HIPEOutput
@@ -108,8 +109,15 @@ class _Narrator:
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
             "n_nodes": len(nodes),
+            "siblings": self._siblings(found.node),
             "shares": {group: _rounded(value) for group, value in found.shares.items()},
         }
+
+    def _siblings(self, node: int) -> int:
+        """How many nodes lie below a node's parent, itself among them."""
+        above = self.hierarchy.path(node)[1:]
+        return sum(self.hierarchy.path(other)[1:] == above
+                   for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
 
     def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None,
                    evidence: Evidence) -> dict:
@@ -180,12 +188,13 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
                    levels: Sequence[int], out: Path, beside: Path | None = None,
                    source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
                    heat: tuple[str, Callable[..., Tensor]] | None = None, pictures: bool = True, batch_size: int = 8,
-                   n_jobs: int = 0, progress: bool = True, power: float = 1.0) -> list[dict]:
+                   n_jobs: int = 0, progress: bool = True, power: float = 1.0,
+                   checkpoint: str = "save_200.pth") -> list[dict]:
     """Explain every video of a dataset, each in a folder of its own under `out`.
 
-    A folder holds `explanation.json` and, with pictures, GIFs, `index.html` and, where `beside` explains the same
-    window at other levels, `story.html` of all levels; `out` gets an `index.html` of all its videos. What an
-    earlier run with other results left in a video's folder is removed.
+    A folder holds `explanation.json` and, with pictures, GIFs, `index.html`, `what_if.json` where the score has a
+    formula, and, where `beside` explains the same window at other levels, `story.html` of all levels; `out` gets an
+    `index.html` of all its videos. What an earlier run with other results left in a video's folder is removed.
 
     Args:
         model: in eval mode, on its device.
@@ -200,6 +209,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         pictures: False writes explanation.json alone.
         batch_size: windows at a time. n_jobs: processes that load them.
         power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
+        checkpoint: the model's file, which pages name in commands.
     Returns:
         the contents of each explanation.json; a video that cannot be read has none.
     Raises:
@@ -242,6 +252,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         if pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
             painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), found)
+            report.write_what_if(folder, what_if(model, window.output, hierarchy, record=record, checkpoint=checkpoint))
             report.write_pages(folder, beside and beside / folder.name)
     if not explanations:
         raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")

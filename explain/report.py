@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from explain import what_if, wording
 from explain.names import PARTS, picture_name
 
 EXPLANATION, PAGE, STORY = "explanation.json", "index.html", "story.html"
-NARROW = "\N{NARROW NO-BREAK SPACE}"
+NARROW = wording.NARROW
 SAME_WINDOW = ("model", "video", "window", "prediction")  # what explanations of other levels have to share
 
 
@@ -67,9 +68,11 @@ def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "rate": rate, "signed": signed, "above": above,
+                            "share": wording.share, "judgement": wording.judgement, "unlike": wording.unlike,
+                            "closeness": wording.closeness, "typicality": wording.typicality,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}
-    environment.globals |= {"when": when, "picture_name": picture_name,
+    environment.globals |= {"when": when, "narrow": NARROW, "picture_name": picture_name,
                             "picture": lambda folder, name: _data_uri(folder / PARTS / f"{name}.webp")}
     return environment
 
@@ -96,13 +99,19 @@ def _link(target: Path, page: Path) -> str:
 
 
 def load(folder: Path | None) -> dict | None:
-    """The explanation in a folder, if it has its page, too: that is written last."""
+    """The explanation in a folder, if it has its page, too, which is written last, and is not of an earlier form."""
     if folder is None or not (folder / PAGE).is_file():
         return None
     try:
-        return json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
+        explanation = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return explanation if is_current(explanation) else None
+
+
+def is_current(explanation: dict) -> bool:
+    """Whether an explanation has all that pages show; earlier versions wrote less of it."""
+    return all("siblings" in level for level in explanation["levels"])
 
 
 def start_folder(folder: Path, explanation: dict) -> None:
@@ -111,10 +120,29 @@ def start_folder(folder: Path, explanation: dict) -> None:
     text = json.dumps(explanation, indent=1, allow_nan=False) + "\n"
     target = folder / EXPLANATION
     if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        for old in (folder / PAGE, folder / STORY, *folder.glob("*.gif")):
+        for old in (folder / PAGE, folder / STORY, folder / what_if.FILE, *folder.glob("*.gif")):
             old.unlink(missing_ok=True)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         _write(target, text)
+
+
+def write_what_if(folder: Path, data: dict | None) -> None:
+    """Write what a video's pages compute with, or do without it."""
+    if data is None:
+        (folder / what_if.FILE).unlink(missing_ok=True)
+    else:
+        _write(folder / what_if.FILE, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def _asked(folder: Path) -> dict | None:
+    """What the pages of a folder need to be asked: the data, whole and as text for a script, and nodes by name."""
+    try:
+        data = json.loads((folder / what_if.FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    text = json.dumps(what_if.in_columns(data), separators=(",", ":")).replace("<", "\\u003c")
+    return {"data": text, "ids": {one["name"]: i for i, one in enumerate(data["nodes"])},
+            "hyperbolic": data["formula"]["name"] == "tree_hyperbolic"}
 
 
 def write_pages(folder: Path, beside: Path | None) -> None:
@@ -144,7 +172,7 @@ def _write_page(folder: Path, explanation: dict, beside: Path | None, other: dic
         links |= {"story": STORY, "other": _link(beside / PAGE, page),
                   "other_levels": sorted(level["level"] for level in other["levels"])}
     _write(page, _TEMPLATES.get_template("video.html").render(
-        explanation=explanation, levels=[(folder, level) for level in levels], links=links))
+        explanation=explanation, levels=[(folder, level) for level in levels], links=links, asked=_asked(folder)))
 
 
 def _write_story(folder: Path, parts: Iterable[tuple[Path, dict]]) -> None:
@@ -155,7 +183,8 @@ def _write_story(folder: Path, parts: Iterable[tuple[Path, dict]]) -> None:
     links = {"overview": f"../{PAGE}", "pages": [
         (level["level"], _link(where / PAGE, folder / STORY)) for where, _, level in ordered]}
     _write(folder / STORY, _TEMPLATES.get_template("story.html").render(
-        explanation=ordered[0][1], levels=[(where, level) for where, _, level in ordered], links=links))
+        explanation=ordered[0][1], levels=[(where, level) for where, _, level in ordered], links=links,
+        asked=_asked(folder)))
 
 
 def write_overviews(out: Path, beside: Path | None, model: str) -> None:

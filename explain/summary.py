@@ -155,9 +155,13 @@ class Story:
 
 
 def _explanations(results: Path, model: str | None) -> list[tuple[Path, dict]]:
-    """Every explanation by a model, where it is not known by that of the newest one, and the folder it lies in."""
+    """Every explanation by a model, where it is not known by that of the newest one, and the folder it lies in.
+
+    Those that an earlier version wrote lack what the report shows, and are left out.
+    """
     files = [file for name in FOLDERS for file in (results / name).glob(f"*/{report.EXPLANATION}")]
     loaded = [(file.stat().st_mtime_ns, file.parent, _read(file)) for file in sorted(files)]
+    loaded = [one for one in loaded if report.is_current(one[2])]
     if not loaded:
         return []
     model = model or max(loaded, key=lambda one: one[0])[2].get("model")

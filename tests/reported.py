@@ -4,11 +4,17 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
+from tiny import MemoryReader, Record, Spot, tiny_hipe
 
+from datasets.sampling import SlidingWindows
+from datasets.transforms import EvalTransform, normalise
+from datasets.video import Video, VideoClips
 from evaluation.summary import summarise, write_tables
-from explain import render, report
+from explain import explain_videos, render, report
 from explain.names import PARTS, file_name
 from hierarchy.tree import Hierarchy
+from models.hipe import HIPE
 
 ROWS = [["Run & <b>jump</b>", "Other", "Body"], ["Wave", "Arms", "Body"], ["Saw", "Other", "Thing"],
         ['Drum "fast"', "Music", "Thing"]]
@@ -49,12 +55,12 @@ def _prototype(number: int, node: int, holds: bool) -> dict:
     source = None if number % 4 == 3 else {"video": f"train_{number}", "frames": [0, 6], "box": [1, 5, 5, 4, 20, 20],
                                            "seconds": [0.1, 0.4]}
     shares = (0.9, 0.2) if holds else (0.3, 0.8)
-    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 0.8,
-            "activation": 2.0, "closer_than": None if node == 0 else 0.99, "closer_than_videos": 30, "typical": 0.4,
-            "typical_videos": 30, "weight": 1.5, "evidence": 3.0, "stands_by": False, "stands_for": 1,
+    return {"prototype": number, "node": TREE.full_name(node), "path": list(TREE.path(node)), "similarity": 0.92,
+            "activation": 0.92, "closer_than": 0.998, "closer_than_videos": 552, "typical": 0.43, "typical_videos": 23,
+            "weight": 3.0, "evidence": 2.76, "stands_by": False, "stands_for": 2,
             "contribution": 0.25, "probability_without": 0.5, "peak": [2, 10, 10], "box": [1, 5, 5, 4, 20, 20],
             "seconds": [0.1, 0.4], "source": source,
-            "heat": "upsample", "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
+            "box_test": {"box_only": shares[0], "box_hidden": shares[1], "holds": holds}}
 
 
 def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
@@ -66,8 +72,9 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
             "fps": 10.0, "model": MODEL, "heat": "upsample",
             "levels": [{"level": level, "node": TREE.full_name(path[level]), "probability": 0.6 + 0.1 * level,
                         "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
-                        "n_nodes": len(TREE.levels[level]),
-                        "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.1, "elsewhere": -0.4, "total": 1.2}}
+                        "n_nodes": len(TREE.levels[level]), "siblings": 2,
+                        "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.0, "elsewhere": 0.1,
+                                   "total": 1.6}}
                        for level in levels]}
 
 
@@ -84,6 +91,32 @@ def _explain(folder: Path, content: dict) -> None:
     for i, name in enumerate(names):
         (folder / PARTS / f"{name}.webp").write_bytes(render.webp(_frames(i)))
         (folder / PARTS / f"{name}_still.webp").write_bytes(render.webp(_frames(i)[:1]))
+
+
+def explained(root: Path, score: str) -> tuple[Path, HIPE, torch.Tensor]:
+    """Explain one video at all levels by a tiny model with a score of that name.
+
+    Returns:
+        the folder of its class level, with pages; the model; and the activations (P,) of the explained window.
+    """
+    model, tree = tiny_hipe(score=score)
+    noise = np.random.default_rng(0).integers(36, 44, size=(2, 20, 96, 160, 3), dtype=np.uint8)
+    pixels = [Spot((13, 16), (30, 56), (70, 100)).paint(one) for one in noise]
+    reader = MemoryReader({EVIL: pixels[0], "train": pixels[1]})
+    maps = torch.rand(4, 12, 6, generator=torch.Generator().manual_seed(0))
+    record = Record(["train"] * len(model.prototype_layer.node_of), torch.arange(12, 20),
+                    torch.tensor([0.0, 32, 96, 128]), maps, (8, 48, 48))
+    clips = VideoClips([Video(EVIL, Path(EVIL), 0, "validation", 20, (0, 20))], sampler=SlidingWindows(8, 6),
+                       transform=EvalTransform(48), reader=reader)
+    classes, above = root / "local_analysis", root / "local_analysis_parents"
+    for levels, out, beside in (([0], classes, above), ([1, 2], above, classes)):
+        (found,) = explain_videos(model, clips, hierarchy=tree, record=record, levels=levels, out=out, beside=beside,
+                                  source_videos={"train": Video("train", Path("train"), 0, "training", 20, (0, 20))},
+                                  progress=False, checkpoint="my results/save_14.pth")
+    item = next(clips[i] for i in range(len(clips)) if int(clips[i]["frames"].min()) == found["window"][0])
+    with torch.no_grad():
+        activations = model(normalise(item["clip"])[None]).activations[0]
+    return classes / file_name(EVIL), model, activations
 
 
 def measured_rows() -> list[dict]:

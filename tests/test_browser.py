@@ -5,7 +5,8 @@ import time
 
 import browser
 import pytest
-from reported import EVIL, results_folder
+import torch
+from reported import EVIL, explained, results_folder
 
 from explain.names import file_name
 from explain.summary import write_report
@@ -146,3 +147,115 @@ def test_a_screen_reader_hears_names(page, results):
         assert all(name.strip() for other, name in heard if other == role), role
     levels = page.run("[...document.querySelectorAll('h1, h2, h3, h4')].map(one => Number(one.tagName[1]))")
     assert levels[0] == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+@pytest.fixture(scope="module", params=["tree", "tree_hyperbolic"])
+def asked(request, tmp_path_factory):
+    """A story that can be asked, and the score and activations behind it."""
+    folder, model, activations = explained(tmp_path_factory.mktemp(request.param), request.param)
+    return folder / "story.html", model, activations
+
+
+def tab_to(page, script):
+    """Press Tab until the focused element, `at`, is as wanted."""
+    for _ in range(300):
+        page.press("Tab", code=9)
+        if page.run(f"(at => {script})(document.activeElement)"):
+            assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+            return
+    raise AssertionError(f"the keyboard does not reach {script}")
+
+
+def check_probabilities(page, asked):
+    """The page's probabilities are the program's, of the same activations without those switched off."""
+    _, model, activations = asked
+    off = page.run("[...whatIf.off]")
+    activations = activations.double().clone()
+    activations[off] = 0
+    with torch.no_grad():
+        expected = model.score(activations[None])[0][0].exp()
+    torch.testing.assert_close(torch.tensor(page.run("whatIf.probabilities()"), dtype=torch.float64), expected,
+                               rtol=0, atol=1e-6)
+    return off
+
+
+STATUS = "document.getElementById('what-if-status').textContent"
+
+
+def test_prototypes_are_switched_off_by_keyboard_and_probabilities_are_the_programs(page, asked):
+    page.open(asked[0])
+    assert check_probabilities(page, asked) == []
+    assert page.run(STATUS) == "Every prototype is on." and page.run("document.getElementById('what-if-bar').hidden")
+    seen = []
+    for _ in range(2):  # on cards
+        tab_to(page, "at.dataset.silence !== undefined && !at.checked")
+        page.press(" ", code=32, text=" ")
+        off = check_probabilities(page, asked)
+        assert len(off) == len(seen) + 1 and str(off[-1]) in page.run(STATUS)
+        assert page.run("document.activeElement.closest('.card').classList.contains('off')")
+        seen = off
+    tab_to(page, "at.tagName === 'SUMMARY' && at.closest('#what-if-lists') !== null")
+    page.press("Enter", code=13, text="\r")
+    for _ in range(2):  # in the list of all prototypes
+        tab_to(page, "at.dataset.silence !== undefined && !at.checked")
+        number = int(page.run("document.activeElement.dataset.silence"))
+        page.press(" ", code=32, text=" ")
+        assert check_probabilities(page, asked)[-1] == number
+        assert page.run("Number(document.activeElement.dataset.silence)") == number  # where one was
+    off = sorted(check_probabilities(page, asked))
+    command = page.run("document.getElementById('what-if-command').textContent")
+    assert command == ("python -m util_scripts.prune --resume_path 'my results/save_14.pth' --forbid "
+                       + " ".join(map(str, off)))
+    assert page.run("document.getElementById('what-if-status').getAttribute('aria-live')") == "polite"
+    tab_to(page, "at.dataset.reset !== undefined")
+    page.press("Enter", code=13, text="\r")
+    assert check_probabilities(page, asked) == [] and page.run(STATUS) == "Every prototype is on."
+    assert not page.run("document.querySelectorAll('.card.off, [data-silence]:checked').length")
+    assert page.complaints == [] and all(request.startswith(("file:", "data:")) for request in page.requests)
+    assert page.run("typeof hit") == "undefined"
+
+
+def test_why_not_another_shows_what_would_have_to_go(page, asked):
+    page.open(asked[0])
+    asks = page.run("[...document.querySelectorAll('[data-why]')].map(one => [one.dataset.level, one.dataset.why])")
+    assert {int(level) for level, _ in asks} == {0, 1, 2}
+    for level, other in ((int(level), int(other)) for level, other in asks):
+        page.run("document.querySelector('[data-reset]').click()")
+        button = f"document.querySelector('[data-why=\"{other}\"]')"
+        page.run(f"{button}.focus()")
+        page.press("Enter", code=13, text="\r")
+        answer = f"document.getElementById('answer-{level}')"
+        assert not page.run(f"{answer}.hidden") and page.run(f"{answer}.contains(document.activeElement)")
+        assert "nats" in page.run(f"{answer}.textContent")
+        wanted = page.run(f"whatIf.toWin({other})")
+        if wanted:
+            tab_to(page, "(at.dataset.key || '').startsWith('win')")
+            page.press("Enter", code=13, text="\r")
+            assert check_probabilities(page, asked) == wanted
+            found = torch.tensor(page.run("whatIf.probabilities()"))
+            assert int(found.masked_fill(asked[1].level_of != level, 0).argmax()) == other
+        tab_to(page, "(at.dataset.key || '').startsWith('close')")
+        page.press("Enter", code=13, text="\r")
+        assert page.run(f"{answer}.hidden") and page.run(f"document.activeElement === {button}")
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_page_that_can_be_asked_fits_the_screen(page, asked, width):
+    page.open(asked[0], width=width, dark=width == 390)
+    page.run(UNFOLD)
+    page.run("document.querySelectorAll('.card [data-silence]').forEach(one => one.click())")
+    page.run("document.querySelectorAll('[data-why]').forEach(one => one.click())")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    bar = page.run("(({top, bottom}) => [top, bottom])(document.getElementById('what-if-bar').getBoundingClientRect())")
+    assert 0 < bar[0] < bar[1] <= 900 + 1
+    assert page.complaints == []
+
+
+def test_a_score_without_a_formula_is_not_asked(page, tmp_path):
+    folder, _, _ = explained(tmp_path, "hyperbolic")
+    assert not (folder / "what_if.json").exists()
+    for name in ("index.html", "story.html"):
+        page.open(folder / name)
+        assert page.run("document.querySelectorAll('#what-if, script, [data-silence], [data-why]').length") == 0
+        assert page.run("document.querySelectorAll('.card').length") > 0 and page.complaints == []

@@ -1,5 +1,6 @@
 """What is measured of decisions, against zeroing prototypes one by one."""
 
+import itertools
 import math
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from evaluation.decisions import decision_measures
 from hierarchy import Hierarchy, fit_embeddings
 from models.hipe import HIPE
-from models.scores import HyperbolicTreeScore, TreeScore, evidence_shares
+from models.scores import HyperbolicTreeScore, TreeScore, evidence_shares, most_telling
 
 
 class Record:
@@ -58,7 +59,8 @@ def test_measures_equal_zeroing_by_hand(name, n_levels, n_leaves):
         for level, (node, measures) in enumerate(zip(path, found, strict=True)):
             whole, own = log_probs(model, activations, [])[node], (layer.node_of == node).nonzero()[:, 0].tolist()
             gains = {p: float(whole - log_probs(model, activations, [p])[node]) for p in own}
-            order = sorted(own, key=lambda p: -gains[p])
+            loud = [0.0] * len(distances) if name == "hyperbolic" else (model.score.weights * activations).tolist()
+            order = sorted(own, key=lambda p: (-round(gains[p], 14), -loud[p]))
             first, three = order[0], order[:3]
             assert measures["silenced"] == pytest.approx(gains[first], abs=1e-9)
             without = log_probs(model, activations, three)
@@ -73,7 +75,10 @@ def test_measures_equal_zeroing_by_hand(name, n_levels, n_leaves):
             shares = evidence_shares(model.score, activations, node)
             assert {name: measures[f"{name}_evidence"] for name in shares} == shares
             off = abs(shares["descendants"] + shares["elsewhere"])
-            assert measures["off_path"] == pytest.approx(off / max(abs(shares["total"]), 1e-9))
+            if abs(shares["total"]) > 1e-6:
+                assert measures["off_path"] == pytest.approx(off / abs(shares["total"]))
+            else:  # an only child of the root is certain
+                assert "off_path" not in measures
             nearest = min((p for p in range(len(distances)) if int(layer.node_of[p]) in nodes),
                           key=lambda p: float(distances[p]))
             assert measures["nearest_own"] == float(int(layer.node_of[nearest]) == true_path[level])
@@ -112,3 +117,11 @@ def test_a_known_decision():
     assert (measures["flips"], measures["similarity"], measures["nearest_own"]) == (0, 1, 1)
     for name in ("own_evidence", "total_evidence"):
         assert measures[name] == pytest.approx(p(1) - p(0), abs=1e-6)
+
+
+def test_prototypes_are_told_by_what_they_add_and_then_by_how_loud_they_are():
+    gains, evidence = torch.tensor([0.0, 2.0, 0.0, 0.0, 1.0]), torch.tensor([1.0, 0.5, 3.0, 1.0, 9.0])
+    assert most_telling(gains, evidence).tolist() == [1, 4, 2, 0, 3]
+    for order in itertools.permutations(range(3)):
+        assert most_telling(torch.tensor(order, dtype=torch.float64), torch.zeros(3)).tolist() == \
+            sorted(range(3), key=lambda i: -order[i])

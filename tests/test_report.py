@@ -20,6 +20,7 @@ from explain import report
 from explain.explainer import explain_videos
 from explain.names import file_name
 from explain.pictures import prototype_pictures
+from explain.summary import write_report
 
 SPOT = Spot((13, 16), (30, 56), (70, 100))  # in 20 frames of 96 x 160, in the second window
 N_FRAMES, SIZE = 20, 48
@@ -144,7 +145,7 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
     for name, (explanation, entry) in own.items():
         assert explanation["heat"] == "upsample" and entry["box_test"]["holds"]
         assert entry["box_test"]["box_only"] > entry["box_test"]["box_hidden"]
-        assert "The box holds." in Page(tmp_path / "own" / file_name(name) / "index.html").words()
+        assert "Do not trust this box." not in Page(tmp_path / "own" / file_name(name) / "index.html").words()
     for name, (explanation, entry) in cornered.items():
         first = explanation["window"][0]
         assert explanation["heat"] == "in the corner" and not entry["box_test"]["holds"]
@@ -206,7 +207,7 @@ def test_pages_stand_alone(world, tmp_path):
             for entry in level["prototypes"]:
                 assert f"Prototype {entry['prototype']} of {entry['node']}" in index.words()
                 assert " › ".join(entry["path"]) in index.words()
-                assert report.signed(entry["contribution"]) in index.text
+                assert report.signed(-entry["contribution"]) in index.text
         here, there = (classes, parents) if folder.parent == classes else (parents, classes)
         assert any(unquote(link) == f"../../{there.name}/{folder.name}/index.html" for link in index.links)
         assert here != there and "story.html" in index.links
@@ -301,6 +302,24 @@ def test_other_models_explanations_are_not_mixed_in(world, tmp_path):
     assert not any("../b" in link for link in Page(classes / ODD_NAMES[0] / "index.html").links)
     assert not Page(classes / "index.html").links or all(
         "../b" not in link for link in Page(classes / "index.html").links)
+
+
+def test_explanations_of_an_earlier_version_are_left_alone(world, tmp_path):
+    classes, parents = tmp_path / "local_analysis", tmp_path / "local_analysis_parents"
+    world(parents, levels=(1,), beside=classes, n=1, k=1)
+    file, page = parents / ODD_NAMES[0] / "explanation.json", parents / ODD_NAMES[0] / "index.html"
+    earlier = json.loads(file.read_text())
+    for level in earlier["levels"]:
+        del level["siblings"], level["shares"]["descendants"]
+        level["prototypes"] = [{"prototype": 3, "similarity": 8.1, "source": None} for _ in level["prototypes"]]
+    file.write_text(json.dumps(earlier))
+    before = page.read_text()
+    world(classes, beside=parents, n=1, k=1)
+    assert page.read_text() == before and not (classes / ODD_NAMES[0] / "story.html").exists()
+    write_report(tmp_path)
+    assert "8.1" not in (tmp_path / "report.html").read_text()
+    world(parents, levels=(1,), beside=classes, n=1, k=1)
+    assert (classes / ODD_NAMES[0] / "story.html").is_file()
 
 
 def test_pages_of_another_model_do_not_link_what_has_changed(world, tmp_path):

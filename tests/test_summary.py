@@ -73,6 +73,7 @@ def test_stories_go_from_the_top_down_and_say_whether_boxes_hold(results):
     told = re.search(r'data-verdict="wrong".*?</ol>', story, re.S)[0]
     assert re.findall(r"<p class=\"kicker\">(\w+)<", told) == ["grandparent", "parent", "class"]
     assert told.count("The box does not hold") == 1 and told.count("Its box alone keeps 90") == 2
+    assert told.count("Similarity 92") == 3 and told.count("evidence 2.76") == 3
     assert page.source.index('data-verdict="wrong"') < page.source.index('data-verdict="right"')
 
 
@@ -80,9 +81,9 @@ def test_what_first_prototypes_resemble_and_decide_is_told_of_every_level(result
     page = page_of(results)
     table = page.source[page.source.index('id="decide"'):page.source.index('id="good"')]
     rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in table.replace(report.NARROW, " ").split("<tr>")[2:]]
-    shares = ["50 %", "25 %", "25 %"]  # 1, .5 and .1 + .4 nats
+    shares = ["62.5 %", "31.2 %", "6.3 %"]  # 1, .5 and .1 of 1.6 nats
     left = "77.9 %"  # exp -.25
-    assert rows == [[level, "3", "80 %", "99 %", left, *shares] for level in ("class", "parent", "grandparent")]
+    assert rows == [[level, "3", "92 %", "99.8 %", left, *shares] for level in ("class", "parent", "grandparent")]
     assert 'href="#decide"' in page.source
     for path in results.glob("local_analysis*/*/explanation.json"):  # as of before similarity was a share
         path.write_text(path.read_text().replace('"activation"', '"was"'))

@@ -15,7 +15,7 @@ from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
 from models.hipe import HIPE
 from models.resnet3d import ResNet3D
-from models.scores import EmbeddedScore, Score, TreeScore
+from models.scores import EmbeddedScore, HyperbolicTreeScore, Score, TreeScore
 
 ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
         ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]
@@ -41,16 +41,25 @@ def embedded(tree: Hierarchy, *, dim: int = 8, **options) -> Callable[[Hierarchy
     return partial(EmbeddedScore, points=fit_embeddings(tree, dim=dim, edge=1.5), **options)
 
 
-def tiny_hipe(*, per_node: int = 3, seed: int = 0) -> tuple[HIPE, Hierarchy]:
+def tree_score(tree: Hierarchy, name: str) -> Callable[[Hierarchy, Tensor], Score]:
+    """The tree score of that name; siblings of the hyperbolic one lie where they were freshly placed."""
+    if name == "tree":
+        return TreeScore
+    return partial(HyperbolicTreeScore, points=fit_embeddings(tree, dim=8, edge=1.5), c=1.3)
+
+
+def tiny_hipe(*, per_node: int = 3, seed: int = 0, score: str = "hyperbolic") -> tuple[HIPE, Hierarchy]:
     """An untrained model on brightness itself; each node's first prototype is the brightest spot there can be."""
     torch.manual_seed(seed)
     tree = Hierarchy.from_rows(ROWS)
-    model = HIPE(Brightness(), tree, embedded(tree), channels=1, per_node=per_node)
+    made = embedded(tree) if score == "hyperbolic" else tree_score(tree, score)
+    model = HIPE(Brightness(), tree, made, channels=1, per_node=per_node)
     model.neck = nn.Identity()
     with torch.no_grad():
         model.prototype_layer.prototypes.uniform_(-2, 3)
         model.prototype_layer.prototypes[::per_node] = 2.3
-        model.score.last_layer.weight += 0.05 * torch.randn_like(model.score.last_layer.weight)
+        for weight in model.score.last:
+            weight += (0.05 if score == "hyperbolic" else 0.5) * torch.randn_like(weight)
     return model.eval(), tree
 
 

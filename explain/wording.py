@@ -1,0 +1,104 @@
+"""What the numbers of a card mean, in sentences that hold for every score."""
+
+from hierarchy.tree import level_name
+
+ALIKE = 0.5  # similarity from which a match counts as good
+COUNTS = 0.1  # nats of contribution from which a prototype matters: a tenth of the probability
+NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
+UNLIKE = 0.01  # share of the node's own training videos below which nothing in the clip looks like it
+FEW = 20  # videos below which a share is a rough one
+NARROW = "\N{NARROW NO-BREAK SPACE}"
+
+
+def plural(level: int) -> str:
+    """What the nodes of a level are called: classes, parents, grandparents, nodes of level 3."""
+    name = level_name(level)
+    return f"nodes of {name}" if name.startswith("level") else name + ("es" if name.endswith("s") else "s")
+
+
+def share(value: float) -> str:
+    """A share in percent, never rounded to all or nothing: 43 %, 99.8 %, > 99.9 %, < 0.1 %."""
+    percent = 100 * value
+    if percent >= 99.95:
+        return f">{NARROW}99.9{NARROW}%"
+    if percent < 0.05:
+        return f"<{NARROW}0.1{NARROW}%"
+    return (f"{percent:.0f}" if 1 <= percent < 99 else f"{percent:.1f}") + f"{NARROW}%"
+
+
+def closeness(entry: dict, level: int) -> str | None:
+    """How special a match is, against training videos of other nodes; None where that is not known."""
+    value, count = entry["closer_than"], entry["closer_than_videos"]
+    if value is None:
+        return None
+    videos = f"{count} training videos of other {plural(level)}" if count != 1 else \
+        f"one training video of other {plural(level)}"
+    if value >= 1:
+        text = f"Closer than all {videos}" if count != 1 else f"Closer than the {videos}"
+    elif value <= 0:
+        text = f"Less close than all {videos}" if count != 1 else f"Less close than the {videos}"
+    else:
+        text = f"Closer than {share(value)} of the {videos}"
+    return f"{text}.{_few(count)}"
+
+
+def typicality(entry: dict, level: int) -> str | None:
+    """How usual a match is for the node's own training videos; None where that is not known."""
+    value, count = entry["typical"], entry["typical_videos"]
+    if value is None:
+        return None
+    own = f"its own {level_name(level)}" if not level_name(level).startswith("level") else "its own node"
+    if value < UNLIKE:
+        text = f"Farther than practically every training video of {own} ({count})"
+    elif value < 0.25:
+        text = f"Farther than most training videos of {own}: only {share(value)} of {count} are still farther"
+    elif value <= 0.75:
+        text = f"As close as the typical training video of {own}: {share(value)} of {count} are farther"
+    elif value < 1:
+        text = f"Closer than most training videos of {own}: {share(value)} of {count} are farther"
+    else:
+        text = f"Closer than all {count} other training videos of {own}"
+    return f"{text}.{_few(count)}"
+
+
+def _few(count: int) -> str:
+    return f" Only {count} {'video stands' if count == 1 else 'videos stand'} behind this." if count < FEW else ""
+
+
+def unlike(level: dict) -> tuple[str, str] | None:
+    """That the best match of a level is none, and how one knows, where it is so."""
+    first = level["prototypes"][0] if level["prototypes"] else None
+    if first is None or first["typical"] is None or first["typical"] >= UNLIKE:
+        return None
+    count = first["typical_videos"]
+    return (f"Nothing here looks like what the model knows of {level['node']}.",
+            f"The best match is farther off than in practically every training video of {level['node']} ({count})."
+            f"{_few(count)}")
+
+
+def judgement(entry: dict, siblings: int) -> tuple[str, str]:
+    """What a card is worth as a reason: "good", "part" or "poor", and a sentence that says so.
+
+    Args:
+        siblings: nodes below the parent of the card's node, itself among them.
+    """
+    node, resembles = entry["node"], entry["similarity"] >= ALIKE
+    usual = entry["typical"] is None or entry["typical"] >= UNLIKE
+    alike = resembles and usual
+    if siblings == 1 and abs(entry["contribution"]) < NOTHING:
+        return ("part" if alike else "poor",
+                f"{'A good match, but nothing' if alike else 'Not much alike, and nothing'} hangs on it: {node} is the "
+                "only node below its parent.")
+    if entry["stands_by"]:
+        return ("part" if alike else "poor",
+                f"{'A good match that stands' if alike else 'Not much alike, and it stands'} by: another prototype of "
+                f"{node} says more, so this one is not counted.")
+    if entry["contribution"] <= -COUNTS:
+        return "part" if alike else "poor", f"It speaks against {node}."
+    if entry["contribution"] < COUNTS:
+        return (("part", "A good match that decides little by itself: without it the others say enough.") if alike else
+                ("poor", f"Neither alike nor decisive: this card does not tell why the model says {node}."))
+    if alike:
+        return "good", "A good match, and it counts."
+    distance = f"videos of {node} come much nearer" if resembles else "it is not much like its patch"
+    return "poor", f"It counts, but {distance}: do not take the pictures for the reason."
