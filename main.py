@@ -482,7 +482,8 @@ class Run:
         distances, labels, videos = (world.rows(part)[order] for part in (own, kept.labels, kept.videos))
         if merge and self.args.merge_coverage and not self.args.no_merge:
             node_of = model.prototype_layer.node_of.cpu()
-            self.record, into = merge_prototypes(model, self.record, distances, labels, self.args.merge_coverage)
+            self.record, into = merge_prototypes(model, self.record, distances, labels, self.args.merge_coverage,
+                                                 None if self.ways is None else self.ways[videos])
             keep = into == torch.arange(len(into))
             distances = distances[:, keep]
             if not keep.all():

@@ -32,6 +32,7 @@ from evaluation.recognition import VideoPool
 from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
+from models.stages import stage_maps
 from options import parse_main
 from training.engine import Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
@@ -45,15 +46,25 @@ FIELDS = ("label", "video", "item", "frames", "crop")
 
 
 class Kept(nn.Module):
-    """A trunk whose features were computed before: what it is given is what it gives."""
+    """A trunk whose features were computed before: what it is given is what it gives.
 
-    def __init__(self, trunk: nn.Module) -> None:
+    Args:
+        trunk: whose they are. sizes: channels of what its earlier parts make, where that stands behind its features.
+    """
+
+    def __init__(self, trunk: nn.Module, sizes: Sequence[int] = ()) -> None:
         super().__init__()
+        self.sizes = list(sizes)
         self.out_channels, self.stride = trunk.out_channels, trunk.stride
         self.offset = getattr(trunk, "offset", (0, 0, 0))
 
     def forward(self, features: Tensor) -> Tensor:
-        return features
+        return features[:, :self.out_channels]
+
+    def stage_maps(self, features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """As `models.stages.stage_maps`."""
+        own, *earlier = features.split([self.out_channels, *self.sizes], 1)
+        return own, [*earlier, own]
 
 
 class FeatureBatches:
@@ -72,14 +83,21 @@ class FeatureBatches:
 
 
 @torch.no_grad()
-def features_of(trunk: nn.Module, clips: VideoClips, name: str, **how) -> dict[str, Tensor]:
-    """The trunk's features, in half precision, and what else batches tell of their clips; `how` as `make_loader`."""
+def features_of(trunk: nn.Module, clips: VideoClips, name: str, *, stages: bool = False, **how) -> dict[str, Tensor]:
+    """The trunk's features, in half precision, and what else batches tell of their clips; `how` as `make_loader`.
+
+    With `stages` what its earlier parts make stands behind the features, and its channels under "sizes".
+    """
     rows: dict[str, list[Tensor]] = {key: [] for key in ("features", *FIELDS)}
+    sizes: list[int] = []
     for batch in valid_clips(build.make_loader(clips, n_threads=0, device=CPU, **how), CPU, name):
-        rows["features"].append(trunk(batch["clip"]).half())
+        features, maps = stage_maps(trunk, batch["clip"])
+        sizes = [earlier.shape[1] for earlier in maps[:-1]]
+        rows["features"].append(torch.cat([features, *(maps[:-1] if stages else ())], 1).half())
         for key in FIELDS:
             rows[key].append(batch[key])
-    return {key: torch.cat(parts) for key, parts in rows.items()}
+    kept = {key: torch.cat(parts) for key, parts in rows.items()}
+    return {**kept, "sizes": sizes} if stages else kept
 
 
 def keep(path: Path, model: HIPE, args: argparse.Namespace, subsets: dict[str, list[Video]]) -> dict[str, dict]:
@@ -92,7 +110,7 @@ def keep(path: Path, model: HIPE, args: argparse.Namespace, subsets: dict[str, l
     still = build.even_clips(args, subsets["training"], reader, args.push_clips)
     windows = build.window_clips(args, subsets["validation"], reader, args.inference_stride)
     kept = {"views": features_of(trunk, training, "views", batch_sampler=views.passes(args.batch_size)),
-            "still": features_of(trunk, still, "push clips", batch_size=args.batch_size),
+            "still": features_of(trunk, still, "push clips", stages=True, batch_size=args.batch_size),
             "test": features_of(trunk, windows, "test windows", batch_size=args.batch_size)}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(kept, path)
@@ -229,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                for name in ("training", "validation")}
     args.names = [video.name for video in subsets["training"]]
     kept = keep(own.work.resolve() / f"{demo.name}.features", trained, args, subsets)
-    trained.trunk = Kept(trained.trunk)
+    trained.trunk = Kept(trained.trunk, kept["still"]["sizes"])
     truth = read_truth(demo / "truth.json")
     first = True
     for args.orthogonality_weight, args.sharing_weight in pairs:

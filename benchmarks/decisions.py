@@ -88,7 +88,8 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: S
     progress["pushed"] = test.accuracy(model)
     distances = neck.distances(model.prototype_layer, CPU)
     if args.merge_coverage and not args.no_merge:
-        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage)
+        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage,
+                                        None if ways is None else ways[neck.videos])
         distances = distances[:, into == torch.arange(len(into))]
         trainer.forget()
         progress["merged"] = test.accuracy(model)
@@ -149,7 +150,7 @@ class Test:
         probs = self.pooled(out["log_probs"])
         predicted = probs.argmax(1)
         sums: list[dict[str, list[float]]] = [{} for _ in tree.levels]
-        same_way = []
+        same_way, nearest_way = [], []
         for v, video in enumerate(self.videos):
             windows = (self.kept["video"] == v).nonzero()[:, 0]
             best = windows[out["log_probs"][windows, predicted[v]].argmax()]
@@ -167,6 +168,9 @@ class Test:
                     measures["pointing"] = points_at(tuple(place.tolist()), self.tubes[video.name])
                     if level == 0 and self.ways:
                         same_way.append(self.ways[record.video[first]] == self.ways[video.name])
+                        other = layer.node_of != path[0]
+                        nearest = int(out["activations"][best].masked_fill(other, -torch.inf).argmax())
+                        nearest_way.append(self.ways[record.video[nearest]] == self.ways[video.name])
                 for name, value in measures.items():
                     sums[level].setdefault(name, []).append(float(value))
         levels = [{name: float(np.median(values) if name in ("silenced", "silenced_needed", "similarity", "off_path")
@@ -180,7 +184,7 @@ class Test:
             alone = out["evidence"][:, :tree.n_leaves].log_softmax(1)
             whole["class_evidence_alone"] = self.by_level(self.pooled(model.node_log_probs(alone)))[0]
         if same_way:
-            whole["same_way"] = float(np.mean(same_way))
+            whole |= {"same_way": float(np.mean(same_way)), "same_way_nearest": float(np.mean(nearest_way))}
         return whole, levels
 
 
@@ -215,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.load_state_dict(state, strict=False)
         kept = kept or keep(own.work.resolve() / f"{demo.name}_{trunk.parent.name}.features", model, args,
                             {"training": training, "validation": testing})
-        model.trunk = Kept(model.trunk)
+        model.trunk = Kept(model.trunk, kept["still"]["sizes"])
         test = test or Test(kept["test"], testing, tree, demo, build.window_power(args))
         accuracies = {"softmax head": test.softmax_head(model)}
         record = train(model, args, kept, [video.name for video in training],

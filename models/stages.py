@@ -1,8 +1,9 @@
-"""The parts of a trunk, in their order: what is frozen when fine-tuning begins in its middle."""
+"""The parts of a trunk, in their order: what is frozen when fine-tuning begins in its middle, and what each makes."""
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 HEADS = ("fc", "classifier")
 
@@ -40,3 +41,30 @@ def freeze(parts: Sequence[nn.Module], *, statistics: bool) -> None:
         for module in part.modules():
             if statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
+
+
+def stage_maps(trunk: nn.Module, clips: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A trunk's features, and what each of its parts makes of the clips on the way to them.
+
+    A trunk that is trained on classes forgets what its classes do not need; its earlier parts still tell it.
+
+    Args:
+        clips: (B, 3, T, H, W). The trunk may have a method of this name itself, for what it was given instead of clips.
+    Returns:
+        (B, C', t, h, w), and of every part that makes maps over time, height and width (B, C_i, t, h, w), averaged onto
+        the same cells; the features are the last of them.
+    """
+    if hasattr(trunk, "stage_maps"):
+        return trunk.stage_maps(clips)
+    maps: list[Tensor] = []
+    hooks = [part.register_forward_hook(lambda _part, _given, made: maps.append(made))
+             for part in stages(trunk).values()]
+    try:
+        features = trunk(clips)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    grid, size = features.shape[2:], clips.shape[2:]
+    finer = [made for made in maps if isinstance(made, Tensor) and made.dim() == 5 and len(made) == len(clips)
+             and all(n <= m <= most for n, m, most in zip(grid, made.shape[2:], size, strict=True))]
+    return features, [*(F.adaptive_avg_pool3d(made.float(), grid) for made in finer if made is not features), features]

@@ -274,7 +274,8 @@ class Trainer:
             terms["sharing"] = sharing(activations * (HIGHEST / layer.highest), labels, layer.node_of, model.ancestors,
                                        model.level_of)
         if self.weights.ways:
-            terms["ways"] = ways_cross_entropy(activations, labels, ways[:, 0].long(), layer.node_of)
+            shown = torch.where(sure[:, 0] > 0, ways[:, 0], -1).long()  # a clip without its event shows no way
+            terms["ways"] = ways_cross_entropy(activations, labels, shown, layer.node_of)
         if pooled:
             terms["pooled"] = F.nll_loss(pooled[0], labels)
         if self.weights.batch_ce:

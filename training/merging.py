@@ -12,30 +12,38 @@ from training.push import PushRecord
 
 
 def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor,
-           coverage: Sequence[float]) -> Tensor:
+           coverage: Sequence[float], ways: Tensor | None = None) -> Tensor:
     """Which prototypes stay, and which become which.
 
     Within a node stay, chosen greedily, the fewest prototypes S whose sum over the node's clips of the largest
-    activation in S is at least a share of the same over all its prototypes. A prototype that goes becomes the one that
-    stays whose activations on these clips correlate best with its own.
+    activation in S is at least a share of the same over all its prototypes; at a class so of the clips of every way,
+    or a rare one would be given up for a few clips of a frequent one. A prototype that goes becomes the one that stays
+    whose activations on these clips correlate best with its own.
 
     Args:
         activations: (N, P) of training clips; labels: (N,) leaves; node_of: (P,); ancestors: (K0, L); level_of: (K,).
         coverage: the share by level, 0..1; 1 keeps all that add anything.
+        ways: (N,) int64, which of its class's ways a clip shows, -1 where that is unknown; None for all unknown.
     Returns:
         (P,) int64, the prototype that each becomes; one that stays becomes itself.
     """
     into = torch.arange(len(node_of))
     for node in node_of.unique().tolist():
         which = (node_of == node).nonzero()[:, 0]
-        own = activations[ancestors[labels, int(level_of[node])] == node][:, which].double()  # (n, p)
+        mine = ancestors[labels, int(level_of[node])] == node
+        own = activations[mine][:, which].double()  # (n, p)
         if len(which) < 2 or not len(own):
             continue
+        way = torch.full((len(own),), -1) if ways is None or level_of[node] > 0 else ways[mine]
+        of_way = (way[:, None] == way.unique()).double()  # (n, w)
+        whole = of_way.T @ own.amax(1)  # (w,) what all prototypes see of each way
+        of_way = of_way / whole.clamp(min=1e-12)
+        wanted = torch.where(whole > 0, coverage[int(level_of[node])], 0.0).double()  # (w,)
         kept: list[int] = []
         best = torch.zeros(len(own), dtype=torch.float64)
-        wanted = coverage[int(level_of[node])] * float(own.amax(1).sum())
-        while not kept or (len(kept) < len(which) and float(best.sum()) < wanted):
-            sums = torch.maximum(own, best[:, None]).sum(0)  # (p,)
+        while not kept or (len(kept) < len(which) and bool((of_way.T @ best < wanted - 1e-9).any())):
+            shares = of_way.T @ torch.maximum(own, best[:, None])  # (w, p)
+            sums = torch.minimum(shares, wanted[:, None]).sum(0) + 1e-6 * shares.sum(0)  # what is still missing first
             sums[kept] = -torch.inf
             kept.append(int(sums.argmax()))
             best = torch.maximum(best, own[:, kept[-1]])
@@ -49,7 +57,7 @@ def merged(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tens
 
 
 def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels: Tensor,
-                     coverage: Sequence[float]) -> tuple[PushRecord, Tensor]:
+                     coverage: Sequence[float], ways: Tensor | None = None) -> tuple[PushRecord, Tensor]:
     """Merge a model's pushed prototypes by `merged`; what stays takes over the weights of what goes.
 
     Args:
@@ -57,6 +65,7 @@ def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels:
         distances: (N, P) squared distances of the nearest patches of all training clips, in an order that does not
             depend on the number of processes; labels: (N,).
         coverage: a share for each level from the leaf up; the last one serves all above.
+        ways: (N,) of the clips, see `merged`.
     Returns:
         the record of those that stay, and (P,) int64, the prototype that each became; one that stays became itself.
     """
@@ -64,7 +73,7 @@ def merge_prototypes(model: HIPE, record: PushRecord, distances: Tensor, labels:
     n_levels = model.ancestors.shape[1]
     shares = [*coverage[:n_levels], *coverage[-1:] * (n_levels - len(coverage))]
     into = merged(layer.similarity(distances), labels, layer.node_of.cpu(), model.ancestors.cpu(), model.level_of.cpu(),
-                  shares)
+                  shares, ways)
     keep = into == torch.arange(len(into))
     model.score.absorb(into.to(device))
     if not keep.all():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.hipe import HIPE, Standardise
 from models.prototypes import unit
+from models.stages import stage_maps
 from training.features import valid_clips
 from training.precision import Precision
 
@@ -99,8 +100,9 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
 
     Of every clip the trunk's features at the peaks of its own class map are looked at; those of clips whose true class
     the pooled head gives a probability above `sure` come first. A class's clips are clustered (k-means of directions,
-    as many clusters as the class has prototypes) by the highest peak, and its prototypes start at the patches nearest
-    to the centres. An ancestor's are drawn from its children in turn. What a node lacks keeps random values.
+    as many clusters as the class has prototypes) by what all parts of the trunk make of the highest peak, each
+    standardised and weighing the same, for the last part knows least of what the class's clips differ in; its
+    prototypes start at the patches nearest to the centres. An ancestor's are drawn from its children in turn. What a node lacks keeps random values.
 
     Args:
         loader: batches of un-augmented training clips. n_videos: how many videos the batches' `video` counts.
@@ -114,26 +116,30 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     """
     precision = precision or Precision(device)
     generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, list[Tensor]] = {"cells": [], "mean": [], "label": [], "video": [], "true": []}
+    parts: dict[str, list[Tensor]] = {"cells": [], "looks": [], "mean": [], "label": [], "video": [], "true": []}
+    sizes: list[int] = []  # channels of the trunk's parts
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
         with precision.in_inference():
-            trunk = model.trunk(batch["clip"])
-        trunk = trunk.float()
+            trunk, made = stage_maps(model.trunk, batch["clip"])
+        trunk, sizes = trunk.float(), [maps.shape[1] for maps in made]
         flat = trunk.flatten(2)  # (B, C', N)
         n = min(peaks, flat.shape[2])
         rank = model.class_map(trunk, batch["label"]).flatten(1).cpu()  # (B, N)
         cells = (rank if mapped else torch.rand(rank.shape, generator=generator)).topk(n).indices.to(device)  # (B, n)
         parts["cells"].append(flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2).half().cpu())
+        best = cells[:, None, 0, None]  # (B, 1, 1)
+        parts["looks"].append(torch.cat([maps.float().flatten(2).gather(2, best.expand(-1, maps.shape[1], -1))[..., 0]
+                                         for maps in made], 1).half().cpu())  # (B, sum C_i)
         parts["mean"].append(flat.mean(2).cpu())
         parts["true"].append(model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp().cpu())
         parts["label"].append(batch["label"].cpu())
         parts["video"].append(batch["video"].cpu())
     if not parts["cells"]:
         raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
-    cells, means, labels, videos, true = (torch.cat(rows) for rows in parts.values())
-    scale = Standardise(means.shape[1])
-    scale.fit(means)
+    cells, looks, means, labels, videos, true = (torch.cat(rows) for rows in parts.values())
+    looks = torch.cat([_standardised(rows.float()) / n**0.5
+                       for n, rows in zip(sizes, looks.split(sizes, 1), strict=True)], 1)
     if standardise:
         next(part for part in model.neck if isinstance(part, Standardise)).fit(means.to(device))
     draw = torch.rand(cells.shape[:2], generator=generator)  # (M, n)
@@ -146,7 +152,7 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
         level = int(model.level_of[node])
         own = (model.ancestors.cpu()[labels, level] == node).nonzero()[:, 0]  # (m,) clips of the node
         if level == 0:
-            picks = _clustered(scale(cells[own, 0].float()), true[own], count, sure, seed) if mapped else None
+            picks = _clustered(looks[own], true[own], count, sure, seed) if mapped else None
             if picks is not None:
                 centres, of_clip = picks
                 if (true[own] > sure).sum() >= clips_a_way * count:
@@ -169,11 +175,18 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     return Starts(len(placed), ways)
 
 
+def _standardised(rows: Tensor) -> Tensor:
+    """(M, C) minus their mean, over their deviation."""
+    scale = Standardise(rows.shape[1])
+    scale.fit(rows)
+    return scale(rows)
+
+
 def _clustered(features: Tensor, true: Tensor, k: int, sure: float, seed: int) -> tuple[Tensor, Tensor] | None:
     """Clusters of a class's clips by the directions of their features.
 
     Args:
-        features: (m, C') standardised; true: (m,) probability of the class.
+        features: (m, C); true: (m,) probability of the class.
     Returns:
         (k,) the clip nearest to each centre, each another one, and (m,) every clip's cluster; None where there are
         fewer sure clips than clusters.
