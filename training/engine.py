@@ -251,7 +251,7 @@ class Trainer:
         masks, sure = self._places(trunk.detach(), labels)
         with self.precision.in_training():
             output = self.model.head(trunk, masks)
-        ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device)
+        ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device, non_blocking=True)
         pooled = [self.model.pooled_log_probs(trunk)] if self.weights.pooled and self.kind == "joint" else []
         return (output.log_probs, output.distances, *output.masked, output.activations, output.evidence, sure[:, None],
                 ways[:, None], *pooled)
