@@ -269,7 +269,8 @@ class Trainer:
         if self.weights.level_ce:
             terms["level_ce"] = level_cross_entropies(evidence, labels, model.ancestors, model.level_of)
         if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5)
+            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5,
+                                                   most=layer.per_node)
         if self.weights.sharing:  # similarities of all kinds on the scale of the logarithmic one, whose tanh saturates
             terms["sharing"] = sharing(activations * (HIGHEST / layer.highest), labels, layer.node_of, model.ancestors,
                                        model.level_of)
