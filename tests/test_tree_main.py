@@ -222,6 +222,16 @@ def test_ways_of_other_videos_are_forgotten(data, whole, tmp_path, capsys):
     assert "ways" in capsys.readouterr().err and "ways" not in load_checkpoint(results / "save_3.pth")
 
 
+def test_a_rate_of_its_own_for_the_score_on_resuming(data, tmp_path):
+    """An optimiser whose parameters are grouped in another way has nothing to remember."""
+    never = "--no_last_push --push_start 9"
+    results = train(data, tmp_path / "results", "--score hyperbolic --checkpoint 1", never,
+                    schedule=QUICK.replace("--warm_epochs 0", "--warm_epochs 1"))
+    go_on(results, "--warm_epochs 2 --n_epochs 2 --warm_score_learning_rate .1")
+    checkpoint = load_checkpoint(results / "save_2.pth")
+    assert len(checkpoint["optimizers"]["warm"][1]["param_groups"]) == 2
+
+
 # --- bad input
 
 

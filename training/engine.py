@@ -377,6 +377,10 @@ class Trainer:
             if name != self.phases[kind].optimizer:
                 continue  # another optimiser has other memories, and begins without any
             optimizer = self.optimizer(kind)
+            parts = [[len(group["params"]) for group in groups]
+                     for groups in (values["param_groups"], optimizer.param_groups)]
+            if parts[0] != parts[1]:
+                continue  # parameters that had one rate have several now
             own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
                    for group in optimizer.param_groups]  # lr is set at every step
             groups = [{**group, **options} for group, options in zip(values["param_groups"], own, strict=True)]

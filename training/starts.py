@@ -1,6 +1,7 @@
 """Where prototypes start: patches of training clips where the pooled head sees the clips' classes."""
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -181,12 +182,15 @@ def _clustered(features: Tensor, true: Tensor, k: int, sure: float, seed: int) -
         fewer sure clips than clusters.
     """
     from sklearn.cluster import KMeans  # which takes a second to import
+    from sklearn.exceptions import ConvergenceWarning
 
     known = (true > sure).nonzero()[:, 0]
     directions = unit(features.double(), 1)
     if len(known) < k:
         return None
-    model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of clips that are the same
+        model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
     centres = unit(torch.from_numpy(model.cluster_centers_), 1)  # (k, C')
     likeness = directions @ centres.T  # (m, k)
     nearest, left = [], likeness[known].clone()
