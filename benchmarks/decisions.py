@@ -31,7 +31,7 @@ from datasets.sampling import n_batches
 from datasets.video import Video
 from evaluation.calibration import calibration_error
 from evaluation.decisions import decision_measures
-from evaluation.localisation import points_at, read_truth, read_ways
+from evaluation.localisation import on_event, points_at, read_truth, read_ways
 from evaluation.recognition import accuracy_per_level, pool_windows
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
@@ -180,9 +180,10 @@ class Test:
                     sums[level].setdefault(name, []).append(float(value))
         levels = [{name: float(np.median(values) if name in ("silenced", "silenced_needed", "similarity", "off_path")
                                else np.mean(values)) for name, values in one.items()} for one in sums]
+        placed = on_event(record, self.tubes)  # (P,)
         for level, row in enumerate(levels):
-            some = range(layer.level(level).start, layer.level(level).stop)
-            row["prototypes"] = len(some)
+            some = placed[layer.level(level)]
+            row |= {"prototypes": len(some), "on_event": float(some.nanmean())}
         whole = {"calibration_error": calibration_error(probs.max(1).values, predicted == self.labels)[0],
                  "named": float((probs.max(1).values >= 0.9).double().mean())}
         if model.score.weights is not None:
