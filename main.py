@@ -207,6 +207,10 @@ class Run:
         if not training:
             raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
         self._tell_empty_classes(training)
+        if self.ways is not None and len(self.ways) != len(training):
+            print(f"{args.annotation_path}: has {len(training)} training videos on disk now, and had {len(self.ways)} "
+                  "when prototypes started; in which ways they show their class is not known any more", file=sys.stderr)
+            self.ways = None
         clips = build.training_clips(args, training, self.reader("train"))
         tell_looped(clips)
         if min(len(clips), args.batch_size) < self.world.size:

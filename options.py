@@ -67,8 +67,8 @@ FROZEN = {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True
 
 # What --paper is: the released code's method. Another value of one of these contradicts it.
 PAPER = {
-    "neck": "leaky", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True, "focus": 1.0,
-    "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
+    "neck": "leaky", "similarity": "log", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True,
+    "focus": 1.0, "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
     "sharing_weight": 0.0, "separation_rivals": "all", "last_layer": "joint", "push_on": "training",
     "push_repeats": True, "no_last_push": True, "window_pool": "mean"}
 # What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
@@ -329,6 +329,8 @@ def fill(args: argparse.Namespace) -> None:
     untouched = args.ft_begin_module == "fc" or (args.trunk_epochs == 0 and args.warm_epochs >= args.n_epochs)
     if decides_by_tree(args) and args.pretrain_path and untouched:
         defaults |= FROZEN
+        if args.no_start or args.starts == "sampled":  # where nothing is fitted
+            defaults["standardise"] = False
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -341,7 +343,7 @@ def _check_score(args: argparse.Namespace) -> None:
         ValueError: naming a flag that means nothing to it, or contradicts it.
     """
     score, by_tree = SCORES[args.score], decides_by_tree(args)
-    useless = [name for name, option in (("T", "temperature"), ("learn_T", "learn_temperature"),
+    useless = [name for name, option in (("T", "temperature"), ("learn_T", "learn_temperature"), ("emb_file", "points"),
                                          ("random_last", "last_scale")) if getattr(args, name) and option not in score.options]
     useless += [f"{name}_weight" for name in (("group", "batch_ce", "l1") if by_tree else ("level_ce",))
                 if any(_as_list(getattr(args, f"{name}_weight")))]
@@ -353,6 +355,10 @@ def _check_score(args: argparse.Namespace) -> None:
         raise ValueError(f"--{useless[0]} means nothing to --score {args.score}; leave it out")
     if args.standardise and args.neck != "levels":
         raise ValueError("--standardise is of --neck levels; give that too")
+    if args.standardise and (args.no_start or args.starts != "spread"):
+        flag = "no_start" if args.no_start else f"starts {args.starts}"
+        raise ValueError(f"--standardise is fitted when prototypes start at centres of clusters, and --{flag} does "
+                         "without them; leave one of them out")
     if by_tree and args.similarity == "log":
         raise ValueError("--similarity log has no highest value to weigh; leave it out, or choose another --score")
     if args.last_layer == "joint" and by_tree:
@@ -386,7 +392,7 @@ def resolve(args: argparse.Namespace) -> None:
         if getattr(args, name) < 0:
             raise ValueError(f"--{name} must not be negative, as {getattr(args, name)} is")
     for name in ("learning_rate", "head_learning_rate", "trunk_learning_rate", "warm_learning_rate", "last_learning_rate",
-                 "warm_score_learning_rate", "score_learning_rate", "similarity_scale", "weight_start", "separation_margin", "cluster_margin"):
+                 "warm_score_learning_rate", "score_learning_rate", "similarity_scale", "separation_margin", "cluster_margin"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
     for name in ("ce", "level_ce", "batch_ce", "cluster", "separation", "background", "coverage", "group", "l1",
@@ -407,7 +413,7 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError(f"--train_jitter is a strength between 0 and 1, not {args.train_jitter}")
     if args.temporal_strides and min(args.temporal_strides + args.spatial_strides) < 1:
         raise ValueError("--temporal_strides and --spatial_strides must be at least 1 each")
-    for name in ("c", "edge", "T", "window_power", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
+    for name in ("c", "edge", "T", "weight_start", "window_power", "resnet_widen_factor", "wide_resnet_k", "resnext_cardinality"):
         value = getattr(args, name)
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"--{name} must be above 0 and finite, not {value}")

@@ -16,6 +16,7 @@ video of the same way; and how often the evidence of the classes alone, without 
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from datasets.sampling import n_batches
 from datasets.video import Video
 from evaluation.calibration import calibration_error
 from evaluation.decisions import decision_measures
-from evaluation.localisation import points_at, read_truth, read_ways
+from evaluation.localisation import on_event, points_at, read_truth, read_ways
 from evaluation.recognition import accuracy_per_level, pool_windows
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
@@ -48,8 +49,16 @@ from util_scripts.errors import CommandLine, user_errors
 TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
          "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",
          "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
+CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "train_crop_min_ratio")
 LOSSES = ("ce", "level_ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
           "ways")
+
+
+def digest_of(demo: Path, state: dict[str, Tensor], args: argparse.Namespace) -> str:
+    """Eight letters that change with all that the trunk's features of a demo's clips depend on."""
+    flags = [(name, getattr(args, name)) for name in (*TRUNK, *CLIPS)]
+    trunk = [value.numpy().tobytes() for name, value in sorted(state.items()) if name.startswith("trunk.")]
+    return hashlib.sha256(repr((str(demo), flags)).encode() + b"".join(trunk)).hexdigest()[:8]
 
 
 def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: Sequence[str], labels: Tensor,
@@ -175,9 +184,10 @@ class Test:
                     sums[level].setdefault(name, []).append(float(value))
         levels = [{name: float(np.median(values) if name in ("silenced", "silenced_needed", "similarity", "off_path")
                                else np.mean(values)) for name, values in one.items()} for one in sums]
+        placed = on_event(record, self.tubes)  # (P,)
         for level, row in enumerate(levels):
-            some = range(layer.level(level).start, layer.level(level).stop)
-            row["prototypes"] = len(some)
+            some = placed[layer.level(level)]
+            row |= {"prototypes": len(some), "on_event": float(some.nanmean())}
         whole = {"calibration_error": calibration_error(probs.max(1).values, predicted == self.labels)[0],
                  "named": float((probs.max(1).values >= 0.9).double().mean())}
         if model.score.weights is not None:
@@ -217,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.manual_seed(seed)
         model = build.build_model(args, tree, *embedding)
         model.load_state_dict(state, strict=False)
-        kept = kept or keep(own.work.resolve() / f"{demo.name}_{trunk.parent.name}.features", model, args,
+        kept = kept or keep(own.work.resolve() / f"{demo.name}_{digest_of(demo, state, args)}.features", model, args,
                             {"training": training, "validation": testing})
         model.trunk = Kept(model.trunk, kept["still"]["sizes"])
         test = test or Test(kept["test"], testing, tree, demo, build.window_power(args))

@@ -51,6 +51,7 @@ class PrototypeLayer(nn.Module):
         n_nodes = sum(level_sizes)
         counts = torch.as_tensor(per_node).expand(n_nodes)
         self.by_level, self.scale = by_level, scale
+        self.per_node = int(counts.max())  # the most prototypes that a node has
         self.prototypes = nn.Parameter(torch.rand(int(counts.sum()), channels))
         if by_level:
             nn.init.normal_(self.prototypes)
@@ -66,11 +67,6 @@ class PrototypeLayer(nn.Module):
         self.counts: Tensor
         self.node_of: Tensor
         self.group_of: Tensor
-
-    @property
-    def per_node(self) -> int:
-        """The most prototypes that a node has."""
-        return int(self.counts.max())
 
     def level(self, level: int) -> slice:
         """The prototypes of a level."""

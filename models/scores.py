@@ -48,6 +48,11 @@ def log_softmax_within(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
     return centred - torch.zeros_like(top).scatter_add(1, index, centred.exp()).log().gather(1, index)
 
 
+def _before_softplus(weights: Tensor) -> Tensor:
+    """The omega whose softplus is a weight above 0: (P,) -> (P,)."""
+    return weights + torch.log(-torch.expm1(-weights))
+
+
 class Score(nn.Module):
     """What all scores have in common.
 
@@ -130,7 +135,7 @@ class TreeScore(Score):
 
     def __init__(self, hierarchy: Hierarchy, node_of: Tensor, *, start: float = 1.5) -> None:
         super().__init__(hierarchy, node_of)
-        self.omega = nn.Parameter(torch.full((len(node_of),), math.log(math.expm1(start))))
+        self.omega = nn.Parameter(_before_softplus(torch.full((len(node_of),), start)))
         self.n_max = int((node_of < hierarchy.n_leaves).sum())  # prototypes of classes, which stand first
 
     @property
@@ -203,8 +208,8 @@ class TreeScore(Score):
         weights, classes = self.weights, torch.arange(len(into), device=into.device) < self.n_max
         largest = torch.zeros_like(weights).scatter_reduce(0, into, weights, "amax")
         total = torch.where(classes, largest, torch.zeros_like(weights).scatter_add(0, into, weights))
-        total = torch.where(into == torch.arange(len(into), device=into.device), total, weights)
-        self.omega.copy_(total + torch.log(-torch.expm1(-total)))  # the inverse of softplus
+        gains = (into == torch.arange(len(into), device=into.device)) & (total != weights)
+        self.omega.copy_(torch.where(gains, _before_softplus(total), self.omega))  # all others stay, to the bit
 
     def formula(self) -> dict:
         return {"name": "tree"}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hierarchy import Hierarchy
 from models.hipe import HIPE, Standardise
 from models.scores import TreeScore
-from training.starts import Starts, spread_prototypes
+from training.starts import Starts, _clustered, spread_prototypes
 
 TREE = Hierarchy.from_rows([["a", "legs"], ["b", "legs"], ["c", "legs"], ["d", "arms"], ["e", "arms"]])
 N_WAYS, CELLS = 3, 4
@@ -238,3 +238,8 @@ def test_nothing_to_read_is_an_error():
         batch["valid"][:] = False
     with pytest.raises(ValueError, match="start"):
         spread(made_model(), loader, 15)
+
+
+def test_clips_that_are_the_same_are_clustered_without_a_warning(recwarn):
+    picks, clusters = _clustered(torch.ones(5, 4), torch.ones(5), 3, 0.5, 1)
+    assert len(set(picks.tolist())) == 3 and clusters.tolist() == [0] * 5 and not recwarn.list

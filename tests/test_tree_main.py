@@ -204,6 +204,34 @@ def test_a_class_without_videos_keeps_its_prototypes(data, tmp_path, capsys):
     assert all(len(row["stands_for"]) == 1 for row in unmatched)
 
 
+def test_prototypes_that_start_at_sampled_patches(data, tmp_path):
+    train(data, tmp_path / "results", "--starts sampled --weight_start 1000", schedule=QUICK)
+    checkpoint = load_checkpoint(tmp_path / "results" / "save_1.pth")
+    assert "ways" not in checkpoint and bool(checkpoint["model"]["score.omega"].isfinite().all())
+
+
+def test_ways_of_other_videos_are_forgotten(data, whole, tmp_path, capsys):
+    """A video that is gone moves the numbers of all that follow."""
+    shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(next((tmp_path / "data" / "jpg" / "Jump").iterdir()))
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(whole / "save_1.pth", results)
+    assert "ways" in load_checkpoint(results / "save_1.pth")
+    go_on(results, f"--root_path {tmp_path / 'data'}")
+    assert "ways" in capsys.readouterr().err and "ways" not in load_checkpoint(results / "save_3.pth")
+
+
+def test_a_rate_of_its_own_for_the_score_on_resuming(data, tmp_path):
+    """An optimiser whose parameters are grouped in another way has nothing to remember."""
+    never = "--no_last_push --push_start 9"
+    results = train(data, tmp_path / "results", "--score hyperbolic --checkpoint 1", never,
+                    schedule=QUICK.replace("--warm_epochs 0", "--warm_epochs 1"))
+    go_on(results, "--warm_epochs 2 --n_epochs 2 --warm_score_learning_rate .1")
+    checkpoint = load_checkpoint(results / "save_2.pth")
+    assert len(checkpoint["optimizers"]["warm"][1]["param_groups"]) == 2
+
+
 # --- bad input
 
 
@@ -225,6 +253,11 @@ def test_a_class_without_videos_keeps_its_prototypes(data, tmp_path, capsys):
     ("--weight_start -1", "--weight_start"),
     ("--neck_channels 0", "--neck_channels"),
     ("--neck sigmoid --standardise", "--standardise"),
+    ("--standardise --starts sampled", "--standardise"),
+    ("--standardise --no_start", "--standardise"),
+    ("--emb_file tree.csv", "--emb_file"),
+    ("--weight_start inf", "--weight_start"),
+    ("--paper --similarity exp", "--similarity"),
     ("--paper --score tree", "--score"),
 ])
 def test_contradicting_flags(data, tmp_path, capsys, more, flag):

@@ -251,7 +251,7 @@ class Trainer:
         masks, sure = self._places(trunk.detach(), labels)
         with self.precision.in_training():
             output = self.model.head(trunk, masks)
-        ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device)
+        ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device, non_blocking=True)
         pooled = [self.model.pooled_log_probs(trunk)] if self.weights.pooled and self.kind == "joint" else []
         return (output.log_probs, output.distances, *output.masked, output.activations, output.evidence, sure[:, None],
                 ways[:, None], *pooled)
@@ -269,7 +269,8 @@ class Trainer:
         if self.weights.level_ce:
             terms["level_ce"] = level_cross_entropies(evidence, labels, model.ancestors, model.level_of)
         if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5)
+            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5,
+                                                   most=layer.per_node)
         if self.weights.sharing:  # similarities of all kinds on the scale of the logarithmic one, whose tanh saturates
             terms["sharing"] = sharing(activations * (HIGHEST / layer.highest), labels, layer.node_of, model.ancestors,
                                        model.level_of)
@@ -377,6 +378,10 @@ class Trainer:
             if name != self.phases[kind].optimizer:
                 continue  # another optimiser has other memories, and begins without any
             optimizer = self.optimizer(kind)
+            parts = [[len(group["params"]) for group in groups]
+                     for groups in (values["param_groups"], optimizer.param_groups)]
+            if parts[0] != parts[1]:
+                continue  # parameters that had one rate have several now
             own = [{key: value for key, value in group.items() if key not in ("params", "lr")}
                    for group in optimizer.param_groups]  # lr is set at every step
             groups = [{**group, **options} for group, options in zip(values["param_groups"], own, strict=True)]

@@ -129,17 +129,18 @@ def group_sparsity(last_weight: Tensor) -> Tensor:
     return last_weight.norm(dim=0).sum()
 
 
-def orthogonality(prototypes: Tensor, counts: Tensor, centre: float = 0.5) -> Tensor:
+def orthogonality(prototypes: Tensor, counts: Tensor, centre: float = 0.5, *, most: int | None = None) -> Tensor:
     """Mean squared cosine between the prototypes of a node.
 
     Args:
         prototypes: (P, C), node by node.
         counts: (K,) prototypes of each node; where none has two there is nothing to compare, and the loss is 0.
         centre: what cosines are taken around: the middle of a sigmoid's range, or 0.
+        most: the largest of the counts, where it is known: to look it up waits for all that a GPU has to do.
     Returns:
         (), 0 (orthogonal) .. 1 (all alike).
     """
-    most = int(counts.max())
+    most = int(counts.max()) if most is None else most
     place = torch.arange(most, device=counts.device) < counts[:, None]  # (K, n), which of n places are taken
     unit = F.normalize(prototypes - centre, dim=-1)
     unit = unit.new_zeros(*place.shape, unit.shape[1]).masked_scatter(place[..., None], unit)  # (K, n, C)

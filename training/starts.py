@@ -1,6 +1,7 @@
 """Where prototypes start: patches of training clips where the pooled head sees the clips' classes."""
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -44,7 +45,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         with precision.in_inference():
             trunk = model.trunk(batch["clip"])
         trunk, label = trunk.float(), batch["label"].cpu()
-        features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, C)
+        features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, S C)
         draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
         n_peaks = min(peaks, features.shape[1]) if mapped else 0
         best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
@@ -57,7 +58,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         clips_of += torch.bincount(label, minlength=n_leaves)
         for cells, value, which in ((best, merit, torch.ones_like(few)), (others.indices, others.values, few)):
             chosen = features[which.to(device)].gather(
-                1, cells[which].to(device)[..., None].expand(-1, -1, features.shape[2]))  # (b, n, C)
+                1, cells[which].to(device)[..., None].expand(-1, -1, features.shape[2]))  # (b, n, S C)
             patches.append(chosen.flatten(0, 1).cpu())
             leaves.append(label[which, None].expand(-1, cells.shape[1]).flatten())
             merits.append(value[which].flatten())
@@ -76,7 +77,9 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     rank = torch.arange(len(node_of)) - first[node_of]  # (P,) place among the node's prototypes
     placed = rank < count[node_of]
     source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
-    layer.prototypes[placed.to(device)] = torch.cat(patches)[source // n_levels].to(device)
+    chosen = torch.cat(patches)[source // n_levels].unflatten(1, (layer.n_groups, -1))  # (p, S, C)
+    chosen = chosen[torch.arange(len(chosen)), layer.group_of.cpu()[placed]]  # (p, C)
+    layer.prototypes[placed.to(device)] = chosen.to(device)
     return int(placed.sum())
 
 
@@ -192,12 +195,15 @@ def _clustered(features: Tensor, true: Tensor, k: int, sure: float, seed: int) -
         fewer sure clips than clusters.
     """
     from sklearn.cluster import KMeans  # which takes a second to import
+    from sklearn.exceptions import ConvergenceWarning
 
     known = (true > sure).nonzero()[:, 0]
     directions = unit(features.double(), 1)
     if len(known) < k:
         return None
-    model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of clips that are the same
+        model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
     centres = unit(torch.from_numpy(model.cluster_centers_), 1)  # (k, C')
     likeness = directions @ centres.T  # (m, k)
     nearest, left = [], likeness[known].clone()

@@ -47,6 +47,7 @@ class Serving(nn.Module):
 
 def exported(serving: Serving, clips: Tensor) -> torch.export.ExportedProgram:
     """For any number of clips of this size."""
+    serving(clips)  # what is computed once and kept must be computed before numbers are symbols
     return torch.export.export(serving, (clips,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
