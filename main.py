@@ -33,7 +33,7 @@ from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
-from training.merging import merge_prototypes, spread_of, ways_after
+from training.merging import merge_prototypes, spread_of
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
@@ -151,6 +151,7 @@ class Run:
                            orthogonality=args.orthogonality_weight, sharing=args.sharing_weight,
                            batch_ce=args.batch_ce_weight, l1=args.l1_weight,
                            level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0, ways=args.ways_weight,
+                           even=args.even_weight,
                            pooled=args.pooled_weight if self.mapped else 0.0)
 
     def _plain_args(self) -> dict:
@@ -211,6 +212,8 @@ class Run:
             print(f"{args.annotation_path}: has {len(training)} training videos on disk now, and had {len(self.ways)} "
                   "when prototypes started; in which ways they show their class is not known any more", file=sys.stderr)
             self.ways = None
+        if self.ways is not None:
+            self.trainer.count_ways(self.ways, torch.from_numpy(training.labels))
         clips = build.training_clips(args, training, self.reader("train"))
         tell_looped(clips)
         if min(len(clips), args.batch_size) < self.world.size:
@@ -428,6 +431,8 @@ class Run:
                 placed = self._place(clips)
             self.world.align(self.model)
             self.ways = self.world.objects(self.ways)[0]
+            if self.ways is not None:
+                self.trainer.count_ways(self.ways, torch.from_numpy(clips.videos.labels))
         known = 0 if self.ways is None else int((self.ways >= 0).sum())
         log.add("start", step, placed=placed, prototypes=len(self.model.prototype_layer.node_of), videos_of_a_way=known)
 
@@ -485,15 +490,13 @@ class Run:
         order = world.rows(kept.items).argsort(stable=True)
         distances, labels, videos = (world.rows(part)[order] for part in (own, kept.labels, kept.videos))
         if merge and self.args.merge_coverage and not self.args.no_merge:
-            node_of = model.prototype_layer.node_of.cpu()
             self.record, into = merge_prototypes(model, self.record, distances, labels, self.args.merge_coverage,
                                                  None if self.ways is None else self.ways[videos])
             keep = into == torch.arange(len(into))
             distances = distances[:, keep]
             if not keep.all():
                 own = kept.distances(model.prototype_layer, self.device)  # to the bit what a resumed run will have
-                if self.ways is not None:
-                    self.ways = ways_after(self.ways, torch.from_numpy(training.labels), node_of, into)
+                self.ways = None  # each was some prototypes' before
                 self.trainer.forget()  # the optimisers of other prototypes
                 self.trainer.enter("last")
         self.record.spread = spread_of(model, self.record, distances, videos, training.names,

@@ -53,13 +53,13 @@ SCORE_DEFAULTS = {
         "score_learning_rate": 0.003, "last_learning_rate": 0.05, "tune_iterations": 300,
         "merge_coverage": [0.9, 0.8], "level_ce_weight": [1.0], "cluster_weight": [0.5], "separation_weight": [1.0],
         "background_weight": 0.3, "coverage_weight": 0.5, "group_weight": 0.0, "orthogonality_weight": 0.5,
-        "sharing_weight": 0.3, "ways_weight": 1.0, "pooled_weight": 1.0, "separation_margin": 2.0},
+        "sharing_weight": 0.3, "ways_weight": 4.0, "even_weight": 1.0, "pooled_weight": 1.0, "separation_margin": 2.0},
     "embedded": {
         "neck": "sigmoid", "prototype_channels": 128, "similarity": "log", "similarity_scale": 0.5,
         "prototypes_per_node": 10, "starts": "sampled", "standardise": False, "last_learning_rate": 0.001,
         "tune_iterations": 20, "level_ce_weight": [0.0], "cluster_weight": [0.8, 0.5, 0.3],
         "separation_weight": [0.08, 0.11, 0.13], "background_weight": 0.5, "coverage_weight": 1.0, "group_weight": 1e-4,
-        "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "pooled_weight": 0.0,
+        "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "even_weight": 0.0, "pooled_weight": 0.0,
         "separation_margin": 10.0},
 }
 # What the tree scores take instead where the trunk's weights are published ones and stay as they are.
@@ -193,8 +193,9 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--l1_weight", type=float, default=0.0, help="of the last layer's absolute weights, as in the released code (default: 0)")
     group.add_argument("--orthogonality_weight", type=float, help="between a node's prototypes (default: .5 | 0)")
     group.add_argument("--sharing_weight", type=float, help="of ancestors' prototypes over their children (default: .3 | 0)")
-    group.add_argument("--ways_weight", type=float, help="a class's prototypes tell apart the clusters of its clips, the ways in which it is done (default: 1 | 0)")
-    group.add_argument("--ways_clips", type=int, default=30, help="a class with fewer clips for each prototype has no ways (default: 30)")
+    group.add_argument("--ways_weight", type=float, help="a class's prototypes tell apart the ways in which it is done, clusters of its clips (default: 4 | 0)")
+    group.add_argument("--ways_clips", type=int, default=25, help="a class has as many ways as it has so many clips that the softmax head is sure of, at most one a prototype; one is none (default: 25)")
+    group.add_argument("--even_weight", type=float, help="of the differences between the weights of a class's prototypes, of which the loudest speaks: without them it is the nearest (default: 1 | 0)")
     group.add_argument("--pooled_weight", type=float, help="cross-entropy of the softmax head of the trunk epochs, in joint epochs (default: 1 | 0)")
     group.add_argument("--separation_margin", type=float, help="squared distance beyond which nothing is pushed off (default: 2 | 10)")
     group.add_argument("--separation_rivals", default="level", choices=("level", "all"), help="whose prototypes a clip is pushed off: of the other nodes of each level, or of all nodes but its own one of the level, as in the released code (default: level)")
@@ -348,7 +349,7 @@ def _check_score(args: argparse.Namespace) -> None:
     useless += [f"{name}_weight" for name in (("group", "batch_ce", "l1") if by_tree else ("level_ce",))
                 if any(_as_list(getattr(args, f"{name}_weight")))]
     if not by_tree:
-        useless += [name for name in ("merge_coverage", "ways_weight") if getattr(args, name)]
+        useless += [name for name in ("merge_coverage", "ways_weight", "even_weight") if getattr(args, name)]
         if args.neck == "levels":
             useless.append("neck levels")
     if useless:
@@ -396,7 +397,7 @@ def resolve(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise ValueError(f"--{name} must be above 0, not {getattr(args, name)}")
     for name in ("ce", "level_ce", "batch_ce", "cluster", "separation", "background", "coverage", "group", "l1",
-                 "orthogonality", "sharing", "ways", "pooled"):
+                 "orthogonality", "sharing", "ways", "even", "pooled"):
         weight = getattr(args, f"{name}_weight")
         if not min(_as_list(weight)) >= 0:
             raise ValueError(f"--{name}_weight must not be negative, as {weight} is")

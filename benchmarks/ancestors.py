@@ -131,6 +131,7 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
               "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
     trainer = Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
                       background=args.background, sure=args.sure)
+    trainer.count_ways(ways, args.labels)
     views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
     n_clips = len(views.labels) // args.cache_features
     steps = training_steps(
@@ -246,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     subsets = {name: [video for video in build.read_videos(args, hierarchy) if video.subset == name]
                for name in ("training", "validation")}
     args.names = [video.name for video in subsets["training"]]
+    args.labels = torch.tensor([video.label for video in subsets["training"]])
     kept = keep(own.work.resolve() / f"{demo.name}.features", trained, args, subsets)
     trained.trunk = Kept(trained.trunk, kept["still"]["sizes"])
     truth = read_truth(demo / "truth.json")

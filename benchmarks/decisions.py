@@ -51,7 +51,7 @@ TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_stri
          "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
 CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "train_crop_min_ratio")
 LOSSES = ("ce", "level_ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
-          "ways")
+          "ways", "even")
 
 
 def digest_of(demo: Path, state: dict[str, Tensor], args: argparse.Namespace) -> str:
@@ -79,6 +79,8 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: S
     weights["level_ce"] = args.level_ce_weight if any(args.level_ce_weight) else 0.0
     trainer = Trainer(model, phases, LossWeights(**weights), margin=args.separation_margin, focus=args.focus,
                       background=args.background, sure=args.sure)
+    if ways is not None:
+        trainer.count_ways(ways, labels)
     views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
     n_clips = len(views.labels) // args.cache_features
     steps = training_steps(

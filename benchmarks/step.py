@@ -30,7 +30,7 @@ from util_scripts.errors import CommandLine, user_errors
 
 GOAL = 1.03
 WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
-                "batch_ce", "l1", "ways", "pooled")
+                "batch_ce", "l1", "ways", "even", "pooled")
 
 
 def loss_weights(args: argparse.Namespace) -> LossWeights:

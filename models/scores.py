@@ -101,6 +101,10 @@ class Score(nn.Module):
         """(P,) >= 0, nats of evidence for activation 1; None where no single number says it."""
         return None
 
+    def unevenness(self) -> Tensor | None:
+        """() how far the weights of prototypes differ of which only the loudest speaks; None where all speak."""
+        return None
+
     def standing_by(self, activations: Tensor) -> Tensor:
         """Which prototypes a node could do without, since another of its own says more: (P,) -> (P,) bool."""
         return torch.zeros_like(activations, dtype=torch.bool)
@@ -172,6 +176,13 @@ class TreeScore(Score):
     def among_siblings(self, evidence: Tensor) -> Tensor:
         """(B, K) evidence -> (B, K) log p(node | its parent)."""
         return log_softmax_within(evidence, self.parent, self.n_nodes + 1)
+
+    def unevenness(self) -> Tensor:
+        """() mean squared deviation of omega among a class's prototypes: where it is 0 the nearest of them speaks."""
+        omega, index = self.omega[:self.n_max], self.node_of[:self.n_max]
+        count = torch.bincount(index, minlength=self.n_nodes).clamp(min=1)
+        mean = omega.new_zeros(self.n_nodes).scatter_add(0, index, omega) / count
+        return (omega - mean[index]).square().mean()
 
     def standing_by(self, activations: Tensor) -> Tensor:
         voices = self._voices(activations)

@@ -81,6 +81,7 @@ class LossWeights:
     level_ce: float | list[float] = 0.0
     ways: float = 0.0
     pooled: float = 0.0
+    even: float = 0.0
 
     def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
         """The weight of a loss: a number, or (L,)."""
@@ -139,6 +140,7 @@ class Trainer:
         self.cluster_margin, self.rivals, self.last_layer = cluster_margin, rivals, last_layer
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.kind: str | None = None
+        self.n_ways = torch.zeros(len(model.ancestors), dtype=torch.int64, device=self.device)  # (K0,) of the classes
         self._together: tuple[str, nn.Module] | None = None  # of the last kind of step that a batch was shared in
 
     @property
@@ -276,7 +278,9 @@ class Trainer:
                                        model.level_of)
         if self.weights.ways:
             shown = torch.where(sure[:, 0] > 0, ways[:, 0], -1).long()  # a clip without its event shows no way
-            terms["ways"] = ways_cross_entropy(activations, labels, shown, layer.node_of)
+            terms["ways"] = ways_cross_entropy(activations, labels, shown, self.n_ways[labels], layer.node_of)
+        if self.weights.even:
+            terms["even"] = model.score.unevenness()
         if pooled:
             terms["pooled"] = F.nll_loss(pooled[0], labels)
         if self.weights.batch_ce:
@@ -358,9 +362,18 @@ class Trainer:
             group = group_sparsity(model.score.columns)
             (self.weights.group * group).backward()
             sums["group"] = group.detach()
+        if self.weights.even:
+            even = model.score.unevenness()
+            (self.weights.even * even).backward()
+            sums["even"] = even.detach()
         optimizer.step()
         scalars, total, _ = self._weigh(sums, activations)
         return {**scalars, "loss": total, "top1": right / n_clips}
+
+    def count_ways(self, ways: Tensor, labels: Tensor) -> None:
+        """Take up how many ways each class has: ways (V,) of videos, -1 where unknown, labels (V,)."""
+        counts = torch.zeros(len(self.n_ways), dtype=torch.int64)
+        self.n_ways = counts.scatter_reduce(0, labels, ways + 1, "amax").to(self.device)
 
     def forget(self) -> None:
         """Drop all optimisers: the model has other prototypes now."""

@@ -29,23 +29,25 @@ def level_cross_entropies(evidence: Tensor, labels: Tensor, ancestors: Tensor, l
     return cross_entropies(log_softmax_within(evidence, level_of, ancestors.shape[1]), labels, ancestors)
 
 
-def ways_cross_entropy(activations: Tensor, labels: Tensor, ways: Tensor, node_of: Tensor,
+def ways_cross_entropy(activations: Tensor, labels: Tensor, ways: Tensor, n_ways: Tensor, node_of: Tensor,
                        sharpness: float = 4.0) -> Tensor:
     """How far a class's prototypes are from telling the ways apart in which its clips show it.
 
-    Cross-entropy of softmax(4 a_p) over the prototypes of a clip's own class against the clip's way, the number of a
-    cluster of the class's clips, one for each prototype.
+    -log of the share that the prototypes of a clip's way have in softmax(4 a_p) over those of its class. Of a class
+    with W ways prototype i, counted within the class, is of way i mod W.
 
     Args:
-        activations: (B, P); labels: (B,) leaves; ways: (B,) int64, -1 for a clip of unknown way; node_of: (P,).
+        activations: (B, P); labels: (B,) leaves; ways: (B,) int64, -1 for a clip of unknown way; n_ways: (B,) int64, of
+            the clip's class; node_of: (P,).
     Returns:
         (), the mean over the clips of known way, 0 without any.
     """
     own = node_of == labels[:, None]  # (B, P)
-    first = own.long().argmax(1)  # (B,)
+    place = torch.arange(len(node_of), device=node_of.device) - own.long().argmax(1)[:, None]
+    right = own & (place % n_ways.clamp(min=1)[:, None] == ways[:, None])
+    known = right.any(1)
     log_probs = (sharpness * activations).masked_fill(~own, -torch.inf).log_softmax(1)
-    known = ways >= 0
-    picked = log_probs.gather(1, (first + ways.clamp(min=0))[:, None])[:, 0]
+    picked = log_probs.masked_fill(~torch.where(known[:, None], right, own), -torch.inf).logsumexp(1)
     return -torch.where(known, picked, 0).sum() / known.sum().clamp(min=1)
 
 

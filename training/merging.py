@@ -95,19 +95,3 @@ def spread_of(model: HIPE, record: PushRecord, distances: Tensor, videos: Tensor
     sources = torch.tensor([-1 if name is None else number[name] for name in record.video])
     return distance_spread(nearest, labels, sources, model.prototype_layer.node_of.cpu(), model.ancestors.cpu(),
                            model.level_of.cpu())
-
-
-def ways_after(ways: Tensor, labels: Tensor, node_of: Tensor, into: Tensor) -> Tensor:
-    """The ways of videos, each the place of a prototype among its class's, after prototypes went.
-
-    Args:
-        ways: (V,) int64, -1 where unknown; labels: (V,) leaves; node_of: (P,) ascending.
-        into: (P,) int64, the prototype that each becomes, itself where it stays; -1 for one that nothing replaces.
-    Returns:
-        (V,) int64, -1 where unknown or without a prototype.
-    """
-    stays = into == torch.arange(len(into))
-    before = stays.cumsum(0) - stays.long()  # (P,) how many stay of those that stand before
-    first = torch.searchsorted(node_of, labels)  # (V,)
-    target = into[first + ways.clamp(min=0)]
-    return torch.where((ways >= 0) & (target >= 0), before[target] - before[first], -1)

@@ -87,7 +87,8 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
 class Starts:
     """What `spread_prototypes` came to.
 
-    ways: (n_videos,) int64, which of its class's clusters a training video shows, -1 where that is unknown.
+    ways: (n_videos,) int64, in which of its class's ways a training video shows it, -1 where that is unknown. Of a
+        class with W ways prototype i starts in way i mod W.
     """
 
     placed: int
@@ -97,7 +98,7 @@ class Starts:
 @torch.no_grad()
 def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, device: torch.device, seed: int,
                       peaks: int = 3, sure: float = 0.5, mapped: bool = True, standardise: bool = False,
-                      clips_a_way: int = 30, precision: Precision | None = None, progress: bool = False) -> Starts:
+                      clips_a_way: int = 25, precision: Precision | None = None, progress: bool = False) -> Starts:
     """Start each node's prototypes far apart: a class's at the centres of its clips' clusters, an ancestor's child by
     child.
 
@@ -105,14 +106,16 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     the pooled head gives a probability above `sure` come first. A class's clips are clustered (k-means of directions,
     as many clusters as the class has prototypes) by what all parts of the trunk make of the highest peak, each
     standardised and weighing the same, for the last part knows least of what the class's clips differ in; its
-    prototypes start at the patches nearest to the centres. An ancestor's are drawn from its children in turn. What a node lacks keeps random values.
+    prototypes start at the patches nearest to the centres. A class of many clips is first divided into ways, large
+    clusters of clips that show it alike, and its prototypes start in the ways in turn. An ancestor's are drawn from its
+    children in turn. What a node lacks keeps random values.
 
     Args:
         loader: batches of un-augmented training clips. n_videos: how many videos the batches' `video` counts.
         seed: of the clusters and the draws. peaks: candidate cells of each clip.
         mapped: False where the pooled head was not trained: any cell is then as good as another, and there are no ways.
         standardise: fit the neck's `Standardise` to the clips' mean features first.
-        clips_a_way: a class with fewer clips than this for each of its prototypes has no ways.
+        clips_a_way: a class has as many ways as it has so many sure clips, at most one a prototype; one is none.
         precision: of the trunk (default: float32).
     Raises:
         ValueError: where not one clip can be read.
@@ -155,14 +158,15 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
         level = int(model.level_of[node])
         own = (model.ancestors.cpu()[labels, level] == node).nonzero()[:, 0]  # (m,) clips of the node
         if level == 0:
-            picks = _clustered(looks[own], true[own], count, sure, seed) if mapped else None
-            if picks is not None:
-                centres, of_clip = picks
-                if (true[own] > sure).sum() >= clips_a_way * count:
-                    order = true[own].argsort(stable=True)  # a video is what its surest clip shows
-                    known = order[true[own][order] > sure]
-                    ways.numpy()[videos[own[known]].numpy()] = of_clip[known].numpy()  # of one video's the last counts
-                chosen[first[node]:first[node] + count] = torch.stack([own[centres], torch.zeros_like(centres)], 1)
+            known = (true[own] > sure).nonzero()[:, 0]
+            if mapped and len(known) >= count:
+                n_ways = min(count, len(known) // max(clips_a_way, 1))
+                picks, of_known = _in_ways(unit(looks[own[known]].double(), 1), count, n_ways, seed)
+                if n_ways > 1:
+                    order = true[own[known]].argsort(stable=True)  # a video is what its surest clip shows
+                    ways.numpy()[videos[own[known[order]]].numpy()] = of_known[order].numpy()
+                picks = own[known[picks]]
+                chosen[first[node]:first[node] + count] = torch.stack([picks, torch.zeros_like(picks)], 1)
                 continue
             family = torch.zeros(len(own), dtype=torch.int64)
         else:
@@ -185,32 +189,42 @@ def _standardised(rows: Tensor) -> Tensor:
     return scale(rows)
 
 
-def _clustered(features: Tensor, true: Tensor, k: int, sure: float, seed: int) -> tuple[Tensor, Tensor] | None:
-    """Clusters of a class's clips by the directions of their features.
+def _in_ways(directions: Tensor, count: int, n_ways: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Clips for a class's prototypes to start at, prototype i in way i mod n_ways.
 
     Args:
-        features: (m, C); true: (m,) probability of the class.
+        directions: (m, C) unit vectors of at least `count` clips. n_ways: below 2 for none.
     Returns:
-        (k,) the clip nearest to each centre, each another one, and (m,) every clip's cluster; None where there are
-        fewer sure clips than clusters.
+        (count,) int64 clips, each another one, and (m,) int64 every clip's way, 0 without any.
     """
+    way = _clusters(directions, n_ways, seed)[1] if n_ways > 1 else torch.zeros(len(directions), dtype=torch.int64)
+    picks = torch.full((count,), -1)
+    free = torch.ones(len(directions), dtype=torch.bool)
+    for one in range(max(n_ways, 1)):
+        places = torch.arange(one, count, max(n_ways, 1))
+        members = (way == one).nonzero()[:, 0]
+        n = min(len(places), len(members))
+        nearest = members[_clusters(directions[members], n, seed)[0]]
+        picks[places[:n]], free[nearest] = nearest, False
+    empty = (picks < 0).nonzero()[:, 0]  # of ways with fewer clips than prototypes
+    picks[empty] = free.nonzero()[:len(empty), 0]
+    return picks, way
+
+
+def _clusters(directions: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
+    """k-means of m >= k unit vectors (m, C): (k,) the one nearest to each centre, each another one; (m,) clusters."""
     from sklearn.cluster import KMeans  # which takes a second to import
     from sklearn.exceptions import ConvergenceWarning
 
-    known = (true > sure).nonzero()[:, 0]
-    directions = unit(features.double(), 1)
-    if len(known) < k:
-        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of clips that are the same
-        model = KMeans(k, n_init=4, random_state=seed).fit(directions[known].numpy())
-    centres = unit(torch.from_numpy(model.cluster_centers_), 1)  # (k, C')
-    likeness = directions @ centres.T  # (m, k)
-    nearest, left = [], likeness[known].clone()
+        model = KMeans(k, n_init=4, random_state=seed).fit(directions.numpy())
+    likeness = directions @ unit(torch.from_numpy(model.cluster_centers_), 1).T  # (m, k)
+    nearest, left = [], likeness.clone()
     for cluster in range(k):
         nearest.append(int(left[:, cluster].argmax()))
         left[nearest[-1]] = -torch.inf
-    return known[torch.tensor(nearest)], likeness.argmax(1)
+    return torch.tensor(nearest), likeness.argmax(1)
 
 
 def _in_turn(merit: Tensor, family: Tensor, count: int) -> list[tuple[int, int]]:

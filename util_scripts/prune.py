@@ -26,7 +26,6 @@ from options import parse_main
 from training.checkpoint import save_checkpoint, write_whole
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
-from training.merging import ways_after
 from training.schedule import Step
 from util_scripts.errors import CommandLine, user_errors
 
@@ -96,7 +95,7 @@ def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Name
     """Passes of the score's last parameters alone, as after a push: activations (N, P), labels (N,)."""
     trainer = Trainer(model, {"last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
                       LossWeights(ce=args.ce_weight, cluster=[0.0], separation=[0.0], background=0.0, coverage=0.0,
-                                  group=args.group_weight))
+                                  group=args.group_weight, even=args.even_weight))
     for i in range(passes):
         trainer.tune(Step("last", args.n_epochs, i), i / passes, activations, labels)
 
@@ -179,13 +178,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         retune(model, activations[:, keep], labels, args, passes)
         look("tuned")
     tell(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
-    numbers = torch.arange(len(keep))
-    record = replace(record, earlier=numbers).only(keep)
+    record = replace(record, earlier=torch.arange(len(keep))).only(keep)
     content = {**checkpoint, "model": model.state_dict(), "optimizers": {},
                "counts": model.prototype_layer.counts.tolist(), "push_record": record.to_dict()}
-    ways = content.pop("ways", None)
-    if ways is not None and len(ways) == len(of_videos):  # else these are other videos
-        content["ways"] = ways_after(ways, of_videos, node_of, torch.where(keep, numbers, -1))
+    content.pop("ways", None)  # of prototypes that may be gone
     save_checkpoint(out, content)
     table = out.parent / "prototypes.json"
     fresh = own_args.out is None or not table.exists()  # a folder that somebody names may hold another run's
