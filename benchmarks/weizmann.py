@@ -20,7 +20,7 @@ from util_scripts.errors import CommandLine, user_errors
 LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
  --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img
  --val_every 75 --n_val_samples 8"""
-HIPE = "--trunk_epochs 40 --warm_epochs 15 --n_epochs 35 --push_start 35"
+HIPE = "--trunk_epochs 40 --warm_epochs 15 --n_epochs 35 --push_start 25"  # two pushes
 SOFTMAX = "--trunk_epochs 75 --n_epochs 0"
 
 
