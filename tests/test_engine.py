@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import noise_batch, random_tree, small_hipe
+from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import nn
 
 from datasets.video import Video
@@ -18,6 +18,7 @@ from training.engine import (
     results_json,
 )
 from training.features import valid_clips
+from training.losses import ways_cross_entropy
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -115,6 +116,52 @@ def test_losses_have_names_and_add_up(model):
                    for level, weight in enumerate(row))
     expected += sum(weight * scalars[name] for name, weight in numbers.items())
     torch.testing.assert_close(total.detach(), expected)
+
+
+def test_classes_have_as_many_ways_as_their_videos_show(model):
+    run = trainer(model)
+    assert run.n_ways.tolist() == [0] * 5
+    for _ in range(2):  # what was counted before is forgotten
+        run.count_ways(torch.tensor([0, 2, -1, -1, 0, 1, 0]), torch.tensor([0, 0, 0, 1, 3, 3, 4]))
+        assert run.n_ways.tolist() == [3, 0, 0, 2, 1]
+
+
+def test_ways_count_for_clips_that_the_softmax_head_is_sure_of():
+    """A clip without its event shows no way. Weights stay even by themselves."""
+    model = levels_hipe(random_tree(4, 3, 5), per_node=3)
+    torch.nn.init.uniform_(model.score.omega, -1, 2)
+    batch = first_batch()
+    labels, ways = batch["label"], torch.tensor([1, 0, -1, 1])
+    trunk = model.trunk(batch["clip"])
+    certainty = model.pooled_log_probs(trunk).gather(1, labels[:, None])[:, 0].exp()
+    order = certainty.argsort(descending=True)
+    run = trainer(model, loss_weights=weights(group=0.0, level_ce=1.0, ways=4.0, even=1.0),
+                  sure=float(certainty[order[2:]].sum() / 2))
+    run.count_ways(torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 3, 3, 4, 4]))
+    run.enter("warm")
+    scalars, _, _ = run.losses(trunk, labels, ways)
+    activations = model(batch["clip"]).activations
+    known = ways.clone()
+    known[order[3:]] = -1
+    expected = ways_cross_entropy(activations, labels, known, torch.tensor([2, 2, 2, 2]), model.prototype_layer.node_of)
+    assert float(expected.detach()) > 0
+    torch.testing.assert_close(scalars["ways"], expected.detach())
+    torch.testing.assert_close(scalars["even"], model.score.unevenness().detach())
+
+
+@pytest.mark.parametrize("kind", ["warm", "last"])
+def test_weights_of_a_class_are_kept_even(kind):
+    found = []
+    for even in (0.0, 1000.0):
+        model = levels_hipe(random_tree(4, 3, 5), per_node=3)
+        torch.nn.init.uniform_(model.score.omega, -1, 2, generator=torch.Generator().manual_seed(0))
+        before = float(model.score.unevenness())
+        run = trainer(model, loss_weights=weights(group=0.0, even=even))
+        for i in range(30):
+            scalars = take(run, kind, i)
+        found.append(float(model.score.unevenness()))
+        assert ("even" in scalars) == bool(even)
+    assert found[1] < 0.5 * before and found[1] < 0.5 * found[0]
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ import build
 from hierarchy.tree import Hierarchy
 from options import parse_main
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.merging import ways_after
 from util_scripts import prune
 from util_scripts.errors import user_errors
 
@@ -63,27 +62,6 @@ def test_numbers_that_cannot_go_or_stay_are_named(flag, numbers, said):
         prune.named(flag, numbers, node_of, tree)
     assert said in str(caught.value)
     assert said != "2, 3" or "Jump" in str(caught.value)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_ways_follow_their_prototypes(seed):
-    tree = random_tree(seed, 2, 5)
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 5, (len(tree),), generator=generator)
-    node_of = torch.arange(len(tree)).repeat_interleave(counts)
-    labels = torch.randint(5, (40,), generator=generator)
-    ways = torch.cat([torch.full((8,), -1), (torch.rand(32, generator=generator) * counts[labels[8:]]).long()])
-    into = torch.arange(len(node_of))
-    for p in range(len(node_of)):  # some go, some become the first of their node, which stays
-        first = int((node_of == node_of[p]).nonzero()[0])
-        if p != first:
-            into[p] = (p, -1, first)[int(torch.randint(3, (), generator=generator))]
-    found = ways_after(ways, labels, node_of, into)
-    for video, (way, label) in enumerate(zip(ways.tolist(), labels.tolist(), strict=True)):
-        own = (node_of == label).nonzero()[:, 0].tolist()
-        rest = [p for p in own if into[p] == p]
-        target = int(into[own[way]]) if way >= 0 else -1
-        assert found[video] == (rest.index(target) if target >= 0 else -1)
 
 
 def test_only_the_weights_are_tuned():
@@ -164,13 +142,15 @@ def test_without_tuning_the_score_is_what_keeping_makes_it(unmerged, tmp_path):
     torch.testing.assert_close(new.score(activations[:, 1:17])[0], old.score(activations)[0])
 
 
-def test_ways_of_a_pruned_run_are_its_prototypes(unmerged, tmp_path):
+def test_a_pruned_run_knows_no_ways_and_goes_on(unmerged, tmp_path):
+    """Their prototypes may be gone."""
     checkpoint = load_checkpoint(unmerged / "save_1.pth")
     save_checkpoint(tmp_path / "save_1.pth", checkpoint | {"ways": torch.tensor([0, 1, -1] * 4)})
     prune_it("--resume_path", tmp_path / "save_1.pth", "--forbid", 0, 3, "--retune", 0)
     path = tmp_path / "pruned" / "save_1.pth"
-    assert load_checkpoint(path)["ways"].tolist() == [-1, 0, -1, 0, -1, -1, 0, 1, -1, 0, 1, -1]
+    assert "ways" not in load_checkpoint(path)
     call("--resume_path", path, CALL, "--n_epochs 2 --ways_weight 1")
+    assert "ways" not in load_checkpoint(path.with_name("save_2.pth"))
 
 
 def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(whole, pruned):  # noqa: F811
