@@ -77,13 +77,6 @@ def test_only_the_weights_are_tuned():
     assert changed == {"score.last_layer.weight"}
 
 
-@pytest.fixture(scope="module")
-def pruned(whole, tmp_path_factory):  # noqa: F811
-    out = tmp_path_factory.mktemp("pruned") / "save_3.pth"
-    prune_it("--resume_path", whole / "save_3.pth", "--nearest", 4, "--least", 3, "--out", out)
-    return out
-
-
 def run_of(data, tmp_path, score):  # noqa: F811
     """A run whose nodes have two prototypes each: nothing is merged."""
     more = "" if score == "hyperbolic" else "--no_merge"
@@ -131,6 +124,13 @@ def unmerged(data, tmp_path_factory):  # noqa: F811
     return run_of(data, tmp_path_factory.mktemp("unmerged"), "tree_hyperbolic")
 
 
+@pytest.fixture(scope="module")
+def pruned(unmerged, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pruned") / "save_1.pth"
+    prune_it("--resume_path", unmerged / "save_1.pth", "--nearest", 4, "--least", 3, "--out", out)
+    return out
+
+
 def test_without_tuning_the_score_is_what_keeping_makes_it(unmerged, tmp_path):
     """The prototypes that stay say what they said: of the score nothing but the named numbers is gone."""
     path = tmp_path / "pruned.pth"
@@ -153,9 +153,9 @@ def test_a_pruned_run_knows_no_ways_and_goes_on(unmerged, tmp_path):
     assert "ways" not in load_checkpoint(path.with_name("save_2.pth"))
 
 
-def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(whole, pruned):  # noqa: F811
-    old, new = load_checkpoint(whole / "save_3.pth"), load_checkpoint(pruned)
-    before, _, record = build.model_of(old, whole)
+def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(unmerged, pruned):
+    old, new = load_checkpoint(unmerged / "save_1.pth"), load_checkpoint(pruned)
+    before, _, record = build.model_of(old, unmerged)
     after, hierarchy, less = build.model_of(new, pruned)
     n = len(after.prototype_layer.node_of)
     assert 9 <= n < len(before.prototype_layer.node_of)  # of 9 nodes
@@ -214,11 +214,11 @@ def test_a_pruned_model_predicts_explains_and_goes_on(pruned, tmp_path):
     explain_classes("--resume_path", pruned, "--n_videos", "1")
     explain_ancestors("--resume_path", pruned, "--n_videos", "1")
     assert len(list(pruned.parent.glob("local_analysis*/*/explanation.json"))) == 2
-    call("--resume_path", pruned, "--result_path", tmp_path, CALL, "--n_epochs 4 --orthogonality_weight .1")
-    counts = load_checkpoint(tmp_path / "save_4.pth")["counts"]
+    call("--resume_path", pruned, "--result_path", tmp_path, CALL, "--n_epochs 2 --orthogonality_weight .1")
+    counts = load_checkpoint(tmp_path / "save_2.pth")["counts"]
     assert counts == load_checkpoint(pruned)["counts"]
-    prune_it("--resume_path", tmp_path / "save_4.pth", "--nearest", 4, "--least", 4)  # once more
-    assert (tmp_path / "pruned" / "save_4.pth").is_file()
+    prune_it("--resume_path", tmp_path / "save_2.pth", "--nearest", 4, "--least", 4)  # once more
+    assert (tmp_path / "pruned" / "save_2.pth").is_file()
 
 
 @pytest.mark.parametrize(("words", "said"), [

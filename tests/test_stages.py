@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_trunks import clips, on_meta, small
+from test_trunks import clips, damp, on_meta, small
 from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import Tensor, nn
 
@@ -107,7 +107,7 @@ def test_a_trunk_may_have_maps_of_its_own(given):
 def test_prototypes_start_at_patches_of_any_trunk(name, n_maps):
     """Those whose parts make no maps over time, height and width have their features alone."""
     tree = random_tree(4, 2, 3)
-    model = HIPE(small(name), tree, TreeScore, channels=4, hidden=6, per_node=2, neck="levels", scale=0.5).eval()
+    model = HIPE(damp(small(name)), tree, TreeScore, channels=4, hidden=6, per_node=2, neck="levels", scale=0.5).eval()
     batch = noise_batch([0, 1, 2, 0, 1, 2], size=(8, 64, 64))
     given = batch["clip"].float() / 255
     features, maps = stage_maps(model.trunk, given)
