@@ -37,7 +37,7 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
         is a total; own_needed: own_evidence / ln(siblings), where there are two or more;
         silenced: nats that the most contributing prototype adds to log p(node); silenced_needed: over ln(siblings);
         silenced_three: nats of the three most contributing ones together; flips, flips_three: 1 where without it, or
-        without them, another node of the level is more probable;
+        without them, another node of the level is more probable; where the node is the most probable one with them;
         similarity: of that prototype, 0..1; closer_than, typical: shares of training videos;
         nearest_own: 1 where the nearest of all prototypes of the level is one of the true node.
     """
@@ -53,19 +53,20 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
         gains = score.silenced(activations, torch.tensor([node], device=activations.device))[0]  # (P,)
         own = (layer.node_of == node).nonzero()[:, 0]
         order = own[most_telling(gains[own], evidence[own])]
-        variants = exact.repeat(2, 1)  # (2, P): without the first, without the first three
+        variants = exact.repeat(3, 1)  # (3, P): without the first, without the first three, with all
         variants[0, order[:1]], variants[1, order[:TOP]] = 0, 0
-        without = score(variants)[0]  # (2, K)
+        without = score(variants)[0]  # (3, K)
         nodes = layer.node_levels[level]
-        predicted = without[:, nodes.start:nodes.stop].argmax(1) + nodes.start  # (2,)
+        predicted = without[:, nodes.start:nodes.stop].argmax(1) + nodes.start  # (3,)
         first, off = int(order[0]), abs(shares["descendants"] + shares["elsewhere"])
         found = {f"{name}_evidence": value for name, value in shares.items()} | {
             "off_path": off / abs(shares["total"]) if abs(shares["total"]) > LEAST else math.nan,
             "own_needed": shares["own"] / needed,
             "silenced": float(gains[first]), "silenced_needed": float(gains[first]) / needed,
             "silenced_three": float(whole[node] - without[1, node]),
-            "flips": float(predicted[0] != node), "flips_three": float(predicted[1] != node),
             "similarity": float(activations[first]) / layer.highest}
+        if predicted[2] == node:  # else it was another one before, too
+            found |= {"flips": float(predicted[0] != node), "flips_three": float(predicted[1] != node)}
         for name in ("closer_than", "typical") if record is not None else ():
             if (share := getattr(record, name)(first, float(distances[first]))) is not None:
                 found[name] = share[0]

@@ -114,7 +114,8 @@ def _forest(tree: Hierarchy, metrics: dict | None, prototypes: Iterable[dict], p
     by_path = {node.path: node for node in nodes}
     for one in prototypes:
         if (node := by_path.get(tuple(one["node"]))) is not None:
-            node.prototypes.append({**one, "picture": pictures.of.get(one["prototype"])})
+            node.prototypes.append({**one, "picture": pictures.of.get(one["prototype"]),
+                                    "stands_for": len(one.get("stands_for", [one]))})
     for node in nodes:
         if len(node.path) > 1:
             by_path[node.path[1:]].children.append(node)

@@ -145,6 +145,8 @@ def results_folder(root: Path, *, n_more: int = 0) -> Path:
         if number % 4 != 3:
             row |= {"video": f"train_{number}", "frames": [0, 6], "cell": [0, 1, 1], "peak": [2, 10, 10],
                     "box": [1, 5, 5, 4, 20, 20], "distance": 0.5}
+            if node:
+                row["stands_for"] = list(range(3 * number, 3 * number + 1 + number % 3))
             name = f"{number:04d}_{file_name(TREE.names[node])}"
             (drawn / f"{name}.gif").write_bytes(render.gif(_frames(number), 0.1))
             (drawn / f"{name}_patch.png").write_bytes(render.png(_frames(number)))

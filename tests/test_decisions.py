@@ -66,9 +66,10 @@ def test_measures_equal_zeroing_by_hand(name, n_levels, n_leaves):
             without = log_probs(model, activations, three)
             assert measures["silenced_three"] == pytest.approx(float(whole - without[node]), abs=1e-9)
             nodes = list(tree.levels[level])
+            most_probable = nodes[int(log_probs(model, activations, [])[nodes].argmax())] == node
             for some, key in (([first], "flips"), (three, "flips_three")):
                 predicted = nodes[int(log_probs(model, activations, some)[nodes].argmax())]
-                assert measures[key] == float(predicted != node)
+                assert measures.get(key) == (float(predicted != node) if most_probable else None)
             assert measures["similarity"] == pytest.approx(float(activations[first]) / layer.highest)
             assert measures["closer_than"] == pytest.approx(first + float(distances[first]) / 10)
             assert "typical" not in measures
@@ -117,6 +118,18 @@ def test_a_known_decision():
     assert (measures["flips"], measures["similarity"], measures["nearest_own"]) == (0, 1, 1)
     for name in ("own_evidence", "total_evidence"):
         assert measures[name] == pytest.approx(p(1) - p(0), abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("first", "second", "flips"),
+                         [(1.0, 0.8, (0, 1)), (1.0, 0.2, (1, 1)), (0.4, 0.3, (None, None))])
+def test_only_the_most_probable_node_can_be_flipped(first, second, flips):
+    """Two prototypes of class a against one at .5 of class b, all weights 1."""
+    tree = Hierarchy.from_rows([["a"], ["b"]])
+    model = levels_hipe(tree, per_node=[2, 1], score=partial(TreeScore, start=1.0)).eval()
+    activations = torch.tensor([first, second, 0.5])
+    (measures,) = decision_measures(model, activations, -0.5 * activations.log(), [0])
+    assert (measures.get("flips"), measures.get("flips_three")) == flips
 
 
 def test_prototypes_are_told_by_what_they_add_and_then_by_how_loud_they_are():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import noise_batch, random_tree, small_hipe
+from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import nn
 
 from datasets.video import Video
@@ -18,6 +18,7 @@ from training.engine import (
     results_json,
 )
 from training.features import valid_clips
+from training.losses import ways_cross_entropy
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -115,6 +116,52 @@ def test_losses_have_names_and_add_up(model):
                    for level, weight in enumerate(row))
     expected += sum(weight * scalars[name] for name, weight in numbers.items())
     torch.testing.assert_close(total.detach(), expected)
+
+
+def test_classes_have_as_many_ways_as_their_videos_show(model):
+    run = trainer(model)
+    assert run.n_ways.tolist() == [0] * 5
+    for _ in range(2):  # what was counted before is forgotten
+        run.count_ways(torch.tensor([0, 2, -1, -1, 0, 1, 0]), torch.tensor([0, 0, 0, 1, 3, 3, 4]))
+        assert run.n_ways.tolist() == [3, 0, 0, 2, 1]
+
+
+def test_ways_count_for_clips_that_the_softmax_head_is_sure_of():
+    """A clip without its event shows no way."""
+    model = levels_hipe(random_tree(4, 3, 5), per_node=3)
+    torch.nn.init.uniform_(model.score.omega, -1, 2)
+    batch, ways = first_batch(), torch.tensor([1, 0, -1, 1])
+    run = trainer(model, loss_weights=weights(group=0.0, ways=4.0, even=1.0))
+    run.count_ways(torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([0, 0, 3, 3, 4, 4]))
+    run.enter("warm")
+    with torch.no_grad():
+        activations, even = model(batch["clip"]).activations, model.score.unevenness()
+        certainty = model.pooled_log_probs(model.trunk(batch["clip"])).gather(1, batch["label"][:, None])[:, 0].exp()
+    unsure = int(certainty.masked_fill(ways < 0, 1).argmin())
+    run.sure = float((certainty[unsure] + certainty[certainty > certainty[unsure]].min()) / 2)
+    known = ways.clone()
+    known[unsure] = -1
+    node_of, n_ways = model.prototype_layer.node_of, torch.full((4,), 2)
+    expected = [ways_cross_entropy(activations, batch["label"], some, n_ways, node_of) for some in (known, ways)]
+    assert 0 < float(expected[0]) != float(expected[1])
+    scalars = run.step(Step("warm", 1, 0), 0.0, {**batch, "way": ways})
+    torch.testing.assert_close(scalars["ways"], expected[0])
+    torch.testing.assert_close(scalars["even"], even)
+
+
+@pytest.mark.parametrize("kind", ["warm", "last"])
+def test_weights_of_a_class_are_kept_even(kind):
+    found = []
+    for even in (0.0, 1000.0):
+        model = levels_hipe(random_tree(4, 3, 5), per_node=3)
+        torch.nn.init.uniform_(model.score.omega, -1, 2, generator=torch.Generator().manual_seed(0))
+        before = model.score.unevenness().item()
+        run = trainer(model, loss_weights=weights(group=0.0, even=even))
+        for i in range(30):
+            scalars = take(run, kind, i)
+        found.append(model.score.unevenness().item())
+        assert ("even" in scalars) == bool(even)
+    assert found[1] < 0.5 * before and found[1] < 0.5 * found[0]
 
 
 @torch.no_grad()

@@ -9,17 +9,18 @@ from tiny import random_tree
 from torch import Tensor
 
 from hierarchy import Hierarchy
-from training.merging import merged, ways_after
+from training.merging import merged
 
 ONE = Hierarchy.from_rows([["a"], ["b"]])
 
 
-def of_one_class(activations: list[list[float]], coverage: float = 0.9) -> list[int]:
+def of_one_class(activations: list[list[float]], coverage: float = 0.9, ways: list[int] | None = None) -> list[int]:
     """Clips (rows) and prototypes of class a; the other class has one prototype and no clips."""
     rows = torch.tensor([[*row, 0.0] for row in activations])
     node_of = torch.tensor([0] * len(activations[0]) + [1])
     labels = torch.zeros(len(rows), dtype=torch.int64)
-    into = merged(rows, labels, node_of, ONE.ancestors, ONE.level_of, [coverage])
+    into = merged(rows, labels, node_of, ONE.ancestors, ONE.level_of, [coverage],
+                  None if ways is None else torch.tensor(ways))
     assert int(into[-1]) == len(activations[0])
     return into[:-1].tolist()
 
@@ -28,9 +29,9 @@ def covered(own: np.ndarray, chosen: list[int]) -> float:
     return float(own[:, chosen].max(1).sum())
 
 
-def slow_merged(activations: Tensor, labels: Tensor, node_of: Tensor, tree: Hierarchy,
-                coverage: list[float]) -> list[int]:
-    """One node at a time; each step takes what covers most together with what is kept already."""
+def slow_merged(activations: Tensor, labels: Tensor, node_of: Tensor, tree: Hierarchy, coverage: list[float],
+                ways: list[int] | None = None) -> list[int]:
+    """One node at a time; each step takes what adds most to what is still missing of the ways, and then to all."""
     into = list(range(len(node_of)))
     for node in range(len(tree)):
         mine = [p for p, of in enumerate(node_of.tolist()) if of == node]
@@ -38,11 +39,20 @@ def slow_merged(activations: Tensor, labels: Tensor, node_of: Tensor, tree: Hier
         if len(mine) < 2 or not clips:
             continue
         own = activations.double().numpy()[np.ix_(clips, mine)]
-        wanted = coverage[int(tree.level_of[node])] * covered(own, list(range(len(mine))))
+        level = int(tree.level_of[node])
+        way_of = [-1 if ways is None or level else ways[i] for i in clips]
+        parts = [own[[way == one for way in way_of]] for one in sorted(set(way_of))]
+
+        def shares(kept: list[int], parts: list[np.ndarray] = parts, n: int = len(mine)) -> list[float]:
+            return [covered(part, kept) / covered(part, list(range(n))) for part in parts]
+
+        def worth(kept: list[int], wanted: float = coverage[level]) -> tuple[float, float]:
+            found = shares(kept)
+            return round(sum(min(share, wanted) for share in found), 9), sum(found)
+
         kept: list[int] = []
-        while not kept or covered(own, kept) < wanted - 1e-12:
-            kept.append(max((i for i in range(len(mine)) if i not in kept),
-                            key=lambda i: covered(own, [*kept, i])))
+        while not kept or min(shares(kept)) < coverage[level] - 1e-9:
+            kept.append(max((i for i in range(len(mine)) if i not in kept), key=lambda i: worth([*kept, i])))
         for i in range(len(mine)):
             if i not in kept:
                 with np.errstate(invalid="ignore"):
@@ -54,14 +64,17 @@ def slow_merged(activations: Tensor, labels: Tensor, node_of: Tensor, tree: Hier
 @pytest.mark.parametrize(("n_levels", "n_leaves"), [(1, 3), (2, 5), (3, 6)])
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shares", [(0.9, 0.8, 0.8), (1.0, 1.0, 1.0), (0.5, 0.97, 0.1)])
-def test_merging_equals_a_slow_loop(n_levels, n_leaves, seed, shares):
+@pytest.mark.parametrize("n_ways", [0, 3])
+def test_merging_equals_a_slow_loop(n_levels, n_leaves, seed, shares, n_ways):
     tree, generator = random_tree(seed, n_levels, n_leaves), torch.Generator().manual_seed(seed)
     counts = torch.randint(1, 6, (len(tree),), generator=generator)
     node_of = torch.arange(len(tree)).repeat_interleave(counts)
     labels = torch.arange(30) % (n_leaves - 1)  # the last class has no clips
     activations = torch.rand(30, len(node_of), generator=generator).square()
-    into = merged(activations, labels, node_of, tree.ancestors, tree.level_of, list(shares[:n_levels]))
-    assert into.tolist() == slow_merged(activations, labels, node_of, tree, list(shares))
+    ways = torch.randint(-1, n_ways, (30,), generator=generator) if n_ways else None
+    into = merged(activations, labels, node_of, tree.ancestors, tree.level_of, list(shares[:n_levels]), ways)
+    assert into.tolist() == slow_merged(activations, labels, node_of, tree, list(shares),
+                                        None if ways is None else ways.tolist())
     assert torch.equal(into[into], into) and torch.equal(node_of[into], node_of)
     assert bool((into[node_of == n_leaves - 1] == (node_of == n_leaves - 1).nonzero()[:, 0]).all())
 
@@ -131,11 +144,25 @@ def test_the_order_of_clips_does_not_matter():
     assert torch.equal(one, other)
 
 
-def test_ways_are_told_by_the_prototypes_that_took_over():
-    """Of class a the first became the third, of b the last is gone, of c nothing changed; above them something did."""
-    node_of = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3])
-    into = torch.tensor([2, 1, 2, 3, -1, 5, 6, 8, 8])
-    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2])
-    ways = torch.tensor([0, 1, 2, -1, 0, 1, -1, 0, 1])
-    assert ways_after(ways, labels, node_of, into).tolist() == [1, 0, 1, -1, 0, -1, -1, 0, 1]
-    assert torch.equal(ways_after(ways, labels, node_of, torch.arange(9)), ways)
+@pytest.mark.parametrize("unknown", [-1, 0])
+def test_a_rare_way_keeps_its_prototype(unknown):
+    """A tenth of the clips: of all together .85 is covered without it, of its own way nothing is."""
+    rows = [[0.9, 0.85, 0.0]] * 9 + [[0.0, 0.0, 0.9]]
+    assert len(set(of_one_class(rows, 0.85))) == 1
+    assert of_one_class(rows, 0.85, [unknown] * 9 + [1]) == [0, 0, 2]
+    assert len(set(of_one_class(rows, 0.85, [0] * 10))) == 1  # one way is as good as none
+
+
+def test_a_way_that_no_prototype_sees_asks_for_none():
+    rows = [[0.9, 0.85, 0.3]] * 9 + [[0.0, 0.0, 0.0]]
+    assert len(set(of_one_class(rows, 0.85, [0] * 9 + [1]))) == 1
+
+
+def test_ancestors_have_no_ways():
+    """The same rows at a class and above it: the rare way's prototype stays at the class alone."""
+    tree = Hierarchy.from_rows([["a", "top"], ["b", "top"]])
+    node_of = torch.tensor([0, 0, 1, 2, 2])
+    activations = torch.tensor([[0.9, 0, 0, 0.9, 0]] * 9 + [[0, 0.9, 0, 0, 0.9]])
+    into = merged(activations, torch.zeros(10, dtype=torch.int64), node_of, tree.ancestors, tree.level_of, [0.85, 0.85],
+                  torch.tensor([0] * 9 + [1]))
+    assert into.tolist() == [0, 1, 2, 3, 3]

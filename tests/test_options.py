@@ -74,6 +74,13 @@ def test_given_flags_are_told_from_defaults():
         assert resolved(f"--score {score} --cluster_weight .25").cluster_weight == [0.25]
 
 
+def test_ways_and_even_weights_are_of_the_scores_that_take_the_largest():
+    for score, ways, even in (("tree", 4, 1), ("tree_hyperbolic", 4, 1), ("hyperbolic", 0, 0), ("linear", 0, 0)):
+        args = resolved(f"--score {score}")
+        assert (args.ways_weight, args.even_weight, args.ways_clips) == (ways, even, 25)
+    assert resolved("--paper").even_weight == 0
+
+
 def test_recipes_depend_on_the_pretrained_weights():
     assert RECIPES["pretrained"].keys() == RECIPES["scratch"].keys()
     for name, line in (("scratch", ""), ("pretrained", "--pretrain_path x.pth")):

@@ -12,7 +12,6 @@ import build
 from hierarchy.tree import Hierarchy
 from options import parse_main
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.merging import ways_after
 from util_scripts import prune
 from util_scripts.errors import user_errors
 
@@ -65,27 +64,6 @@ def test_numbers_that_cannot_go_or_stay_are_named(flag, numbers, said):
     assert said != "2, 3" or "Jump" in str(caught.value)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_ways_follow_their_prototypes(seed):
-    tree = random_tree(seed, 2, 5)
-    generator = torch.Generator().manual_seed(seed)
-    counts = torch.randint(1, 5, (len(tree),), generator=generator)
-    node_of = torch.arange(len(tree)).repeat_interleave(counts)
-    labels = torch.randint(5, (40,), generator=generator)
-    ways = torch.cat([torch.full((8,), -1), (torch.rand(32, generator=generator) * counts[labels[8:]]).long()])
-    into = torch.arange(len(node_of))
-    for p in range(len(node_of)):  # some go, some become the first of their node, which stays
-        first = int((node_of == node_of[p]).nonzero()[0])
-        if p != first:
-            into[p] = (p, -1, first)[int(torch.randint(3, (), generator=generator))]
-    found = ways_after(ways, labels, node_of, into)
-    for video, (way, label) in enumerate(zip(ways.tolist(), labels.tolist(), strict=True)):
-        own = (node_of == label).nonzero()[:, 0].tolist()
-        rest = [p for p in own if into[p] == p]
-        target = int(into[own[way]]) if way >= 0 else -1
-        assert found[video] == (rest.index(target) if target >= 0 else -1)
-
-
 def test_only_the_weights_are_tuned():
     tree = random_tree(0, 3, 6)
     model = small_hipe(tree)
@@ -97,13 +75,6 @@ def test_only_the_weights_are_tuned():
                  torch.randint(6, (12,), generator=generator), args, 2)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"score.last_layer.weight"}
-
-
-@pytest.fixture(scope="module")
-def pruned(whole, tmp_path_factory):  # noqa: F811
-    out = tmp_path_factory.mktemp("pruned") / "save_3.pth"
-    prune_it("--resume_path", whole / "save_3.pth", "--nearest", 4, "--least", 3, "--out", out)
-    return out
 
 
 def run_of(data, tmp_path, score):  # noqa: F811
@@ -153,6 +124,13 @@ def unmerged(data, tmp_path_factory):  # noqa: F811
     return run_of(data, tmp_path_factory.mktemp("unmerged"), "tree_hyperbolic")
 
 
+@pytest.fixture(scope="module")
+def pruned(unmerged, tmp_path_factory):
+    out = tmp_path_factory.mktemp("pruned") / "save_1.pth"
+    prune_it("--resume_path", unmerged / "save_1.pth", "--nearest", 4, "--least", 3, "--out", out)
+    return out
+
+
 def test_without_tuning_the_score_is_what_keeping_makes_it(unmerged, tmp_path):
     """The prototypes that stay say what they said: of the score nothing but the named numbers is gone."""
     path = tmp_path / "pruned.pth"
@@ -164,18 +142,20 @@ def test_without_tuning_the_score_is_what_keeping_makes_it(unmerged, tmp_path):
     torch.testing.assert_close(new.score(activations[:, 1:17])[0], old.score(activations)[0])
 
 
-def test_ways_of_a_pruned_run_are_its_prototypes(unmerged, tmp_path):
+def test_a_pruned_run_knows_no_ways_and_goes_on(unmerged, tmp_path):
+    """Their prototypes may be gone."""
     checkpoint = load_checkpoint(unmerged / "save_1.pth")
     save_checkpoint(tmp_path / "save_1.pth", checkpoint | {"ways": torch.tensor([0, 1, -1] * 4)})
     prune_it("--resume_path", tmp_path / "save_1.pth", "--forbid", 0, 3, "--retune", 0)
     path = tmp_path / "pruned" / "save_1.pth"
-    assert load_checkpoint(path)["ways"].tolist() == [-1, 0, -1, 0, -1, -1, 0, 1, -1, 0, 1, -1]
+    assert "ways" not in load_checkpoint(path)
     call("--resume_path", path, CALL, "--n_epochs 2 --ways_weight 1")
+    assert "ways" not in load_checkpoint(path.with_name("save_2.pth"))
 
 
-def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(whole, pruned):  # noqa: F811
-    old, new = load_checkpoint(whole / "save_3.pth"), load_checkpoint(pruned)
-    before, _, record = build.model_of(old, whole)
+def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(unmerged, pruned):
+    old, new = load_checkpoint(unmerged / "save_1.pth"), load_checkpoint(pruned)
+    before, _, record = build.model_of(old, unmerged)
     after, hierarchy, less = build.model_of(new, pruned)
     n = len(after.prototype_layer.node_of)
     assert 9 <= n < len(before.prototype_layer.node_of)  # of 9 nodes
@@ -234,11 +214,11 @@ def test_a_pruned_model_predicts_explains_and_goes_on(pruned, tmp_path):
     explain_classes("--resume_path", pruned, "--n_videos", "1")
     explain_ancestors("--resume_path", pruned, "--n_videos", "1")
     assert len(list(pruned.parent.glob("local_analysis*/*/explanation.json"))) == 2
-    call("--resume_path", pruned, "--result_path", tmp_path, CALL, "--n_epochs 4 --orthogonality_weight .1")
-    counts = load_checkpoint(tmp_path / "save_4.pth")["counts"]
+    call("--resume_path", pruned, "--result_path", tmp_path, CALL, "--n_epochs 2 --orthogonality_weight .1")
+    counts = load_checkpoint(tmp_path / "save_2.pth")["counts"]
     assert counts == load_checkpoint(pruned)["counts"]
-    prune_it("--resume_path", tmp_path / "save_4.pth", "--nearest", 4, "--least", 4)  # once more
-    assert (tmp_path / "pruned" / "save_4.pth").is_file()
+    prune_it("--resume_path", tmp_path / "save_2.pth", "--nearest", 4, "--least", 4)  # once more
+    assert (tmp_path / "pruned" / "save_2.pth").is_file()
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hierarchy import Hierarchy
 from models.hipe import HIPE, Standardise
 from models.scores import TreeScore
-from training.starts import Starts, _clustered, spread_prototypes
+from training.starts import Starts, _clusters, _in_ways, spread_prototypes
 
 TREE = Hierarchy.from_rows([["a", "legs"], ["b", "legs"], ["c", "legs"], ["d", "arms"], ["e", "arms"]])
 N_WAYS, CELLS = 3, 4
@@ -25,9 +25,24 @@ class Features(nn.Module):
         return clips
 
 
-def made_model(per_node: int = N_WAYS, neck: str = "levels", sure: float = 4.0) -> HIPE:
+class Forgetful(Features):
+    """Its last part knows nothing but the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        passed = torch.ones(2, self.out_channels)
+        passed[1, 5:] = 0
+        self.first, self.last = (nn.Conv3d(self.out_channels, self.out_channels, 1, bias=False) for _ in passed)
+        self.first.weight.data, self.last.weight.data = passed.diag_embed()[..., None, None, None]
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.last(self.first(clips))
+
+
+def made_model(per_node: int = N_WAYS, neck: str = "levels", sure: float = 4.0,
+               trunk: type[Features] = Features) -> HIPE:
     torch.manual_seed(0)
-    model = HIPE(Features(), TREE, TreeScore, channels=6, hidden=16, per_node=per_node, neck=neck, scale=0.5)
+    model = HIPE(trunk(), TREE, TreeScore, channels=6, hidden=16, per_node=per_node, neck=neck, scale=0.5)
     with torch.no_grad():
         model.pooled_head.weight.zero_()
         model.pooled_head.bias.zero_()
@@ -68,7 +83,7 @@ def spread(model: HIPE, loader: list[dict], n_videos: int, **options) -> Starts:
 def origins(model: HIPE, whole: dict) -> list[tuple[int, int] | None]:
     """Of each prototype the clip and the cell that it is a patch of; None where it is none."""
     layer = model.prototype_layer
-    patches = layer.groups(model.neck(whole["clip"]))  # (M, S, C, N)
+    patches = layer.groups(model.neck(model.trunk(whole["clip"])))  # (M, S, C, N)
     found = []
     for prototype, group in zip(layer.prototypes, layer.group_of.tolist(), strict=True):
         distances = (patches[:, group] - prototype[:, None]).square().sum(1)  # (M, N)
@@ -77,9 +92,10 @@ def origins(model: HIPE, whole: dict) -> list[tuple[int, int] | None]:
     return found
 
 
-@pytest.mark.parametrize("neck", ["levels", "sigmoid"])
-def test_a_class_s_prototypes_start_in_different_clusters_and_ways_tell_them(neck):
-    model = made_model(neck=neck)
+@pytest.mark.parametrize(("neck", "trunk"), [("levels", Features), ("sigmoid", Features), ("levels", Forgetful)])
+def test_a_class_s_prototypes_start_in_different_clusters_and_ways_tell_them(neck, trunk):
+    """Also where the trunk's features do not tell the ways, but what an earlier part of it makes."""
+    model = made_model(neck=neck, trunk=trunk)
     loader, whole = every_class()
     starts = spread(model, loader, 150)
     assert starts.placed == len(model.prototype_layer.node_of)
@@ -146,11 +162,74 @@ def test_two_sure_clips_for_three_prototypes():
     assert bool((starts.ways[whole["video"][whole["label"] == 0]] == -1).all())
 
 
-def test_a_class_with_few_clips_has_no_ways():
-    loader, whole = every_class(10)
-    for clips_a_way, known in ((10, True), (11, False)):
-        starts = spread(made_model(), loader, 150, clips_a_way=clips_a_way)
-        assert bool((starts.ways >= 0).all()) == known and bool((starts.ways >= 0).any()) == known
+@pytest.mark.parametrize(("clips_a_way", "n_ways"), [(1, 3), (10, 3), (11, 2), (15, 2), (16, 1), (31, 1)])
+def test_a_class_has_as_many_ways_as_clips_for_them(clips_a_way, n_ways):
+    """Of 30 clips; one way is none."""
+    loader, _ = every_class(10)
+    ways = spread(made_model(), loader, 150, clips_a_way=clips_a_way).ways
+    assert sorted(set(ways.tolist())) == (list(range(n_ways)) if n_ways > 1 else [-1])
+
+
+@pytest.mark.parametrize("per_node", [3, 4, 6, 8])
+def test_prototypes_share_the_ways(per_node):
+    """The i-th of a class starts in way i mod W, at a clip of its own."""
+    model = made_model(per_node)
+    loader, whole = every_class()
+    starts = spread(model, loader, 150, clips_a_way=10)
+    found = origins(model, whole)
+    for label in range(5):
+        clips = [clip for clip, _ in found[per_node * label:per_node * (label + 1)]]
+        assert len(set(clips)) == per_node
+        assert [int(starts.ways[whole["video"][clip]]) for clip in clips] == [i % N_WAYS for i in range(per_node)]
+        for way in range(N_WAYS):  # and a way is a cluster of clips that are alike
+            videos = whole["video"][(whole["label"] == label) & (whole["way"] == way)]
+            assert len(set(starts.ways[videos].tolist())) == 1
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((9, 5), 4), ((9, 1), 4), ((7, 7, 1), 9), ((6,), 6), ((12,), 5),
+                                              ((3, 2, 2), 7)])
+@pytest.mark.parametrize("seed", range(3))
+def test_starts_in_ways_against_loops(sizes, count, seed):
+    """Clips of two coordinates of their way's own: a way with fewer clips than prototypes lends its places."""
+    generator = torch.Generator().manual_seed(seed)
+    shown = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    shown = shown[torch.randperm(len(shown), generator=generator)]
+    angles = 0.3 * torch.rand(len(shown), generator=generator, dtype=torch.float64)
+    rows = torch.zeros(len(shown), 2 * len(sizes), dtype=torch.float64)
+    for clip, (way, angle) in enumerate(zip(shown.tolist(), angles, strict=True)):
+        rows[clip, 2 * way], rows[clip, 2 * way + 1] = angle.cos(), angle.sin()
+    picks, ways = _in_ways(rows, count, len(sizes), seed)
+    assert len(set(picks.tolist())) == count and int(picks.min()) >= 0
+    for way in range(len(sizes)):
+        assert len(set(shown[ways == way].tolist())) == 1
+        places = [i for i in range(count) if i % len(sizes) == way]
+        members = int((ways == way).sum())
+        right = [i for i in places if ways[picks[i]] == way]
+        assert right == places[:members]
+
+
+@pytest.mark.parametrize("n_ways", [0, 1])
+def test_without_ways_all_clips_are_clustered_together(n_ways):
+    rows = torch.nn.functional.normalize(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    picks, ways = _in_ways(rows, 5, n_ways, 1)
+    assert torch.equal(picks, _clusters(rows, 5, 1)[0]) and not ways.any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_clip_nearest_to_each_centre_is_picked_once(seed):
+    """A centre's direction is that of the mean of its clips; what an earlier cluster took is gone."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.nn.functional.normalize(torch.randn(20, 4, generator=generator).double(), dim=1)
+    picks, clusters = _clusters(rows, 4, seed)
+    centres = []
+    for cluster in range(4):
+        mean = torch.stack([row for row, own in zip(rows, clusters.tolist(), strict=True) if own == cluster]).mean(0)
+        centres.append(mean / mean.norm())
+    for clip, row in enumerate(rows):
+        assert max(range(4), key=lambda k: float(row @ centres[k])) == int(clusters[clip])
+    for cluster in range(4):
+        free = [clip for clip in range(20) if clip not in picks[:cluster].tolist()]
+        assert max(free, key=lambda clip: float(rows[clip] @ centres[cluster])) == int(picks[cluster])
 
 
 def test_without_class_maps_any_patch_will_do():
@@ -241,5 +320,7 @@ def test_nothing_to_read_is_an_error():
 
 
 def test_clips_that_are_the_same_are_clustered_without_a_warning(recwarn):
-    picks, clusters = _clustered(torch.ones(5, 4), torch.ones(5), 3, 0.5, 1)
+    picks, clusters = _clusters(torch.ones(5, 4), 3, 1)
     assert len(set(picks.tolist())) == 3 and clusters.tolist() == [0] * 5 and not recwarn.list
+    picks, ways = _in_ways(torch.ones(5, 4), 4, 2, 1)
+    assert len(set(picks.tolist())) == 4 and ways.tolist() == [0] * 5 and not recwarn.list

@@ -67,6 +67,18 @@ def test_names_stay_text(results):
     assert "<b>jump" not in page.source and "<img src=x" not in page.source and 'Drum "fast"' not in page.source
 
 
+def test_pictures_say_how_many_merged_prototypes_they_stand_for(results):
+    """Prototype 2 of the folder for three, 4 for two, 6 for one; of 0 nothing is written."""
+    source = page_of(results).source
+    for number, said in ((0, None), (2, 3), (4, 2), (6, None)):
+        (shown,) = re.findall(rf'<img [^>]*alt="(Training video train_{number} [^"]*)"', source)
+        (caption,) = re.findall(rf"<b>Prototype {number}</b><span>(.*?)</span>", source)
+        for text in (shown, caption):
+            assert ("merged" in text) == (said is not None) and (said is None or f"for {said} merged" in text)
+    told = re.search(r'data-verdict="wrong".*?</ol>', source, re.S)[0]
+    assert told.count("for 2 merged") == 2 * 3  # below and in the picture's words, at each level
+
+
 def test_stories_go_from_the_top_down_and_say_whether_boxes_hold(results):
     page = page_of(results)
     story = page.source[page.source.index('id="videos"'):]

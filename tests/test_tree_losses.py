@@ -60,31 +60,36 @@ def test_gradients_are_finite(scale):
     assert loss.isfinite().all() and torch.autograd.grad(loss.sum(), evidence)[0].isfinite().all()
 
 
-def slow_ways(activations: Tensor, labels: list[int], ways: list[int], node_of: list[int], sharpness: float) -> Tensor:
+def slow_ways(activations: Tensor, labels: list[int], ways: list[int], n_ways: list[int], node_of: list[int],
+              sharpness: float) -> Tensor:
+    """One clip at a time; n_ways by class."""
     terms = []
     for clip, label, way in zip(activations, labels, ways, strict=True):
         if way >= 0:
-            own = torch.stack([a for a, node in zip(clip, node_of, strict=True) if node == label])
-            terms.append((sharpness * own).logsumexp(0) - sharpness * own[way])
+            own = [(sharpness * a).exp() for a, node in zip(clip, node_of, strict=True) if node == label]
+            right = [value for i, value in enumerate(own) if i % n_ways[label] == way]
+            terms.append(-(sum(right) / sum(own)).log())
     return sum(terms) / len(terms) if terms else torch.zeros((), dtype=activations.dtype)
 
 
-@pytest.mark.parametrize("counts", [[2, 2, 2, 2, 2], [3, 1, 4, 2, 1]])
+@pytest.mark.parametrize(("counts", "n_ways"), [([2, 2, 2, 2, 2], [2, 2, 2]), ([3, 1, 4, 2, 1], [3, 1, 4]),
+                                                ([5, 4, 3, 2, 1], [2, 3, 1]), ([5, 4, 3, 2, 1], [4, 2, 0])])
 @pytest.mark.parametrize("known", ["all", "some", "none"])
 @pytest.mark.parametrize("sharpness", [4.0, 1.0])
-def test_ways_equal_a_slow_loop(counts, known, sharpness):
-    """Three classes and what lies above them, with other numbers of prototypes each."""
+def test_ways_equal_a_slow_loop(counts, n_ways, known, sharpness):
+    """Three classes and what lies above them, with other numbers of prototypes and ways each."""
     generator = torch.Generator().manual_seed(0)
     node_of = torch.arange(5).repeat_interleave(torch.tensor(counts))
     labels = torch.tensor([0, 1, 2, 2, 0, 1])
-    ways = torch.tensor([int(torch.randint(counts[label], (), generator=generator)) for label in labels.tolist()])
+    ways = torch.tensor([int(torch.randint(n_ways[label], (), generator=generator)) if n_ways[label] else -1
+                         for label in labels.tolist()])
     if known != "all":
         ways[::2] = -1
     if known == "none":
         ways[:] = -1
     activations = torch.rand(6, len(node_of), generator=generator, dtype=torch.float64).requires_grad_()
-    found = ways_cross_entropy(activations, labels, ways, node_of, sharpness)
-    expected = slow_ways(activations, labels.tolist(), ways.tolist(), node_of.tolist(), sharpness)
+    found = ways_cross_entropy(activations, labels, ways, torch.tensor(n_ways)[labels], node_of, sharpness)
+    expected = slow_ways(activations, labels.tolist(), ways.tolist(), n_ways, node_of.tolist(), sharpness)
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found, activations)
     assert gradient.isfinite().all()
@@ -96,5 +101,14 @@ def test_ways_equal_a_slow_loop(counts, known, sharpness):
 
 def test_the_sharpness_of_ways_is_four():
     activations, node_of = torch.tensor([[0.9, 0.1, 0.5]]), torch.tensor([0, 0, 1])
-    loss = ways_cross_entropy(activations, torch.tensor([0]), torch.tensor([0]), node_of)
+    loss = ways_cross_entropy(activations, torch.tensor([0]), torch.tensor([0]), torch.tensor([2]), node_of)
     assert float(loss) == pytest.approx(math.log(1 + math.exp(-3.2)))
+
+
+def test_a_way_is_known_by_any_of_its_prototypes():
+    """Of four prototypes and two ways the first and the third are of way 0: one of them is enough."""
+    node_of, label = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([0])
+    for activations in ([90.0, 0, 0, 0, 50], [0.0, 0, 90, 0, 50]):
+        losses = [float(ways_cross_entropy(torch.tensor([activations]), label, torch.tensor([way]), torch.tensor([n]),
+                                           node_of)) for way, n in ((0, 2), (1, 2), (0, 1))]
+        assert losses == pytest.approx([0, 360 - math.log(2), 0], abs=1e-3)

@@ -119,6 +119,37 @@ def slow_log_probs(tree: Hierarchy, evidence: Sequence[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("case", TREES)
+def test_unevenness_is_the_deviation_of_a_class_s_weights(make, case):
+    """One class at a time; nodes above the classes, all of whose prototypes speak, take no part."""
+    score, tree = make(case), random_tree(*case)
+    squares = []
+    for leaf in range(tree.n_leaves):
+        own = [omega for omega, node in zip(score.omega.tolist(), score.node_of.tolist(), strict=True)
+               if node == leaf]
+        squares += [(omega - sum(own) / len(own)) ** 2 for omega in own]
+    found = score.unevenness()
+    assert found.item() == pytest.approx(sum(squares) / len(squares), rel=1e-5, abs=1e-12)
+    (gradient,) = torch.autograd.grad(found, score.omega)
+    assert not gradient[score.node_of >= tree.n_leaves].any()
+    assert bool(gradient.any()) == (found.item() > 0)
+
+
+def test_even_weights_let_the_nearest_prototype_of_a_class_speak(make):
+    case = TREES[3]
+    score, tree = make(case), random_tree(*case)
+    with torch.no_grad():
+        score.omega[:] = torch.arange(len(tree), dtype=score.omega.dtype)[score.node_of]  # alike within every node
+    assert score.unevenness().item() == 0
+    activations = activations_of(5, score)
+    standing_by = torch.stack([score.standing_by(one) for one in activations])
+    for leaf in range(tree.n_leaves):
+        own = score.node_of == leaf
+        nearest = activations[:, own] == activations[:, own].amax(1, keepdim=True)
+        speaks = ~standing_by[:, own]
+        assert speaks.sum(1).tolist() == [1] * 5 and not (speaks & ~nearest).any()
+
+
+@pytest.mark.parametrize("case", TREES)
 @pytest.mark.parametrize("seed", range(2))
 def test_the_tree_score_equals_a_slow_loop_over_nodes(case, seed):
     tree = random_tree(*case)

@@ -200,7 +200,7 @@ def _in_ways(directions: Tensor, count: int, n_ways: int, seed: int) -> tuple[Te
     way = _clusters(directions, n_ways, seed)[1] if n_ways > 1 else torch.zeros(len(directions), dtype=torch.int64)
     picks = torch.full((count,), -1)
     free = torch.ones(len(directions), dtype=torch.bool)
-    for one in range(max(n_ways, 1)):
+    for one in way.unique().tolist():  # clips that are the same fill fewer ways
         places = torch.arange(one, count, max(n_ways, 1))
         members = (way == one).nonzero()[:, 0]
         n = min(len(places), len(members))
