@@ -14,6 +14,8 @@ from models.stages import stage_maps
 from training.features import valid_clips
 from training.precision import Precision
 
+HALF = 65504.0  # the largest number of half precision
+
 
 @torch.no_grad()
 def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
@@ -133,10 +135,11 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
         n = min(peaks, flat.shape[2])
         rank = model.class_map(trunk, batch["label"]).flatten(1).cpu()  # (B, N)
         cells = (rank if mapped else torch.rand(rank.shape, generator=generator)).topk(n).indices.to(device)  # (B, n)
-        parts["cells"].append(flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2).half().cpu())
+        parts["cells"].append(flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
+                              .clamp(-HALF, HALF).half().cpu())
         best = cells[:, None, 0, None]  # (B, 1, 1)
         parts["looks"].append(torch.cat([maps.float().flatten(2).gather(2, best.expand(-1, maps.shape[1], -1))[..., 0]
-                                         for maps in made], 1).half().cpu())  # (B, sum C_i)
+                                         for maps in made], 1).clamp(-HALF, HALF).half().cpu())  # (B, sum C_i)
         parts["mean"].append(flat.mean(2).cpu())
         parts["true"].append(model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp().cpu())
         parts["label"].append(batch["label"].cpu())
