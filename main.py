@@ -269,7 +269,7 @@ class Run:
                 kept = kept or keep_features(nn.Sequential(self.model.trunk, self.model.neck), device=self.device,
                                              folder=self.results, **passes(step))
                 if tuning is None:
-                    tuning = kept.activations(self.model.prototype_layer, self.device)
+                    tuning = self._near(kept.activations(self.model.prototype_layer, self.device))
                 meter.add(self.trainer.tune(step, progress, tuning, kept.labels),
                           self.world.total(len(kept.labels)))
             self.done = step
@@ -501,7 +501,11 @@ class Run:
                 self.trainer.enter("last")
         self.record.spread = spread_of(model, self.record, distances, videos, training.names,
                                        torch.from_numpy(training.labels))
-        return model.prototype_layer.similarity(own)
+        return self._near(model.prototype_layer.similarity(own))
+
+    def _near(self, activations: torch.Tensor) -> torch.Tensor:
+        """Activations on the device where they take little of its memory: hundreds of passes go over them."""
+        return activations.to(self.device) if activations.nbytes <= 1 << 30 else activations
 
     def _pictures(self, step: Step, training: VideoTable, log: Log) -> None:
         if self.args.no_img or not self.world.is_main:

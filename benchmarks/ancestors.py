@@ -15,8 +15,7 @@ largest's.
 
 import argparse
 import copy
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -36,6 +35,7 @@ from models.stages import stage_maps
 from options import parse_main
 from training.engine import Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
+from training.merging import merge_prototypes, spread_of
 from training.push import PushRecord, push
 from training.schedule import ScheduledBatches, training_steps
 from training.starts import spread_prototypes, start_prototypes
@@ -117,8 +117,14 @@ def keep(path: Path, model: HIPE, args: argparse.Namespace, subsets: dict[str, l
     return kept
 
 
-def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: int) -> PushRecord:
-    """Start, warm epochs, push and tuning, as main.py does them for --warm_epochs --n_epochs of the same number."""
+def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: int,
+          watch: Callable[[str], None] = lambda stage: None) -> PushRecord:
+    """Start, warm epochs, push, merging and tuning, as main.py does them for as many --warm_epochs as --n_epochs.
+
+    Args:
+        args: of main.py, with `names` and `labels` of the training videos.
+        watch: called behind every stage with its name: before the push, pushed, merged, tuned.
+    """
     still = FeatureBatches(kept["still"], args.batch_size)
     ways = torch.full((len(args.names),), -1)
     if args.starts == "sampled":
@@ -126,6 +132,8 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
     else:
         ways = spread_prototypes(model, still, n_videos=len(ways), device=CPU, seed=seed, sure=args.sure,
                                  standardise=args.standardise, clips_a_way=args.ways_clips).ways
+    if not args.ways_weight:
+        ways.fill_(-1)
     phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
                             score_rate=args.warm_score_learning_rate),
               "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
@@ -142,11 +150,22 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
     order = ScheduledBatches(warm, n_clips, args.batch_size, seed=seed, trunk_epochs=args.trunk_epochs)
     for i, (step, batch) in enumerate(zip(warm, views.batches(places.items(order), CPU), strict=True)):
         trainer.step(step, i / len(warm), {**batch, "way": ways[batch["video"]]})
+    watch("before the push")
     record, neck = push(model, still, names=args.names, device=CPU, n_clips=len(kept["still"]["label"]))
-    activations = neck.activations(model.prototype_layer, CPU)
+    record.clip_size = (args.sample_duration, args.sample_size, args.sample_size)
+    watch("pushed")
+    distances = neck.distances(model.prototype_layer, CPU)
+    if args.merge_coverage and not args.no_merge:
+        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage, ways[neck.videos])
+        distances = distances[:, into == torch.arange(len(into))]
+        trainer.forget()
+        watch("merged")
+    record.spread = spread_of(model, record, distances, neck.videos, args.names, args.labels)
+    activations = model.prototype_layer.similarity(distances)
     for step in steps.only("last"):
         trainer.tune(step, 0.0, activations, neck.labels)
-    return dataclasses.replace(record, clip_size=(args.sample_duration, args.sample_size, args.sample_size))
+    watch("tuned")
+    return record
 
 
 def firing(activations: Tensor, labels: Tensor, hierarchy: Hierarchy, node_of: Tensor) -> tuple[Tensor, Tensor]:

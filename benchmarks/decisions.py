@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 
 import build
-from benchmarks.ancestors import CPU, FeatureBatches, Kept, keep
-from datasets.sampling import n_batches
+from benchmarks.ancestors import FeatureBatches, Kept, keep, train
 from datasets.video import Video
 from evaluation.calibration import calibration_error
 from evaluation.decisions import decision_measures
@@ -38,20 +37,13 @@ from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from options import TRUNK_FLAGS, parse_main, resolve
 from training.checkpoint import load_checkpoint
-from training.engine import LossWeights, Phase, Trainer
-from training.features import KeptFeatures, Views
-from training.merging import merge_prototypes, spread_of
-from training.push import PushRecord, push
-from training.schedule import ScheduledBatches, training_steps
-from training.starts import spread_prototypes, start_prototypes
+from training.push import PushRecord
 from util_scripts.errors import CommandLine, user_errors
 
 TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
          "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",
          "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
 CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "train_crop_min_ratio")
-LOSSES = ("ce", "level_ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
-          "ways", "even")
 
 
 def digest_of(demo: Path, state: dict[str, Tensor], args: argparse.Namespace) -> str:
@@ -59,57 +51,6 @@ def digest_of(demo: Path, state: dict[str, Tensor], args: argparse.Namespace) ->
     flags = [(name, getattr(args, name)) for name in (*TRUNK, *CLIPS)]
     trunk = [value.numpy().tobytes() for name, value in sorted(state.items()) if name.startswith("trunk.")]
     return hashlib.sha256(repr((str(demo), flags)).encode() + b"".join(trunk)).hexdigest()[:8]
-
-
-def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], names: Sequence[str], labels: Tensor,
-          seed: int, progress: dict[str, list[float]], test: "Test") -> PushRecord:
-    """Start, warm epochs, push, merging and tuning; accuracies on the way go to `progress`."""
-    still = FeatureBatches(kept["still"], args.batch_size)
-    ways = None
-    if args.starts == "spread":
-        starts = spread_prototypes(model, still, n_videos=len(names), device=CPU, seed=seed, sure=args.sure,
-                                   standardise=args.standardise, clips_a_way=args.ways_clips)
-        ways = starts.ways if args.ways_weight else None
-    else:
-        start_prototypes(model, still, device=CPU, generator=torch.Generator().manual_seed(seed), sure=args.sure)
-    phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
-                            score_rate=args.warm_score_learning_rate),
-              "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
-    weights = {name: getattr(args, f"{name}_weight") for name in LOSSES}
-    weights["level_ce"] = args.level_ce_weight if any(args.level_ce_weight) else 0.0
-    trainer = Trainer(model, phases, LossWeights(**weights), margin=args.separation_margin, focus=args.focus,
-                      background=args.background, sure=args.sure)
-    if ways is not None:
-        trainer.count_ways(ways, labels)
-    views = KeptFeatures(*(kept["views"][name] for name in ("features", "label", "video", "item")))
-    n_clips = len(views.labels) // args.cache_features
-    steps = training_steps(
-        n_batches=n_batches(n_clips, args.batch_size), trunk_epochs=args.trunk_epochs, warm_epochs=args.warm_epochs,
-        n_epochs=args.warm_epochs, push_start=1, push_every=1, tune_iterations=args.tune_iterations)
-    warm = steps.only("warm")
-    places = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
-    order = ScheduledBatches(warm, n_clips, args.batch_size, seed=seed, trunk_epochs=args.trunk_epochs)
-    for i, (step, batch) in enumerate(zip(warm, views.batches(places.items(order), CPU), strict=True)):
-        if ways is not None:
-            batch["way"] = ways[batch["video"]]
-        trainer.step(step, i / len(warm), batch)
-    progress["before the push"] = test.accuracy(model)
-    record, neck = push(model, still, names=names, device=CPU, n_clips=len(kept["still"]["label"]))
-    record.clip_size = (args.sample_duration, args.sample_size, args.sample_size)
-    progress["pushed"] = test.accuracy(model)
-    distances = neck.distances(model.prototype_layer, CPU)
-    if args.merge_coverage and not args.no_merge:
-        record, into = merge_prototypes(model, record, distances, neck.labels, args.merge_coverage,
-                                        None if ways is None else ways[neck.videos])
-        distances = distances[:, into == torch.arange(len(into))]
-        trainer.forget()
-        progress["merged"] = test.accuracy(model)
-    record.spread = spread_of(model, record, distances, neck.videos, names, labels)
-    activations = model.prototype_layer.similarity(distances)
-    for step in steps.only("last"):
-        trainer.tune(step, 0.0, activations, neck.labels)
-    progress["tuned"] = test.accuracy(model)
-    return record
 
 
 class Test:
@@ -221,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tree = build.check_tree(args, given, None, None)
     videos = build.read_videos(args, tree)
     training, testing = ([video for video in videos if video.subset == name] for name in ("training", "validation"))
+    args.names = [video.name for video in training]
+    args.labels = torch.tensor([video.label for video in training])
     embedding = build.fresh_embedding(args, tree, None)
     state = {name: value for name, value in checkpoint["model"].items() if name.startswith(("trunk.", "pooled_head."))}
     rows = []
@@ -234,8 +177,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.trunk = Kept(model.trunk, kept["still"]["sizes"])
         test = test or Test(kept["test"], testing, tree, demo, build.window_power(args))
         accuracies = {"softmax head": test.softmax_head(model)}
-        record = train(model, args, kept, [video.name for video in training],
-                       torch.tensor([video.label for video in training]), seed, accuracies, test)
+        record = train(model, args, kept, seed,
+                       lambda stage, model=model, test=test, into=accuracies:
+                       into.update({stage: test.accuracy(model)}))
         whole, levels = test.measures(model, record)
         rows.append({"seed": seed, "accuracy": accuracies, **whole, "levels": levels})
         print(json.dumps(rows[-1]), flush=True)
