@@ -336,7 +336,7 @@ class Trainer:
 
         Args:
             step: kind last; its iteration 0 begins with a fresh optimiser. progress: as in `step`.
-            activations: (N, P); labels: (N,); both on the CPU and this process's share. chunk: clips at a time on the
+            activations: (N, P); labels: (N,); this process's share, on any device. chunk: clips at a time on the model's
                 device.
         Returns:
             named scalars as `step` does.
