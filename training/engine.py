@@ -336,8 +336,8 @@ class Trainer:
 
         Args:
             step: kind last; its iteration 0 begins with a fresh optimiser. progress: as in `step`.
-            activations: (N, P); labels: (N,); this process's share, on any device. chunk: clips at a time on the model's
-                device.
+            activations: (N, P); labels: (N,); this process's share, on any device. chunk: clips at a time on that of
+                the model.
         Returns:
             named scalars as `step` does.
         """
