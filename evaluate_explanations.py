@@ -410,7 +410,8 @@ class Judge:
         label = scene.video.label
         truth = self.tree.path_ids(label) if label >= 0 else None
         return decision_measures(self.model, output.activations[0], output.distances[0],
-                                 self.tree.path_ids(scene.leaf), truth=truth, record=self.record)[level]
+                                 self.tree.path_ids(scene.leaf), truth=truth, record=self.record,
+                                 levels=[level])[0]
 
     def _same_way(self, scene: Scene, match: LevelMatch) -> dict[str, float]:
         """Whether the first class prototype shows the way of the video; never where the class is wrong."""

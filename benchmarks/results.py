@@ -9,7 +9,8 @@ published strides in time as with ours, and published and ours start from their 
 column is of our trunk, which has had as many epochs as ours. Recognition is measured
 over all windows of all test videos; explanations by evaluate_explanations.py, on --videos of them. Prints a table a
 set, of means over the seeds with the least and the largest; --page puts them on that page, in place of those of an
-earlier call. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
+earlier call. With --columns only these methods are trained and measured, and the others' columns stay on the page as
+they are. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
 
 --search trains published and ours with all rates of their recipes times RATES and epochs times LENGTHS, on seeds, and
 of Weizmann on test actors, that are not reported, and prints what comes out; CHOSEN holds the best of each, by class
@@ -219,16 +220,17 @@ def each(function: Callable, items: Iterable, jobs: int) -> Iterator:
         yield from pool.map(function, items)
 
 
-def all_trunks(name: str, lines: dict[int, list[str]], work: Path, jobs: int) -> dict[tuple, Path]:
-    """The trunks of all seeds, by (method, seed)."""
-    asked = list(itertools.product(METHODS[1:], lines))
+def all_trunks(name: str, methods: Iterable[str], lines: dict[int, list[str]], work: Path,
+               jobs: int) -> dict[tuple, Path]:
+    """The trunks of all seeds, by (method, seed), of the methods "published" and "ours"."""
+    asked = list(itertools.product(methods, lines))
     return dict(zip(asked, each(lambda one: trunk_of(name, one[0], lines[one[1]], one[1], work), asked, jobs),
                     strict=True))
 
 
 def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path,
             args: argparse.Namespace) -> dict[str, list[dict]]:
-    """Train all three with every seed and measure them: by method, a dict of figures a seed."""
+    """Train the methods `args.columns` with every seed and measure them: by method, a dict of figures a seed."""
     lines = {seed: data(seed) for seed in seeds}
     def trained(seed: int, method: str) -> Path:
         line = lines[seed]
@@ -239,10 +241,11 @@ def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], w
             return trunks["ours", seed]
         return softmax(line, epochs, work / f"{name}_softmax_{seed}")
 
-    trunks = all_trunks(name, lines, work, args.jobs)
-    asked = list(itertools.product(METHODS, seeds))
+    starts = {"ours" if method == "softmax head" else method: None for method in args.columns}
+    trunks = all_trunks(name, starts, lines, work, args.jobs)
+    asked = list(itertools.product(args.columns, seeds))
     paths = dict(zip(asked, each(lambda one: trained(one[1], one[0]), asked, args.jobs), strict=True))
-    found: dict[str, list[dict]] = {method: [] for method in METHODS}
+    found: dict[str, list[dict]] = {method: [] for method in args.columns}
     for method, seed in asked:
         began = time.monotonic()
         found[method].append(measured(paths[method, seed], args, pooled=method == "softmax head"))
@@ -259,25 +262,58 @@ def cell(values: Sequence[float | None]) -> str:
     return f"{sum(values) / len(values):.3f}{spread}"
 
 
-def table(found: dict[str, list[dict]]) -> str:
+Cells = dict[str, dict[str, str]]  # of a table, by method and name of the figure
+
+
+def cells(figures: dict[str, list[dict]]) -> Cells:
+    """Of the figures of every seed, by method."""
+    return {method: {name: cell([row.get(name) for row in rows]) for name in dict.fromkeys(itertools.chain(*rows))}
+            for method, rows in figures.items()}
+
+
+def stored_cells(page: Path, heading: str) -> Cells:
+    """What the tables below a heading on a page hold, as an earlier call has put them there.
+
+    Args:
+        heading: the beginning of the paragraph before the tables; they end at the next paragraph like it.
+    """
+    stored: Cells = {}
+    methods, inside = [], False
+    for line in page.read_text().splitlines() if page.is_file() else ():
+        if ", seeds " in line:
+            inside = line.startswith(heading)
+        if not inside or not line.startswith("| ") or line.startswith("| ---"):
+            continue
+        name, *values = (word.strip() for word in line.strip("|").split("|"))
+        if name:
+            for method, value in zip(methods, values, strict=True):
+                if value != DASH:
+                    stored[method][name] = value
+        else:
+            methods = values
+            stored |= {method: {} for method in methods if method not in stored}
+    return stored
+
+
+def table(columns: Cells) -> str:
     """A Markdown table: a row a figure, a column a method."""
-    names = list(dict.fromkeys(name for rows in found.values() for row in rows for name in row))
+    names = list(dict.fromkeys(itertools.chain(*columns.values())))
     kinds = list(dict.fromkeys(name.partition(":")[0] for name in names))
     names.sort(key=lambda name: kinds.index(name.partition(":")[0]))
-    lines = ["| | " + " | ".join(found) + " |", "|" + " --- |" * (1 + len(found))]
-    lines += ["| " + " | ".join([name, *(cell([row.get(name) for row in rows]) for rows in found.values())]) + " |"
+    lines = ["| | " + " | ".join(columns) + " |", "|" + " --- |" * (1 + len(columns))]
+    lines += ["| " + " | ".join([name, *(column.get(name, DASH) for column in columns.values())]) + " |"
               for name in names]
     return "\n".join(lines)
 
 
-def folded(found: dict[str, list[dict]]) -> str:
+def folded(columns: Cells) -> str:
     """The table of recognition, and that of explanations, which is long, to be unfolded."""
-    recognised = [{method: [{name: value for name, value in row.items() if (":" not in name) == whole} for row in rows]
-                   for method, rows in found.items()} for whole in (True, False)]
-    if not any(row for rows in recognised[1].values() for row in rows):
-        return table(recognised[0])
-    return (f"{table(recognised[0])}\n\n<details>\n<summary>Explanations and prototypes, every measure</summary>\n\n"
-            f"{table(recognised[1])}\n\n</details>")
+    recognised, explained = ({method: {name: value for name, value in column.items() if (":" in name) == long}
+                              for method, column in columns.items()} for long in (False, True))
+    if not any(explained.values()):
+        return table(recognised)
+    return (f"{table(recognised)}\n\n<details>\n<summary>Explanations and prototypes, every measure</summary>\n\n"
+            f"{table(explained)}\n\n</details>")
 
 
 def put(page: Path, text: str) -> None:
@@ -301,7 +337,7 @@ def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], wo
         return [train(name, method, lines[seed], trunks[method, seed], seed, work, factor, length)
                 for seed in seeds]
 
-    trunks = all_trunks(name, lines, work, args.jobs)
+    trunks = all_trunks(name, METHODS[1:], lines, work, args.jobs)
     print(f"\n{name}\n\n| | rates x | epochs x | class | top | severity | best temperature x |\n|" + " --- |" * 7,
           flush=True)
     for one, paths in zip(asked, each(lambda one: trained(*one), asked, args.jobs), strict=True):
@@ -319,6 +355,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", choices=sorted(SCHEDULES), nargs="+", help="(default: demo, weizmann if given)")
     parser.add_argument("--work", type=Path, default=Path("results/compared"), help="(default: results/compared)")
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: 1 2 3; of a search 100)")
+    parser.add_argument("--columns", choices=METHODS, nargs="+", default=list(METHODS),
+                        help="methods to train and measure (default: all)")
     parser.add_argument("--page", type=Path, help="Markdown page to put the tables on (default: they are printed only)")
     parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(ATTRIBUTION),
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
@@ -355,8 +393,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         found = compare(name, seeds, sets[name], work, args)
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
-        texts.append(f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest). {MISSING[name]}\n\n"
-                     f"{folded(found)}")
+        heading = f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest)."
+        columns = (stored_cells(args.page, heading) if args.page is not None else {}) | cells(found)
+        columns = {method: columns[method] for method in METHODS if method in columns}
+        texts.append(f"{heading} {MISSING[name]}\n\n{folded(columns)}")
         print(f"\n{texts[-1]}\n", flush=True)
         if args.page is not None:
             put(args.page, "\n\n".join(texts))

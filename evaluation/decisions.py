@@ -23,15 +23,16 @@ class Spread(Protocol):
 
 @torch.no_grad()
 def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path: Sequence[int], *,
-                      truth: Sequence[int] | None = None, record: Spread | None = None) -> list[dict[str, float]]:
+                      truth: Sequence[int] | None = None, record: Spread | None = None,
+                      levels: Sequence[int] | None = None) -> list[dict[str, float]]:
     """What each level's prototypes have to do with the decision for the nodes of a path.
 
     Args:
         activations, distances: (P,) of one clip.
         path: (L,) nodes that are explained, from the leaf up. truth: the same of the true class, where it is known.
-        record: of the push, for what tells how special a likeness is.
+        record: of the push, for what tells how special a likeness is. levels: by default all.
     Returns:
-        for each level, by name:
+        for each of the levels, by name:
         own_evidence, ancestors_evidence, descendants_evidence, elsewhere_evidence, total_evidence: nats, see
         `models.scores.evidence_shares`; off_path: descendants' and all others' over the total, absolute, where there
         is a total; own_needed: own_evidence / ln(siblings), where there are two or more;
@@ -46,7 +47,8 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
     whole = score(exact[None])[0][0]  # (K,)
     evidence = torch.zeros_like(activations) if score.weights is None else score.weights * activations  # (P,)
     result = []
-    for level, node in enumerate(path):
+    for level in range(len(path)) if levels is None else levels:
+        node = path[level]
         shares = evidence_shares(score, activations, node)
         siblings = int((score.parent == score.parent[node]).sum())
         needed = math.log(siblings) if siblings > 1 else math.nan

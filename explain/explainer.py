@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datasets.reading import Reader
 from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
+from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
 from explain import render, report
 from explain.evidence import Evidence, kept_activation
@@ -75,8 +76,10 @@ class _Narrator:
         self._source_fps: dict[str, float | None] = {}
 
     def video(self, video: Video, fps: float | None, window: _Window, probs: Tensor, leaf: int,
-              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence]) -> dict:
-        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype."""
+              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
+              measures: Sequence[Mapping[str, float]]) -> dict:
+        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
+        `measures` of `decision_measures` by level."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -86,7 +89,8 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(found, window, fps, evidence) for found in levels],
+            "levels": [self._level(found, window, fps, evidence) | {"decision": _decision(measured)}
+                       for found, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
             "fps": fps and _rounded(fps, 3),
@@ -174,6 +178,13 @@ def _shares(name: str, share: tuple[float, int] | None) -> dict:
     return {name: None if value is None else _rounded(value), f"{name}_videos": count}
 
 
+def _decision(measures: Mapping[str, float]) -> dict:
+    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest one."""
+    asked = {name: measures.get(name) for name in ("flips", "flips_three", "nearest_own")}
+    return {"silenced_three": _rounded(measures["silenced_three"]),
+            **{name: None if value is None else bool(value) for name, value in asked.items()}}
+
+
 def _seconds(first: int, last: int, fps: float | None) -> list[float] | None:
     return None if fps is None else [_rounded(first / fps, 3), _rounded(last / fps, 3)]
 
@@ -244,7 +255,10 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
-        explanation = narrator.video(video, fps, window, probs, leaf, found, evidence)
+        truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
+        measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
+                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in found])
+        explanation = narrator.video(video, fps, window, probs, leaf, found, evidence, measures)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)

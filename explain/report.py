@@ -111,7 +111,7 @@ def load(folder: Path | None) -> dict | None:
 
 def is_current(explanation: dict) -> bool:
     """Whether an explanation has all that pages show; earlier versions wrote less of it."""
-    return all("siblings" in level for level in explanation["levels"])
+    return all("decision" in level for level in explanation["levels"])
 
 
 def start_folder(folder: Path, explanation: dict) -> None:

@@ -211,25 +211,30 @@ def _decisions(stories: Sequence[Story]) -> list[dict]:
     """Of each level, what the first prototypes of the explained videos resemble and decide.
 
     Returns:
-        level; videos; similarity: median; closer_than: mean, None where it is not known of any; left: of the node's
-        probability without the prototype, median; own, ancestors, off_path: shares of all evidence, counted without its
-        sign.
+        level; videos; similarity: median; closer_than: mean, None where it is not known of any; left, left_three: of
+        the node's probability without the prototype and without the first three, median; flips, flips_three: share of
+        answers that are another one then; nearest_own: share of videos to which a prototype of the true node is the
+        nearest of all; own, ancestors, off_path: shares of all evidence, counted without its sign.
     """
     levels: dict[int, list[dict]] = {}
     for story in stories:
         for level in story.levels:
-            if level["prototypes"] and "activation" in level["prototypes"][0]:  # else of before similarity was a share
+            if level["prototypes"]:
                 levels.setdefault(level["level"], []).append(level)
     rows = []
     for number_of, some in sorted(levels.items()):
         first = [level["prototypes"][0] for level in some]
         closer = [one["closer_than"] for one in first if one["closer_than"] is not None]
+        asked = {name: [level["decision"][name] for level in some if level["decision"][name] is not None]
+                 for name in ("flips", "flips_three", "nearest_own")}
         nats = {group: sum(abs(level["shares"][group]) for level in some)
                 for group in ("own", "ancestors", "descendants", "elsewhere")}
         total = sum(nats.values()) or 1.0
         rows.append({"level": number_of, "videos": len(some), "similarity": median(one["similarity"] for one in first),
                      "closer_than": _mean(closer) if closer else None,
                      "left": median(math.exp(-one["contribution"]) for one in first),
+                     "left_three": median(math.exp(-level["decision"]["silenced_three"]) for level in some),
+                     **{name: _mean(known) if known else None for name, known in asked.items()},
                      "own": nats["own"] / total, "ancestors": nats["ancestors"] / total,
                      "off_path": (nats["descendants"] + nats["elsewhere"]) / total})
     return rows

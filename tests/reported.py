@@ -66,6 +66,7 @@ def _prototype(number: int, node: int, holds: bool) -> dict:
 def explanation(video: str, levels: list[int], *, truth: int | None, said: int) -> dict:
     """An explanation.json of some levels, of one prototype each."""
     path = [int(node) for node in TREE.ancestors[said]]
+    true_path = None if truth is None else TREE.ancestors[truth].tolist()
     return {"video": video, "window": [0, 6], "seconds": [0.0, 0.6],
             "prediction": [TREE.full_name(node) for node in path], "path_scores": [0.61, 0.7, 0.9],
             "truth": None if truth is None else TREE.full_name(truth), "n_levels": 3, "crop": [0, 0, 40, 40],
@@ -74,7 +75,9 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
                         "prototypes": [_prototype(2 * path[level], path[level], holds=level > 0)], "alternatives": [],
                         "n_nodes": len(TREE.levels[level]), "siblings": 2,
                         "shares": {"own": 1.0, "ancestors": 0.5, "descendants": 0.0, "elsewhere": 0.1,
-                                   "total": 1.6}}
+                                   "total": 1.6},
+                        "decision": {"silenced_three": 1.2, "flips": level == 0, "flips_three": True,
+                                     "nearest_own": None if true_path is None else path[level] == true_path[level]}}
                        for level in levels]}
 
 

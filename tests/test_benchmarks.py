@@ -7,7 +7,7 @@ import pytest
 from test_main import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, preparing, trunks
+from benchmarks import attribution, embeddings, preparing, results, trunks
 from benchmarks.schedule import costs
 from options import parse_main, resolve
 
@@ -94,3 +94,20 @@ def test_the_cost_of_a_schedule_is_counted():
     assert rows["warm epochs"] == (4, 10, 10) and rows["joint epochs"] == (570, 570, 570)
     assert rows["pushes"] == (21, 20, 20)  # three clips a video in the last of 19
     assert rows["tuning"] == pytest.approx((63, 400, 1200))  # 300 passes here, 20 there
+
+
+def test_methods_that_were_not_measured_again_keep_their_columns(tmp_path):
+    page = tmp_path / "page.md"
+    first = {"published": [{"accuracy": 0.5, "deletion: grad": 0.25}, {"accuracy": 0.7, "deletion: grad": 0.5}],
+             "ours": [{"accuracy": 0.9, "set size: grad": 3.0}] * 2}
+    headings = [f"{name}, seeds 1 2, mean." for name in ("The embedded set", "Weizmann")]
+    assert results.stored_cells(page, headings[0]) == {}
+    results.put(page, "\n\n".join(f"{heading} Words.\n\n{results.folded(results.cells(first))}"
+                                  for heading in headings))
+    for heading in headings:
+        stored = results.stored_cells(page, heading)
+        assert results.folded(stored) == results.folded(results.cells(first))
+        assert stored["published"]["accuracy"] == "0.600 (0.500 to 0.700)"
+        again = stored | results.cells({"ours": [{"accuracy": 1.0}]})
+        assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in results.folded(again)
+        assert "set size" not in results.folded(again)

@@ -111,7 +111,8 @@ def test_figures_of_a_level_are_medians_and_means():
     assert (found["silenced"], found["flips"], found["closer_than"], found["own_needed"]) == (1, 0.6667, 0.5, 0.25)
     assert found["silenced_needed"] is None and found["typical"] is None
     assert {name for name, _ in demo.OF_LEVELS} - set(found) <= {"accuracy", "softmax_head_accuracy", "pointing",
-                                                                 "prototypes_on_event", "calibration_error"}
+                                                                 "prototypes_on_event", "calibration_error",
+                                                                 "accuracy_lost_at_push"}
 
 
 def test_pointing_at_a_level_counts_the_nodes_that_are_right():
@@ -130,11 +131,12 @@ def test_accuracy_around_the_push(tmp_path):
     events = [("val", "trunk", 0.1), ("val", "warm", 0.9), ("push", "push", 0), ("val", "push", 0.7),
               ("val", "last", 0.8), ("push", "push", 0), ("val", "push", 0.5), ("last", "last", 0.2),
               ("val", "last", 0.75)]
-    log.write_text("".join(json.dumps({"event": event, "done": [kind, 1, 0], "top1": top1}) + "\n"
+    log.write_text("".join(json.dumps({"event": event, "done": [kind, 1, 0], "top1": top1, "level_1": 1 - top1}) + "\n"
                            for event, kind, top1 in events))
-    assert demo.accuracies_at_push(log) == (0.8, 0.75)
+    assert demo.lost_at_push(log, 1) == [0.05]
+    assert demo.lost_at_push(log, 2) == [0.05, -0.05]
     log.write_text(json.dumps({"event": "push", "done": ["push", 1, 0]}) + "\n")
-    assert demo.accuracies_at_push(log) is None
+    assert demo.lost_at_push(log, 2) is None
 
 
 def test_a_wrong_class_never_shows_the_same_way():

@@ -310,7 +310,7 @@ def test_explanations_of_an_earlier_version_are_left_alone(world, tmp_path):
     file, page = parents / ODD_NAMES[0] / "explanation.json", parents / ODD_NAMES[0] / "index.html"
     earlier = json.loads(file.read_text())
     for level in earlier["levels"]:
-        del level["siblings"], level["shares"]["descendants"]
+        del level["decision"], level["siblings"], level["shares"]["descendants"]
         level["prototypes"] = [{"prototype": 3, "similarity": 8.1, "source": None} for _ in level["prototypes"]]
     file.write_text(json.dumps(earlier))
     before = page.read_text()

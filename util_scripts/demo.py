@@ -41,7 +41,7 @@ from util_scripts.errors import CommandLine, user_errors
 TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --temporal_strides 2 1 2 1 1
  --spatial_strides 2 2 2 1 1 --sample_size 64 --batch_size 24 --trunk_epochs 32 --warm_epochs 14 --n_epochs 14
  --train_jitter 0 --focus 0.02 --prototypes_per_node 4 --edge 1.5
- --val_every 100 --n_val_samples 1 --inference_stride 4 --n_threads 0 --memory_gb 1"""
+ --val_every 100 --n_val_samples 4 --inference_stride 4 --n_threads 0 --memory_gb 1"""
 # Flags of main.py that the demo needs as it sets them.
 OF_DEMO = ("--root_path", "--result_path", "--resume_path", "--video_path", "--annotation_path", "--dataset",
            "--no_train", "--inference", "--inference_subset")
@@ -184,17 +184,19 @@ def points_at_level(explanations: dict[str, dict], level: int, truth: dict[str, 
                              for explanation in explanations.values()), "pointing": share(hits)}
 
 
-def accuracies_at_push(log: Path) -> tuple[float, float] | None:
-    """Of metrics.jsonl: class accuracy of the last validation before the last push, and of the last one after it, when
-    the prototypes' weights were tuned; None where nothing was validated.
+def lost_at_push(log: Path, n_levels: int) -> list[float] | None:
+    """Accuracy that the last push, its merging and the tuning after it cost at each level, (L,), negative for a gain.
 
-    With the demo's flags that is one clip of every test video, in the middle.
+    The last validation before the last push minus the last one after it, of metrics.jsonl; None where one is missing.
     """
     events = [json.loads(line) for line in log.read_text().splitlines()]
     pushed = max((i for i, event in enumerate(events) if event["event"] == "push"), default=0)
-    before, after = ([event["top1"] for event in some if event["event"] == "val" and event["done"][0] != "trunk"]
+    before, after = ([event for event in some if event["event"] == "val" and event["done"][0] != "trunk"]
                      for some in (events[:pushed], events[pushed:]))
-    return (before[-1], after[-1]) if before and after else None
+    if not before or not after:
+        return None
+    names = ["top1", *(f"level_{level}" for level in range(1, n_levels))]
+    return [round(before[-1][name] - after[-1][name], 4) for name in names]
 
 
 def same_way(videos: list[Video], explanations: dict[str, dict], ways: dict[str, int]) -> float | None:
@@ -243,13 +245,12 @@ def summarise(out: Path, minutes: float) -> dict:
     truth, ways = read_truth(out / "truth.json"), read_ways(out / "truth.json")
     info = JpegFolder().info(test[0].path)
     rows = json.loads((results / "prototypes.json").read_text())
-    at_push = accuracies_at_push(results / "metrics.jsonl")
+    lost = lost_at_push(results / "metrics.jsonl", hierarchy.n_levels)
     summary = {"minutes": round(minutes, 2), "top1": round(float(accuracy[0]), 4),
                "top_level": round(float(accuracy[-1]), 4),
                "mean_frame_linear": round(linear_accuracy(out / "videos", train, test), 4),
                **pointing(model, test, clips, explanations, truth),
                "prototypes_on_event": centred_on_event(rows, truth, hierarchy.n_levels),
-               "accuracy_lost_at_push": None if at_push is None else round(at_push[0] - at_push[1], 4),
                "calibration_error": round(metrics["levels"][0]["ece"], 4),
                "backoff_threshold": metrics["threshold"],
                "backoff_right": round(metrics["backoff"]["accuracy"], 4),
@@ -266,6 +267,7 @@ def summarise(out: Path, minutes: float) -> dict:
         "level": level, "name": level_name(level), "nodes": len(hierarchy.levels[level]),
         "accuracy": round(float(accuracy[level]), 4),
         "softmax_head_accuracy": None if softmax is None else round(float(softmax[level]), 4),
+        "accuracy_lost_at_push": None if lost is None else lost[level],
         "calibration_error": round(metrics["levels"][level]["ece"], 4),
         **decided([one[level] for one in measures]),
         **points_at_level(above if level else explanations, level, truth, of_truth),
@@ -301,7 +303,6 @@ MEANING = (
     ("pointing_random_strict", "the same of a random point"),
     ("pointing_grad_cam_strict", "the same of Grad-CAM"),
     ("prototypes_on_event", "pushed class prototypes that sit on an event"),
-    ("accuracy_lost_at_push", "class accuracy lost when prototypes became patches and were merged and tuned"),
     ("calibration_error", "how far class probabilities are from how often they are right"),
     ("backoff_right", "right answers when the model climbs the tree until it is {backoff_threshold:.0%} sure"),
     ("backoff_named", "answers that then still name the class"),
@@ -311,6 +312,7 @@ MEANING = (
 OF_LEVELS = (
     ("accuracy", "right"),
     ("softmax_head_accuracy", "right by the softmax head of the same trunk"),
+    ("accuracy_lost_at_push", "of it lost when prototypes became patches and were merged and tuned"),
     ("similarity", "how alike the first prototype is (median)"),
     ("closer_than", "nearer to it than this share of other nodes' training videos"),
     ("nearest_own", "nearest of all prototypes is one of the truth"),
