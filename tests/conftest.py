@@ -4,6 +4,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,3 +14,33 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    from program import write_data  # with all scripts, which tests of a part need not wait for
+
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def own_data(data, tmp_path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def whole(data, tmp_path_factory) -> Path:
+    """The results of an uninterrupted run."""
+    from program import train
+
+    return train(data, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="session")
+def embedded(data, tmp_path_factory) -> Path:
+    """The same with a score in embedding space."""
+    from program import train
+
+    return train(data, tmp_path_factory.mktemp("embedded"), "--score hyperbolic")

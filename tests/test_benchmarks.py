@@ -4,7 +4,7 @@ import re
 import sys
 
 import pytest
-from test_main import MODEL, ROWS
+from program import MODEL, ROWS
 
 from benchmarks import all as everything
 from benchmarks import attribution, embeddings, preparing, results, trunks

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from processes import Ended, in_processes
-from test_main import DATA, MODEL, ROOT, assert_same, call, write_data
-from test_push import sampling_hipe
-from tiny import noise_batch, random_tree, small_hipe
+from program import DATA, MODEL, ROOT, assert_same, call, write_data
+from tiny import noise_batch, random_tree, sampling_hipe, small_hipe
 from torch import nn
 
 from evaluation.recognition import VideoPool

@@ -4,11 +4,11 @@ import pytest
 import torch
 from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import nn
+from trainers import first_batch, take, trainer, weights
 
 from datasets.video import Video
 from training.engine import (
     OPTIMIZERS,
-    LossWeights,
     Meter,
     Phase,
     Trainer,
@@ -27,22 +27,6 @@ MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", 
          "joint": {"trunk", "neck", "prototype_layer", "score"}, "last": {"score"}}
 
 
-def weights(**changes) -> LossWeights:
-    return LossWeights(**{"ce": [1.0, 0.5], "cluster": [0.8], "separation": [0.1], "background": 0.5, "coverage": 1.0,
-                          "group": 1e-3, **changes})
-
-
-def trainer(model, *, scheduler="constant", loss_weights=None, **options) -> Trainer:
-    phases = {"trunk": Phase("adamw", 0.01, 0, 0.01, scheduler=scheduler),
-              "warm": Phase("adam", 0, 0.01, scheduler=scheduler),
-              "joint": Phase("sgd", 0.01, 0.02, 1e-4, scheduler=scheduler), "last": Phase("adam", 0, 0.01)}
-    return Trainer(model, phases, loss_weights or weights(), **options)
-
-
-def first_batch(labels=(0, 3, 3, 4)) -> dict:
-    return next(iter(valid_clips([noise_batch(list(labels))], CPU)))
-
-
 @pytest.fixture
 def model():
     return small_hipe(random_tree(4, 3, 5))
@@ -54,14 +38,6 @@ def state_of(model) -> dict:
 
 def changed(model, before) -> set[str]:
     return {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-
-
-def take(run: Trainer, kind: str, iteration: int = 0, progress: float = 0.0) -> dict:
-    if kind == "last":
-        n_prototypes = len(run.model.prototype_layer.node_of)
-        activations = 3 * torch.rand(4, n_prototypes, generator=torch.Generator().manual_seed(0))
-        return run.tune(Step("last", 1, iteration), progress, activations, torch.tensor([0, 3, 3, 4]))
-    return run.step(Step(kind, 1, iteration), progress, first_batch())
 
 
 @pytest.mark.parametrize("kind", MOVES)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from test_trunks import small
 from tiny import embedded, random_tree, small_hipe
+from trunks import small
 
 import build
 from datasets.transforms import _scale_and_shift, normalise

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from test_trunks import light, small
 from torch import nn
+from trunks import light, small
 
 from attribution import METHODS
 from attribution.feature_pyramid import Grid, feature_pyramid, spread

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import shades, write_video
-from test_main import CALL, DATA, MODEL, QUICK, ROWS, TREE, call, write_data
+from program import CALL, DATA, MODEL, QUICK, ROWS, TREE, call, write_data
 
 from datasets import DATASETS, READERS
 from datasets.hdf5 import Hdf5Frames

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from media import number_of, shades, write_frames
-from test_main import CALL, DATA, MODEL, QUICK, call, explain_classes, write_data
+from program import CALL, DATA, MODEL, QUICK, call, explain_classes, write_data
 from torch.utils.data import DataLoader
 
 from datasets.hdf5 import Hdf5Frames

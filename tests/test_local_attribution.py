@@ -11,8 +11,7 @@ import torch
 import torchvision
 from media import shades, write_frames, write_video
 from PIL import Image
-from test_trunks import SMALL, light, on_meta
-from test_weights import HEADS
+from trunks import HEADS, SMALL, light, on_meta
 
 import build
 import local_attribution

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from media import write_frames
-from test_main import CALL, call, explain_ancestors, explain_classes
+from program import CALL, call, explain_ancestors, explain_classes
 from torch import Tensor
 
 import build

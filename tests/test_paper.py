@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_main import DATA, MODEL, assert_same, call, data, explain_classes  # noqa: F401
+from program import DATA, MODEL, assert_same, call, explain_classes
 from tiny import embedded, noise_batch, random_tree, small_hipe
 from torch import nn
 
@@ -193,7 +193,7 @@ CALL = "--n_threads 0 --no_cuda --no_img"
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):  # noqa: F811
+def whole(data, tmp_path_factory):
     results = tmp_path_factory.mktemp("paper")
     call("--root_path", data, "--result_path", results, DATA, MODEL, SCHEDULE, CALL, "--inference")
     return results
@@ -222,7 +222,7 @@ def test_prototypes_move_on_after_a_push(whole):
     assert not torch.equal(state["model"]["prototype_layer.prototypes"], after["model"]["prototype_layer.prototypes"])
 
 
-def test_a_run_goes_on_to_the_same_bits(whole, data, tmp_path):  # noqa: F811
+def test_a_run_goes_on_to_the_same_bits(whole, data, tmp_path):
     for cut in ("save_2.pth", "save_3.pth"):
         results = tmp_path / cut
         results.mkdir()
@@ -235,7 +235,7 @@ def test_a_run_goes_on_to_the_same_bits(whole, data, tmp_path):  # noqa: F811
         call("--resume_path", whole / "save_2.pth", "--result_path", tmp_path / "other", "--neck sigmoid", CALL)
 
 
-def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkeypatch):  # noqa: F811
+def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkeypatch):
     import main
     taken = main.Run._tune_prototypes
 
@@ -267,7 +267,7 @@ def test_what_was_trained_so_can_be_explained(whole):
     assert shown and shown[0]["source"] is not None
 
 
-def test_another_checkpoint_is_not_gone_on_with_as_paper(whole, data, tmp_path, capsys):  # noqa: F811
+def test_another_checkpoint_is_not_gone_on_with_as_paper(whole, data, tmp_path, capsys):
     call("--root_path", data, "--result_path", tmp_path, DATA, MODEL, CALL, "--trunk_epochs 1 --n_epochs 0")
     with pytest.raises(SystemExit):
         call("--paper --resume_path auto --result_path", tmp_path, CALL)

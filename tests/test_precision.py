@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from test_main import CALL, DATA, MODEL, QUICK, call, write_data
+from program import CALL, DATA, MODEL, QUICK, call, write_data
 from tiny import noise_batch, random_tree, small_hipe
 from torch import nn
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_main import CALL, QUICK, ROWS, call, data, explain_ancestors, explain_classes, train, whole  # noqa: F401
+from program import CALL, QUICK, ROWS, call, explain_ancestors, explain_classes, train
 from tiny import random_tree, small_hipe
 
 import build
@@ -77,7 +77,7 @@ def test_only_the_weights_are_tuned():
     assert changed == {"score.last_layer.weight"}
 
 
-def run_of(data, tmp_path, score):  # noqa: F811
+def run_of(data, tmp_path, score):
     """A run whose nodes have two prototypes each: nothing is merged."""
     more = "" if score == "hyperbolic" else "--no_merge"
     return train(data, tmp_path / "run", f"--score {score} {more}", schedule=QUICK)
@@ -85,7 +85,7 @@ def run_of(data, tmp_path, score):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("score", ["tree", "tree_hyperbolic", "hyperbolic"])
-def test_named_prototypes_go_for_good(data, tmp_path, score, capsys):  # noqa: F811
+def test_named_prototypes_go_for_good(data, tmp_path, score, capsys):
     """By the command line from training on: what is left is inferred with, explained with, resumed and pruned again."""
     run = run_of(data, tmp_path, score)
     bytes_before = (run / "save_1.pth").read_bytes()
@@ -120,7 +120,7 @@ def test_named_prototypes_go_for_good(data, tmp_path, score, capsys):  # noqa: F
 
 
 @pytest.fixture(scope="module")
-def unmerged(data, tmp_path_factory):  # noqa: F811
+def unmerged(data, tmp_path_factory):
     return run_of(data, tmp_path_factory.mktemp("unmerged"), "tree_hyperbolic")
 
 
@@ -171,7 +171,7 @@ def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(unmerged, pruned):
         assert set(after.prototype_layer.node_of[after.prototype_layer.level(level)].tolist()) == set(nodes)
 
 
-def test_without_tuning_only_weights_are_gone(whole, tmp_path):  # noqa: F811
+def test_without_tuning_only_weights_are_gone(whole, tmp_path):
     words = ("--nearest", 4, "--least", 3, "--retune", 0, "--out", tmp_path / "x")
     prune_it("--resume_path", whole / "save_3.pth", *words)
     old, _, _ = build.model_of(load_checkpoint(whole / "save_3.pth"), whole)
@@ -181,7 +181,7 @@ def test_without_tuning_only_weights_are_gone(whole, tmp_path):  # noqa: F811
         assert torch.equal(value, old.trunk.state_dict()[name])
 
 
-def test_what_it_cost_is_told(whole, tmp_path, capsys):  # noqa: F811
+def test_what_it_cost_is_told(whole, tmp_path, capsys):
     words = ("--nearest", 6, "--least", 0, "--retune", 0, "--out", tmp_path / "all")
     prune_it("--resume_path", whole / "save_3.pth", *words)
     out = capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_what_it_cost_is_told(whole, tmp_path, capsys):  # noqa: F811
     assert out.count("| before | without them |") == 2
 
 
-def test_groups_held_out_to_calibrate_on_stay_held_out(whole, tmp_path, monkeypatch):  # noqa: F811
+def test_groups_held_out_to_calibrate_on_stay_held_out(whole, tmp_path, monkeypatch):
     checkpoint = load_checkpoint(whole / "save_3.pth")
     seen, even_clips = [], build.even_clips
     monkeypatch.setattr(build, "even_clips", lambda args, videos, *rest: seen.append({video.name for video in videos})
@@ -227,7 +227,7 @@ def test_a_pruned_model_predicts_explains_and_goes_on(pruned, tmp_path):
     (("--forbid", 1000), "1000"), (("--keep", -1), "-1"), (("--keep", 0), "Jump"), (("--forbid", "x"), "--forbid"),
     (("--forbid", *range(9)), "Run"), (("--out", "save_3.pth"), "--out"), ((), "--resume_path"),
     (("--resume_path", "trunk.pth"), "trunk.pth")])
-def test_bad_input_is_one_sentence(whole, capsys, words, said, monkeypatch):  # noqa: F811
+def test_bad_input_is_one_sentence(whole, capsys, words, said, monkeypatch):
     monkeypatch.chdir(whole)
     words = list(words) if "--resume_path" in words or not words else ["--resume_path", whole / "save_3.pth", *words]
     with pytest.raises(SystemExit) as caught:

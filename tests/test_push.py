@@ -6,33 +6,16 @@ import math
 
 import pytest
 import torch
-from tiny import embedded, noise_batch, random_tree, small_hipe
+from tiny import noise_batch, random_tree, sampling_hipe, small_hipe
 from torch import nn
 
 from hierarchy.tree import Hierarchy
-from models.hipe import HIPE
 from training.features import KeptFeatures, keep_features, valid_clips
 from training.push import PushRecord, push
 from training.starts import start_prototypes
 
 CPU = torch.device("cpu")
 LABELS = [0, 3, 5, 3, 0, 2, 5, 5]  # of 7 classes: 1, 4 and 6 have no clip
-
-
-class Sampling(nn.Module):
-    """Takes every fourth pixel of every second frame, so that equal clips have features that are equal to the bit."""
-
-    out_channels, stride = 3, (2, 4, 4)
-
-    def forward(self, clips):
-        return clips[:, :, ::2, ::4, ::4]
-
-
-def sampling_hipe(tree: Hierarchy, per_node: int = 2) -> HIPE:
-    torch.manual_seed(0)
-    model = HIPE(Sampling(), tree, embedded(tree), channels=3, per_node=per_node)
-    model.neck = nn.Identity()
-    return model
 
 
 def batches(sizes=(3, 3, 2), labels=LABELS):

@@ -3,13 +3,13 @@
 import json
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
+from pages import Page
 from PIL import Image, ImageSequence
 from tiny import MemoryReader, Record, Spot, tiny_hipe
 
@@ -25,40 +25,6 @@ from explain.summary import write_report
 SPOT = Spot((13, 16), (30, 56), (70, 100))  # in 20 frames of 96 x 160, in the second window
 N_FRAMES, SIZE = 20, 48
 ODD_NAMES = ["v_Run_g01_c01", "../../escape", "clap & cheer! (1) #2 äß", "<b>bold</b>.avi"]
-
-
-class Page(HTMLParser):
-    """What a browser would make of a page, as far as it is asked here."""
-
-    VOID = {"meta", "img", "source", "br", "input"}
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.text, self.tags, self.links, self.images, self._open = "", [], [], [], []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        assert not self._open, f"never closed: {self._open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        attrs = dict(attrs)
-        if tag == "a":
-            self.links.append(attrs["href"])
-        if tag == "img":
-            assert attrs["alt"].strip(), "an image without words"
-            self.images.append(attrs["src"])
-        if tag not in self.VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        if not {"style", "script"} & set(self._open):
-            self.text += data
-
-    def words(self) -> str:
-        return re.sub(r"\s+", " ", self.text)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_main import DATA, MODEL, call, data, whole  # noqa: F401
+from program import DATA, MODEL, call
 from tiny import random_tree
 
 from benchmarks import results
@@ -81,7 +81,7 @@ def test_tables_replace_those_of_an_earlier_call(tmp_path):
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_recognition_of_a_checkpoint(whole, pooled):  # noqa: F811
+def test_recognition_of_a_checkpoint(whole, pooled):
     path = whole / ("trunk.pth" if pooled else "save_3.pth")
     found = results.recognition(path, pooled=pooled)
     assert {"accuracy, class", "accuracy, grandparent", "severity of mistakes", "calibration error, class",
@@ -104,7 +104,7 @@ def test_firing_of_known_prototypes():
 
 
 @pytest.mark.slow
-def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, monkeypatch, capsys):
     calls = []
 
     def run(script, *words):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine import take, trainer
-from test_main import CALL, DATA, MODEL, call, write_data
+from program import CALL, DATA, MODEL, call, write_data
 from tiny import random_tree, small_hipe
+from trainers import take, trainer
 
 import build
 from benchmarks import embeddings, scores

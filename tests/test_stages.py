@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_trunks import clips, damp, on_meta, small
 from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import Tensor, nn
+from trunks import clips, damp, on_meta, small
 
 from models import HIPE, TRUNKS
 from models.scores import TreeScore

@@ -8,8 +8,8 @@ import sys
 from urllib.parse import unquote
 
 import pytest
+from pages import Page
 from reported import EVIL, MODEL, TREE, explanation, results_folder
-from test_report import Page
 
 from explain import report
 from explain.summary import Plot, write_report

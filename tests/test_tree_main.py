@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import in_processes
-from test_main import DATA, ROWS, TREE, assert_same, call, cut, refused, write_data
+from program import DATA, ROWS, TREE, assert_same, call, cut, refused, write_data
 
 import build
 from training.checkpoint import load_checkpoint

@@ -8,6 +8,23 @@ import torch.nn.functional as F
 import torchvision
 from tiny import embedded, noise_batch
 from torch import Tensor, nn
+from trunks import (
+    ALL_DEPTHS,
+    CPU,
+    HARA,
+    HEAVY,
+    PUBLISHED,
+    ROUNDS_DOWN,
+    SMALL,
+    assert_close,
+    clips,
+    damp,
+    grid,
+    light,
+    on_meta,
+    shuffle,
+    small,
+)
 
 from explain.match import match
 from hierarchy.tree import Hierarchy
@@ -17,71 +34,6 @@ from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.push import push
 from training.schedule import Step
-
-CPU = torch.device("cpu")
-NARROW = {"depth": 10, "widen_factor": 0.125}
-SMALL = {"resnet": NARROW, "preresnet": NARROW, "resnet2p1d": NARROW,
-         "wideresnet": {"depth": 50, "widen_factor": 0.125},
-         "resnext": {"depth": 50, "widen_factor": 0.25, "cardinality": 4},
-         "densenet": {"depth": 121, "widen_factor": 0.125}}
-ALL_DEPTHS = [pytest.param(name, depth, marks=[pytest.mark.slow] * (i > 0)) for name, trunk in TRUNKS.items()
-              for i, depth in enumerate(trunk.depths or (None,))]
-# large ones, of which a smaller relative is always tested: mc3_18, i3d, tsm_mobilenetv2
-HEAVY = {"r3d_18", "r2plus1d_18", "i3d_resnet50", "tsm_resnet50"}
-ROUNDS_DOWN = {"densenet", "s3d"}  # they pool without padding
-PUBLISHED = {"temporal_strides": (1, 2, 2, 2, 2), "spatial_strides": (2, 2, 2, 2, 2)}
-HARA = {name: TRUNKS[name] for name in ("resnet", "preresnet", "wideresnet", "resnext", "resnet2p1d")}
-
-
-def light(names) -> list:
-    """The names, the heavy ones among them as slow tests."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in names]
-
-
-def shuffle(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Weights and statistics that are nobody's default, in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            for values, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5),
-                                      (module.weight.data, 0.5, 1.5), (module.bias.data, -0.3, 0.3)):
-                values.uniform_(low, high, generator=generator)
-    return network.eval()
-
-
-def small(name: str, **options) -> nn.Module:
-    torch.manual_seed(0)
-    return shuffle(TRUNKS[name](**{**SMALL.get(name, {}), **options}))
-
-
-@torch.no_grad()
-def damp(trunk: nn.Module) -> nn.Module:
-    """Make blocks add little to what they are given, as training does: through fifty it would grow past all bounds."""
-    for module in trunk.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.weight *= 0.3
-    return trunk
-
-
-def on_meta(name: str, depth: int | None = None, **options) -> nn.Module:
-    """Shapes only, nothing is computed."""
-    with torch.device("meta"):
-        return TRUNKS[name](**({} if depth is None else {"depth": depth}), **options)
-
-
-def clips(batch: int = 1, size: tuple[int, int, int] = (8, 32, 32)) -> Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-def grid(name: str, trunk: nn.Module, size: tuple[int, int, int]) -> tuple[int, ...]:
-    rounded = math.floor if name in ROUNDS_DOWN else math.ceil
-    return tuple(rounded(length / stride) for length, stride in zip(size, trunk.stride, strict=True))
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    assert ours.shape == theirs.shape and theirs.abs().max() > 0
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
-
 
 # --- the contract
 

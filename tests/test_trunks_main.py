@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from test_main import CALL, DATA, QUICK, call, explain_ancestors, explain_classes, write_data
-from test_weights import save
+from program import CALL, DATA, QUICK, call, explain_ancestors, explain_classes, write_data
+from trunks import save
 
 import local_attribution
 from datasets.transforms import normalise

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_trunks import SMALL, light, on_meta, small
+from trunks import HEADS, SMALL, light, on_meta, save, small
 
 from datasets.transforms import NORMALISATIONS as NORMALISATIONS_OF_CLIPS
 from models import TRUNKS
@@ -29,11 +29,6 @@ def trunk(seed: int = 0, **options) -> ResNet3D:
 def state():
     """A published state: another trunk's weights, and the head that comes with them."""
     return trunk(1).state_dict() | {"fc.weight": torch.zeros(400, 64), "fc.bias": torch.zeros(400)}
-
-
-def save(tmp_path, content):
-    torch.save(content, tmp_path / "kinetics.pth")
-    return tmp_path / "kinetics.pth"
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -164,8 +159,6 @@ LAYOUTS = {"resnet": "Hara's ResNets", "preresnet": "Hara's ResNets", "wideresne
 NORMALISATIONS = {"i3d": "i3d", "mfnet": "mfnet", "mvit_v2_s": "mvit",
                   **dict.fromkeys(("swin3d_t", "tsm_resnet50", "tsm_mobilenetv2"), "imagenet"),
                   **dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18", "s3d"), "torchvision")}
-HEADS = {"i3d": "logits.conv3d", "tsm_resnet50": "new_fc", "tsm_mobilenetv2": "new_fc", "densenet": "classifier",
-         "mfnet": "classifier", "s3d": "classifier.1", "mvit_v2_s": "head.1", "swin3d_t": "head"}
 
 
 def first_dense_names(key: str) -> str:

@@ -1,0 +1,82 @@
+"""Small trunks for tests, and the names of all."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models import TRUNKS
+
+CPU = torch.device("cpu")
+NARROW = {"depth": 10, "widen_factor": 0.125}
+SMALL = {"resnet": NARROW, "preresnet": NARROW, "resnet2p1d": NARROW,
+         "wideresnet": {"depth": 50, "widen_factor": 0.125},
+         "resnext": {"depth": 50, "widen_factor": 0.25, "cardinality": 4},
+         "densenet": {"depth": 121, "widen_factor": 0.125}}
+ALL_DEPTHS = [pytest.param(name, depth, marks=[pytest.mark.slow] * (i > 0)) for name, trunk in TRUNKS.items()
+              for i, depth in enumerate(trunk.depths or (None,))]
+# large ones, of which a smaller relative is always tested: mc3_18, i3d, tsm_mobilenetv2
+HEAVY = {"r3d_18", "r2plus1d_18", "i3d_resnet50", "tsm_resnet50"}
+ROUNDS_DOWN = {"densenet", "s3d"}  # they pool without padding
+PUBLISHED = {"temporal_strides": (1, 2, 2, 2, 2), "spatial_strides": (2, 2, 2, 2, 2)}
+HARA = {name: TRUNKS[name] for name in ("resnet", "preresnet", "wideresnet", "resnext", "resnet2p1d")}
+
+
+def light(names) -> list:
+    """The names, the heavy ones among them as slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in names]
+
+
+def shuffle(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights and statistics that are nobody's default, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            for values, low, high in ((module.running_mean, -0.2, 0.2), (module.running_var, 0.5, 1.5),
+                                      (module.weight.data, 0.5, 1.5), (module.bias.data, -0.3, 0.3)):
+                values.uniform_(low, high, generator=generator)
+    return network.eval()
+
+
+def small(name: str, **options) -> nn.Module:
+    torch.manual_seed(0)
+    return shuffle(TRUNKS[name](**{**SMALL.get(name, {}), **options}))
+
+
+@torch.no_grad()
+def damp(trunk: nn.Module) -> nn.Module:
+    """Make blocks add little to what they are given, as training does: through fifty it would grow past all bounds."""
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.weight *= 0.3
+    return trunk
+
+
+def on_meta(name: str, depth: int | None = None, **options) -> nn.Module:
+    """Shapes only, nothing is computed."""
+    with torch.device("meta"):
+        return TRUNKS[name](**({} if depth is None else {"depth": depth}), **options)
+
+
+def clips(batch: int = 1, size: tuple[int, int, int] = (8, 32, 32)) -> Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def grid(name: str, trunk: nn.Module, size: tuple[int, int, int]) -> tuple[int, ...]:
+    rounded = math.floor if name in ROUNDS_DOWN else math.ceil
+    return tuple(rounded(length / stride) for length, stride in zip(size, trunk.stride, strict=True))
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape and theirs.abs().max() > 0
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-5
+
+
+def save(tmp_path, content):
+    torch.save(content, tmp_path / "kinetics.pth")
+    return tmp_path / "kinetics.pth"
+
+
+HEADS = {"i3d": "logits.conv3d", "tsm_resnet50": "new_fc", "tsm_mobilenetv2": "new_fc", "densenet": "classifier",
+         "mfnet": "classifier", "s3d": "classifier.1", "mvit_v2_s": "head.1", "swin3d_t": "head"}
