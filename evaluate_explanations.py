@@ -24,14 +24,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-import build
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import RECIPES, extremal_masks
 from datasets import READERS
+from datasets.annotation import subset_of
 from datasets.groups import hold_out
 from datasets.transforms import normalise
-from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, whole_videos
 from evaluation.decisions import decision_measures
 from evaluation.faithfulness import (
@@ -59,7 +58,10 @@ from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import PrototypeLayer
-from options import device_flags, parse_given
+from options.flags import device_flags, parse_given
+from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
+from run.model import choose_device, model_of
+from run.paths import under_root
 from training.checkpoint import load_checkpoint, write_whole
 from training.features import KeptFeatures, Shelf, valid_clips
 from training.push import PushRecord
@@ -184,7 +186,7 @@ class Judge:
 
     def __init__(self, settings: Settings, clips: VideoClips, truth: Truth, device: torch.device) -> None:
         self.settings, self.clips, self.truth, self.device = settings, clips, truth, device
-        model, self.tree, self.record = build.model_of(load_checkpoint(settings.checkpoint), settings.checkpoint)
+        model, self.tree, self.record = model_of(load_checkpoint(settings.checkpoint), settings.checkpoint)
         self.model: HIPE = model.to(device).eval().requires_grad_(False)
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
 
@@ -490,7 +492,7 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord, training: V
     device, layer = model.device, model.prototype_layer
 
     def of_neck(clips: VideoClips) -> KeptFeatures:
-        loader = build.make_loader(clips, n_threads=n_threads, device=device, batch_size=batch_size)
+        loader = make_loader(clips, n_threads=n_threads, device=device, batch_size=batch_size)
         shelf = Shelf(len(clips), 2 << 30, None)
         with torch.no_grad():
             for batch in valid_clips(loader, device, "prototypes" if progress else None):
@@ -559,7 +561,7 @@ def _steady(patches: Patches, test: VideoClips, tubes: dict[str, list[Tube]], tr
     model, device = patches.model, patches.model.device
     size, stride = (test.sampler.duration, test.transform.size, test.transform.size), tuple(model.trunk.stride)
     tolerance = nearness(size)
-    loader = build.make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"),
+    loader = make_loader(DisturbedClips(test, seed), n_threads=n_threads, device=torch.device("cpu"),
                                batch_size=batch_size)
     stayed = {name: {what: [[] for _ in layer.node_of] for what in DISTURBANCES}
               for name, layer in patches.layers.items()}
@@ -673,8 +675,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     if wrong or head not in HEADS:
         raise ValueError(f"{wrong[0] if wrong else head}: choose one of {', '.join(METHODS if wrong else HEADS)}")
     content = load_checkpoint(path)
-    where = build.choose_device(device, no_cuda)
-    model, tree, record = build.model_of(content, path)
+    where = choose_device(device, no_cuda)
+    model, tree, record = model_of(content, path)
     if head == "prototypes" and record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so there are no prototypes to judge; give a later checkpoint, "
                          "or --head softmax")
@@ -689,8 +691,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
                               subset=subset, n_videos=n_videos, inference_stride=inference_stride)
     stored = stored_flags(content, call, {name for name, value in given.items() if value is not None})
     stored.memory_gb = 0.0
-    known = hold_out(build.read_videos(stored, tree), content.get("held_out", ()))
-    chosen, reader = choose(call, whole_videos(known)), build.make_reader(stored)
+    known = hold_out(read_videos(stored, tree), content.get("held_out", ()))
+    chosen, reader = choose(call, whole_videos(known)), make_reader(stored)
     given_truth, truth = truth, _truth_file(truth, Path(stored.annotation_path))
     if truth is None:
         print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
@@ -703,7 +705,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         print(f"{told}, so pointing and energy are not measured", file=sys.stderr)
     settings = Settings(str(path), _digest(content), head, steps, iterations, stored.inference_stride, seed,
                         hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none",
-                        build.window_power(stored))
+                        window_power(stored))
     folder = Path(out) if out else path.parent / ("explanations" if head == "prototypes" else "explanations_softmax")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -714,7 +716,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     wanted = [(name, level) for level in levels for name in always]
     wanted += [(name, level) for level in dict.fromkeys(method_levels) for name in dict.fromkeys(methods)
                if name not in BASELINES]
-    clips = build.window_clips(stored, chosen, reader, stored.inference_stride)
+    clips = window_clips(stored, chosen, reader, stored.inference_stride)
     rows = Rows(folder / "rows.jsonl", settings, overwrite)
     rows.measure(clips, Truth(of_chosen.tubes, of_all.ways), where, wanted, n_threads=n_threads, batch_size=batch_size,
                  progress=progress)
@@ -728,8 +730,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     if prototypes and head == "prototypes":
         found += _prototypes(folder, settings, subset, overwrite, lambda: prototype_rows(
             model.to(where).eval().requires_grad_(False), tree, record,
-            build.even_clips(stored, [video for video in known if video.subset == "training"], reader, stored.push_clips),
-            build.even_clips(stored, [video for video in known if video.subset == subset_of(subset or "val")] or chosen,
+            even_clips(stored, [video for video in known if video.subset == "training"], reader, stored.push_clips),
+            even_clips(stored, [video for video in known if video.subset == subset_of(subset or "val")] or chosen,
                              reader, 1),
             of_all, batch_size=16, n_threads=n_threads, seed=seed, progress=progress))
     frame = summarise(found, seed=seed)
@@ -876,7 +878,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         ("manual_seed", 0), ("inference_stride", 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
-    path, out, truth = (None if place is None else build.under_root(argparse.Namespace(root_path=args.root_path or "."), place)
+    path, out, truth = (None if place is None else under_root(argparse.Namespace(root_path=args.root_path or "."), place)
                         for place in (args.resume_path, args.out, args.truth))
     kwargs = {name: value for name, value in vars(args).items()
               if name not in ("resume_path", "no_prototypes", "manual_seed", "out", "truth")}

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-import build
 from datasets import READERS
+from datasets.annotation import subset_of
 from datasets.reading import CachedReader, VideoFile
-from datasets.ucf101 import subset_of
 from datasets.video import Video, whole_videos
 from explain import explain_videos, write_report
 from hierarchy.tree import Hierarchy
 from models.geometry import smoothed
-from options import device_flags, parse_given
+from options.flags import device_flags, parse_given
+from run.data import make_reader, read_videos, window_clips, window_power
+from run.model import choose_device, model_of
+from run.paths import DATA_PATHS, moved, under_root
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
 
@@ -55,12 +58,12 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
 
 def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
-    stored = build.stored_args(checkpoint)
-    for name in build.DATA_PATHS:
+    stored = stored_args(checkpoint)
+    for name in DATA_PATHS:
         if name in given:
-            setattr(stored, name, str(build.under_root(args, getattr(args, name))))
+            setattr(stored, name, str(under_root(args, getattr(args, name))))
         elif "root_path" in given:
-            setattr(stored, name, build.moved(getattr(stored, name), stored.root_path, args.root_path))
+            setattr(stored, name, moved(getattr(stored, name), stored.root_path, args.root_path))
     stored.inference_stride = args.inference_stride or stored.inference_stride
     stored.file_type = args.file_type or stored.file_type
     stored.strict, stored.memory_gb = False, MEMORY_GB
@@ -146,21 +149,21 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
     """
     args, given = parse(prog, description, argv)
     heat = heat_method(args.heat)
-    path = build.under_root(args, args.resume_path)
+    path = under_root(args, args.resume_path)
     checkpoint = load_checkpoint(path)
-    device = build.choose_device(args.device, args.no_cuda)
-    model, hierarchy, record = build.model_of(checkpoint, path)
+    device = choose_device(args.device, args.no_cuda)
+    model, hierarchy, record = model_of(checkpoint, path)
     if record is None:
         print(f"{path}: nothing was pushed yet, so no prototype has a training video to show", file=sys.stderr)
     stored = stored_flags(checkpoint, args, given)
     try:
-        known = build.read_videos(stored, hierarchy)
+        known = read_videos(stored, hierarchy)
     except (ValueError, FileNotFoundError) as error:
         if args.video is None:
             raise
         print(f"training videos are not shown: {error}", file=sys.stderr)
         known = []
-    source_reader = build.make_reader(stored)
+    source_reader = make_reader(stored)
     if args.mistakes:
         args.videos = worst_mistakes(path.parent / "metrics.json", args.mistakes)
     if args.video is None:
@@ -172,12 +175,12 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
     out = Path(args.out).expanduser().resolve() if args.out else path.parent / prog.removesuffix(".py")
     other = next(name for name in FOLDERS if name != prog.removesuffix(".py"))
     explanations = explain_videos(
-        model.to(device).eval(), build.window_clips(stored, chosen, reader, stored.inference_stride), hierarchy=hierarchy,
+        model.to(device).eval(), window_clips(stored, chosen, reader, stored.inference_stride), hierarchy=hierarchy,
         record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
         heat=heat,
         pictures=not args.no_img, batch_size=args.inference_batch_size, n_jobs=args.n_threads,
-        power=build.window_power(stored), checkpoint=args.resume_path)
+        power=window_power(stored), checkpoint=args.resume_path)
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
     if out.parent == path.parent:  # where the report looks for them
         print(f"report: {write_report(path.parent)}")

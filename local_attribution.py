@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import build
 from attribution import METHODS, VOXELWISE
 from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_pyramid
 from attribution.gradients import POLARITIES, STEPS
@@ -28,13 +27,18 @@ from datasets.video import Video, VideoClips, whole_videos
 from evaluation.recognition import pool_windows
 from explain import attributed, render
 from explain.names import file_name
+from explain.pages import percent
 from explain.pictures import read_region
-from explain.report import percent
 from hierarchy.tree import Hierarchy
 from local_analysis import MEMORY_GB, choose, spread, stored_flags
 from models.geometry import upsample
 from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
-from options import device_flags, model_flags, parse_given, parse_main, resolve
+from options.flags import device_flags, model_flags, parse_given, parse_main
+from options.resolve import resolve
+from run.data import make_reader, normalisation_of, read_videos, window_power
+from run.model import build_trunk, channels_last, check_size, choose_device, model_of
+from run.paths import HERE, under_root
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint
 from util_scripts.errors import user_errors
 
@@ -222,13 +226,13 @@ def class_names(args: argparse.Namespace) -> list[str]:
     """
     if not args.classes:
         if args.pretrain_dataset.lower() == "ucf101":
-            tree = Hierarchy.from_csv(build.HERE / "UCF-101_hierarchy.csv")
+            tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
             return list(tree.names[:tree.n_leaves])
         if args.pretrain_dataset.lower().startswith("kinetics"):
             raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped; give them as --classes "
                              "classes.json, which for Kinetics-400 a line of README.md writes from torchvision")
         raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset ucf101")
-    path = build.under_root(args, args.classes)
+    path = under_root(args, args.classes)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -286,9 +290,9 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
             setattr(full, name, getattr(args, name))
     resolve(full)
     hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
-    trunk = build.build_trunk(full)
+    trunk = build_trunk(full)
     named = is_named(args.pretrain_path)
-    path = args.pretrain_path if named else build.under_root(args, args.pretrain_path)
+    path = args.pretrain_path if named else under_root(args, args.pretrain_path)
     loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes)
     state = rename(unwrap(fetch_named(trunk, path) if named else read_state(path))[0], trunk.state_dict())
     weights = [key for key in loaded.dropped if key.endswith("weight") and state[key].dim() > 1
@@ -300,7 +304,7 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
         raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names {hierarchy.n_leaves}; mend one of them")
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()})
-    whole = build.channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(args.where).eval()
+    whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(args.where).eval()
     whole.requires_grad_(False)
     name = f"{full.model}-{full.model_depth}" if trunk.depths else full.model
     pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk(clips).mean((2, 3, 4)))
@@ -314,14 +318,14 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subject:
     """The model of a HIPE checkpoint; of the trunk epochs the softmax head, for the prototypes know nothing yet."""
-    model, hierarchy, _ = build.model_of(checkpoint, path)
+    model, hierarchy, _ = model_of(checkpoint, path)
     model = model.to(args.where).eval().requires_grad_(False)
     if args.level is not None and not 0 <= args.level < hierarchy.n_levels:
         raise ValueError(f"--level {args.level} is not in the class tree of {path}; it has the levels 0 to {hierarchy.n_levels - 1}")
     n = len(model.prototype_layer.node_of)
     if args.prototype is not None and not 0 <= args.prototype < n:
         raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
-    normalisation = build.normalisation_of(build.stored_args(checkpoint))
+    normalisation = normalisation_of(stored_args(checkpoint))
     if checkpoint["done"] and checkpoint["done"][0] == "trunk":
         if args.prototype is not None:
             raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later checkpoint, or leave out --prototype")
@@ -587,14 +591,14 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
     if args.videos_dir or args.video:
         reader = CachedReader(AnyVideo(), int(MEMORY_GB * 1e9))
         if args.videos_dir:
-            return spread(videos_in(build.under_root(args, args.videos_dir), hierarchy), args.n_videos if "n_videos" in given else 0), reader
+            return spread(videos_in(under_root(args, args.videos_dir), hierarchy), args.n_videos if "n_videos" in given else 0), reader
         file = args.video.expanduser().resolve()
         if file.is_dir():
             frame_files(file)
         n_frames = reader.info(file).n_frames
         return [Video(file.name if file.is_dir() else file.stem, file, -1, "testing", n_frames, (0, n_frames))], reader
     stored = stored_flags(checkpoint, args, given)
-    return choose(args, whole_videos(build.read_videos(stored, hierarchy))), build.make_reader(stored)
+    return choose(args, whole_videos(read_videos(stored, hierarchy))), make_reader(stored)
 
 
 def tell_of_short(clips: VideoClips, files: AnyVideo | None) -> None:
@@ -611,23 +615,23 @@ def tell_of_short(clips: VideoClips, files: AnyVideo | None) -> None:
 
 def explain(args: argparse.Namespace, given: set[str]) -> None:
     """Explain all videos by all methods; what was done of that until Ctrl-C is kept, and laid out on the page."""
-    args.where = build.choose_device(args.device, args.no_cuda)
+    args.where = choose_device(args.device, args.no_cuda)
     checkpoint = None
     if args.resume_path:
-        path = build.under_root(args, args.resume_path)
+        path = under_root(args, args.resume_path)
         checkpoint = load_checkpoint(path)
         subject = hipe_subject(args, checkpoint, path)
     else:
         subject = trunk_subject(args)
-    stored = parse_main([])[0] if checkpoint is None else build.stored_args(checkpoint)
+    stored = parse_main([])[0] if checkpoint is None else stored_args(checkpoint)
     size, duration, stride = (getattr(args, name) or getattr(stored, name) for name in ("sample_size", "sample_duration", "sample_t_stride"))
-    build.check_size(subject.trunk, (duration, size, size))
+    check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
                        transform=EvalTransform(size), reader=reader)
     tell_of_short(clips, reader.reader if isinstance(reader, CachedReader) and isinstance(reader.reader, AnyVideo) else None)
     shown = []
-    for index, item, log_probs, leaf in find_windows(subject, clips, args, build.window_power(stored)):
+    for index, item, log_probs, leaf in find_windows(subject, clips, args, window_power(stored)):
         target = choose_target(args, subject, videos[index], leaf)
         clip = normalise(item["clip"].to(args.where), subject.normalisation)
         shown.append(Shown(videos[index], clip, item["frames"], item["crop"], log_probs, *target))

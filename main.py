@@ -17,17 +17,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-import build
+from datasets.annotation import subset_of
 from datasets.groups import CALIBRATION, held_out_groups, hold_out
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import EpochBatches, n_batches
-from datasets.ucf101 import subset_of
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
 from evaluation.recognition import Believed, VideoPool, recognition_metrics
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
-from options import parse_main
+from options.flags import parse_main
+from run.data import even_clips, make_loader, make_reader, read_videos, training_clips, window_clips, window_power
+from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
+from run.resume import check_tree, resume
 from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, sweep, write_whole
 from training.distributed import World, joined, synchronise_batchnorm
 from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
@@ -49,10 +51,10 @@ class Run:
 
     def __init__(self, args: argparse.Namespace, given: set[str], world: World) -> None:
         self.args, self.world = args, world
-        self.device = world.device(build.choose_device(args.device, args.no_cuda), args.device)
-        self.checkpoint, self.resumed_from = build.resume(args, given)
-        self.hierarchy = build.check_tree(args, given, self.checkpoint, self.resumed_from)
-        self.videos = build.read_videos(args, self.hierarchy)
+        self.device = world.device(choose_device(args.device, args.no_cuda), args.device)
+        self.checkpoint, self.resumed_from = resume(args, given)
+        self.hierarchy = check_tree(args, given, self.checkpoint, self.resumed_from)
+        self.videos = read_videos(args, self.hierarchy)
         self.held_out = self._held_out()  # groups of training videos
         self.videos = hold_out(self.videos, self.held_out)
         self.results: Path = args.result_path
@@ -87,22 +89,22 @@ class Run:
         if self.checkpoint is not None:
             self._restore()
         self._write_json("opts.json", self._plain_args(), indent=1)
-        self.source = build.make_reader(args)
+        self.source = make_reader(args)
         self.preloaded: set[str] = set()
 
     def _model(self) -> HIPE:
         args = self.args
         if self.checkpoint is not None:
-            model, _, self.record = build.model_of(self.checkpoint, self.resumed_from)
+            model, _, self.record = model_of(self.checkpoint, self.resumed_from)
             self.embedding, self.ways = self.checkpoint["embedding"], self.checkpoint.get("ways")
             return model
         if args.no_train:
             raise ValueError("--no_train needs a trained model; give one with --resume_path")
-        points, c = build.fresh_embedding(args, self.hierarchy, self.results / "embeddings.pth")
+        points, c = fresh_embedding(args, self.hierarchy, self.results / "embeddings.pth")
         args.c, self.embedding = c, {"points": points, "c": c}
-        model = build.build_model(args, self.hierarchy, points, c)
-        build.check_size(model.trunk, (args.sample_duration, args.sample_size, args.sample_size))
-        args.head_given = bool(args.pretrain_path) and build.load_trunk(args, model, self.hierarchy)
+        model = build_model(args, self.hierarchy, points, c)
+        check_size(model.trunk, (args.sample_duration, args.sample_size, args.sample_size))
+        args.head_given = bool(args.pretrain_path) and load_trunk(args, model, self.hierarchy)
         return model
 
     def _held_out(self) -> list[str]:
@@ -214,7 +216,7 @@ class Run:
             self.ways = None
         if self.ways is not None:
             self.trainer.count_ways(self.ways, torch.from_numpy(training.labels))
-        clips = build.training_clips(args, training, self.reader("train"))
+        clips = training_clips(args, training, self.reader("train"))
         tell_looped(clips)
         if min(len(clips), args.batch_size) < self.world.size:
             raise ValueError(f"{self.world.size} processes cannot share batches of {min(len(clips), args.batch_size)} "
@@ -240,9 +242,9 @@ class Run:
         log = Log(self.results, self.done, tensorboard=args.tensorboard, silent=not self.world.is_main)
         totals, behind = steps.counts(), steps[:len(steps) - len(todo)].counts()
         batches = self._batches(clips, steps, todo)
-        still = build.even_clips(args, training, self.reader("train"), args.push_clips)
+        still = even_clips(args, training, self.reader("train"), args.push_clips)
         # not mirrored: a push record knows no mirrored clips
-        augmented = build.training_clips(args, training, self.reader("train"), flip=False)
+        augmented = training_clips(args, training, self.reader("train"), flip=False)
         passes = self._push_passes(training, still, augmented, steps)
         kept: KeptFeatures | None = None
         tuning: torch.Tensor | None = None  # the kept features' activations against the pushed prototypes
@@ -309,7 +311,7 @@ class Run:
         """
         self.last_push = max((step.epoch for step in steps.only("push")), default=0)
         few = min(self.args.middle_push_clips, self.args.push_clips)
-        middle = still if few == self.args.push_clips else build.even_clips(self.args, training, self.reader("train"),
+        middle = still if few == self.args.push_clips else even_clips(self.args, training, self.reader("train"),
                                                                             few)
         released = self.args.push_on != "still"
 
@@ -326,7 +328,7 @@ class Run:
                 persistent: bool = False) -> DataLoader:
         """Batches of this process's share of clips in their own order, or in another."""
         how = {"batch_sampler": order} if order is not None else self._share(clips, self.args.batch_size)
-        return build.make_loader(clips, n_threads=self.args.n_threads, device=self.device, persistent=persistent,
+        return make_loader(clips, n_threads=self.args.n_threads, device=self.device, persistent=persistent,
                                  **how)
 
     def _share(self, clips: VideoClips, batch_size: int) -> dict:
@@ -439,7 +441,7 @@ class Run:
     def _place(self, clips: VideoClips) -> int:
         """Give prototypes, and the videos their ways, a start; how many prototypes were placed."""
         args = self.args
-        loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device, batch_size=args.batch_size)
+        loader = make_loader(clips, n_threads=args.n_threads, device=self.device, batch_size=args.batch_size)
         how = {"device": self.device, "sure": args.sure, "mapped": self.mapped, "precision": self.precision,
                "progress": True}
         if args.starts == "sampled":
@@ -528,7 +530,7 @@ class Run:
     def _validation(self) -> tuple[VideoTable, DataLoader]:
         """The validation videos, and a loader of their clips whose processes wait for the next validation."""
         videos = self.subset("val")
-        clips = build.even_clips(self.args, videos, self.reader("val"), self.args.n_val_samples)
+        clips = even_clips(self.args, videos, self.reader("val"), self.args.n_val_samples)
         return videos, self._loader(clips, persistent=True)
 
     def validate(self, *, pooled: bool = False) -> dict[str, float] | None:
@@ -538,7 +540,7 @@ class Run:
             return None
         scores = evaluate(self.model, loader, torch.from_numpy(videos.labels), device=self.device, pooled=pooled,
                           description="val", world=self.world, precision=self.precision,
-                          power=build.window_power(self.args))
+                          power=window_power(self.args))
         self.trainer.kind = None  # evaluation left the model in eval mode
         unread = len(videos) - scores["videos"]
         return scores | ({"unread": unread} if unread else {})
@@ -591,11 +593,11 @@ class Run:
     def _predict(self, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoPool]:
         """All windows of some videos, and what these come to."""
         args = self.args
-        clips = build.window_clips(args, videos, reader, args.inference_stride)
-        loader = build.make_loader(clips, n_threads=args.n_threads, device=self.device,
+        clips = window_clips(args, videos, reader, args.inference_stride)
+        loader = make_loader(clips, n_threads=args.n_threads, device=self.device,
                                    **self._share(clips, args.inference_batch_size or args.batch_size))
         return clips, predict(self.model, loader, len(videos), device=self.device, description=what, world=self.world,
-                              precision=self.precision, power=build.window_power(args))
+                              precision=self.precision, power=window_power(args))
 
     def _believed(self) -> Believed:
         """Temperature and threshold of back-off: fitted on the groups that --calibrate held out of training."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-import build
 from benchmarks import inference, memory, push, schedule, step
+from run.paths import HERE
 from util_scripts.errors import CommandLine, user_errors
 
 BENCHMARKS = {"step": step, "push": push, "inference": inference, "schedule": schedule, "memory": memory}
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
                          allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--only", nargs="+", choices=sorted(BENCHMARKS), default=list(BENCHMARKS),
                         help="these benchmarks (default: all)")
-    parser.add_argument("--results", type=Path, default=build.HERE / "docs" / "RESULTS.md",
+    parser.add_argument("--results", type=Path, default=HERE / "docs" / "RESULTS.md",
                         help="file to add the row to (default: docs/RESULTS.md)")
     own, others = parser.parse_known_args(argv)
     if not own.results.parent.is_dir() or own.results.is_dir():

@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import build
 from benchmarks.step import loss_weights
 from datasets.sampling import n_batches
 from datasets.video import Video, VideoClips
@@ -32,7 +31,10 @@ from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from models.stages import stage_maps
-from options import parse_main
+from options.flags import parse_main
+from run.data import even_clips, make_loader, make_reader, read_videos, training_clips, window_clips, window_power
+from run.model import model_of
+from run.resume import resume
 from training.engine import Phase, Trainer
 from training.features import KeptFeatures, Views, valid_clips
 from training.merging import merge_prototypes, spread_of
@@ -90,7 +92,7 @@ def features_of(trunk: nn.Module, clips: VideoClips, name: str, *, stages: bool 
     """
     rows: dict[str, list[Tensor]] = {key: [] for key in ("features", *FIELDS)}
     sizes: list[int] = []
-    for batch in valid_clips(build.make_loader(clips, n_threads=0, device=CPU, **how), CPU, name):
+    for batch in valid_clips(make_loader(clips, n_threads=0, device=CPU, **how), CPU, name):
         features, maps = stage_maps(trunk, batch["clip"])
         sizes = [earlier.shape[1] for earlier in maps[:-1]]
         rows["features"].append(torch.cat([features, *(maps[:-1] if stages else ())], 1).half())
@@ -104,11 +106,11 @@ def keep(path: Path, model: HIPE, args: argparse.Namespace, subsets: dict[str, l
     """Features of the training views of the warm epochs, of the clips of a push and of the test videos' windows."""
     if path.is_file():
         return torch.load(path, weights_only=True)
-    reader, trunk = build.make_reader(args), model.trunk.eval()
-    training = build.training_clips(args, subsets["training"], reader)
+    reader, trunk = make_reader(args), model.trunk.eval()
+    training = training_clips(args, subsets["training"], reader)
     views = Views(args.cache_features, len(training), first=args.trunk_epochs + 1)
-    still = build.even_clips(args, subsets["training"], reader, args.push_clips)
-    windows = build.window_clips(args, subsets["validation"], reader, args.inference_stride)
+    still = even_clips(args, subsets["training"], reader, args.push_clips)
+    windows = window_clips(args, subsets["validation"], reader, args.inference_stride)
     kept = {"views": features_of(trunk, training, "views", batch_sampler=views.passes(args.batch_size)),
             "still": features_of(trunk, still, "push clips", stages=True, batch_size=args.batch_size),
             "test": features_of(trunk, windows, "test windows", batch_size=args.batch_size)}
@@ -261,9 +263,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     trunk = (own.trunk or demo / "results" / "trunk.pth").resolve()
     args, given = parse_main(["--root_path", str(demo), "--video_path", "jpg", "--annotation_path", "ucf101_01.json",
                               "--resume_path", str(trunk), *others])
-    checkpoint, path = build.resume(args, given)
-    trained, hierarchy, _ = build.model_of(checkpoint, path)
-    subsets = {name: [video for video in build.read_videos(args, hierarchy) if video.subset == name]
+    checkpoint, path = resume(args, given)
+    trained, hierarchy, _ = model_of(checkpoint, path)
+    subsets = {name: [video for video in read_videos(args, hierarchy) if video.subset == name]
                for name in ("training", "validation")}
     args.names = [video.name for video in subsets["training"]]
     args.labels = torch.tensor([video.label for video in subsets["training"]])
@@ -278,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model = copy.deepcopy(trained)
             record = train(model, args, kept, seed)
             found.append(measures(model, hierarchy, record, kept["test"], subsets["validation"], truth,
-                                  build.window_power(args)))
+                                  window_power(args)))
         if first:
             names = [f"{name} {level + hierarchy.n_levels - len(found[0][name])}" for name in found[0]
                      for level in range(len(found[0][name]))]

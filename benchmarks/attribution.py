@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import build
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
 from benchmarks.all import machine
 from models import TRUNKS, ResNet3D
+from run.model import choose_device
 from util_scripts.errors import CommandLine, user_errors
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {  # and the published milliseconds
@@ -178,7 +178,7 @@ def main() -> None:
     args = parser.parse_args()
     if min(*args.batches, args.iterations, args.repeats, args.sample_size) < 1:
         raise ValueError("--batches, --iterations, --repeats and --sample_size must be at least 1")
-    device = build.choose_device(args.device, no_cuda=False)
+    device = choose_device(args.device, no_cuda=False)
     torch.manual_seed(0)
     print(f"{machine(no_cuda=device.type == 'cpu')}, torch {torch.__version__}\n")
     perturbations(args, device)

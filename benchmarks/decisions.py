@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import build
 from benchmarks.ancestors import FeatureBatches, Kept, keep, train
 from datasets.video import Video
 from evaluation.calibration import calibration_error
@@ -35,7 +34,12 @@ from evaluation.recognition import accuracy_per_level, pool_windows
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
-from options import TRUNK_FLAGS, parse_main, resolve
+from options.flags import parse_main
+from options.recipes import TRUNK_FLAGS
+from options.resolve import resolve
+from run.data import read_videos, window_power
+from run.model import build_model, fresh_embedding
+from run.resume import check_tree, stored_args
 from training.checkpoint import load_checkpoint
 from training.push import PushRecord
 from util_scripts.errors import CommandLine, user_errors
@@ -154,28 +158,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (demo / "truth.json").is_file():
         raise ValueError(f"{demo}: holds no demo; make one with python -m util_scripts.demo {demo}")
     checkpoint = load_checkpoint(trunk)
-    stored = build.stored_args(checkpoint)
+    stored = stored_args(checkpoint)
     args, given = parse_main(["--root_path", str(demo), "--tree_file", "hierarchy.csv", *others])
     for name in set(TRUNK) - given:
         setattr(args, name, getattr(stored, name))
     resolve(args)
-    tree = build.check_tree(args, given, None, None)
-    videos = build.read_videos(args, tree)
+    tree = check_tree(args, given, None, None)
+    videos = read_videos(args, tree)
     training, testing = ([video for video in videos if video.subset == name] for name in ("training", "validation"))
     args.names = [video.name for video in training]
     args.labels = torch.tensor([video.label for video in training])
-    embedding = build.fresh_embedding(args, tree, None)
+    embedding = fresh_embedding(args, tree, None)
     state = {name: value for name, value in checkpoint["model"].items() if name.startswith(("trunk.", "pooled_head."))}
     rows = []
     kept = test = None
     for seed in own.seeds:
         torch.manual_seed(seed)
-        model = build.build_model(args, tree, *embedding)
+        model = build_model(args, tree, *embedding)
         model.load_state_dict(state, strict=False)
         kept = kept or keep(own.work.resolve() / f"{demo.name}_{digest_of(demo, state, args)}.features", model, args,
                             {"training": training, "validation": testing})
         model.trunk = Kept(model.trunk, kept["still"]["sizes"])
-        test = test or Test(kept["test"], testing, tree, demo, build.window_power(args))
+        test = test or Test(kept["test"], testing, tree, demo, window_power(args))
         accuracies = {"softmax head": test.softmax_head(model)}
         record = train(model, args, kept, seed,
                        lambda stage, model=model, test=test, into=accuracies:

@@ -16,9 +16,9 @@ import time
 import numpy as np
 import torch
 
-import build
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import METHODS
+from run.paths import HERE
 from util_scripts.errors import CommandLine, user_errors
 
 COLUMNS = ("nodes", "levels", "largest family", "dims", "fit CPU s", "measure CPU s", "peak GB", "mAP",
@@ -52,7 +52,7 @@ def uneven_tree(n_nodes: int, n_levels: int, *, seed: int = 0) -> Hierarchy:
 def tree_of(n_nodes: int) -> Hierarchy:
     """UCF-101's tree for its 126 nodes, else a made-up one."""
     if n_nodes == 126:
-        return Hierarchy.from_csv(build.HERE / "UCF-101_hierarchy.csv")
+        return Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
     return uneven_tree(n_nodes, 3 if n_nodes < 1000 else 6)
 
 

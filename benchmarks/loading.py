@@ -26,16 +26,16 @@ from simplejpeg import decode_jpeg
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
-import build
 from datasets import READERS
+from datasets.annotation import read_ucf101
 from datasets.hdf5 import NAME
 from datasets.packed import INDEX_NAME, index_table
 from datasets.reading import FRAME_NAME, VIDEO_EXTENSIONS, JpegFolder, VideoFile, decode
 from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
-from datasets.ucf101 import read_ucf101
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
+from run.data import make_loader, quiet_worker
 from util_scripts import generate_video_hdf5
 from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import convert
@@ -134,7 +134,7 @@ def per_second(n: int, work: Callable[[], object]) -> float:
 def one_pass(dataset: Dataset, step: int, workers: int, batch_size: int) -> None:
     """An epoch through a loader, to its last clip."""
     batches = EpochBatches(len(dataset), batch_size, seed=1, epoch=step)
-    for _ in build.make_loader(dataset, n_threads=workers, device=torch.device("cpu"), batch_sampler=batches):
+    for _ in make_loader(dataset, n_threads=workers, device=torch.device("cpu"), batch_sampler=batches):
         pass
 
 
@@ -225,8 +225,8 @@ def measure_memory(args: argparse.Namespace, files: list[Path]) -> None:
     order = [batch for epoch in range(args.epochs)
              for batch in EpochBatches(len(clips), args.batch_size, seed=1, epoch=epoch)]
     per_epoch, used = len(order) // args.epochs, []
-    workers = args.memory_workers  # on however few cores, which build.make_loader would look at
-    loader = DataLoader(clips, num_workers=workers, batch_sampler=order, worker_init_fn=build.quiet_worker)
+    workers = args.memory_workers  # on however few cores, which make_loader would look at
+    loader = DataLoader(clips, num_workers=workers, batch_sampler=order, worker_init_fn=quiet_worker)
     for i, _ in enumerate(loader):
         if i % per_epoch == per_epoch - 1:
             used.append(resident([os.getpid(), *(child.pid for child in multiprocessing.active_children())]))

@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-import build
 from datasets.reading import FRAME_NAME
 from datasets.video import Video
 from explain import prototype_pictures
 from hierarchy.tree import Hierarchy
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.data import even_clips, make_loader, make_reader, read_videos
+from run.model import build_model, choose_device, fresh_embedding
+from run.resume import check_tree
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.precision import choose_precision
 from training.push import push
@@ -54,14 +57,14 @@ def timed(work: Callable, *args, **kwargs) -> tuple[object, float]:
 def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeats: int, folder: Path) -> float:
     """Time everything in an empty folder, and print a table and the ratio, which is returned."""
     torch.manual_seed(args.manual_seed)
-    device, n = build.choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
+    device, n = choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
     precision = choose_precision(args.amp, device)  # of evaluation, and of all pushes but the last
-    model = build.build_model(args, hierarchy, *build.fresh_embedding(args, hierarchy, cache=None)).to(device)
-    known = build.read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
+    model = build_model(args, hierarchy, *fresh_embedding(args, hierarchy, cache=None)).to(device)
+    known = read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
     by_name = {video.name: video for video in [video for video in known if video.subset == "training"][:n]}
-    reader = build.make_reader(args)
-    clips = build.even_clips(args, list(by_name.values()), reader, args.push_clips)
-    loader = build.make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
+    reader = make_reader(args)
+    clips = even_clips(args, list(by_name.values()), reader, args.push_clips)
+    loader = make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
     turns, there = [], set(folder.iterdir())
     for _ in range(repeats + 1):
         _, evaluation = timed(predict, model, loader, len(by_name), device=device, precision=precision)
@@ -98,7 +101,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if min(own.n_clips, own.repeats) < 1:
         raise ValueError("--n_clips and --repeats must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        hierarchy = build.check_tree(args, given, None, None)
+        hierarchy = check_tree(args, given, None, None)
         found = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))
     return {"push / evaluation": found}
 

@@ -30,7 +30,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import build
 from attribution import METHODS as ATTRIBUTION
 from benchmarks.scores import demo_line, figures, on_trunk, weizmann_line
 from benchmarks.weizmann import python
@@ -40,7 +39,10 @@ from evaluation.calibration import fit_temperature, tempered
 from evaluation.recognition import Believed, recognition_metrics
 from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
-from options import RECIPES, SCORE_DEFAULTS
+from options.recipes import RECIPES, SCORE_DEFAULTS
+from run.data import make_loader, make_reader, read_videos, window_clips, window_power
+from run.model import choose_device, model_of
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
 from util_scripts.errors import CommandLine, user_errors
@@ -131,14 +133,14 @@ def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor,
         probabilities (N, K0), pooled over all windows; true leaves (N,); the tree.
     """
     checkpoint = load_checkpoint(path)
-    model, hierarchy, _ = build.model_of(checkpoint, path)
-    args = build.stored_args(checkpoint)
-    videos = whole_videos(build.read_videos(args, hierarchy).subset("validation"))
-    clips = build.window_clips(args, videos, build.make_reader(args), args.inference_stride)
-    device = build.choose_device(None, no_cuda)
-    loader = build.make_loader(clips, n_threads=args.n_threads, device=device, batch_size=48)
+    model, hierarchy, _ = model_of(checkpoint, path)
+    args = stored_args(checkpoint)
+    videos = whole_videos(read_videos(args, hierarchy).subset("validation"))
+    clips = window_clips(args, videos, make_reader(args), args.inference_stride)
+    device = choose_device(None, no_cuda)
+    loader = make_loader(clips, n_threads=args.n_threads, device=device, batch_size=48)
     pool = predict(model.to(device), loader, len(videos), device=device, pooled=pooled,
-                   power=build.window_power(args))
+                   power=window_power(args))
     labels = torch.tensor([video.label for video in videos])
     return pool.probs[pool.seen, :hierarchy.n_leaves], labels[pool.seen], hierarchy
 

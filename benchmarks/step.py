@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import build
 from models import HIPE
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_model, choose_device, fresh_embedding
+from run.resume import check_tree
 from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
 from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
@@ -122,12 +124,12 @@ class Bench:
         resolve(args)
         if args.batch_size < 2:
             raise ValueError("--batch_size must be at least 2, for batch-norm")
-        self.device = build.choose_device(args.device, args.no_cuda)
+        self.device = choose_device(args.device, args.no_cuda)
         prepare_device(self.device, deterministic=args.deterministic)
         self.precision = choose_precision(args.amp, self.device)
         torch.manual_seed(args.manual_seed)
-        self.hierarchy = build.check_tree(args, given, None, None)
-        self.embedding = build.fresh_embedding(args, self.hierarchy, cache=None)
+        self.hierarchy = check_tree(args, given, None, None)
+        self.embedding = fresh_embedding(args, self.hierarchy, cache=None)
         size = (args.batch_size, 3, args.sample_duration, args.sample_size, args.sample_size)
         clips = torch.randn(size, device=self.device).contiguous(memory_format=torch.channels_last_3d)
         self.batch = {"clip": clips, "label": torch.randint(self.hierarchy.n_leaves, size[:1], device=self.device),
@@ -135,7 +137,7 @@ class Bench:
 
     def model(self) -> HIPE:
         """Another model."""
-        model = build.build_model(self.args, self.hierarchy, *self.embedding).to(self.device).train()
+        model = build_model(self.args, self.hierarchy, *self.embedding).to(self.device).train()
         if self.args.compile:
             model.trunk.compile()
         return model

@@ -16,17 +16,18 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import build
 from benchmarks.all import machine
 from models import TRUNKS
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_trunk, channels_last, choose_device
 from util_scripts.errors import CommandLine, user_errors
 
 
 def exact(args: argparse.Namespace) -> dict:
     """What no machine changes, by shapes alone: parameters, operations a clip forward, shape of the features."""
     with torch.device("meta"):
-        trunk = build.build_trunk(args).eval()
+        trunk = build_trunk(args).eval()
         clip = torch.empty(1, 3, args.sample_duration, args.sample_size, args.sample_size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         features = trunk(clip)
@@ -53,11 +54,11 @@ def flags(name: str, depth: int | None, own: argparse.Namespace) -> argparse.Nam
 
 def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:
     """Clips a second forward, and the memory of a training step or, on a CPU, of the whole process at its peak."""
-    device = build.choose_device(own.device, no_cuda=own.device is None and not torch.cuda.is_available())
+    device = choose_device(own.device, no_cuda=own.device is None and not torch.cuda.is_available())
     torch.manual_seed(args.manual_seed)
-    trunk = build.build_trunk(args).eval()
+    trunk = build_trunk(args).eval()
     size = (3, args.sample_duration, args.sample_size, args.sample_size)
-    trunk = build.channels_last(trunk).to(device)
+    trunk = channels_last(trunk).to(device)
     clips = torch.randn(own.batch_size, *size, device=device).contiguous(memory_format=torch.channels_last_3d)
     with torch.no_grad():
         times = [seconds(lambda: trunk(clips), device) for _ in range(own.repeats + 1)][1:]
@@ -87,7 +88,7 @@ def main() -> None:
     named = machine(no_cuda=own.device == "cpu")
     how = "" if own.no_time else f", batches of {own.batch_size}, {named}, torch {torch.__version__}"
     fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and done, nothing more
-    fresh.set_forkserver_preload(["build", "torchvision"])
+    fresh.set_forkserver_preload(["run.model", "torchvision"])
     began = time.perf_counter()
     print(f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}{how}\n\n"
           f"| trunk | parameters, M | GFLOPs a clip | features |{timed}\n| --- | --- | --- | --- |"

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build
+from run.paths import HERE
 from util_scripts.errors import CommandLine, user_errors
 
 LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
@@ -30,7 +30,7 @@ def python(*words: str | Path) -> None:
     Raises:
         ValueError: with the end of what it said, where it fails.
     """
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=build.HERE, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=HERE, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{' '.join(map(str, words))} failed: {done.stderr.strip().splitlines()[-1]}")
 

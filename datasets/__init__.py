@@ -1,10 +1,10 @@
 """Video data sets: a reader of annotations a form, and a reader of frames a kind of storage, one line each."""
 
 from datasets.activitynet import read_activitynet
+from datasets.annotation import read_ucf101
 from datasets.hdf5 import Hdf5Frames
 from datasets.packed import PackedFrames
 from datasets.reading import JpegFolder, VideoFile
-from datasets.ucf101 import read_ucf101
 
 READERS = {"hdf5": Hdf5Frames, "jpg": JpegFolder, "packed": PackedFrames, "video": VideoFile}  # by --file_type
 DATASETS = {

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.ucf101 import complain, labels_of, load_database, subset_of, tell_missing, undisturbed, videos_at
+from datasets.annotation import complain, labels_of, load_database, subset_of, tell_missing, undisturbed, videos_at
 from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 

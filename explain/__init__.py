@@ -2,6 +2,6 @@
 
 from explain.explainer import explain_videos, fingerprint
 from explain.pictures import patch_sheet, prototype_pictures
-from explain.summary import write_report
+from explain.report import write_report
 
 __all__ = ["explain_videos", "fingerprint", "patch_sheet", "prototype_pictures", "write_report"]

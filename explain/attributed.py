@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from explain import render, report
+from explain import pages, render
 from models.geometry import smoothed
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
@@ -59,7 +59,7 @@ def _margin(lines: Sequence[tuple[str, bool]], width: int) -> list[tuple[int, st
     """Lines of at most `width` pixels as (pixels from the top, words, whether it stands out); the last is the end."""
     placed, top = [], 0
     for text, strong in lines:
-        for part in _wrapped(text.replace(report.NARROW, " "), _font(15 if strong else 13), width):  # the font lacks it
+        for part in _wrapped(text.replace(pages.NARROW, " "), _font(15 if strong else 13), width):  # the font lacks it
             placed.append((top, part, strong))
             top += 20 if strong else 17
         top += 3
@@ -205,4 +205,4 @@ class Entry:
 
 def write_page(target: Path, title: str, entries: Sequence[Entry]) -> None:
     """Write one page that needs no other file: the methods side by side, clip by clip."""
-    report.write_template(target, "attribution.html", title=title, entries=entries)
+    pages.write_template(target, "attribution.html", title=title, entries=entries)

@@ -18,7 +18,7 @@ from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
 from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
-from explain import render, report
+from explain import pages, render
 from explain.evidence import Evidence, kept_activation
 from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
@@ -262,16 +262,16 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
-        report.start_folder(folder, explanation)
+        pages.start_folder(folder, explanation)
         if pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
             painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), found)
-            report.write_what_if(folder, what_if(model, window.output, hierarchy, record=record, checkpoint=checkpoint))
-            report.write_pages(folder, beside and beside / folder.name)
+            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record, checkpoint=checkpoint))
+            pages.write_pages(folder, beside and beside / folder.name)
     if not explanations:
         raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")
     if pictures:
-        report.write_overviews(out, beside, narrator.model_id)
+        pages.write_overviews(out, beside, narrator.model_id)
     _warn("videos could not be read and are not explained", skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
     return explanations

@@ -1,220 +1,430 @@
-"""Explanations as pages: explanation.json and picture files in, self-contained HTML out."""
+"""The report of a results folder, results/report.html: how good, where it fails, and why it says what it says.
 
-import base64
+Reads files alone: metrics.json, the predictions, prototypes.json, opts.json, the explanations with their pictures, and
+what evaluate_explanations.py measured. What is missing is said in its place, and how to make it.
+"""
+
+import csv
 import json
-import os
-import shutil
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
+from statistics import median
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import UndefinedError
 
-from explain import what_if, wording
+from explain import pages
 from explain.names import PARTS, picture_name
+from hierarchy.tree import Hierarchy
 
-EXPLANATION, PAGE, STORY = "explanation.json", "index.html", "story.html"
-NARROW = wording.NARROW
-SAME_WINDOW = ("model", "video", "window", "prediction")  # what explanations of other levels have to share
-
-
-def percent(probability: float) -> str:
-    """97 %, 0.4 %, and never 100 % or 0 % for what is only nearly so."""
-    value = 100 * probability
-    if value < 0.1:
-        text = "< 0.1 %"
-    elif value >= 99.95:
-        text = "> 99.9 %"
-    else:
-        text = f"{value:.1f} %" if value < 10 or 99 < value < 100 else f"{value:.0f} %"
-    return text.replace(" ", NARROW)
+REPORT = "report.html"
+FOLDERS = ("local_analysis", "local_analysis_parents")  # where explanations are looked for
+MEASURED = {"explanations": "HIPE's predictions",  # what is explained, by folder
+            "explanations_softmax": "the softmax head's predictions"}
+SUBSETS = ("val", "test", "train")  # whose predictions are shown, where metrics.json does not say
+BASELINES = ("random", "centre", "chance")  # explanations that know nothing
+WORST = 12  # mistakes shown with their explanations; the others are listed
+SHOWN = 40  # stories listed before a button shows the rest
+OPENED = 200  # nodes up to which a tree starts unfolded
 
 
-def rate(value: float | None) -> str:
-    """A share that was counted or measured, in percent with one decimal; a dash where there was nothing to count."""
-    if value is None:
-        return "\N{EN DASH}"
-    return f"{100 * value:.1f}".removesuffix(".0") + f"{NARROW}%"
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with so many decimals; a dash where it is undefined."""
+    return "\N{EN DASH}" if value is None else f"{value:.{digits}f}"
 
 
-def signed(value: float) -> str:
-    """+1.24, −0.031, with a true minus."""
-    if abs(value) < 0.0005:
-        return "0"
-    return (f"{value:+.2f}" if abs(value) >= 0.1 else f"{value:+.3f}").replace("-", "\N{MINUS SIGN}")
+# --- pictures
 
 
-def when(seconds: list[float] | None, frames: list[int]) -> str:
-    """A span of half-open frames, in seconds where the video's rate is known."""
-    shown = f"frames{NARROW}{frames[0]}\N{EN DASH}{frames[1] - 1}"
-    return shown if seconds is None else f"{seconds[0]:.2f}\N{EN DASH}{seconds[1]:.2f}{NARROW}s ({shown})"
+@dataclass(frozen=True)
+class Picture:
+    """Addresses, as seen from the report, of a picture that moves and of a still that stands for it."""
+
+    moving: str
+    still: str
 
 
-def above(level: int) -> str:
-    """What a level of the tree is called."""
-    words = ("Class", "One level above the class", "Two levels above the class", "Three levels above the class")
-    return words[level] if level < len(words) else f"{level} levels above the class"
+class _Pictures:
+    """What was drawn of the prototypes (img/epoch_{e}/, else explanations) and of explained videos."""
+
+    def __init__(self, results: Path) -> None:
+        self.page = results / REPORT
+        self.of: dict[int, Picture] = {}
+        epochs = [path for path in results.glob("img/epoch_*") if re.fullmatch(r"epoch_\d+", path.name)]
+        if (pushed := _last_push(results)) is not None:  # pictures of an earlier one show other prototypes
+            epochs = [path for path in epochs if path.name == f"epoch_{pushed}"]
+        for path in sorted(max(epochs, key=lambda path: int(path.name[6:])).iterdir()) if epochs else ():
+            patch = path.with_name(f"{path.stem}_patch.png")
+            if path.suffix == ".gif" and (found := re.match(r"\d+(?=_)", path.name)) and patch.is_file():
+                self.of[int(found[0])] = Picture(self.link(path), self.link(patch))
+
+    def link(self, path: Path) -> str:
+        return pages._link(path, self.page)
+
+    def part(self, folder: Path, name: str) -> Picture | None:
+        """One of the pictures that a video's pages are made of; None where it was not drawn."""
+        moving, still = (folder / PARTS / f"{stem}.webp" for stem in (name, f"{name}_still"))
+        return Picture(self.link(moving), self.link(still)) if moving.is_file() and still.is_file() else None
 
 
-def _data_uri(path: Path) -> str | None:
-    """A WebP file as the address of an image; None where there is no such file."""
-    try:
-        return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except FileNotFoundError:
-        return None
+def _last_push(results: Path) -> int | None:
+    """The epoch of the newest push that metrics.jsonl tells of."""
+    log = results / "metrics.jsonl"
+    found = re.findall(r'^{"event": "push", "epoch": (\d+)', log.read_text() if log.is_file() else "", re.MULTILINE)
+    return int(found[-1]) if found else None
 
 
-def _environment() -> Environment:
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "rate": rate, "signed": signed, "above": above,
-                            "share": wording.share, "judgement": wording.judgement, "unlike": wording.unlike,
-                            "closeness": wording.closeness, "typicality": wording.typicality,
-                            "zip": lambda a, b: list(zip(a, b, strict=True)),
-                            "base64": lambda data: base64.b64encode(data).decode()}
-    environment.globals |= {"when": when, "narrow": NARROW, "picture_name": picture_name,
-                            "picture": lambda folder, name: _data_uri(folder / PARTS / f"{name}.webp")}
-    return environment
+# --- the tree
 
 
-_TEMPLATES = _environment()
+def _tree(predictions: dict | None, prototypes: Sequence[dict], metrics: dict | None) -> Hierarchy | None:
+    """The class tree, from whichever file has it."""
+    if predictions is not None and predictions.get("tree"):
+        return Hierarchy.from_rows(list(predictions["tree"].values()))
+    paths = [one["node"] for one in prototypes] + [one["path"] for one in (metrics or {}).get("nodes", ())]
+    longest = max(map(len, paths), default=0)
+    leaves = dict.fromkeys(tuple(path) for path in paths if len(path) == longest)
+    return Hierarchy.from_rows([list(path) for path in leaves]) if leaves else None
 
 
-def _write(target: Path, text: str) -> None:
-    """Write beside and move over: a killed run leaves the old file or the new one, never half of one."""
-    part = target.with_name(f"{target.name}.part")
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, target)
+@dataclass
+class Node:
+    """A node of the tree as the report shows it."""
+
+    id: int
+    name: str
+    path: tuple[str, ...]  # from the node up
+    level: int
+    n_videos: int | None  # null where nothing was measured
+    accuracy: float | None
+    prototypes: list[dict] = field(default_factory=list)
+    children: list["Node"] = field(default_factory=list)
 
 
-def write_template(target: Path, template: str, **values: object) -> None:
-    """Write a page from a template of this package, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, _TEMPLATES.get_template(template).render(**values))
+def _forest(tree: Hierarchy, metrics: dict | None, prototypes: Iterable[dict], pictures: _Pictures) -> list[Node]:
+    """The topmost nodes, with all that is below them."""
+    measured = {tuple(one["path"]): one for one in (metrics or {}).get("nodes", ())}
+    nodes = []
+    for i in range(len(tree)):
+        path = tuple(tree.path(i))
+        found = measured.get(path, {})
+        nodes.append(Node(i, tree.names[i], path, int(tree.level_of[i]), found.get("n_videos"), found.get("accuracy")))
+    by_path = {node.path: node for node in nodes}
+    for one in prototypes:
+        if (node := by_path.get(tuple(one["node"]))) is not None:
+            node.prototypes.append({**one, "picture": pictures.of.get(one["prototype"]),
+                                    "stands_for": len(one.get("stands_for", [one]))})
+    for node in nodes:
+        if len(node.path) > 1:
+            by_path[node.path[1:]].children.append(node)
+    return [node for node in nodes if len(node.path) == 1]
 
 
-def _link(target: Path, page: Path) -> str:
-    """The address of a file as seen from a page."""
-    return quote(Path(os.path.relpath(target, page.parent)).as_posix())
+# --- explanations
 
 
-def load(folder: Path | None) -> dict | None:
-    """The explanation in a folder, if it has its page, too, which is written last, and is not of an earlier form."""
-    if folder is None or not (folder / PAGE).is_file():
-        return None
-    try:
-        explanation = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return explanation if is_current(explanation) else None
+@dataclass
+class Story:
+    """An explained video: what the model says at each level, from the top down, and the prototypes that say so."""
+
+    explanation: dict  # of any of its levels
+    levels: list[dict]
+    page: str | None
+
+    @property
+    def video(self) -> str:
+        return self.explanation["video"]
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the class is right; None where the truth is not known."""
+        truth = self.explanation["truth"]
+        return None if truth is None else truth == self.explanation["prediction"][0]
+
+    @property
+    def pictured(self) -> bool:
+        return any(level["box"] is not None for level in self.levels)
+
+    @property
+    def find(self) -> str:
+        """What a search looks at."""
+        words = [self.video, *self.explanation["prediction"], self.explanation["truth"] or ""]
+        words += [one["source"]["video"] for level in self.levels for one in level["prototypes"] if one["source"]]
+        return " ".join(words).lower()
 
 
-def is_current(explanation: dict) -> bool:
-    """Whether an explanation has all that pages show; earlier versions wrote less of it."""
-    return all("decision" in level for level in explanation["levels"])
+def _explanations(results: Path, model: str | None) -> list[tuple[Path, dict]]:
+    """Every explanation by a model, where it is not known by that of the newest one, and the folder it lies in.
 
-
-def start_folder(folder: Path, explanation: dict) -> None:
-    """Write a video's explanation.json, and clear away pictures and pages of an explanation that said otherwise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(explanation, indent=1, allow_nan=False) + "\n"
-    target = folder / EXPLANATION
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        for old in (folder / PAGE, folder / STORY, folder / what_if.FILE, *folder.glob("*.gif")):
-            old.unlink(missing_ok=True)
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
-        _write(target, text)
-
-
-def write_what_if(folder: Path, data: dict | None) -> None:
-    """Write what a video's pages compute with, or do without it."""
-    if data is None:
-        (folder / what_if.FILE).unlink(missing_ok=True)
-    else:
-        _write(folder / what_if.FILE, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
-
-
-def _asked(folder: Path) -> dict | None:
-    """What the pages of a folder need to be asked: the data, whole and as text for a script, and nodes by name."""
-    try:
-        data = json.loads((folder / what_if.FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    text = json.dumps(what_if.in_columns(data), separators=(",", ":")).replace("<", "\\u003c")
-    return {"data": text, "ids": {one["name"]: i for i, one in enumerate(data["nodes"])},
-            "hyperbolic": data["formula"]["name"] == "tree_hyperbolic"}
-
-
-def write_pages(folder: Path, beside: Path | None) -> None:
-    """Write a video's index.html from its explanation.json and pictures.
-
-    Where `beside` explains the same window by the same model at other levels, both folders' pages link each other and
-    both get the story of all levels.
+    Those that an earlier version wrote lack what the report shows, and are left out.
     """
-    mine = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
-    theirs = load(beside)
-    if theirs is None or any(mine[key] != theirs.get(key) for key in SAME_WINDOW):
-        for place, its in ((folder, mine), (beside, theirs)):
-            if its is not None and (place == folder or (place / PAGE).is_file()):  # which may link what was here before
-                (place / STORY).unlink(missing_ok=True)
-                _write_page(place, its, None, None)
-        return
-    for here, its, there, other in ((folder, mine, beside, theirs), (beside, theirs, folder, mine)):
-        _write_page(here, its, there, other)
-        _write_story(here, [(here, its), (there, other)])
+    files = [file for name in FOLDERS for file in (results / name).glob(f"*/{pages.EXPLANATION}")]
+    loaded = [(file.stat().st_mtime_ns, file.parent, _read(file)) for file in sorted(files)]
+    loaded = [one for one in loaded if pages.is_current(one[2])]
+    if not loaded:
+        return []
+    model = model or max(loaded, key=lambda one: one[0])[2].get("model")
+    return [(folder, explanation) for _, folder, explanation in loaded if explanation.get("model") == model]
 
 
-def _write_page(folder: Path, explanation: dict, beside: Path | None, other: dict | None) -> None:
-    page = folder / PAGE
-    levels = sorted(explanation["levels"], key=lambda level: level["level"])
-    links = {"overview": f"../{PAGE}"}
-    if other is not None:
-        links |= {"story": STORY, "other": _link(beside / PAGE, page),
-                  "other_levels": sorted(level["level"] for level in other["levels"])}
-    _write(page, _TEMPLATES.get_template("video.html").render(
-        explanation=explanation, levels=[(folder, level) for level in levels], links=links, asked=_asked(folder)))
+def _stories(found: Sequence[tuple[Path, dict]], pictures: _Pictures) -> list[Story]:
+    """One story a video, of its explanations in all folders; those with pictures first, then the mistakes."""
+    by_video: dict[str, list[tuple[Path, dict]]] = {}
+    for folder, explanation in found:
+        by_video.setdefault(explanation["video"], []).append((folder, explanation))
+    stories = []
+    for parts in by_video.values():
+        levels = [_level(folder, level, pictures) for folder, explanation in parts for level in explanation["levels"]]
+        files = [folder / name for name in (pages.STORY, pages.PAGE) for folder, _ in parts]
+        page = next((pictures.link(path) for path in files if path.is_file()), None)
+        stories.append(Story(parts[0][1], sorted(levels, key=lambda level: -level["level"]), page))
+    return sorted(stories, key=lambda story: (not story.pictured, story.right is not False, story.video))
 
 
-def _write_story(folder: Path, parts: Iterable[tuple[Path, dict]]) -> None:
-    """All levels from the top down, of the explanations of one window in several folders."""
-    found = {level["level"]: (where, explanation, level) for where, explanation in parts
-             for level in explanation["levels"]}
-    ordered = [found[level] for level in sorted(found, reverse=True)]
-    links = {"overview": f"../{PAGE}", "pages": [
-        (level["level"], _link(where / PAGE, folder / STORY)) for where, _, level in ordered]}
-    _write(folder / STORY, _TEMPLATES.get_template("story.html").render(
-        explanation=ordered[0][1], levels=[(where, level) for where, _, level in ordered], links=links,
-        asked=_asked(folder)))
+def _level(folder: Path, level: dict, pictures: _Pictures) -> dict:
+    """A level's numbers, with the picture of where its first prototype matches, and the one of each prototype."""
+    prototypes = []
+    for rank, one in enumerate(level["prototypes"], 1):
+        source = pictures.part(folder, picture_name(level["level"], rank, "source"))
+        if source is not None:
+            pictures.of.setdefault(one["prototype"], source)
+        prototypes.append({**one, "picture": source or pictures.of.get(one["prototype"])})
+    box = pictures.part(folder, picture_name(level["level"], 1, "box"))
+    return {**level, "prototypes": prototypes, "box": box}
 
 
-def write_overviews(out: Path, beside: Path | None, model: str) -> None:
-    """Write index.html of all explained videos, and the one beside anew, so that both link each other.
+def _evidence(stories: Sequence[Story]) -> list[dict]:
+    """Of each level, how many of the cards that were checked hold, and the mean shares of activation."""
+    checked: dict[int, list[dict]] = {}
+    for story in stories:
+        for level in story.levels:
+            found = [one["box_test"] for one in level["prototypes"] if one.get("box_test")]
+            checked.setdefault(level["level"], []).extend(found)
+    return [{"level": level, "cards": len(cards), "holds": _mean(one["holds"] for one in cards),
+             **{key: _mean(one[key] for one in cards) for key in ("box_only", "box_hidden")}}
+            for level, cards in sorted(checked.items()) if cards]
+
+
+def _decisions(stories: Sequence[Story]) -> list[dict]:
+    """Of each level, what the first prototypes of the explained videos resemble and decide.
+
+    Returns:
+        level; videos; similarity: median; closer_than: mean, None where it is not known of any; left, left_three: of
+        the node's probability without the prototype and without the first three, median; flips, flips_three: share of
+        answers that are another one then; nearest_own: share of videos to which a prototype of the true node is the
+        nearest of all; own, ancestors, off_path: shares of all evidence, counted without its sign.
+    """
+    levels: dict[int, list[dict]] = {}
+    for story in stories:
+        for level in story.levels:
+            if level["prototypes"]:
+                levels.setdefault(level["level"], []).append(level)
+    rows = []
+    for number_of, some in sorted(levels.items()):
+        first = [level["prototypes"][0] for level in some]
+        closer = [one["closer_than"] for one in first if one["closer_than"] is not None]
+        asked = {name: [level["decision"][name] for level in some if level["decision"][name] is not None]
+                 for name in ("flips", "flips_three", "nearest_own")}
+        nats = {group: sum(abs(level["shares"][group]) for level in some)
+                for group in ("own", "ancestors", "descendants", "elsewhere")}
+        total = sum(nats.values()) or 1.0
+        rows.append({"level": number_of, "videos": len(some), "similarity": median(one["similarity"] for one in first),
+                     "closer_than": _mean(closer) if closer else None,
+                     "left": median(math.exp(-one["contribution"]) for one in first),
+                     "left_three": median(math.exp(-level["decision"]["silenced_three"]) for level in some),
+                     **{name: _mean(known) if known else None for name, known in asked.items()},
+                     "own": nats["own"] / total, "ancestors": nats["ancestors"] / total,
+                     "off_path": (nats["descendants"] + nats["elsewhere"]) / total})
+    return rows
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+@dataclass
+class Measured:
+    """A table of evaluate_explanations.py: of one head, over clips or over prototypes, at one level."""
+
+    of: str  # what is explained
+    title: str  # with the checkpoint and how many videos
+    page: str  # of the plots
+    kind: str  # explanations or prototypes
+    level: int
+    columns: list[str]  # kinds of explanation
+    rows: list[dict]  # measure, meaning, arrow, n; cells in the order of the columns: mean, low, high, best; or None
+
+
+def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> list[Measured]:
+    """The tables of evaluate_explanations.py, where it has written them, but for those that name another model.
+
+    Raises:
+        ValueError: where a measures.csv is something else.
+    """
+    return [table for folder, of in MEASURED.items() if (results / folder / "measures.csv").is_file()
+            for table in _tables(results / folder, of, link)
+            if not (named := re.search(r", model ([0-9a-f]{8})$", table.title)) or model in (None, named[1])]
+
+
+def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured]:
+    from evaluation.summary import MEASURES  # and with it pandas, which takes long
+
+    words = folder / "measures.md"
+    title = words.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") if words.is_file() else ""
+    parts: dict[tuple[str, int], dict[tuple[str, str], dict]] = {}
+    file = folder / "measures.csv"
+    with file.open(newline="", encoding="utf-8") as lines:
+        try:
+            for row in csv.DictReader(lines):
+                cells = parts.setdefault((row["table"], int(row["level"])), {})
+                cells[row["measure"], row["explanation"]] = {
+                    name: float(row[name]) for name in ("mean", "low", "high", "n")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{file}: not what evaluate_explanations.py writes ({error!r}); run it again") from error
+    tables = []
+    for (kind, level), cells in parts.items():
+        columns = list(dict.fromkeys(explanation for _, explanation in cells))
+        rows = []
+        for measure, (direction, meaning) in MEASURES.items():
+            found = [cells.get((measure, column)) for column in columns]
+            known = [cell for cell in found if cell is not None]
+            if known:
+                best = _best(dict(zip(columns, found, strict=True)), direction)
+                rows.append({"measure": measure, "meaning": meaning, "arrow": {1: "↑", -1: "↓", 0: ""}[direction],
+                             "n": int(max(cell["n"] for cell in known)),
+                             "cells": [cell and {**cell, "best": column in best}
+                                       for column, cell in zip(columns, found, strict=True)]})
+        tables.append(Measured(of, title, link(folder / "measures.html"), kind, level, columns, rows))
+    return tables
+
+
+def _best(cells: dict[str, dict | None], direction: int) -> set[str]:
+    """The columns with the best mean, if chance does not come near: their interval parts from those of the baselines.
 
     Args:
-        model: only explanations by this model are listed (see `explainer.fingerprint`).
+        cells: mean, low and high by column. direction: 1 more is better, -1 less, 0 neither.
     """
-    folders = [folder for folder in (out, beside) if folder is not None and folder.is_dir()]
-    entries = {folder: _entries(folder, model) for folder in folders}
-    if beside in entries and not entries[beside] and (beside / PAGE).is_file():  # of another model, with links to here
-        entries[beside] = _entries(beside, None)
-        folders.remove(beside)
-    filled = [folder for folder in folders if entries[folder]]
-    for folder in entries:
-        others = [other for other in filled if other != folder] if folder in filled else []
-        levels = [sorted({level["level"] for entry in entries[place] for level in entry["explanation"]["levels"]})
-                  for place in (folder, *others)]
-        links = {"other": _link(others[0] / PAGE, folder / PAGE), "other_levels": levels[1]} if others else {}
-        _write(folder / PAGE, _TEMPLATES.get_template("overview.html").render(
-            entries=entries[folder], levels=levels[0], links=links))
+    worth = {column: direction * cell["mean"] for column, cell in cells.items()
+             if cell is not None and column not in BASELINES}
+    if not direction or not worth:
+        return set()
+    near, far = ("low", "high") if direction > 0 else ("high", "low")
+    chance = [direction * cell[far] for column, cell in cells.items() if column in BASELINES and cell is not None]
+    return {column for column, value in worth.items() if value == max(worth.values())
+            and all(direction * cells[column][near] > other for other in chance)}
 
 
-def _entries(out: Path, model: str | None) -> list[dict]:
-    """The explanations in a folder that are by a model, or by whichever comes first."""
-    entries = []
-    for folder in sorted(path for path in out.iterdir() if path.is_dir()):
-        explanation = load(folder)
-        model = model or (explanation or {}).get("model")
-        if explanation is not None and explanation.get("model") == model:
-            entries.append({"folder": folder, "explanation": explanation, "page": quote(f"{folder.name}/{PAGE}"),
-                            "story": quote(f"{folder.name}/{STORY}") if (folder / STORY).is_file() else None})
-    return entries
+def _mistakes(metrics: dict | None, tree: Hierarchy | None, stories: Sequence[Story]) -> list[dict]:
+    """Mistakes, worst first, with both paths, the lowest node that they share, and the story if there is one."""
+    told = {story.video: story for story in stories}
+    paths = {name(leaf): tree.path(leaf) for leaf in tree.levels[0]
+             for name in (tree.full_name, tree.names.__getitem__)} if tree else {}
+    mistakes = []
+    for one in (metrics or {}).get("mistakes", ()):
+        truth, said = (paths.get(one[key], (one[key],)) for key in ("truth", "prediction"))
+        shared = truth[one["height"]] if one["height"] < len(truth) else None
+        mistakes.append({**one, "truth_path": truth, "prediction_path": said, "shared": shared,
+                         "story": told.get(one["video"])})
+    return mistakes
+
+
+# --- plots: the points of a figure in the units of its drawing, for the template
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure whose data lie in 0 .. right and 0 .. top; `x` and `y` carry them to the drawing."""
+
+    top: float
+    right: float = 1.0
+    width: int = 300
+    height: int = 240
+    left: int = 46
+    bottom: int = 40
+    margin: int = 12
+
+    def x(self, value: float) -> float:
+        return round(self.left + (self.width - self.left - self.margin) * value / self.right, 1)
+
+    def y(self, value: float) -> float:
+        return round(self.margin + (self.height - self.bottom - self.margin) * (1 - value / self.top), 1)
+
+    def line(self, points: Iterable[tuple[float | None, float | None]]) -> str:
+        """Corners of a polyline; points of which a coordinate is undefined are left out."""
+        return " ".join(f"{self.x(x)},{self.y(y)}" for x, y in points if x is not None and y is not None)
+
+    @property
+    def ticks(self) -> list[float]:
+        return [self.top * i / 4 for i in range(5)]
+
+
+def _risk_plot(curve: Sequence[Mapping]) -> Plot:
+    """As high as the largest risk, rounded up to a number that four even ticks divide well."""
+    most = max((point["risk"] for point in curve if point["risk"] is not None), default=0)
+    return Plot(next((top for top in (0.04, 0.08, 0.12, 0.2, 0.4, 0.6, 0.8) if most <= top), 1.0), width=380)
+
+
+# --- files
+
+
+def _read(path: Path) -> object | None:
+    """What a JSON file says; None where there is none.
+
+    Raises:
+        ValueError: where it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); remove it, or have it written again") from error
+
+
+def write_report(results: Path) -> Path:
+    """Write report.html of a results folder from the files in it.
+
+    The page needs no network; it shows pictures and links pages that lie in the folder, so send the folder with it.
+
+    Args:
+        results: what `--result_path` of main.py names, and where the checkpoint lies that explanations are by.
+    Returns:
+        the page.
+    Raises:
+        ValueError: where there is nothing to report, or a file is not what it ought to be.
+    """
+    metrics, options = _read(results / "metrics.json"), _read(results / "opts.json")
+    prototypes = _read(results / "prototypes.json") or []
+    subsets = [metrics["subset"]] if metrics else SUBSETS
+    subset = next((name for name in subsets if (results / f"{name}.json").is_file()), None)
+    predictions = _read(results / f"{subset}.json") if subset else None
+    try:
+        model = (metrics or {}).get("model")
+        found = _explanations(results, model)
+        measured = _measured(results, model, lambda path: pages._link(path, results / REPORT))
+        if not (metrics or predictions or prototypes or found or measured):
+            raise ValueError(f"{results}: holds no predictions, prototypes or explanations; run main.py with this "
+                             "--result_path first")
+        pictures = _Pictures(results)
+        stories = _stories(found, pictures)
+        tree = _tree(predictions, prototypes, metrics)
+        forest = _forest(tree, metrics, prototypes, pictures) if tree else []
+        levels = {level["level"]: level["name"] for level in (metrics or {}).get("levels", ())}
+        newest = max(results.glob("save_*.pth"), key=lambda path: path.stat().st_mtime, default=None)
+        pages.write_template(
+            results / REPORT, "report.html", metrics=metrics, options=options or {}, subset=subset,
+            n_predicted=len(predictions["results"]) if predictions else None, tree=tree, forest=forest,
+            stories=stories, evidence=_evidence(stories), decisions=_decisions(stories), measured=measured,
+            mistakes=_mistakes(metrics, tree, stories),
+            n_prototypes=len(prototypes), n_matched=sum(one["video"] is not None for one in prototypes),
+            level_name=lambda level: levels.get(level, pages.above(level).lower()), number=number,
+            calibration=Plot(1.0), risk=_risk_plot(((metrics or {}).get("backoff") or {}).get("curve", ())),
+            checkpoint=newest.name if newest else "save_200.pth", worst=WORST, shown_stories=SHOWN,
+            unfolded=tree is not None and len(tree) <= OPENED)
+    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
+        raise ValueError(f"{results}: a file in it is not as this version writes it ({error!r}); run main.py "
+                         "--inference and local_analysis.py again") from error
+    return results / REPORT

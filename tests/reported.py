@@ -11,7 +11,7 @@ from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips
 from evaluation.summary import summarise, write_tables
-from explain import explain_videos, render, report
+from explain import explain_videos, pages, render
 from explain.names import PARTS, file_name
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
@@ -83,7 +83,7 @@ def explanation(video: str, levels: list[int], *, truth: int | None, said: int) 
 
 def _explain(folder: Path, content: dict) -> None:
     """An explanation's folder with all pictures, as the analysis scripts leave it."""
-    report.start_folder(folder, content)
+    pages.start_folder(folder, content)
     (folder / PARTS).mkdir()
     names = ["clip"]
     for level in content["levels"]:
@@ -162,12 +162,12 @@ def results_folder(root: Path, *, n_more: int = 0) -> Path:
         places = [results / name / file_name(video) for name in ("local_analysis", "local_analysis_parents")]
         for place, levels in zip(places, ([0], [1, 2]), strict=True):
             _explain(place, explanation(video, levels, truth=truth, said=said))
-        report.write_pages(places[0], None)
-        report.write_pages(places[1], places[0])
+        pages.write_pages(places[0], None)
+        pages.write_pages(places[1], places[0])
     for i in range(n_more):
         content = explanation(f"more_{i}", [0], truth=None, said=i % 4)
-        report.start_folder(results / "local_analysis" / f"more_{i}", content)
+        pages.start_folder(results / "local_analysis" / f"more_{i}", content)
     (results / "explanations").mkdir()
     write_tables(summarise(measured_rows()), results / "explanations", "Explanations of a & b, 2 videos")
-    report.write_overviews(results / "local_analysis_parents", results / "local_analysis", MODEL)
+    pages.write_overviews(results / "local_analysis_parents", results / "local_analysis", MODEL)
     return results

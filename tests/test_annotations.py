@@ -6,7 +6,7 @@ import pytest
 from media import REAL, real_clips, shades, write_frames
 
 from datasets import DATASETS
-from datasets.ucf101 import read_annotation
+from datasets.annotation import read_annotation
 from hierarchy.tree import Hierarchy
 from util_scripts import (
     egtea_json,

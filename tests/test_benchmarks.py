@@ -9,7 +9,8 @@ from program import MODEL, ROWS
 from benchmarks import all as everything
 from benchmarks import attribution, embeddings, preparing, results, trunks
 from benchmarks.schedule import costs
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
 
 
 @pytest.mark.parametrize("calls", [

@@ -9,7 +9,7 @@ import torch
 from reported import EVIL, explained, results_folder
 
 from explain.names import file_name
-from explain.summary import write_report
+from explain.report import write_report
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from media import shades, write_frames
 
-import build
 import evaluate_explanations
 from attribution import METHODS
 from datasets.transforms import normalise
@@ -34,7 +33,10 @@ from evaluation.typicality import distance_spread
 from explain.match import match_output
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.data import even_clips, make_loader, make_reader, read_videos, window_clips
+from run.model import build_model, model_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.push import push
 from util_scripts.errors import user_errors
@@ -67,11 +69,11 @@ def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
     resolve(args)
     args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     points = fit_embeddings(tree, dim=8, edge=1.5)
-    model = build.build_model(args, tree, points, 1.0)
-    videos = [video for video in build.read_videos(args, tree) if video.subset == "training"]
-    clips = build.even_clips(args, videos, build.make_reader(args), 1)
+    model = build_model(args, tree, points, 1.0)
+    videos = [video for video in read_videos(args, tree) if video.subset == "training"]
+    clips = even_clips(args, videos, make_reader(args), 1)
     device = torch.device("cpu")
-    record, kept = push(model, build.make_loader(clips, n_threads=0, device=device, batch_size=4),
+    record, kept = push(model, make_loader(clips, n_threads=0, device=device, batch_size=4),
                         names=[video.name for video in videos], device=device, n_clips=len(clips))
     number = {video.name: i for i, video in enumerate(videos)}
     record.spread = distance_spread(kept.distances(model.prototype_layer, device),
@@ -123,12 +125,12 @@ def test_every_measure_beside_its_baselines(judged):
 
 def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
     """By every level of every video, as the model alone says them."""
-    model, tree, record = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    model, tree, record = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
     resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
-    videos = {video.name: video for video in build.read_videos(args, tree)}
+    videos = {video.name: video for video in read_videos(args, tree)}
     ways = {name: entry["way"] for name, entry in json.loads((trained / "truth.json").read_text()).items()}
     rows = [json.loads(line) for line in (judged / "rows.jsonl").read_text().splitlines()[1:]]
     seen = 0
@@ -137,7 +139,7 @@ def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
             assert not {"silenced", "own_evidence", "same_way"} & set(row["measures"])
             continue
         video, outputs = videos[row["video"]], []
-        clips = build.window_clips(args, [video], build.make_reader(args), 4)
+        clips = window_clips(args, [video], make_reader(args), 4)
         with torch.no_grad():
             outputs = [model(normalise(clips[i]["clip"][None])) for i in range(len(clips))]
         _, leaf, best = pool_windows(torch.cat([output.log_probs for output in outputs]), tree.membership, 4.0)
@@ -160,7 +162,7 @@ def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
 
 def test_where_prototypes_come_from(trained, judged):
     """Of each the distance from the event; of each class the ways that its prototypes show."""
-    model, tree, record = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    model, tree, record = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     rows = {row["prototype"]: row["measures"] for row in json.loads((judged / "prototypes.json").read_text())["rows"]
             if row["explanation"] == "prototypes"}
     for p, video in enumerate(record.video):
@@ -207,13 +209,13 @@ def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_
 
 def test_stability_of_prototypes_is_a_loop_over_their_videos(trained, judged):
     """By the model's own maps, of the same clip and of that which begins a frame later."""
-    model, tree, _ = build.model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
+    model, tree, _ = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
     resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
-    videos = [video for video in build.read_videos(args, tree) if video.subset == "validation"]
-    clips = build.even_clips(args, videos, build.make_reader(args), 1)
+    videos = [video for video in read_videos(args, tree) if video.subset == "validation"]
+    clips = even_clips(args, videos, make_reader(args), 1)
     stayed: dict[int, dict[str, float]] = {}
     for i, video in enumerate(videos):
         pixels, frames = clips[i]["clip"], clips[i]["frames"]
@@ -345,7 +347,7 @@ def test_a_clip_is_shifted_to_where_frames_can_be_read(tmp_path, n_frames, damag
     video = Video("v", tmp_path / "v", 0, "validation", n_frames, (0, n_frames))
     args, _ = parse_main(FLAGS.split())
     resolve(args)
-    clips = build.even_clips(args, [video], build.make_reader(args), 1)
+    clips = even_clips(args, [video], make_reader(args), 1)
     found, item = DisturbedClips(clips, 1)[0], clips[0]
     assert (found["valid"], found["shift"]) == (shift != 0, shift) and item["valid"]
     assert found["disturbed"].shape == (3, *item["clip"].shape)

@@ -8,10 +8,11 @@ import torch
 from tiny import embedded, random_tree, small_hipe
 from trunks import small
 
-import build
 from datasets.transforms import _scale_and_shift, normalise
 from models import HIPE, TRUNKS
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_model, fresh_embedding
 from training.checkpoint import save_checkpoint
 from util_scripts import export
 from util_scripts.errors import user_errors
@@ -27,8 +28,8 @@ def trained(request, tmp_path_factory):
     args, _ = parse_main([*FLAGS.split(), "--score", request.param])
     resolve(args)
     torch.manual_seed(0)
-    points, c = build.fresh_embedding(args, TREE, None)
-    model = build.build_model(args, TREE, points, c).eval()
+    points, c = fresh_embedding(args, TREE, None)
+    model = build_model(args, TREE, points, c).eval()
     path = tmp_path_factory.mktemp("trained") / "save_1.pth"
     save_checkpoint(path, {
         "done": ["last", 1, 0], "args": vars(args), "hierarchy_rows": [list(row) for row in TREE.rows],

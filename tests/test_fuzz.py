@@ -18,10 +18,10 @@ from media import shades, write_video
 from program import CALL, DATA, MODEL, QUICK, ROWS, TREE, call, write_data
 
 from datasets import DATASETS, READERS
+from datasets.annotation import load_database
 from datasets.hdf5 import Hdf5Frames
 from datasets.packed import PackedFrames
 from datasets.reading import JpegFolder, VideoFile
-from datasets.ucf101 import load_database
 from datasets.video import Video, whole_videos
 from util_scripts import check_dataset, generate_video_hdf5, pack_frames
 

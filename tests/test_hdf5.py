@@ -15,11 +15,11 @@ from media import number_of, shades, write_frames
 from program import CALL, DATA, MODEL, QUICK, call, explain_classes, write_data
 from torch.utils.data import DataLoader
 
+from datasets.annotation import videos_at, videos_on_disk
 from datasets.hdf5 import Hdf5Frames
 from datasets.reading import CachedReader, JpegFolder, VideoInfo
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
-from datasets.ucf101 import videos_at, videos_on_disk
 from datasets.video import Video, VideoClips
 from util_scripts import check_dataset, generate_video_hdf5, ucf101_json
 

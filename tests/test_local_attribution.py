@@ -13,7 +13,6 @@ from media import shades, write_frames, write_video
 from PIL import Image
 from trunks import HEADS, SMALL, light, on_meta
 
-import build
 import local_attribution
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
@@ -28,7 +27,9 @@ from hierarchy.tree import Hierarchy
 from models import TRUNKS
 from models.geometry import smoothed
 from models.resnet3d import ResNet3D
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_model, check_size
 from training.checkpoint import load_checkpoint, save_checkpoint
 from util_scripts.errors import user_errors
 
@@ -58,7 +59,7 @@ def root(tmp_path_factory) -> Path:
     resolve(args)
     tree = Hierarchy.from_rows(ROWS)
     points = fit_embeddings(tree, dim=8, edge=1.5)
-    model = build.build_model(args, tree, points, 1.0)
+    model = build_model(args, tree, points, 1.0)
     args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     save_checkpoint(root / "save_1.pth", {
         "done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
@@ -276,9 +277,9 @@ def test_a_file_and_its_frames_keep_their_own_heat(root, tmp_path):
 
 def test_clips_smaller_than_a_trunks_tiles_are_said():
     trunk = torch.nn.AvgPool3d((2, 4, 4))
-    build.check_size(trunk, (2, 4, 4))
+    check_size(trunk, (2, 4, 4))
     with pytest.raises(ValueError, match="1 frames of 8 x 8 pixels are too small"):
-        build.check_size(trunk, (1, 8, 8))
+        check_size(trunk, (1, 8, 8))
 
 
 def test_frames_are_read_in_the_order_of_their_numbers(tmp_path):
@@ -335,7 +336,7 @@ def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, c
 
     trunk, head = Mixer(), {"fc.weight": torch.randn(3, 4), "fc.bias": torch.zeros(3)}
     torch.save({"state_dict": trunk.state_dict() | head}, root / "mixer.pth")
-    monkeypatch.setattr(build, "build_trunk", lambda args: trunk)
+    monkeypatch.setattr(local_attribution, "build_trunk", lambda args: trunk)
     words = f"{TRUNK_LINE} --pretrain_path mixer.pth --video clips/run-first --num_iter 1"
     call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y")) + " --vis_method all", "--out",
          str(tmp_path))
@@ -447,7 +448,7 @@ def test_every_published_head_is_found(name, tmp_path, monkeypatch):
         monkeypatch.setattr(f"{module}.read_state", lambda path: content)
     read = "class_token" if name == "mvit_v2_s" else "forward"
     monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
-    monkeypatch.setattr(build, "build_trunk", lambda args: trunk)
+    monkeypatch.setattr(local_attribution, "build_trunk", lambda args: trunk)
     (tmp_path / "c.json").write_text('["a", "b", "c"]')
     args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
                                        "x", "--pretrain_path", "weights.pth", "--vis_method", "grad"])

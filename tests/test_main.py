@@ -35,7 +35,7 @@ from program import (
     write_data,
 )
 
-import build
+import main
 from attribution import METHODS
 from local_analysis import heat_method
 from models.geometry import box_of, smoothed
@@ -658,8 +658,8 @@ def test_what_cannot_be_read_is_counted_and_validation_s_loader_is_made_once(own
             made.append(loader)
         return loader
 
-    make = build.make_loader
-    monkeypatch.setattr(build, "make_loader", make_loader)
+    make = main.make_loader
+    monkeypatch.setattr(main, "make_loader", make_loader)
     events = []
     for n_threads in ("0", "2"):
         results = train(own_data, tmp_path / n_threads, "--n_threads", n_threads)

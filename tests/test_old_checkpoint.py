@@ -24,9 +24,9 @@ from media import write_frames
 from program import CALL, call, explain_ancestors, explain_classes
 from torch import Tensor
 
-import build
 from explain.match import match
 from models import HIPE
+from run.model import model_of
 from training.checkpoint import load_checkpoint
 
 OLD = Path(__file__).parent / "data" / "old_checkpoint.pth"
@@ -111,7 +111,7 @@ def explained(checkpoint: dict) -> dict:
 
     The keys are those of the JSON; a field of `Match` that gets another name is read by it here.
     """
-    model, hierarchy, record = build.model_of(checkpoint, OLD)
+    model, hierarchy, record = model_of(checkpoint, OLD)
     model.eval()
     clips = [clip(seed) for seed in SEEDS]
     output = model(torch.stack(clips))
@@ -160,7 +160,7 @@ def test_it_predicts_and_explains_as_it_did():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_score_is_what_it_was(name):
-    assert_like(log_probs(build.model_of(variant(name), OLD)[0]), SAID["log_probs"][name], ROUNDING)
+    assert_like(log_probs(model_of(variant(name), OLD)[0]), SAID["log_probs"][name], ROUNDING)
 
 
 def test_training_goes_on_with_what_the_optimisers_remember(data, old):
@@ -168,7 +168,7 @@ def test_training_goes_on_with_what_the_optimisers_remember(data, old):
     call("--resume_path", old, "--root_path", data, HERE, CALL, "--n_epochs 6 --push_start 6 --no_val")
     for epoch in (5, 6):
         checkpoint = load_checkpoint(old.with_name(f"save_{epoch}.pth"))
-        model, _, record = build.model_of(checkpoint, old)
+        model, _, record = model_of(checkpoint, old)
         assert_like(log_probs(model), SAID["resumed"][str(epoch)], TRAINED)
     assert checkpoint["done"] == ["last", 6, 4] and record.epoch == 6
 

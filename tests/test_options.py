@@ -6,18 +6,9 @@ import io
 
 import pytest
 
-from options import (
-    CALL_FLAGS,
-    LEGACY,
-    RECIPES,
-    WEIGHT_FLAGS,
-    data_flags,
-    model_flags,
-    parse_main,
-    resolve,
-    run_flags,
-    schedule_flags,
-)
+from options.flags import data_flags, model_flags, parse_main, run_flags, schedule_flags
+from options.recipes import CALL_FLAGS, LEGACY, RECIPES, WEIGHT_FLAGS
+from options.resolve import resolve
 
 DATA = "--root_path ~/data --video_path UCF-101-JPEG --annotation_path ucf101_01.json --dataset ucf101"
 PUBLISHED = [

@@ -9,11 +9,11 @@ from media import number_of, shades, write_frames
 from torch.utils.data import DataLoader
 
 from datasets import READERS
+from datasets.annotation import videos_at, videos_on_disk
 from datasets.packed import PackedFrames
 from datasets.reading import CachedReader, JpegFolder, VideoInfo
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
-from datasets.ucf101 import videos_at, videos_on_disk
 from datasets.video import Video, VideoClips
 from util_scripts import pack_frames
 

@@ -12,7 +12,9 @@ from torch import nn
 from datasets.transforms import MEAN, STD, normalise
 from hierarchy.hyperbolic import to_ball
 from models.hipe import HIPE
-from options import PAPER, PAPER_DEFAULTS, RECIPES, parse_main, resolve
+from options.flags import parse_main
+from options.recipes import PAPER, PAPER_DEFAULTS, RECIPES
+from options.resolve import resolve
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import LossWeights, Phase, Trainer
 from training.features import NormalisedTwice, valid_clips

@@ -11,8 +11,8 @@ import pytest
 from media import number_of, real_clips, shades, write_frames, write_video
 from PIL import Image
 
+from datasets.annotation import read_ucf101
 from datasets.reading import JpegFolder, VideoFile, VideoInfo
-from datasets.ucf101 import read_ucf101
 from hierarchy.tree import Hierarchy
 from util_scripts import eval_accuracy, generate_video_jpgs, ucf101_json
 

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from tiny import levels_hipe, random_tree
 from torch import Tensor
 
-import build
 from hierarchy import Hierarchy, fit_embeddings
 from models import prototypes
 from models.hipe import HIPE, Standardise
 from models.prototypes import PrototypeLayer, UnitLevels, unit
 from models.scores import HyperbolicTreeScore, TreeScore
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_model
 
 COUNTS = [2, 1, 3, 1, 2, 2]  # of three classes, two nodes above, one at the top
 LEVELS, CHANNELS = [3, 2, 1], 4
@@ -258,7 +259,7 @@ FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial
 def built(more: str, tree: Hierarchy, counts: list[int] | None = None) -> HIPE:
     args: argparse.Namespace = parse_main(f"{FLAGS} {more}".split())[0]
     resolve(args)
-    return build.build_model(args, tree, fit_embeddings(tree, dim=8), 1.0, counts).eval()
+    return build_model(args, tree, fit_embeddings(tree, dim=8), 1.0, counts).eval()
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from program import CALL, QUICK, ROWS, call, explain_ancestors, explain_classes, train
 from tiny import random_tree, small_hipe
 
-import build
 from hierarchy.tree import Hierarchy
-from options import parse_main
+from options.flags import parse_main
+from run.model import model_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 from util_scripts import prune
 from util_scripts.errors import user_errors
@@ -102,8 +102,8 @@ def test_named_prototypes_go_for_good(data, tmp_path, score, capsys):
     assert [row["earlier"] for row in rows] == earlier and [row["prototype"] for row in rows] == list(range(16))
     for row in rows:
         assert row["video"] == old_rows[row["earlier"]]["video"] and row["node"] == old_rows[row["earlier"]]["node"]
-    model, _, record = build.model_of(load_checkpoint(new), new)
-    old, _, whole_record = build.model_of(load_checkpoint(run / "save_1.pth"), run)
+    model, _, record = model_of(load_checkpoint(new), new)
+    old, _, whole_record = model_of(load_checkpoint(run / "save_1.pth"), run)
     assert torch.equal(model.prototype_layer.prototypes, old.prototype_layer.prototypes[earlier])
     assert torch.equal(record.spread["own"], whole_record.spread["own"][earlier])
 
@@ -135,8 +135,8 @@ def test_without_tuning_the_score_is_what_keeping_makes_it(unmerged, tmp_path):
     """The prototypes that stay say what they said: of the score nothing but the named numbers is gone."""
     path = tmp_path / "pruned.pth"
     prune_it("--resume_path", unmerged / "save_1.pth", "--forbid", 0, 17, "--retune", 0, "--out", path)
-    old, _, _ = build.model_of(load_checkpoint(unmerged / "save_1.pth"), unmerged)
-    new, _, _ = build.model_of(load_checkpoint(path), path)
+    old, _, _ = model_of(load_checkpoint(unmerged / "save_1.pth"), unmerged)
+    new, _, _ = model_of(load_checkpoint(path), path)
     activations = torch.rand(3, 18, generator=torch.Generator().manual_seed(0))
     activations[:, [0, 17]] = 0
     torch.testing.assert_close(new.score(activations[:, 1:17])[0], old.score(activations)[0])
@@ -155,8 +155,8 @@ def test_a_pruned_run_knows_no_ways_and_goes_on(unmerged, tmp_path):
 
 def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(unmerged, pruned):
     old, new = load_checkpoint(unmerged / "save_1.pth"), load_checkpoint(pruned)
-    before, _, record = build.model_of(old, unmerged)
-    after, hierarchy, less = build.model_of(new, pruned)
+    before, _, record = model_of(old, unmerged)
+    after, hierarchy, less = model_of(new, pruned)
     n = len(after.prototype_layer.node_of)
     assert 9 <= n < len(before.prototype_layer.node_of)  # of 9 nodes
     assert (after.prototype_layer.counts >= 1).all() and int(after.prototype_layer.counts.sum()) == n
@@ -174,8 +174,8 @@ def test_a_pruned_checkpoint_is_the_rest_of_the_old_one(unmerged, pruned):
 def test_without_tuning_only_weights_are_gone(whole, tmp_path):
     words = ("--nearest", 4, "--least", 3, "--retune", 0, "--out", tmp_path / "x")
     prune_it("--resume_path", whole / "save_3.pth", *words)
-    old, _, _ = build.model_of(load_checkpoint(whole / "save_3.pth"), whole)
-    new, _, record = build.model_of(load_checkpoint(tmp_path / "x"), tmp_path)
+    old, _, _ = model_of(load_checkpoint(whole / "save_3.pth"), whole)
+    new, _, record = model_of(load_checkpoint(tmp_path / "x"), tmp_path)
     assert torch.equal(new.score.omega, old.score.omega[record.earlier])
     for name, value in new.trunk.state_dict().items():
         assert torch.equal(value, old.trunk.state_dict()[name])
@@ -195,8 +195,8 @@ def test_what_it_cost_is_told(whole, tmp_path, capsys):
 
 def test_groups_held_out_to_calibrate_on_stay_held_out(whole, tmp_path, monkeypatch):
     checkpoint = load_checkpoint(whole / "save_3.pth")
-    seen, even_clips = [], build.even_clips
-    monkeypatch.setattr(build, "even_clips", lambda args, videos, *rest: seen.append({video.name for video in videos})
+    seen, even_clips = [], prune.even_clips
+    monkeypatch.setattr(prune, "even_clips", lambda args, videos, *rest: seen.append({video.name for video in videos})
                         or even_clips(args, videos, *rest))
     held_out = ["v_Run_g01_c01"]
     for name, groups in (("all", []), ("fewer", held_out)):

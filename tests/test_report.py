@@ -1,341 +1,247 @@
-"""Explanations on disk: numbers in source pixels, pages that stand alone, names that stay inside, nothing half done."""
+"""The report of a results folder: its figures, its words where something is missing, names that stay text."""
 
 import json
 import os
 import re
-from pathlib import Path
+import shutil
+import sys
 from urllib.parse import unquote
 
-import numpy as np
 import pytest
-import torch
 from pages import Page
-from PIL import Image, ImageSequence
-from tiny import MemoryReader, Record, Spot, tiny_hipe
+from reported import EVIL, MODEL, TREE, explanation, results_folder
 
-from datasets.sampling import SlidingWindows
-from datasets.transforms import EvalTransform, normalise
-from datasets.video import Video, VideoClips
-from explain import report
-from explain.explainer import explain_videos
-from explain.names import file_name
-from explain.pictures import prototype_pictures
-from explain.summary import write_report
+from explain import pages
+from explain.report import Plot, write_report
+from util_scripts import make_report
+from util_scripts.errors import user_errors
 
-SPOT = Spot((13, 16), (30, 56), (70, 100))  # in 20 frames of 96 x 160, in the second window
-N_FRAMES, SIZE = 20, 48
-ODD_NAMES = ["v_Run_g01_c01", "../../escape", "clap & cheer! (1) #2 äß", "<b>bold</b>.avi"]
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return results_folder(tmp_path_factory.mktemp("reported"))
 
 
 @pytest.fixture
-def world():
-    """A model, four videos to explain, one training video, and a record that places prototypes in it."""
-    model, tree = tiny_hipe()
-    noise = np.random.default_rng(0).integers(36, 44, size=(5, N_FRAMES, 96, 160, 3), dtype=np.uint8)
-    pixels = {name: SPOT.paint(noise[i]) for i, name in enumerate(ODD_NAMES)} | {"train": SPOT.paint(noise[4])}
-    reader = MemoryReader(pixels)
-    videos = [Video(name, Path(name), label, "validation", N_FRAMES, (0, N_FRAMES))
-              for name, label in zip(ODD_NAMES, (0, 1, -1, 2), strict=True)]
-    source = Video("train", Path("train"), 0, "training", N_FRAMES, (0, N_FRAMES))
-    maps = torch.zeros(4, 12, 6) + 0.1 * torch.rand(4, 12, 6, generator=torch.Generator().manual_seed(0))
-    maps[1, 4:7, 2:5], maps[1, 5, 3] = 5, 9.2
-    record = Record(["train"] * len(model.prototype_layer.node_of), torch.arange(12, 20),
-                    torch.tensor([0.0, 32, 96, 128]), maps, (8, SIZE, SIZE))
-
-    def explain(out: Path, levels=(0,), n=4, **options):
-        clips = VideoClips(videos[:n], sampler=SlidingWindows(8, 6), transform=EvalTransform(SIZE), reader=reader)
-        return explain_videos(model, clips, hierarchy=tree, record=record, levels=levels, out=out,
-                              **{"source_videos": {"train": source}, "batch_size": 3, "progress": False} | options)
-
-    explain.clips = VideoClips(videos, sampler=SlidingWindows(8, 6), transform=EvalTransform(SIZE), reader=reader)
-    explain.model, explain.tree, explain.record = model, tree, record
-    explain.reader, explain.source = reader, source
-    return explain
+def results(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "results")
 
 
-def test_numbers_are_in_the_videos_own_frames_and_pixels(world, tmp_path):
-    found = world(tmp_path, pictures=False)
-    assert [one["video"] for one in found] == ODD_NAMES
-    for explanation in found:
-        stored = json.loads((tmp_path / file_name(explanation["video"]) / "explanation.json").read_text())
-        assert stored == explanation
-        assert {"video", "window", "prediction", "truth", "levels"} <= set(explanation)
-        assert explanation["window"][1] - explanation["window"][0] == 8
-        (level,) = explanation["levels"]
-        assert level["level"] == 0 and level["node"] == explanation["prediction"][0]
-        assert len(level["prototypes"]) == 3
-        gains = [entry["contribution"] for entry in level["prototypes"]]
-        assert gains == sorted(gains, reverse=True)
-        for entry in level["prototypes"]:
-            assert {"prototype", "node", "similarity", "contribution", "peak", "box", "source"} <= set(entry)
-            first, last = explanation["window"]
-            assert all(low <= at < high for low, at, high in
-                       zip(entry["box"][:3], entry["peak"], entry["box"][3:], strict=True))
-            assert first <= entry["box"][0] and entry["box"][3] <= last
-            assert entry["box"][2] >= 32 and entry["box"][5] <= 128  # the middle of the picture is what was seen
-            assert entry["seconds"] == [entry["box"][0] / 10, entry["box"][3] / 10]
-            without = level["probability"] * np.exp(-entry["contribution"])
-            assert entry["probability_without"] == pytest.approx(without, abs=2e-6)
-            assert entry["source"]["video"] == "train" and entry["source"]["frames"] == [12, 20]
-    assert [one["truth"] for one in found] == ["Run", "Jump", None, "Wave"]
+def page_of(results):
+    return Page(write_report(results))
 
 
-def test_the_brightest_prototypes_peak_is_on_the_spot(world, tmp_path):
-    """From the frames of a wide video to a small clip and back."""
-    model = world.model
-    brightest = set(range(0, len(model.prototype_layer.node_of), 3))
-    peaks = [entry["peak"] for one in world(tmp_path, pictures=False) for level in one["levels"]
-             for entry in level["prototypes"] if entry["prototype"] in brightest and one["window"][1] >= 15]
-    assert peaks and all(SPOT.holds(*peak) for peak in peaks)
+def test_figures_are_those_of_the_files(results):
+    words = page_of(results).words().replace(pages.NARROW, " ")
+    for said in ("Measured on 20 videos of the subset val (60 clips)", "right class62.5 %", "right grandparent87.5 %",
+                 "right after back-off, which names the class of 75 %98 %",
+                 "wrong on 2.50 levels on average", "0.123", "names the class in 75 %",
+                 "2 videos are taken for something else", "15 of 20 prototypes come from a training video"):
+        assert said in words, said
+    assert "train with --calibrate" in words
 
 
-def test_cards_say_whether_their_boxes_hold(world, tmp_path):
-    """The brightest prototypes match the spot alone; a heat that points to a dark corner is found out."""
-    brightest = set(range(0, len(world.model.prototype_layer.node_of), 3))
-
-    def bright_ones(out, **options):
-        return {one["video"]: (one, entry) for one in world(out, **options) for entry in one["levels"][0]["prototypes"]
-                if entry["prototype"] in brightest and one["window"][1] >= 15}
-
-    def corner(score_fn, clip, **options):
-        assert torch.is_grad_enabled() and score_fn(clip[None]).shape == (1,) and "upsample" in options
-        heat = torch.zeros(clip.shape[1:])
-        heat[0, :8, :8], heat[0, 2, 3] = 1, 2
-        return heat
-
-    parents = tmp_path / "parents"
-    world(parents, levels=(1, 2), beside=tmp_path / "corner")
-    own, cornered = bright_ones(tmp_path / "own"), bright_ones(tmp_path / "corner", heat=("in the corner", corner),
-                                                                beside=parents)
-    assert own and set(own) == set(cornered)
-    for name, (explanation, entry) in own.items():
-        assert explanation["heat"] == "upsample" and entry["box_test"]["holds"]
-        assert entry["box_test"]["box_only"] > entry["box_test"]["box_hidden"]
-        assert "Do not trust this box." not in Page(tmp_path / "own" / file_name(name) / "index.html").words()
-    for name, (explanation, entry) in cornered.items():
-        first = explanation["window"][0]
-        assert explanation["heat"] == "in the corner" and not entry["box_test"]["holds"]
-        assert entry["peak"] == [first, 5, 32 + 7] and entry["box"] == [first, 0, 32, first + 1, 16, 48]
-        words = Page(tmp_path / "corner" / file_name(name) / "index.html").words()
-        assert "Do not trust this box." in words and "Heat by in the corner" in words
-        story = Page(tmp_path / "corner" / file_name(name) / "story.html").words()  # each level with its own heat
-        assert story.count("Heat by in the corner") == len(explanation["levels"][0]["prototypes"])
-        assert story.count("similarity") > words.count("similarity") and entry["heat"] == "in the corner"
+def test_nodes_of_the_same_name_stay_two_nodes(results):
+    page = page_of(results)
+    shown = re.findall(r'data-find="([^"]*)">\s*<details[^>]*>\s*<summary><span class="name">Other<', page.source)
+    assert shown == ["other body", "other thing"]
+    assert "Other / Thing" in page.words()  # as explanations call it
 
 
-@pytest.mark.parametrize("power", [1.0, 4.0])
-def test_the_window_is_the_best_of_the_videos_prediction(world, tmp_path, power):
-    explanation = world(tmp_path, pictures=False, power=power)[0]
-    outputs = []
-    for i in range(len(world.clips)):
-        item = world.clips[i]
-        if item["video"] == 0:
-            with torch.no_grad():
-                outputs.append((int(item["frames"][0]), world.model(normalise(item["clip"])[None]).log_probs[0].exp()))
-    assert [first for first, _ in outputs] == [0, 6, 12]
-    total = sum(p[:6].double() ** power for _, p in outputs)
-    probs = (world.tree.membership.double() @ total / total.sum()).tolist()
-    leaf = int(total.argmax())
-    best = max(outputs, key=lambda one: one[1][leaf])
-    assert explanation["window"][0] == best[0]
-    assert explanation["prediction"] == list(world.tree.path(leaf))
-    assert explanation["levels"][0]["probability"] == pytest.approx(float(best[1][leaf]), abs=1e-5)
-    expected = [probs[node] for node in world.tree.path_ids(leaf)]
-    assert explanation["path_scores"] == pytest.approx(expected, abs=1e-5)
+def test_links_and_pictures_are_there(results):
+    page = page_of(results)
+    ids = set(re.findall(r'\bid="([^"]+)"', page.source))
+    assert len(ids) == len(re.findall(r'\bid="', page.source))
+    for link in page.links:
+        assert link[1:] in ids if link.startswith("#") else (results / unquote(link)).is_file(), link
+    stills = re.findall(r'srcset="([^"]+)"', page.source)
+    assert len(page.images) == len(stills) > 12
+    assert all((results / unquote(address)).is_file() for address in [*page.images, *stills])
+    assert not re.search(r"""(https?:)?//[a-z]|@import|url\(""", page.source)
+    assert page.source.count("<img") == page.source.count('loading="lazy"')
 
 
-def test_pages_stand_alone(world, tmp_path):
-    classes, parents = tmp_path / "local_analysis", tmp_path / "local_analysis_parents"
-    world(classes, beside=parents, n=3, k=1)
-    folders = [classes / file_name(name) for name in ODD_NAMES[:3]]
-    assert not any((folder / "story.html").exists() for folder in folders)
-    world(parents, levels=(1, 2), beside=classes, n=3, k=2)
-    for folder in [*folders, *(parents / folder.name for folder in folders)]:
-        explanation = json.loads((folder / "explanation.json").read_text())
-        for name in ("index.html", "story.html"):
-            page = Page(folder / name)
-            assert all(image.startswith("data:image/webp;base64,") for image in page.images)
-            assert not {"script", "link", "iframe"} & set(page.tags)
-            assert not re.search(r"(src|srcset|href)=\"?(https?:)?//", page.source) and "url(" not in page.source
-            assert page.tags.count("h1") == 1 and 'lang="en"' in page.source
-            assert "prefers-color-scheme: dark" in page.source and "width=device-width" in page.source
-            for link in page.links:
-                target, _, anchor = link.partition("#")
-                other = (folder / unquote(target)).resolve() if target else folder / name
-                assert other.is_file() and tmp_path in other.parents
-                assert not anchor or f'id="{anchor}"' in other.read_text(encoding="utf-8")
-        index, story = Page(folder / "index.html"), Page(folder / "story.html")
-        assert explanation["video"] in index.words()
-        assert len(index.images) == sum(2 + 5 * len(level["prototypes"]) for level in explanation["levels"])
-        nodes = [story.source.index(f'id="level-{level}-name"') for level in (2, 1, 0)]
-        assert nodes == sorted(nodes)  # from the top down
-        for level in explanation["levels"]:
-            for entry in level["prototypes"]:
-                assert f"Prototype {entry['prototype']} of {entry['node']}" in index.words()
-                assert " › ".join(entry["path"]) in index.words()
-                assert report.signed(-entry["contribution"]) in index.text
-        here, there = (classes, parents) if folder.parent == classes else (parents, classes)
-        assert any(unquote(link) == f"../../{there.name}/{folder.name}/index.html" for link in index.links)
-        assert here != there and "story.html" in index.links
-    for out in (classes, parents):
-        overview = Page(out / "index.html")
-        assert all((out / unquote(link)).resolve().is_file() for link in overview.links)
-        assert len(overview.images) == 3
-        assert sum(overview.words().count(word) for word in ("right", "wrong: it is", "truth not known")) == 3
-        assert "truth not known" in overview.words()
+def test_names_stay_text(results):
+    page = page_of(results)
+    assert EVIL in page.words() and "Run & <b>jump</b>" in page.words() and "<i>x</i>" in page.words()
+    assert "<b>jump" not in page.source and "<img src=x" not in page.source and 'Drum "fast"' not in page.source
 
 
-def test_gifs_lie_beside(world, tmp_path):
-    world(tmp_path, n=1)
-    folder = tmp_path / ODD_NAMES[0]
-    gifs = {file.name for file in folder.glob("*.gif")}
-    assert gifs == {"clip.gif", "level0.gif",
-                    *(f"level0_{rank}_{kind}.gif" for rank in (1, 2, 3)
-                      for kind in ("box", "heat", "source", "patch", "card"))}
-    with Image.open(folder / "clip.gif") as image:
-        assert image.size == (192, 192)
-        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) == 800  # 8 frames, 10 a second
+def test_pictures_say_how_many_merged_prototypes_they_stand_for(results):
+    """Prototype 2 of the folder for three, 4 for two, 6 for one; of 0 nothing is written."""
+    source = page_of(results).source
+    for number, said in ((0, None), (2, 3), (4, 2), (6, None)):
+        (shown,) = re.findall(rf'<img [^>]*alt="(Training video train_{number} [^"]*)"', source)
+        (caption,) = re.findall(rf"<b>Prototype {number}</b><span>(.*?)</span>", source)
+        for text in (shown, caption):
+            assert ("merged" in text) == (said is not None) and (said is None or f"for {said} merged" in text)
+    told = re.search(r'data-verdict="wrong".*?</ol>', source, re.S)[0]
+    assert told.count("for 2 merged") == 2 * 3  # below and in the picture's words, at each level
 
 
-def test_unmatched_prototypes_and_missing_videos_say_so(world, tmp_path, capsys):
-    best = world(tmp_path / "first", pictures=False)[0]["levels"][0]["prototypes"][0]["prototype"]
-    world.record.video[best] = None
-    found = world(tmp_path / "second", n=1, source_videos={})
-    words = Page(tmp_path / "second" / ODD_NAMES[0] / "index.html").words()
-    assert found[0]["levels"][0]["prototypes"][0]["source"] is None
-    assert words.count("No training clip matched this prototype") == 1
-    assert words.count("The training video could not be read") == 2
-    assert "warning: 1 training videos could not be read" in capsys.readouterr().err
+def test_stories_go_from_the_top_down_and_say_whether_boxes_hold(results):
+    page = page_of(results)
+    story = page.source[page.source.index('id="videos"'):]
+    told = re.search(r'data-verdict="wrong".*?</ol>', story, re.S)[0]
+    assert re.findall(r"<p class=\"kicker\">(\w+)<", told) == ["grandparent", "parent", "class"]
+    assert told.count("The box does not hold") == 1 and told.count("Its box alone keeps 90") == 2
+    assert told.count("Similarity 92") == 3 and told.count("evidence 2.76") == 3
+    assert page.source.index('data-verdict="wrong"') < page.source.index('data-verdict="right"')
 
 
-def test_names_never_leave_the_folder(world, tmp_path):
-    out = tmp_path / "in" / "here"
-    world(out, pictures=False)
-    assert {path.name for path in tmp_path.iterdir()} == {"in"}
-    assert {path.name for path in (tmp_path / "in").iterdir()} == {"here"}
-    assert len([path for path in out.iterdir() if path.is_dir()]) == len(ODD_NAMES)
+def test_what_first_prototypes_resemble_and_decide_is_told_of_every_level(results):
+    page = page_of(results)
+    table = page.source[page.source.index('id="decide"'):page.source.index('id="good"')]
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in table.replace(pages.NARROW, " ").split("<tr>")[2:]]
+    shares = ["62.5 %", "31.2 %", "6.3 %"]  # 1, .5 and .1 of 1.6 nats
+    left = "77.9 %"  # exp -.25
+    assert rows == [[level, "3", "92 %", "99.8 %", left, *shares] for level in ("class", "parent", "grandparent")]
+    assert 'href="#decide"' in page.source
+    for path in results.glob("local_analysis*/*/explanation.json"):  # as of before similarity was a share
+        path.write_text(path.read_text().replace('"activation"', '"was"'))
+    assert "#decide" not in page_of(results).source
 
 
-@pytest.mark.parametrize("name", ["v_Run_g01_c01", "#437_How_To! & (6)_stairs_f_nm", "日本語 ビデオ", "a.b.avi"])
-def test_ordinary_names_stay(name):
-    assert file_name(name) == name
+def test_mistakes_say_where_the_paths_part(results):
+    words = page_of(results).words()
+    assert "Body › Other › Run & <b>jump</b>, not Thing › Other › Saw: nothing in common but the root." in words
+    assert 'Wrong below Thing: Other › Saw, not Music › Drum "fast".' in words
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\0b", "x" * 400, "ß" * 300, "index.html",
-                                  ".hidden", "a:b", "trailing. ", "broken\udcff"])
-def test_other_names_become_safe_and_stay_apart(name, tmp_path):
-    safe = file_name(name)
-    assert safe != name and not re.search(r'[/\\\0:*?"<>|]', safe) and not safe.startswith(".")
-    assert len(safe.encode()) <= 200
-    (tmp_path / safe).mkdir()
-    assert (tmp_path / safe).resolve().parent == tmp_path.resolve()
-    assert file_name(name + "y") != safe and file_name("_" + name) != safe
+@pytest.mark.parametrize(("missing", "said"), [
+    ("metrics.json", "Nothing was measured yet"), ("img", "Every explained video"), ("opts.json", "How it was made"),
+    ("val.json", "The tree and its prototypes"), ("prototypes.json", "No prototypes yet"),
+    ("local_analysis", "from the top down"), ("explanations", "holds the prototypes against attribution methods")])
+def test_what_is_missing_is_said(results, missing, said):
+    path = results / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert said in page_of(results).words()
 
 
-def test_a_killed_run_leaves_no_half_explanation(world, tmp_path, monkeypatch):
-    world(tmp_path, pictures=False, k=1)
-    folder = tmp_path / ODD_NAMES[0]
-    before = (folder / "explanation.json").read_text()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        world(tmp_path, pictures=False, k=2)
-    assert (folder / "explanation.json").read_text() == before
-
-
-def test_what_an_earlier_model_left_is_cleared(world, tmp_path):
-    world(tmp_path, n=1, k=1)
-    folder = tmp_path / ODD_NAMES[0]
-    page = (folder / "index.html").read_text()
-    world(tmp_path, n=1, k=1, pictures=False)  # says the same: the pages still hold
-    assert (folder / "index.html").read_text() == page
-    with torch.no_grad():
-        world.model.score.last_layer.weight *= 1.5
-    world(tmp_path, n=1, k=1, pictures=False)
-    assert {path.name for path in folder.iterdir()} == {"explanation.json"}
+def test_measures_of_explanations_are_shown_with_the_best_of_each_row(results):
+    source = page_of(results).source
+    table = source[source.index("Against other explanations"):source.index('id="tree"')]
+    assert "Explanations of a &amp; b, 2 videos" in table and 'href="explanations/measures.html"' in table
+    rows = {re.match(r"[\w ]+", row)[0].strip(): re.findall(r'<td data-of="[^"]+">(.*?)</td>', row)
+            for row in table.split('<th scope="row">')[1:]}
+    assert list(rows) == ["insertion", "deletion", "box volume", "purity"]
+    means = {name: [re.sub(r"<.*?>", " ", cell).split()[0] for cell in cells] for name, cells in rows.items()}
+    assert means["insertion"] == ["0.850", "0.350", "0.550"] and means["deletion"] == ["0.100", "0.400", "\N{EN DASH}"]
+    best = {name: ['class="best"' in cell for cell in cells] for name, cells in rows.items()}
+    assert best["insertion"] == best["deletion"] == [True, False, False] and not any(best["box volume"])
+    assert "Prototypes as such, parent" in table and "0.800 to 0.900" in table
 
 
-def test_other_models_explanations_are_not_mixed_in(world, tmp_path):
-    classes, parents = tmp_path / "a", tmp_path / "b"
-    world(parents, levels=(1,), beside=classes, n=1, k=1)
-    with torch.no_grad():
-        world.model.score.last_layer.weight *= 1.5
-    world(classes, beside=parents, n=1, k=1)
-    assert not (classes / ODD_NAMES[0] / "story.html").exists()
-    assert not any("../b" in link for link in Page(classes / ODD_NAMES[0] / "index.html").links)
-    assert not Page(classes / "index.html").links or all(
-        "../b" not in link for link in Page(classes / "index.html").links)
+def test_a_calibrated_model_has_a_second_line(results):
+    assert 'class="series second" points' not in page_of(results).source.partition("Saying less")[0]
+    path = results / "metrics.json"
+    content = json.loads(path.read_text())
+    content["calibrated"] = True
+    for level in content["levels"]:
+        level["reliability_calibrated"] = [{"confidence": 0.7, "accuracy": 0.75, "count": 20}]
+    path.write_text(json.dumps(content))
+    source = page_of(results).source.partition("Saying less")[0]
+    assert source.count('class="series second" points') == len(content["levels"])
 
 
-def test_explanations_of_an_earlier_version_are_left_alone(world, tmp_path):
-    classes, parents = tmp_path / "local_analysis", tmp_path / "local_analysis_parents"
-    world(parents, levels=(1,), beside=classes, n=1, k=1)
-    file, page = parents / ODD_NAMES[0] / "explanation.json", parents / ODD_NAMES[0] / "index.html"
-    earlier = json.loads(file.read_text())
-    for level in earlier["levels"]:
-        del level["decision"], level["siblings"], level["shares"]["descendants"]
-        level["prototypes"] = [{"prototype": 3, "similarity": 8.1, "source": None} for _ in level["prototypes"]]
-    file.write_text(json.dumps(earlier))
-    before = page.read_text()
-    world(classes, beside=parents, n=1, k=1)
-    assert page.read_text() == before and not (classes / ODD_NAMES[0] / "story.html").exists()
-    write_report(tmp_path)
-    assert "8.1" not in (tmp_path / "report.html").read_text()
-    world(parents, levels=(1,), beside=classes, n=1, k=1)
-    assert (classes / ODD_NAMES[0] / "story.html").is_file()
+def test_pictures_of_an_earlier_push_are_not_shown(results):
+    log = results / "metrics.jsonl"
+    pushed = '{"event": "push", "epoch": %d, "matched": 1}\n{"event": "val", "epoch": 90, "done": ["push", 90, 0]}\n'
+    log.write_text(pushed % 20)
+    assert page_of(results).source.count("img/epoch_20/") > 12
+    log.write_text(log.read_text() + pushed % 30)
+    assert "img/epoch_" not in page_of(results).source
 
 
-def test_pages_of_another_model_do_not_link_what_has_changed(world, tmp_path):
-    classes, parents = tmp_path / "a", tmp_path / "b"
-    world(parents, levels=(1,), beside=classes, n=1, k=1)
-    world(classes, beside=parents, n=1, k=1)
-    pages = [parents / ODD_NAMES[0] / "index.html", parents / "index.html"]
-    assert all(any("../a" in link for link in Page(page).links) for page in pages)
-    with torch.no_grad():
-        world.model.score.last_layer.weight *= 1.5
-    world(classes, beside=parents, n=1, k=1)
-    assert not (parents / ODD_NAMES[0] / "story.html").exists()
-    assert not any("../a" in link or "story" in link for page in pages for link in Page(page).links)
-    assert any("index.html" in link for link in Page(pages[1]).links)  # its own videos are still listed
+def test_without_explanations_it_says_how_to_make_them(results):
+    for name in ("local_analysis", "local_analysis_parents"):
+        shutil.rmtree(results / name)
+    words = page_of(results).words()
+    assert "No video was explained yet" in words and "No explanation here was put to the test yet" in words
 
 
-def test_unreadable_videos_are_counted(world, tmp_path, capsys):
-    del world.reader.videos[ODD_NAMES[1]]
-    with pytest.warns(RuntimeWarning, match="escape"):
-        found = world(tmp_path, pictures=False)
-    assert [one["video"] for one in found] == [ODD_NAMES[0], *ODD_NAMES[2:]]
-    assert "warning: 1 videos could not be read and are not explained" in capsys.readouterr().err
-    world.reader.videos.clear()
-    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="none of the 4 videos can be read"):
-        world(tmp_path, pictures=False)
+def test_a_fresh_run_has_a_report(results):
+    """Before inference and before a push: with prototypes of no video, and with nothing measured."""
+    for path in results.iterdir():
+        if path.name != "prototypes.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    rows = [{"prototype": i, "node": list(TREE.path(i)), "video": None} for i in range(len(TREE))]
+    (results / "prototypes.json").write_text(json.dumps(rows))
+    assert "0 of 10 prototypes come from a training video" in page_of(results).words()
 
 
-def test_levels_have_to_exist(world, tmp_path):
-    with pytest.raises(ValueError, match="levels 0 to 2"):
-        world(tmp_path, levels=(0, 3))
+def test_other_models_explanations_are_left_out(results):
+    other = explanation("of_another_model", [0], truth=0, said=0) | {"model": "ffffffff"}
+    folder = results / "local_analysis" / "of_another_model"
+    pages.start_folder(folder, other)
+    newest = results / "local_analysis" / "v_Wave_g01" / pages.EXPLANATION
+    os.utime(newest, (2e9, 2e9))
+    assert "of_another_model" not in page_of(results).source
+    assert json.loads(newest.read_text())["model"] == MODEL
 
 
-def test_every_matched_prototype_is_drawn_from_the_record_alone(world, tmp_path):
-    world.record.video[4] = None
-    world.record.video[5] = "gone"
-    missing = prototype_pictures(
-        world.record, world.tree, world.model.prototype_layer.node_of, videos={"train": world.source},
-        reader=world.reader, out=tmp_path / "img", n_jobs=2)
-    assert missing == ["gone"]
-    n = len(world.record.video)
-    names = {path.name for path in (tmp_path / "img").iterdir()}
-    assert len(names) == 2 * (n - 2)
-    assert {"0000_Run.gif", "0000_Run_patch.png"} <= names
-    with Image.open(tmp_path / "img" / "0000_Run.gif") as image:
-        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(image)) == 800
-    with Image.open(tmp_path / "img" / "0000_Run_patch.png") as image:
-        assert np.asarray(image).mean() > 80  # the spot, not the dark around it
+def test_explanations_are_of_the_model_that_was_measured(results):
+    path = results / "metrics.json"
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps(metrics | {"model": MODEL}))
+    source = page_of(results).source
+    assert "v_Wave_g01" in source.partition('id="stories"')[2]
+    path.write_text(json.dumps(metrics | {"model": "ffffffff"}))
+    source = page_of(results).source
+    assert "v_Wave_g01" not in source.partition('id="stories"')[2] and "Why it says so" not in source
+    title = results / "explanations" / "measures.md"
+    for named, shown in (("00000000", False), ("ffffffff", True)):
+        title.write_text(f"# Explanations of a & b, 2 videos, model {named}\n")
+        assert ("Prototypes as such, parent" in page_of(results).source) == shown
 
 
-@pytest.mark.parametrize(("probability", "text"), [
-    (1.0, "> 99.9 %"), (0.9999, "> 99.9 %"), (0.993, "99.3 %"), (0.93, "93 %"), (0.042, "4.2 %"), (0.0001, "< 0.1 %")])
-def test_percentages_are_never_more_certain_than_they_are(probability, text):
-    assert report.percent(probability).replace(report.NARROW, " ") == text
+def test_a_threshold_that_nothing_reaches_is_told(results):
+    path = results / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"calibrated": True, "threshold": 1.0000000000000002}))
+    words = page_of(results).words()
+    assert "every answer is the root of the tree" in words and "climbs the tree until" not in words
+
+
+def test_undefined_figures_are_dashes(results):
+    metrics = json.loads((results / "metrics.json").read_text())
+    metrics |= {"severity": None, "hierarchical": {"precision": None, "recall": None, "f": None}, "mistakes": []}
+    for level in metrics["levels"]:
+        level |= {"nll": None, "ece": None, "reliability": []}
+    metrics["backoff"] |= {"accuracy": None, "coverage_leaf": None, "information": None, "area": None}
+    (results / "metrics.json").write_text(json.dumps(metrics))
+    words = page_of(results).words()
+    assert "None" not in words.replace("None: every video was recognised", "") and "\N{EN DASH}" in words
+
+
+def called(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["make_report", *map(str, words)])
+    with user_errors():
+        make_report.main()
+
+
+def test_the_command_writes_it_anew(results, monkeypatch, capsys):
+    called(monkeypatch, "--result_path", results)
+    assert capsys.readouterr().out.strip() == str(results / "report.html")
+
+
+@pytest.mark.parametrize(("file", "content", "said"), [
+    ("explanations/measures.csv", "table,level\nx,y\n", "not what evaluate_explanations.py writes"),
+    ("metrics.json", "{", "not JSON"), ("metrics.json", '{"subset": "val"}', "not as this version writes it"),
+    (None, None, "holds no predictions"), ("gone", None, "no such folder")])
+def test_bad_folders_are_one_sentence(results, monkeypatch, capsys, file, content, said):
+    if content is None:
+        shutil.rmtree(results)
+        if file is None:
+            results.mkdir()
+    else:
+        (results / file).write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        called(monkeypatch, "--result_path", results)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code == 2 and len(lines) == 1 and said in lines[0]
+
+
+def test_plots_put_their_corners_in_the_corners():
+    plot = Plot(0.2)
+    assert plot.line([(0, 0), (1, 0.2), (None, 0.1)]) == f"{plot.left}.0,{plot.height - plot.bottom}.0 " \
+        f"{plot.width - plot.margin}.0,{plot.margin}.0"

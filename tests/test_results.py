@@ -10,7 +10,9 @@ from tiny import random_tree
 from benchmarks import results
 from benchmarks.ancestors import firing
 from benchmarks.weizmann import HIPE, LINE
-from options import PAPER, RECIPES, parse_main, resolve
+from options.flags import parse_main
+from options.recipes import PAPER, RECIPES
+from options.resolve import resolve
 from util_scripts.demo import TRAINING
 
 LINES = {"demo": ["--root_path", "demo", "--video_path", "jpg", *TRAINING.split(), "--n_val_samples", "4"],

@@ -10,9 +10,9 @@ from program import CALL, DATA, MODEL, call, write_data
 from tiny import random_tree, small_hipe
 from trainers import take, trainer
 
-import build
 from benchmarks import embeddings, scores
 from hierarchy import ClassEmbeddings, Hierarchy, load_embeddings, one_hot
+from run.model import model_of
 from training.checkpoint import load_checkpoint
 
 QUICK = "--trunk_epochs 1 --warm_epochs 1 --n_epochs 2 --push_start 2 --tune_iterations 2 --batch_size 6 --push_clips 1"
@@ -41,7 +41,7 @@ def test_a_run_that_learns_its_temperature_goes_on(data: Path, tmp_path: Path) -
     call(*line, QUICK, "--score hyperbolic --learn_T --checkpoint 1")
     checkpoint = load_checkpoint(tmp_path / "save_2.pth")
     assert checkpoint["args"]["learn_T"] is True
-    model, _, _ = build.model_of(checkpoint, tmp_path)
+    model, _, _ = model_of(checkpoint, tmp_path)
     assert model.score.embeddings.log_factor != 0
     call("--resume_path auto --n_epochs 3", *line)
     assert load_checkpoint(tmp_path / "save_3.pth")["model"]["score.embeddings.log_factor"] != 0

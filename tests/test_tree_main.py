@@ -9,7 +9,7 @@ import torch
 from processes import in_processes
 from program import DATA, ROWS, TREE, assert_same, call, cut, refused, write_data
 
-import build
+from run.model import model_of
 from training.checkpoint import load_checkpoint
 from util_scripts import export
 
@@ -79,7 +79,7 @@ def test_what_stays_tells_what_it_stands_for(whole):
     assert int(counts.sum()) == len(rows) == len(checkpoint["model"]["score.omega"]) and int(counts.min()) >= 1
     assert checkpoint["push_record"]["stands_for"] == stands_for
     assert load_checkpoint(whole / "save_2.pth")["push_record"]["stands_for"] is None
-    model, _, record = build.model_of(checkpoint, whole)
+    model, _, record = model_of(checkpoint, whole)
     assert model.prototype_layer.counts.tolist() == counts.tolist() and record.stands_for == stands_for
     spread = record.spread
     assert spread["others"].shape == (len(rows), 11) and spread["others"].dtype == torch.float16
@@ -162,7 +162,7 @@ def test_models_are_exported(whole, hyperbolic, tmp_path, capsys, name):
     export.main(["--resume_path", str(path), "--format", "export", str(tmp_path / "served.pt2")])
     assert "largest difference" in capsys.readouterr().out
     told = json.loads((tmp_path / "served.json").read_text())
-    model, *_ = build.model_of(load_checkpoint(path), path)
+    model, *_ = model_of(load_checkpoint(path), path)
     assert told["prototype_nodes"] == model.prototype_layer.node_of.tolist()
     served = torch.export.load(tmp_path / "served.pt2").module()
     log_probs, activations, _ = served(torch.randint(256, (3, 3, 8, 32, 32), dtype=torch.uint8))

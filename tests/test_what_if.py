@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import random_tree, tiny_hipe, tree_score
 
-from explain import report
+from explain import pages
 from explain.explainer import fingerprint
 from explain.what_if import FILE, in_columns, what_if
 from hierarchy.tree import Hierarchy
@@ -102,9 +102,9 @@ def test_data_cannot_end_their_script(tmp_path):
     model, tree = tiny_hipe(score="tree")
     data = what_if(model, output_of(model, torch.rand(len(model.prototype_layer.node_of))), tree)
     data["nodes"][0]["name"] = "</script><script>hit = 1</script><!--"
-    report.write_what_if(tmp_path, data)
-    asked = report._asked(tmp_path)
+    pages.write_what_if(tmp_path, data)
+    asked = pages._asked(tmp_path)
     assert "<" not in asked["data"] and json.loads(asked["data"])["nodes"] == data["nodes"]
-    report.write_what_if(tmp_path, None)
-    assert not (tmp_path / FILE).exists() and report._asked(tmp_path) is None
+    pages.write_what_if(tmp_path, None)
+    assert not (tmp_path / FILE).exists() and pages._asked(tmp_path) is None
     assert len(fingerprint(model)) == 8

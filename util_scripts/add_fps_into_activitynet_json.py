@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from datasets import READERS
 from datasets.activitynet import find_keys
+from datasets.annotation import load_database
 from datasets.reading import VideoInfo
-from datasets.ucf101 import load_database
 from util_scripts.errors import CommandLine, user_errors
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.ucf101 import videos_at
+from datasets.annotation import videos_at
 from util_scripts.errors import CommandLine
 from util_scripts.ucf101_json import count_frames
 

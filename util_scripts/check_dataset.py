@@ -21,16 +21,18 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-import build
 from datasets import DATASETS, READERS
 from datasets.activitynet import REMEDY, find_keys, segments_of
+from datasets.annotation import WRITERS, entry_of, load_database, videos_at
 from datasets.groups import recording_of
 from datasets.packed import INDEX_NAME
 from datasets.reading import Reader, VideoFile, VideoInfo
-from datasets.ucf101 import WRITERS, entry_of, load_database, videos_at
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
-from options import parse_main, resolve
+from options.flags import parse_main
+from options.resolve import resolve
+from run.paths import under_root
+from run.resume import check_tree
 from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import HEIGHT, QUALITY
 from util_scripts.processes import process_pool
@@ -71,7 +73,7 @@ def known_videos(args: argparse.Namespace, content: dict, hierarchy: Hierarchy) 
         file.write_text(json.dumps(content), encoding="utf-8")
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # the table tells what the reader warns of
-                return DATASETS[args.dataset](file, build.under_root(args, args.video_path), hierarchy,
+                return DATASETS[args.dataset](file, under_root(args, args.video_path), hierarchy,
                                               file_type=args.file_type)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(str(error).replace(str(file), args.annotation_path)) from error
@@ -179,12 +181,12 @@ def main(argv: list[str] | None = None) -> None:
         for flag in ("video_path", "annotation_path"):
             if not getattr(args, flag):
                 raise ValueError(f"--{flag} is missing; give the {flag.replace('_', ' ')} under --root_path")
-        args.annotation_path = str(build.under_root(args, args.annotation_path))
+        args.annotation_path = str(under_root(args, args.annotation_path))
         if own.fix is not None and own.fix.resolve() == Path(args.annotation_path):
             raise ValueError(f"--fix {own.fix} is the annotation file itself; give another one to write")
         if own.fix is not None and (own.fix.is_dir() or not own.fix.parent.is_dir()):
             raise ValueError(f"--fix {own.fix}: give a file, in a folder that is there")
-        hierarchy = build.check_tree(args, given, None, None)
+        hierarchy = check_tree(args, given, None, None)
         resolve(args)
         content = load_database(args.annotation_path, REMEDY if args.dataset == "activitynet" else
                                 f"write it with {WRITERS}")
@@ -200,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         known = set(keys)
         missing = [key for key in sound if key not in known]
         if args.dataset == "activitynet":
-            there = find_keys(missing, build.under_root(args, args.video_path), file_type=args.file_type)
+            there = find_keys(missing, under_root(args, args.video_path), file_type=args.file_type)
             bare = {key: "no segment holds a frame of it" for key, path in there.items() if path is not None}
             damaged |= bare
             sound = {key: entry for key, entry in sound.items() if key not in bare}
@@ -238,7 +240,7 @@ def main(argv: list[str] | None = None) -> None:
             ("classes without a training clip", len(empty), empty),
             ("recordings in more than one subset", "not known for this set" if shared is None else len(shared),
              shared or ()),
-            *disk_rows(build.under_root(args, args.video_path), args.file_type, seen),
+            *disk_rows(under_root(args, args.video_path), args.file_type, seen),
             ("GB decoded (--memory_gb)", f"{sum(video.decoded for video in found) / 1e9:.3g}", ()),
         ]))
         if own.fix is not None:

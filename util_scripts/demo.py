@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import build
 from attribution import METHODS
 from datasets.reading import JpegFolder, VideoFile
 from datasets.transforms import EvalTransform, normalise
@@ -32,6 +31,10 @@ from explain.names import file_name
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
 from models.geometry import points_to_source, upsample
+from run.data import make_loader, make_reader, read_videos, window_clips, window_power
+from run.model import model_of
+from run.paths import HERE
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
 from training.push import PushRecord
@@ -62,7 +65,7 @@ def run(*command: str | Path) -> None:
     """
     words = [str(word) for word in command]
     print("\n$ python " + shlex.join(words), flush=True)
-    if subprocess.run([sys.executable, *words], cwd=build.HERE).returncode:
+    if subprocess.run([sys.executable, *words], cwd=HERE).returncode:
         raise ValueError(f"python {shlex.join(words)} failed; its own message stands above")
 
 
@@ -229,9 +232,9 @@ def summarise(out: Path, minutes: float) -> dict:
     """
     results = out / "results"
     checkpoint = load_checkpoint(newest_whole(results))
-    model, hierarchy, record = build.model_of(checkpoint, results)
-    model, args = model.eval(), build.stored_args(checkpoint)
-    videos = build.read_videos(args, hierarchy)
+    model, hierarchy, record = model_of(checkpoint, results)
+    model, args = model.eval(), stored_args(checkpoint)
+    videos = read_videos(args, hierarchy)
     test = [video for video in videos if video.subset == "validation"]
     train = [video for video in videos if video.subset == "training"]
     labels = torch.tensor([video.label for video in test])
@@ -285,10 +288,10 @@ def softmax_accuracy(model: HIPE, args: argparse.Namespace, videos: list[Video],
     """
     if not (args.trunk_epochs or getattr(args, "head_given", False)):
         return None
-    clips = build.window_clips(args, videos, build.make_reader(args), args.inference_stride)
-    loader = build.make_loader(clips, n_threads=0, device=model.device, batch_size=BATCH)
+    clips = window_clips(args, videos, make_reader(args), args.inference_stride)
+    loader = make_loader(clips, n_threads=0, device=model.device, batch_size=BATCH)
     pool = predict(model, loader, len(videos), device=model.device, pooled=True, description="softmax head",
-                   power=build.window_power(args))
+                   power=window_power(args))
     return accuracy_per_level(pool.probs[:, :model.hierarchy.n_leaves].argmax(1), labels, model.hierarchy.ancestors)
 
 
@@ -345,7 +348,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="python -m util_scripts.demo", description=__doc__.splitlines()[0],
                          usage="%(prog)s [-h] [--seed N] [--ways {1,2}] [--way_share S] [--n_threads N] [out] "
                                "[-- flags of main.py]")
-    parser.add_argument("out", nargs="?", type=Path, default=build.HERE / "demo", help="folder to fill (default: demo)")
+    parser.add_argument("out", nargs="?", type=Path, default=HERE / "demo", help="folder to fill (default: demo)")
     parser.add_argument("--seed", type=int, default=1, help="of the data and the training (default: 1)")
     parser.add_argument("--ways", type=int, default=1, metavar="{1,2}",
                         help="2: every class is shown in two ways, as make_demo_dataset has it (default: 1)")

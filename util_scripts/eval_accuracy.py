@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.ucf101 import read_annotation, subset_of
+from datasets.annotation import read_annotation, subset_of
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
 from util_scripts.errors import CommandLine, user_errors

@@ -16,10 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import build
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
 from models import HIPE, HIPEOutput
+from run.data import normalisation_of, window_power
+from run.model import model_of
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint, write_whole
 from training.schedule import Step
 from util_scripts.errors import CommandLine, user_errors
@@ -125,7 +127,7 @@ def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> 
         grid = model(clip).features.shape[2:]
     return {"input": {"dtype": "uint8", "channels": "RGB", "frames": args.sample_duration, "size": args.sample_size,
                       "frame_stride": args.sample_t_stride},
-            "window_power": build.window_power(args),
+            "window_power": window_power(args),
             "outputs": OUTPUTS,
             "nodes": [{"name": hierarchy.full_name(node), "level": int(hierarchy.level_of[node]),
                        "path": list(hierarchy.path(node))} for node in range(len(hierarchy))],
@@ -144,10 +146,10 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     checkpoint = load_checkpoint(checkpoint_path)
     if Step(*checkpoint["done"]).kind == "trunk":
         raise ValueError(f"{checkpoint_path}: only its trunk is trained, its prototypes are not; give a save_*.pth")
-    model, hierarchy, _ = build.model_of(checkpoint, checkpoint_path)
-    args = build.stored_args(checkpoint)
+    model, hierarchy, _ = model_of(checkpoint, checkpoint_path)
+    args = stored_args(checkpoint)
     size = (args.sample_duration, args.sample_size, args.sample_size)
-    serving = Serving(model.eval().requires_grad_(False), build.normalisation_of(args))
+    serving = Serving(model.eval().requires_grad_(False), normalisation_of(args))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed

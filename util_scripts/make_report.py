@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from explain.summary import write_report
+from explain.report import write_report
 from util_scripts.errors import CommandLine, user_errors
 
 

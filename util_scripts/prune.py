@@ -16,13 +16,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import build
+from datasets.annotation import subset_of
 from datasets.groups import hold_out
-from datasets.ucf101 import subset_of
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
 from models import HIPE
-from options import parse_main
+from options.flags import parse_main
+from run.data import even_clips, make_loader, make_reader, read_videos, window_power
+from run.model import choose_device, model_of
+from run.resume import check_tree, resume
 from training.checkpoint import save_checkpoint, write_whole
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
@@ -125,28 +127,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     least = LEAST if own_args.least is None else own_args.least
     if not 0 <= least <= n_nearest or n_nearest < 1 or (own_args.retune or 0) < 0:
         raise ValueError("--nearest must be at least 1, --least between 0 and --nearest, and --retune not negative")
-    device = build.choose_device(args.device, args.no_cuda)
-    checkpoint, path = build.resume(args, given)
+    device = choose_device(args.device, args.no_cuda)
+    checkpoint, path = resume(args, given)
     if checkpoint is None:
         raise ValueError(f"{args.result_path}: holds no checkpoint to prune; give one as --resume_path")
     out = (own_args.out or path.parent / "pruned" / path.name).expanduser().resolve()
     if out == path:
         raise ValueError(f"--out {out}: is the checkpoint itself, which stays; give another name")
-    hierarchy = build.check_tree(args, given, checkpoint, path)
-    model, _, record = build.model_of(checkpoint, path)
+    hierarchy = check_tree(args, given, checkpoint, path)
+    model, _, record = model_of(checkpoint, path)
     if record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so no prototype is a patch; prune after a push")
     node_of = model.prototype_layer.node_of
     keep = named(flag, getattr(own_args, flag), node_of, hierarchy) if flag else None
     model = model.to(device).eval()
-    videos = hold_out(build.read_videos(args, hierarchy), checkpoint.get("held_out", ()))
-    reader = build.make_reader(args)
+    videos = hold_out(read_videos(args, hierarchy), checkpoint.get("held_out", ()))
+    reader = make_reader(args)
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:
         raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
 
     def loader(some, n):
-        return build.make_loader(build.even_clips(args, some, reader, n), n_threads=args.n_threads, device=device,
+        return make_loader(even_clips(args, some, reader, n), n_threads=args.n_threads, device=device,
                                  batch_size=args.batch_size)
 
     rows = {}  # by when: accuracy and mean log-probability of the truth, by level
@@ -155,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not validation:
             return
         pool = predict(model, loader(validation, args.n_val_samples), len(validation), device=device,
-                       description="val", power=build.window_power(args))
+                       description="val", power=window_power(args))
         probs, truth = pool.probs[pool.seen], torch.tensor([video.label for video in validation])[pool.seen]
         log_probs = probs.gather(1, hierarchy.ancestors[truth]).clamp(min=1e-12).log()
         rows[when] = (accuracy_per_level(probs[:, :hierarchy.n_leaves].argmax(1), truth, hierarchy.ancestors).tolist(),

@@ -14,8 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import READERS
+from datasets.annotation import videos_on_disk
 from datasets.reading import file_type_of
-from datasets.ucf101 import videos_on_disk
 from util_scripts.errors import CommandLine, user_errors
 
 

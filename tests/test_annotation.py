@@ -6,7 +6,7 @@ import pytest
 from media import shades, write_frames, write_video
 
 from datasets import DATASETS
-from datasets.ucf101 import read_annotation, read_ucf101, subset_of, videos_on_disk
+from datasets.annotation import read_annotation, read_ucf101, subset_of, videos_on_disk
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
