@@ -54,18 +54,18 @@ from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
 from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
-from local_analysis import choose, heat_method, stored_flags
 from models.geometry import box_of, cell_centre, points_to_source, upsample
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import PrototypeLayer
+from options.errors import user_errors
 from options.flags import device_flags, parse_given
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
+from run.explaining import choose, heat_method, stored_flags
 from run.model import choose_device, model_of
 from run.paths import under_root
 from training.checkpoint import load_checkpoint, write_whole
 from training.features import KeptFeatures, Shelf, valid_clips
 from training.push import PushRecord
-from util_scripts.errors import user_errors
 
 HEADS = ("prototypes", "softmax")
 OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most

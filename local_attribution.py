@@ -30,17 +30,17 @@ from explain.names import file_name
 from explain.pages import percent
 from explain.pictures import read_region
 from hierarchy.tree import Hierarchy
-from local_analysis import MEMORY_GB, choose, spread, stored_flags
 from models.geometry import upsample
 from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
+from options.errors import user_errors
 from options.flags import device_flags, model_flags, parse_given, parse_main
 from options.resolve import resolve
 from run.data import make_reader, normalisation_of, read_videos, window_power
+from run.explaining import MEMORY_GB, choose, spread, stored_flags
 from run.model import build_trunk, channels_last, check_size, choose_device, model_of
 from run.paths import HERE, under_root
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint
-from util_scripts.errors import user_errors
 
 IMAGES = (".jpg", ".jpeg", ".png")
 PICTURED = 6  # channels of a layer on the picture of a pyramid

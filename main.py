@@ -26,6 +26,7 @@ from evaluation.recognition import Believed, VideoPool, recognition_metrics
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
+from options.errors import user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, training_clips, window_clips, window_power
 from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
@@ -40,7 +41,6 @@ from training.precision import Precision, check_compiler, choose_precision, prep
 from training.push import PushRecord, push
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps, least_batch, remaining, training_steps
 from training.starts import spread_prototypes, start_prototypes
-from util_scripts.errors import user_errors
 
 # What is of one model in a results folder, beside checkpoints and pictures; explanations know whose they are.
 OF_A_MODEL = ("prototypes.json", "metrics.json", "train.json", "val.json", "test.json", "report.html")

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import inference, memory, push, schedule, step
+from options.errors import CommandLine, user_errors
 from run.paths import HERE
-from util_scripts.errors import CommandLine, user_errors
 
 BENCHMARKS = {"step": step, "push": push, "inference": inference, "schedule": schedule, "memory": memory}
 HEADING = "## All benchmarks, run by run"

@@ -31,6 +31,7 @@ from hierarchy.tree import Hierarchy
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from models.stages import stage_maps
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, training_clips, window_clips, window_power
 from run.model import model_of
@@ -41,7 +42,6 @@ from training.merging import merge_prototypes, spread_of
 from training.push import PushRecord, push
 from training.schedule import ScheduledBatches, training_steps
 from training.starts import spread_prototypes, start_prototypes
-from util_scripts.errors import CommandLine, user_errors
 
 CPU = torch.device("cpu")
 FIELDS = ("label", "video", "item", "frames", "crop")

@@ -26,8 +26,8 @@ from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
 from benchmarks.all import machine
 from models import TRUNKS, ResNet3D
+from options.errors import CommandLine, user_errors
 from run.model import choose_device
-from util_scripts.errors import CommandLine, user_errors
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int | None]] = {  # and the published milliseconds
     "ResNet-18": (lambda: ResNet3D(18), None), "ResNet-50": (lambda: ResNet3D(50), 21),

@@ -34,6 +34,7 @@ from evaluation.recognition import accuracy_per_level, pool_windows
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
 from models.geometry import cell_centre, points_to_source
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.recipes import TRUNK_FLAGS
 from options.resolve import resolve
@@ -42,7 +43,6 @@ from run.model import build_model, fresh_embedding
 from run.resume import check_tree, stored_args
 from training.checkpoint import load_checkpoint
 from training.push import PushRecord
-from util_scripts.errors import CommandLine, user_errors
 
 TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
          "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",

@@ -18,8 +18,8 @@ import torch
 
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import METHODS
+from options.errors import CommandLine, user_errors
 from run.paths import HERE
-from util_scripts.errors import CommandLine, user_errors
 
 COLUMNS = ("nodes", "levels", "largest family", "dims", "fit CPU s", "measure CPU s", "peak GB", "mAP",
            "mean distortion", "worst distortion", "disordered leaves")

@@ -21,9 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.step import Bench, in_turns, make_trainer, matrix_rate, softmax_step
 from models import HIPE
+from options.errors import CommandLine, user_errors
 from training.precision import Precision
 from training.schedule import Step
-from util_scripts.errors import CommandLine, user_errors
 
 BF16 = torch.bfloat16
 TOLERANCE = 0.02  # of a relative error

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.step import Bench, in_turns, ratio
+from options.errors import CommandLine, user_errors
 from training.precision import Precision
-from util_scripts.errors import CommandLine, user_errors
 
 WAYS = ("plain", "channels_last", "fp16", "bf16", "compile", "compile_bf16")
 

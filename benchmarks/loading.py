@@ -35,9 +35,9 @@ from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
+from options.errors import CommandLine, user_errors
 from run.data import make_loader, quiet_worker
 from util_scripts import generate_video_hdf5
-from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import convert
 from util_scripts.pack_frames import pack
 

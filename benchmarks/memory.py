@@ -22,8 +22,8 @@ from torch import Tensor
 
 from benchmarks.step import Bench
 from models import PrototypeLayer
+from options.errors import CommandLine, user_errors
 from training.engine import masks_of_maps
-from util_scripts.errors import CommandLine, user_errors
 
 
 def published(layer: PrototypeLayer, features: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.loading import found_videos, made_videos, per_second
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import convert
 
 

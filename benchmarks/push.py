@@ -22,6 +22,7 @@ from datasets.reading import FRAME_NAME
 from datasets.video import Video
 from explain import prototype_pictures
 from hierarchy.tree import Hierarchy
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.data import even_clips, make_loader, make_reader, read_videos
@@ -31,7 +32,6 @@ from training.engine import LossWeights, Phase, Trainer, predict
 from training.precision import choose_precision
 from training.push import push
 from training.schedule import Step
-from util_scripts.errors import CommandLine, user_errors
 
 N_FRAMES = 40
 

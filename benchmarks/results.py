@@ -39,13 +39,13 @@ from evaluation.calibration import fit_temperature, tempered
 from evaluation.recognition import Believed, recognition_metrics
 from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
+from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES, SCORE_DEFAULTS
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
-from util_scripts.errors import CommandLine, user_errors
 
 METHODS = ("softmax head", "published", "ours")
 RATES = (0.3, 1.0, 3.0)  # times the recipe's

@@ -15,9 +15,9 @@ import statistics
 import torch
 
 from benchmarks.step import Bench, in_turns, make_trainer
+from options.errors import CommandLine, user_errors
 from training.push import push
 from training.schedule import Step, push_epochs
-from util_scripts.errors import CommandLine, user_errors
 
 PUBLISHED_PASSES = 20  # of tuning after a push
 TUNED = 128  # how many times the batch stands for a training set in a tuning pass

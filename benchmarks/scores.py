@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmarks.weizmann import HIPE, LINE, prepare, python
 from hierarchy import Hierarchy, one_hot, save_embeddings
+from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES, SCORE_DEFAULTS
 from util_scripts.demo import TRAINING
-from util_scripts.errors import CommandLine, user_errors
 
 HEADS = {
     "hyperbolic": "--score hyperbolic",

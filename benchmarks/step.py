@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models import HIPE
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_model, choose_device, fresh_embedding
@@ -28,7 +29,6 @@ from run.resume import check_tree
 from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
 from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
-from util_scripts.errors import CommandLine, user_errors
 
 GOAL = 1.03
 WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",

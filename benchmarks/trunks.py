@@ -18,10 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.all import machine
 from models import TRUNKS
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk, channels_last, choose_device
-from util_scripts.errors import CommandLine, user_errors
 
 
 def exact(args: argparse.Namespace) -> dict:

@@ -14,8 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from options.errors import CommandLine, user_errors
 from run.paths import HERE
-from util_scripts.errors import CommandLine, user_errors
 
 LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
  --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img

@@ -12,13 +12,12 @@ import pytest
 import torch
 from media import write_frames
 
-import local_analysis
-import local_analysis_parents
 import main
 from hierarchy.tree import Hierarchy
+from options.errors import user_errors
+from run.explaining import analyse, ancestor_levels
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
-from util_scripts.errors import user_errors
 
 ROOT = Path(__file__).parents[1]
 ROWS = [("Run", "Legs", "Body"), ("Jump", "Legs", "Body"), ("Wave", "Arms", "Body"), ("Saw", "Tool", "Thing")]
@@ -63,13 +62,13 @@ def call(*lines: str | Path) -> None:
 def explain_classes(*words: str | Path) -> None:
     """local_analysis.py in this process."""
     with user_errors():
-        local_analysis.analyse("local_analysis.py", "", lambda tree: [0], [*map(str, words), "--no_cuda"])
+        analyse("local_analysis.py", "", lambda tree: [0], [*map(str, words), "--no_cuda"])
 
 
 def explain_ancestors(*words: str | Path) -> None:
     """local_analysis_parents.py in this process."""
     with user_errors():
-        local_analysis.analyse("local_analysis_parents.py", "", local_analysis_parents.ancestor_levels,
+        analyse("local_analysis_parents.py", "", ancestor_levels,
                                [*map(str, words), "--no_cuda"])
 
 

@@ -33,13 +33,13 @@ from evaluation.typicality import distance_spread
 from explain.match import match_output
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
+from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips
 from run.model import build_model, model_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.push import push
-from util_scripts.errors import user_errors
 
 ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
 FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 24 "

@@ -10,12 +10,12 @@ from trunks import small
 
 from datasets.transforms import _scale_and_shift, normalise
 from models import HIPE, TRUNKS
+from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_model, fresh_embedding
 from training.checkpoint import save_checkpoint
 from util_scripts import export
-from util_scripts.errors import user_errors
 
 TREE = random_tree(4, 2, 5)
 FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 32 "

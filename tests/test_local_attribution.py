@@ -27,11 +27,11 @@ from hierarchy.tree import Hierarchy
 from models import TRUNKS
 from models.geometry import smoothed
 from models.resnet3d import ResNet3D
+from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_model, check_size
 from training.checkpoint import load_checkpoint, save_checkpoint
-from util_scripts.errors import user_errors
 
 ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
 TRUNK = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1")

@@ -37,8 +37,8 @@ from program import (
 
 import main
 from attribution import METHODS
-from local_analysis import heat_method
 from models.geometry import box_of, smoothed
+from run.explaining import heat_method
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
 from util_scripts import eval_accuracy

@@ -9,11 +9,11 @@ from program import CALL, QUICK, ROWS, call, explain_ancestors, explain_classes,
 from tiny import random_tree, small_hipe
 
 from hierarchy.tree import Hierarchy
+from options.errors import user_errors
 from options.flags import parse_main
 from run.model import model_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 from util_scripts import prune
-from util_scripts.errors import user_errors
 
 
 def prune_it(*words) -> None:

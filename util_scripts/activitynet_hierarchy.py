@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from hierarchy.tree import Hierarchy
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def taxonomy_rows(taxonomy: list[dict]) -> list[list[str]]:

@@ -16,7 +16,7 @@ from datasets import READERS
 from datasets.activitynet import find_keys
 from datasets.annotation import load_database
 from datasets.reading import VideoInfo
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets.annotation import videos_at
-from util_scripts.errors import CommandLine
+from options.errors import CommandLine
 from util_scripts.ucf101_json import count_frames
 
 

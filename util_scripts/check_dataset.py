@@ -29,11 +29,11 @@ from datasets.packed import INDEX_NAME
 from datasets.reading import Reader, VideoFile, VideoInfo
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.paths import under_root
 from run.resume import check_tree
-from util_scripts.errors import CommandLine, user_errors
 from util_scripts.generate_video_jpgs import HEIGHT, QUALITY
 from util_scripts.processes import process_pool
 

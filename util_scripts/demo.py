@@ -31,6 +31,7 @@ from explain.names import file_name
 from hierarchy.tree import Hierarchy, level_name
 from models import HIPE
 from models.geometry import points_to_source, upsample
+from options.errors import CommandLine, user_errors
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import model_of
 from run.paths import HERE
@@ -38,7 +39,6 @@ from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 from training.engine import predict
 from training.push import PushRecord
-from util_scripts.errors import CommandLine, user_errors
 
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.
 TRAINING = """--model_depth 10 --resnet_widen_factor 0.25 --conv1_t_size 3 --temporal_strides 2 1 2 1 1

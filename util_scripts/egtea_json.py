@@ -8,8 +8,8 @@ lines `clip action verb noun`, numbers from 1. A clip lies in the folder of its 
 import argparse
 from pathlib import Path
 
+from options.errors import CommandLine, user_errors
 from util_scripts.annotating import Listed, read_text, write_annotation
-from util_scripts.errors import CommandLine, user_errors
 
 
 def read_lines(path: Path) -> list[list[str]]:

@@ -7,8 +7,8 @@ frames, so frames are to be taken without --fps. A video is called `P01/P01_01`,
 
 from pathlib import Path
 
+from options.errors import user_errors
 from util_scripts.annotating import Listed, column, number, parser_of, read_csv, write_annotation
-from util_scripts.errors import user_errors
 
 FILES = {"EPIC_100_train.csv": "training", "EPIC_100_validation.csv": "validation",
          "EPIC_100_test_timestamps.csv": "testing"}

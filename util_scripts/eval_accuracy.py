@@ -8,7 +8,7 @@ import torch
 from datasets.annotation import read_annotation, subset_of
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 NAMES = ("class", "sibling", "cousin")
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
 from models import HIPE, HIPEOutput
+from options.errors import CommandLine, user_errors
 from run.data import normalisation_of, window_power
 from run.model import model_of
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, write_whole
 from training.schedule import Step
-from util_scripts.errors import CommandLine, user_errors
 
 TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
 OUTPUTS = ["log_probs", "activations", "cells"]

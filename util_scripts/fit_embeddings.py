@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def check_paths(args: argparse.Namespace) -> None:

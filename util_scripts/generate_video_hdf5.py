@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datasets.hdf5 import NAME, Hdf5Frames, write_hdf5
 from datasets.reading import JpegFolder
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 from util_scripts.pack_frames import frame_folders, read_files
 from util_scripts.processes import process_pool
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
 
 HEIGHT, QUALITY = 240, 95  # pixels, and of JPEG

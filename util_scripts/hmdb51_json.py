@@ -7,8 +7,8 @@ import argparse
 import re
 from pathlib import Path
 
+from options.errors import CommandLine, user_errors
 from util_scripts.annotating import Listed, read_text, write_annotation
-from util_scripts.errors import CommandLine, user_errors
 
 SUBSETS = {"1": "training", "2": "validation", "0": None}
 

@@ -7,8 +7,8 @@ a test list without labels lie in the folder `test`.
 
 from pathlib import Path
 
+from options.errors import user_errors
 from util_scripts.annotating import Listed, column, number, parser_of, read_csv, write_annotation
-from util_scripts.errors import user_errors
 
 FILES = {"train.csv": "training", "val.csv": "validation", "validate.csv": "validation", "test.csv": "testing"}
 

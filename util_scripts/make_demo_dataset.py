@@ -3,7 +3,7 @@
 import argparse
 
 from datasets.synthetic import CLASSES, WAY_SHARE, make_demo_dataset
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from explain.report import write_report
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def main() -> None:

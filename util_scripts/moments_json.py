@@ -5,8 +5,8 @@ ANNOTATION_DIR holds trainingSet.csv and validationSet.csv, without a header: `c
 
 import os
 
+from options.errors import user_errors
 from util_scripts.annotating import Listed, parser_of, read_csv, write_annotation
-from util_scripts.errors import user_errors
 
 FILES = {"trainingSet.csv": "training", "validationSet.csv": "validation"}
 

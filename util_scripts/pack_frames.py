@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datasets.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
 from datasets.reading import FRAME_NAME, JpegFolder, VideoInfo
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:

@@ -21,6 +21,7 @@ from datasets.groups import hold_out
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
 from models import HIPE
+from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, window_power
 from run.model import choose_device, model_of
@@ -29,7 +30,6 @@ from training.checkpoint import save_checkpoint, write_whole
 from training.engine import LossWeights, Phase, Trainer, predict
 from training.features import valid_clips
 from training.schedule import Step
-from util_scripts.errors import CommandLine, user_errors
 
 NEAREST, LEAST = 6, 3  # of ProtoPNet's rule
 

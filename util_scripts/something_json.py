@@ -6,8 +6,8 @@ ANNOTATION_DIR holds labels.json, train.json, validation.json and, if there, tes
 
 from pathlib import Path
 
+from options.errors import user_errors
 from util_scripts.annotating import Listed, parser_of, read_json, write_annotation
-from util_scripts.errors import user_errors
 
 PREFIX = "something-something-v2-"
 SUBSETS = {"train": "training", "validation": "validation", "test": "testing"}

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datasets import READERS
 from datasets.annotation import videos_on_disk
 from datasets.reading import file_type_of
-from util_scripts.errors import CommandLine, user_errors
+from options.errors import CommandLine, user_errors
 
 
 def read_classes(path: Path) -> list[str]:
