@@ -58,7 +58,8 @@ from models.geometry import box_of, cell_centre, points_to_source, upsample
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import PrototypeLayer
 from options.errors import user_errors
-from options.flags import device_flags, parse_given
+from options.flags import device_flags
+from options.parsing import parse_given
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
 from run.explaining import choose, heat_method, stored_flags
 from run.model import choose_device, model_of

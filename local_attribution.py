@@ -33,13 +33,14 @@ from hierarchy.tree import Hierarchy
 from models.geometry import upsample
 from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
 from options.errors import user_errors
-from options.flags import device_flags, model_flags, parse_given, parse_main
+from options.flags import device_flags, model_flags, parse_main
+from options.parsing import parse_given
 from options.resolve import resolve
-from run.data import make_reader, normalisation_of, read_videos, window_power
+from run.data import make_reader, read_videos, window_power
 from run.explaining import MEMORY_GB, choose, spread, stored_flags
 from run.model import build_trunk, channels_last, check_size, choose_device, model_of
 from run.paths import HERE, under_root
-from run.resume import stored_args
+from run.resume import stored_args, stored_normalisation
 from training.checkpoint import load_checkpoint
 
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -288,7 +289,7 @@ def trunk_subject(args: argparse.Namespace) -> Subject:
     for name in vars(full):
         if hasattr(args, name) and getattr(args, name) is not None:
             setattr(full, name, getattr(args, name))
-    resolve(full)
+    full = resolve(full)
     hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
     trunk = build_trunk(full)
     named = is_named(args.pretrain_path)
@@ -325,7 +326,7 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path) -> Subj
     n = len(model.prototype_layer.node_of)
     if args.prototype is not None and not 0 <= args.prototype < n:
         raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
-    normalisation = normalisation_of(stored_args(checkpoint))
+    normalisation = stored_normalisation(checkpoint)
     if checkpoint["done"] and checkpoint["done"][0] == "trunk":
         if args.prototype is not None:
             raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later checkpoint, or leave out --prototype")

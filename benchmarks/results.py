@@ -40,7 +40,7 @@ from evaluation.recognition import Believed, recognition_metrics
 from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
 from options.errors import CommandLine, user_errors
-from options.recipes import RECIPES, SCORE_DEFAULTS
+from options.recipes import RECIPES
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
 from run.resume import stored_args
@@ -102,7 +102,7 @@ def train(name: str, method: str, line: list[str], trunk: Path, seed: int, work:
                *lasting(schedule.paper, length), "--temporal_strides", *schedule.strides.split(),
                *schedule.published.split()]
     else:
-        prototypes = ["--prototypes_per_node", SCORE_DEFAULTS["tree"]["prototypes_per_node"]]
+        prototypes = ["--prototypes_per_node", RECIPES["tree"]["prototypes_per_node"]]
         own = [*prototypes, *on_trunk(trunk, line), *rated("scratch", factor), *lasting(schedule.ours, length)]
     python("main.py", *own, "--result_path", results, "--resume_path", "auto")
     return newest_whole(results)

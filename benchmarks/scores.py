@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.weizmann import HIPE, LINE, prepare, python
 from hierarchy import Hierarchy, one_hot, save_embeddings
 from options.errors import CommandLine, user_errors
-from options.recipes import RECIPES, SCORE_DEFAULTS
+from options.recipes import RECIPES
 from util_scripts.demo import TRAINING
 
 HEADS = {
@@ -77,7 +77,7 @@ def trained_trunk(line: list[str], seed: int, results: Path) -> Path:
 def on_trunk(trunk: Path, line: list[str]) -> list[str]:
     """The flags that leave out the trunk epochs of a run from scratch, and start it from their outcome."""
     recipe = [word for name, value in RECIPES["scratch"].items() for word in (f"--{name}", str(value))]
-    own = SCORE_DEFAULTS["tree"]  # and not what a tree score takes on published weights that stay as they are
+    own = RECIPES["tree"]  # and not what a tree score takes on published weights that stay as they are
     tree = ["--similarity_scale", str(own["similarity_scale"]), "--no-standardise"]
     return [*recipe, *tree, *line, "--trunk_epochs", "0", "--pretrain_path", str(trunk)]
 

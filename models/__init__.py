@@ -26,3 +26,4 @@ TRUNKS = {
     "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet}
 
 __all__ = ["HIPE", "TRUNKS", "HIPEOutput", "PrototypeLayer", "ResNet3D"]
+DEPTHS = {depth for trunk in TRUNKS.values() for depth in trunk.depths}  # of all trunks, for --model_depth

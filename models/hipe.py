@@ -80,6 +80,9 @@ class HIPE(nn.Module):
         per_node: prototypes of each node: a number, or one for each of the K nodes.
         neck: "levels" (C unit channels for each level), "sigmoid" (ProtoPNet) or "leaky" (the released HIPE code).
         scale: s of the similarity exp(-d / s); None for the logarithmic one.
+    Attributes:
+        normalisation: mean and deviation of its clips, by name (see datasets/transforms.py).
+        head_given: whether the pooled head came with the trunk's weights.
     Raises:
         ValueError: what the score raises.
     """
@@ -88,6 +91,8 @@ class HIPE(nn.Module):
                  channels: int = 128, hidden: int = 128, per_node: int | Sequence[int] = 10, neck: str = "sigmoid",
                  scale: float | None = None) -> None:
         super().__init__()
+        self.normalisation = "kinetics"
+        self.head_given = False
         self.trunk = trunk
         self.neck = NECKS[neck](trunk.out_channels, channels, hierarchy.n_levels, hidden)
         self.prototype_layer = PrototypeLayer([len(level) for level in hierarchy.levels], per_node=per_node,

@@ -276,7 +276,7 @@ def load_pretrained(trunk: nn.Module, source: str | Path, *, n_classes: int | No
                 if key in state and state[key].shape != own[key].shape]
     layout, _, normalisation = layout_of(published)
     if isinstance(content, dict) and is_own(content):
-        normalisation = content["args"].get("normalisation") or "kinetics"
+        normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
     if missing or unexpected or reshaped:
         lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
         problems = "; ".join(f"{len(keys)} {name}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"

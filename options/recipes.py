@@ -1,18 +1,18 @@
 """Defaults that depend on other flags: on published weights, on the score, and on --paper."""
 
-import argparse
 
-from models.scores import SCORES, TreeScore
 
 # What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
 WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "wide_resnet_k",
                 "resnext_cardinality", "conv1_t_size", "conv1_t_stride", "no_max_pool", "temporal_strides",
-                "spatial_strides", "neck", "neck_channels", "similarity", "similarity_scale", "standardise", "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T",
-                "learn_T", "emb_dim", "edge", "emb_file", "last_scale", "random_last", "paper",
+                "spatial_strides", "neck", "neck_channels", "similarity", "similarity_scale", "standardise",
+                "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T", "learn_T", "emb_dim",
+                "edge", "emb_file", "last_scale", "random_last", "paper",
                 "pretrain_path", "normalisation", "calibrate", "sample_size", "sample_duration", "sample_t_stride")
 # What belongs to one call of the program and is never taken from a checkpoint.
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
-              "inference_subset", "inference_batch_size", "target_accuracy", "output_topk", "n_threads", "device", "no_cuda", "amp",
+              "inference_subset", "inference_batch_size", "target_accuracy", "output_topk", "n_threads", "device",
+              "no_cuda", "amp",
               "compile", "deterministic", "tensorboard", "no_img", "strict")
 # What checkpoints from before a flag were made with, where that is not the flag's default.
 LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
@@ -20,7 +20,10 @@ LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
 TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
                "k": ("wide_resnet_k", 2), "cardinality": ("resnext_cardinality", 32),
                "conv1_t_size": ("conv1_t_size", 7), "max_pool": ("no_max_pool", False)}
-# Defaults that depend on whether training starts from Kinetics weights (--pretrain_path) or from nothing.
+# Defaults of the flags that nobody gives. Training starts from published weights (--pretrain_path) or from scratch. The
+# score decides at every branching of the tree, or by distances to embedded classes. A tree score takes "frozen" where
+# the trunk's weights are published ones and stay as they are. --paper takes "paper" on top, and margins that are the
+# number of channels.
 RECIPES = {
     "pretrained": {
         "trunk_epochs": 5, "trunk_optimizer": "sgd", "trunk_learning_rate": 0.01, "trunk_weight_decay": 1e-3,
@@ -32,9 +35,6 @@ RECIPES = {
         "trunk_lr_scheduler": "onecycle", "warm_learning_rate": 0.006, "warm_lr_scheduler": "onecycle",
         "optimizer": "adamw", "learning_rate": 3e-4, "head_learning_rate": 9e-4, "weight_decay": 1e-3,
         "lr_scheduler": "onecycle", "train_crop_min_scale": 0.7, "train_jitter": 0.3},
-}
-# Defaults that depend on the score: one decides at every branching of the tree, or by distances in embedding space.
-SCORE_DEFAULTS = {
     "tree": {
         "neck": "levels", "prototype_channels": 64, "similarity": "exp", "similarity_scale": 0.5,
         "prototypes_per_node": 6, "starts": "spread", "standardise": False, "warm_score_learning_rate": 0.03,
@@ -47,40 +47,17 @@ SCORE_DEFAULTS = {
         "prototypes_per_node": 10, "starts": "sampled", "standardise": False, "last_learning_rate": 0.001,
         "tune_iterations": 20, "level_ce_weight": [0.0], "cluster_weight": [0.8, 0.5, 0.3],
         "separation_weight": [0.08, 0.11, 0.13], "background_weight": 0.5, "coverage_weight": 1.0, "group_weight": 1e-4,
-        "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "even_weight": 0.0, "pooled_weight": 0.0,
-        "separation_margin": 10.0},
+        "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "even_weight": 0.0,
+        "pooled_weight": 0.0, "separation_margin": 10.0},
+    "frozen": {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True},
+    "paper": {
+        "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
+        "batch_ce_weight": 1.0, "group_weight": 0.0, "l1_weight": 1e-4},
 }
-# What the tree scores take instead where the trunk's weights are published ones and stay as they are.
-FROZEN = {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True}
-# What --paper is: the released code's method. Another value of one of these contradicts it.
+
+# The released code's method, which is what --paper means: another value of one of these contradicts it.
 PAPER = {
     "neck": "leaky", "similarity": "log", "score": "cosine", "learn_T": False, "random_last": True, "no_start": True,
     "focus": 1.0, "background_weight": 0.0, "coverage_weight": 0.0, "ce_weight": [0], "orthogonality_weight": 0.0,
     "sharing_weight": 0.0, "separation_rivals": "all", "last_layer": "joint", "push_on": "training",
     "push_repeats": True, "no_last_push": True, "window_pool": "mean"}
-# What it takes where nothing else is given, beside the recipe for published weights; margins are the channels' number.
-PAPER_DEFAULTS = {
-    "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
-    "batch_ce_weight": 1.0, "group_weight": 0.0, "l1_weight": 1e-4}
-
-
-def decides_by_tree(args: argparse.Namespace) -> bool:
-    """Whether the score decides at every branching."""
-    return issubclass(SCORES[args.score], TreeScore)
-
-
-def fill(args: argparse.Namespace) -> None:
-    """Give the flags that nobody set the defaults of the recipe and of the score."""
-    defaults = dict(RECIPES["pretrained" if args.pretrain_path or args.paper else "scratch"])
-    defaults |= SCORE_DEFAULTS["tree" if decides_by_tree(args) else "embedded"]
-    for name in RECIPES["scratch"]:
-        if getattr(args, name) is None:
-            setattr(args, name, defaults[name])
-    untouched = args.ft_begin_module == "fc" or (args.trunk_epochs == 0 and args.warm_epochs >= args.n_epochs)
-    if decides_by_tree(args) and args.pretrain_path and untouched:
-        defaults |= FROZEN
-        if args.no_start or args.starts == "sampled":  # where nothing is fitted
-            defaults["standardise"] = False
-    for name, value in defaults.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -41,34 +42,35 @@ def make_reader(args: argparse.Namespace) -> Reader:
     return CachedReader(reader, int(args.memory_gb * 1e9)) if args.memory_gb else reader
 
 
-def normalisation_of(args: argparse.Namespace) -> str:
-    """What clips go through on the device; checkpoints from before the flag know of Kinetics' only."""
-    return getattr(args, "normalisation", None) or "kinetics"
-
-
 def training_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, *,
-                   flip: bool = True) -> VideoClips:
-    """One random, augmented clip of every video, half of them mirrored if `flip` and the flags say so."""
+                   normalisation: str, flip: bool = True) -> VideoClips:
+    """One random, augmented clip of every video, half of them mirrored if `flip` and the flags say so.
+
+    Args:
+        normalisation: of the model, as for all clips.
+    """
     least = args.train_crop_min_ratio
     transform = TrainTransform(args.sample_size, scales=(args.train_crop_min_scale, 1.0), ratio=(least, 1 / least),
                                flip=flip and not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter)
     return VideoClips(videos, sampler=RandomClip(args.sample_duration, stride=args.sample_t_stride),
                       transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict,
-                      normalisation=normalisation_of(args))
+                      normalisation=normalisation)
 
 
-def even_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, n: int) -> VideoClips:
+def even_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, n: int, *,
+               normalisation: str) -> VideoClips:
     """n evenly spaced, un-augmented clips of every video."""
     return VideoClips(videos, sampler=EvenClips(args.sample_duration, n, stride=args.sample_t_stride),
                       transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict, normalisation=normalisation_of(args))
+                      strict=args.strict, normalisation=normalisation)
 
 
-def window_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, step: int) -> VideoClips:
+def window_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, step: int, *,
+                 normalisation: str) -> VideoClips:
     """All windows of every video, `step` frames apart."""
     return VideoClips(videos, sampler=SlidingWindows(args.sample_duration, step, stride=args.sample_t_stride),
                       transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict, normalisation=normalisation_of(args))
+                      strict=args.strict, normalisation=normalisation)
 
 
 def quiet_worker(_: int) -> None:
@@ -88,3 +90,10 @@ def make_loader(dataset: Dataset, *, n_threads: int, device: torch.device, batch
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=quiet_worker,
                       persistent_workers=persistent and n_threads > 0, prefetch_factor=4 if n_threads else None,
                       generator=torch.Generator(), **how)
+
+
+def report_looped(clips: VideoClips) -> None:
+    """Print how many videos are shorter than a clip, where there are any."""
+    if clips.looped:
+        print(f"warning: {clips.looped} of {len(clips.videos)} videos are shorter than a clip, and are looped; a "
+              "smaller --sample_duration would show every frame once", file=sys.stderr)

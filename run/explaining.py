@@ -15,7 +15,8 @@ from datasets.video import Video, whole_videos
 from explain import explain_videos, write_report
 from hierarchy.tree import Hierarchy
 from models.geometry import smoothed
-from options.flags import device_flags, parse_given
+from options.flags import device_flags
+from options.parsing import parse_given
 from run.data import make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
 from run.paths import DATA_PATHS, moved, under_root
@@ -58,15 +59,14 @@ def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argp
 def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> argparse.Namespace:
     """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
     stored = stored_args(checkpoint)
+    paths = {name: getattr(stored, name) for name in DATA_PATHS}
     for name in DATA_PATHS:
         if name in given:
-            setattr(stored, name, str(under_root(args, getattr(args, name))))
+            paths[name] = str(under_root(args, getattr(args, name)))
         elif "root_path" in given:
-            setattr(stored, name, moved(getattr(stored, name), stored.root_path, args.root_path))
-    stored.inference_stride = args.inference_stride or stored.inference_stride
-    stored.file_type = args.file_type or stored.file_type
-    stored.strict, stored.memory_gb = False, MEMORY_GB
-    return stored
+            paths[name] = moved(paths[name], stored.root_path, args.root_path)
+    return stored.replaced(**paths, inference_stride=args.inference_stride or stored.inference_stride,
+                           file_type=args.file_type or stored.file_type, strict=False, memory_gb=MEMORY_GB)
 
 
 def spread(videos: Sequence[Video], n: int) -> list[Video]:
@@ -174,7 +174,8 @@ def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[i
     out = Path(args.out).expanduser().resolve() if args.out else path.parent / prog.removesuffix(".py")
     other = next(name for name in FOLDERS if name != prog.removesuffix(".py"))
     explanations = explain_videos(
-        model.to(device).eval(), window_clips(stored, chosen, reader, stored.inference_stride), hierarchy=hierarchy,
+        model.to(device).eval(), window_clips(stored, chosen, reader, stored.inference_stride,
+                                                  normalisation=model.normalisation), hierarchy=hierarchy,
         record=record, levels=levels_of(hierarchy), out=out, beside=out.parent / other,
         source_videos={video.name: video for video in known}, source_reader=source_reader, k=args.k,
         heat=heat,

@@ -17,7 +17,7 @@ from models.scores import SCORES
 from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
 from options.recipes import TRUNK_FLAGS
 from run.paths import HERE
-from run.resume import stored_args
+from run.resume import stored_args, stored_normalisation
 from training.push import PushRecord
 
 
@@ -94,30 +94,32 @@ def build_model(args: argparse.Namespace, hierarchy: Hierarchy, points: Tensor |
                  channels=args.prototype_channels, hidden=args.neck_channels, neck=args.neck,
                  per_node=counts or args.prototypes_per_node,
                  scale=args.similarity_scale if args.similarity == "exp" else None)
+    model.normalisation = args.normalisation or model.normalisation
     return channels_last(model)
 
 
-def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> bool:
-    """Start a model's trunk from --pretrain_path, and say so; clips are then normalised as its weights saw theirs.
+def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> None:
+    """Start a model's trunk from --pretrain_path, and say so.
 
-    Returns:
-        whether the pooled head came along: the file is a checkpoint of this program, for the same classes.
+    Sets model.normalisation, to what the weights were trained with where no flag says otherwise, and model.head_given:
+    where the file is a checkpoint of this program for the same classes, the pooled head comes along.
+
     Raises:
         FileNotFoundError, ValueError: naming the file, where it does not fit.
     """
     found = load_pretrained(model.trunk, args.pretrain_path, n_classes=args.n_pretrain_classes,
                             tell=lambda line: print(line, file=sys.stderr))
-    args.normalisation = args.normalisation or found.normalisation
+    model.normalisation = args.normalisation or found.normalisation
     content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
     if not is_own(content):
-        return False
+        return
     other = Hierarchy.from_rows(content["hierarchy_rows"])
     if other.names[: other.n_leaves] != hierarchy.names[: hierarchy.n_leaves]:
-        return False
+        return
     state = unwrap(content)[0]
     model.pooled_head.load_state_dict({name: state[f"fc.{name}"] for name in ("weight", "bias")})
     print(f"{args.pretrain_path}: of the same classes, its pooled head is taken, too", file=sys.stderr)
-    return True
+    model.head_given = True
 
 
 def fresh_embedding(args: argparse.Namespace, hierarchy: Hierarchy,
@@ -146,5 +148,7 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit its own flags; the file was changed: train again") from error
+    model.normalisation = stored_normalisation(checkpoint)
+    model.head_given = bool(checkpoint.get("head_given", checkpoint["args"].get("head_given")))
     record = checkpoint["push_record"]
     return model, hierarchy, None if record is None else PushRecord.from_dict(record)

@@ -2,54 +2,49 @@
 
 import argparse
 import sys
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 
 from hierarchy.tree import Hierarchy
 from models.weights import is_named
 from options.flags import parse_main
-from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS, fill
-from options.resolve import resolve
-from run.data import normalisation_of
+from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
+from options.resolve import Flags, filled, resolve
 from run.paths import DATA_PATHS, find_file, moved, under_root
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 
 
-def stored_args(checkpoint: dict) -> argparse.Namespace:
+@dataclass(frozen=True)
+class Resumed:
+    """Where a run starts from: its flags and its tree, and the checkpoint and its path where it goes on."""
+
+    args: Flags
+    hierarchy: Hierarchy
+    checkpoint: dict | None
+    path: Path | None
+
+
+def stored_args(checkpoint: dict) -> Flags:
     """All flags that a checkpoint was made with, also those that are younger than it."""
     paper = bool(checkpoint["args"].get("paper"))
     defaults = vars(parse_main(["--paper"] if paper else [])[0])
-    args = argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]})
-    fill(args)
-    return args
+    return filled(argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]}))
 
 
-def _check_pool(args: argparse.Namespace, given: set[str]) -> None:
-    if "window_power" in given and args.window_pool == "mean":
-        raise ValueError(f"--window_power {args.window_power:g} means nothing to --window_pool mean, which this run "
-                         "has; leave it out, or give --window_pool power")
-
-
-def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path | None]:
+def resume(given_args: argparse.Namespace, given: set[str]) -> Resumed:
     """Find and read the checkpoint that --resume_path means, and take over its flags.
 
     Model, data and schedule flags come from the checkpoint unless they are given; a given flag that contradicts the
     weights is an error.
-    Returns:
-        the checkpoint and its path, or None twice for a fresh run. Sets args.result_path.
+
+    Args:
+        given_args: of the command line, with defaults. given: names of the flags that stand on it.
+    Raises:
+        ValueError, FileNotFoundError: where no checkpoint can be read, or flags contradict it or each other.
     """
-    path = None
-    if args.resume_path == "auto":
-        args.result_path = under_root(args, args.result_path or "results")
-        path = newest_whole(args.result_path)
-        if path is not None:
-            print(f"{path}: going on from here", file=sys.stderr)
-        if path is None and checkpoints_in(args.result_path):
-            raise ValueError(f"{args.result_path}: none of its checkpoints can be read; begin afresh with --overwrite")
-    elif args.resume_path:
-        path = under_root(args, args.resume_path)
-        args.result_path = under_root(args, args.result_path) if args.result_path else path.parent
-    else:
-        args.result_path = under_root(args, args.result_path or "results")
+    args = argparse.Namespace(**vars(given_args))
+    path = _checkpoint_path(args)
     for name in ("video_path", "annotation_path", "pretrain_path"):
         if getattr(args, name) and not (name == "pretrain_path" and is_named(args.pretrain_path)):
             setattr(args, name, str(under_root(args, getattr(args, name))))
@@ -57,19 +52,49 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
         args.emb_file = str(find_file(args, args.emb_file))
     args.root_path = str(Path(args.root_path).expanduser().resolve())
     checkpoint = None if path is None else load_checkpoint(path)
-    if checkpoint is None:
-        resolve(args)
-        _check_pool(args, given)
-        return None, None
-    stored = vars(stored_args(checkpoint))
+    if checkpoint is not None:
+        _take_over(args, given, checkpoint, path)
+    flags = resolve(args)
+    if "window_power" in given and flags.window_pool == "mean":
+        raise ValueError(f"--window_power {flags.window_power:g} means nothing to --window_pool mean, which this run "
+                         "has; leave it out, or give --window_pool power")
+    if checkpoint is not None:
+        stored = stored_args(checkpoint)
+        for name in ("temporal_strides", "spatial_strides"):  # by what they come to, of whatever flags
+            if getattr(flags, name) != getattr(stored, name):
+                raise _contradiction(path, name, getattr(flags, name), getattr(stored, name))
+    return Resumed(*with_tree(flags, given, checkpoint, path), checkpoint, path)
+
+
+def _checkpoint_path(args: argparse.Namespace) -> Path | None:
+    """The checkpoint to go on from, None for a fresh run; sets args.result_path."""
+    if args.resume_path == "auto":
+        args.result_path = under_root(args, args.result_path or "results")
+        path = newest_whole(args.result_path)
+        if path is not None:
+            print(f"{path}: going on from here", file=sys.stderr)
+        elif checkpoints_in(args.result_path):
+            raise ValueError(f"{args.result_path}: none of its checkpoints can be read; begin afresh with --overwrite")
+        return path
+    if args.resume_path:
+        path = under_root(args, args.resume_path)
+        args.result_path = under_root(args, args.result_path) if args.result_path else path.parent
+        return path
+    args.result_path = under_root(args, args.result_path or "results")
+    return None
+
+
+def _take_over(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> None:
+    """Set the flags that nobody gave to the checkpoint's.
+
+    Raises:
+        ValueError: where a given one contradicts the checkpoint's weights.
+    """
+    stored = vars(stored_args(checkpoint)) | {"normalisation": stored_normalisation(checkpoint)}
     for name in WEIGHT_FLAGS:
         # strides are judged by what they come to, not by which of their flags was given
-        if name in given and name in stored and name not in ("conv1_t_stride", "no_max_pool"):
-            value = getattr(args, name)
-            if name == "normalisation":
-                stored[name] = normalisation_of(argparse.Namespace(**stored))
-            if value != stored[name]:
-                raise _contradiction(path, name, value, stored[name])
+        if name in given and name not in ("conv1_t_stride", "no_max_pool") and getattr(args, name) != stored[name]:
+            raise _contradiction(path, name, getattr(args, name), stored[name])
     for name, value in stored.items():
         if name not in given and name not in CALL_FLAGS:
             setattr(args, name, value)
@@ -78,12 +103,11 @@ def resume(args: argparse.Namespace, given: set[str]) -> tuple[dict | None, Path
             setattr(args, name, moved(getattr(args, name), stored["root_path"], args.root_path))
     else:
         args.root_path = stored["root_path"]
-    resolve(args)
-    _check_pool(args, given)
-    for name in ("temporal_strides", "spatial_strides"):
-        if getattr(args, name) != stored[name]:
-            raise _contradiction(path, name, getattr(args, name), stored[name])
-    return checkpoint, path
+
+
+def stored_normalisation(checkpoint: dict) -> str:
+    """The mean and deviation that a checkpoint's clips are normalised by; those from before the flag have Kinetics'."""
+    return checkpoint.get("normalisation") or checkpoint["args"].get("normalisation") or "kinetics"
 
 
 def _contradiction(path: Path, name: str, given: object, stored: object) -> ValueError:
@@ -91,20 +115,26 @@ def _contradiction(path: Path, name: str, given: object, stored: object) -> Valu
                       "the flag out, or train afresh")
 
 
-def check_tree(args: argparse.Namespace, given: set[str], checkpoint: dict | None, path: Path | None) -> Hierarchy:
-    """The class tree of the run, which must be the checkpoint's own where there is one."""
+def fresh(args: argparse.Namespace) -> tuple[Flags, Hierarchy]:
+    """The flags and the class tree of a model that is made afresh, from the flags of a command line."""
+    return with_tree(resolve(args))
+
+
+def with_tree(flags: Flags, given: Collection[str] = (), checkpoint: dict | None = None,
+              path: Path | None = None) -> tuple[Flags, Hierarchy]:
+    """The class tree of a run, which must be the checkpoint's own where there is one, and flags that fit it.
+
+    Raises:
+        ValueError, FileNotFoundError: where the tree cannot be read, or contradicts the checkpoint or --n_classes.
+    """
     if checkpoint is None:
-        args.tree_file = str(find_file(args, args.tree_file))
-        hierarchy = Hierarchy.from_csv(args.tree_file)
+        flags = flags.replaced(tree_file=str(find_file(flags, flags.tree_file)))
+        hierarchy = Hierarchy.from_csv(flags.tree_file)
     else:
         hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
-        if "tree_file" in given:
-            other = find_file(args, args.tree_file)
-            if Hierarchy.from_csv(other) != hierarchy:
-                raise ValueError(f"{path}: trained on another tree than {other}; leave --tree_file out, or train "
-                                 "afresh")
-    if args.n_classes is not None and args.n_classes != hierarchy.n_leaves:
-        raise ValueError(f"--n_classes {args.n_classes} contradicts the tree {args.tree_file}, which has "
+        if "tree_file" in given and Hierarchy.from_csv(other := find_file(flags, flags.tree_file)) != hierarchy:
+            raise ValueError(f"{path}: trained on another tree than {other}; leave --tree_file out, or train afresh")
+    if flags.n_classes is not None and flags.n_classes != hierarchy.n_leaves:
+        raise ValueError(f"--n_classes {flags.n_classes} contradicts the tree {flags.tree_file}, which has "
                          f"{hierarchy.n_leaves} classes; mend one of them")
-    args.n_classes = hierarchy.n_leaves
-    return hierarchy
+    return flags.replaced(n_classes=hierarchy.n_leaves), hierarchy

@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from media import write_frames
 import main
 from hierarchy.tree import Hierarchy
 from options.errors import user_errors
+from run import steps
 from run.explaining import analyse, ancestor_levels
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
@@ -130,8 +133,8 @@ def cut(kind: str, nth: int, how: str):
         patch.setattr(Trainer, "step", wrap(Trainer.step, lambda trainer, step, *_: step.kind))
         patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "last"))
         for name in ("start_prototypes", "spread_prototypes"):
-            patch.setattr(main, name, wrap(getattr(main, name), lambda *_: "start"))
-        patch.setattr(main, "push", wrap(main.push, lambda *_: "push"))
+            patch.setattr(steps, name, wrap(getattr(steps, name), lambda *_: "start"))
+        patch.setattr(steps, "push", wrap(steps.push, lambda *_: "push"))
         if how == "kill":
             with pytest.raises(Killed):
                 yield
@@ -151,3 +154,35 @@ def refused(capsys, *lines: str | Path, caller=call) -> str:
               if line.strip() and "it/s]" not in line and not line.startswith(("no CUDA device", "warning: "))]
     assert len(errors) == 1 and errors[0].startswith("error: "), err
     return errors[0]
+
+
+def fresh(data: Path, results: Path) -> list:
+    return ["--root_path", data, "--result_path", results, DATA, MODEL, QUICK, CALL]
+
+
+CUT_ITSELF = """
+import os, runpy, signal, sys
+from training.engine import Trainer
+number, kind, nth = signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3])
+take, count = Trainer.step, 0
+def step(self, step, *rest):
+    global count
+    scalars = take(self, step, *rest)
+    count += step.kind == kind
+    if step.kind == kind and count == nth:
+        os.kill(os.getpid(), number)
+    return scalars
+Trainer.step = step
+sys.argv = sys.argv[4:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def shell(log: Path, *lines: str | Path, cut_by: str | None = None) -> subprocess.CompletedProcess:
+    """A command line in a process of its own, which a signal to itself may cut; its output is in `log`."""
+    words = [word for line in lines for word in (line.split() if isinstance(line, str) else [str(line)])]
+    if cut_by is not None:
+        words = ["-c", CUT_ITSELF, *cut_by.split(), *words]
+    with open(log, "w") as out:  # a pipe would be kept open by the loader processes of a killed run
+        return subprocess.run([sys.executable, *words], cwd=ROOT, stdout=out, stderr=out, check=False,
+                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})

@@ -87,7 +87,7 @@ def test_a_second_row_stands_under_the_first(tmp_path):
 def test_the_cost_of_a_schedule_is_counted():
     """Of the published one: 10 warm and 190 joint epochs, 20 pushes; here 19, as no warm epoch ends with one."""
     args, _ = parse_main([])
-    resolve(args)
+    args = resolve(args)
     price = dict.fromkeys(("trunk", "evaluation", "push", "warm"), 1.0) | {
         "training": 3.0, "warm, cached": 0.0, "tuning": 0.01}
     rows = costs(args, price)

@@ -66,7 +66,7 @@ def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     args, _ = parse_main([*FLAGS.split(), *flags])
-    resolve(args)
+    args = resolve(args)
     args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     points = fit_embeddings(tree, dim=8, edge=1.5)
     model = build_model(args, tree, points, 1.0)
@@ -128,7 +128,7 @@ def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
     model, tree, record = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
-    resolve(args)
+    args = resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
     videos = {video.name: video for video in read_videos(args, tree)}
     ways = {name: entry["way"] for name, entry in json.loads((trained / "truth.json").read_text()).items()}
@@ -212,7 +212,7 @@ def test_stability_of_prototypes_is_a_loop_over_their_videos(trained, judged):
     model, tree, _ = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
-    resolve(args)
+    args = resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
     videos = [video for video in read_videos(args, tree) if video.subset == "validation"]
     clips = even_clips(args, videos, make_reader(args), 1)
@@ -346,7 +346,7 @@ def test_a_clip_is_shifted_to_where_frames_can_be_read(tmp_path, n_frames, damag
         (tmp_path / "v" / f"image_{i + 1:05d}.jpg").write_bytes(b"no picture")
     video = Video("v", tmp_path / "v", 0, "validation", n_frames, (0, n_frames))
     args, _ = parse_main(FLAGS.split())
-    resolve(args)
+    args = resolve(args)
     clips = even_clips(args, [video], make_reader(args), 1)
     found, item = DisturbedClips(clips, 1)[0], clips[0]
     assert (found["valid"], found["shift"]) == (shift != 0, shift) and item["valid"]

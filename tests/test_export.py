@@ -26,7 +26,7 @@ FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial
 def trained(request, tmp_path_factory):
     """A checkpoint and the model in it."""
     args, _ = parse_main([*FLAGS.split(), "--score", request.param])
-    resolve(args)
+    args = resolve(args)
     torch.manual_seed(0)
     points, c = fresh_embedding(args, TREE, None)
     model = build_model(args, TREE, points, c).eval()

@@ -56,7 +56,7 @@ def root(tmp_path_factory) -> Path:
 
     flags = f"{TRUNK} --sample_size 24 --sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8"
     args, _ = parse_main(flags.split())
-    resolve(args)
+    args = resolve(args)
     tree = Hierarchy.from_rows(ROWS)
     points = fit_embeddings(tree, dim=8, edge=1.5)
     model = build_model(args, tree, points, 1.0)

@@ -1,11 +1,8 @@
-"""The whole program on a tiny data set: what it writes, how it goes on after any cut, and what it says of bad input."""
+"""The whole program on a tiny data set: what it writes, and what its flags do."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,36 +15,27 @@ from program import (
     HEIGHT,
     MODEL,
     QUICK,
-    ROOT,
     ROWS,
     SCHEDULE,
     TREE,
     WIDTH,
     assert_same,
     call,
-    cut,
-    explain_ancestors,
     explain_classes,
     flat,
+    fresh,
     go_on,
     refused,
+    shell,
     train,
     write_data,
 )
 
-import main
 from attribution import METHODS
 from models.geometry import box_of, smoothed
 from run.explaining import heat_method
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
-from util_scripts import eval_accuracy
-
-# In order: 2 x 2 trunk, start, 2 warm, 2 joint, push, 3 last, 2 joint, push, 3 last.
-N_STEPS = {"trunk": 4, "start": 1, "warm": 2, "joint": 4, "push": 2, "last": 6}
-
-
-# --- what a run writes
 
 
 def test_a_run_writes_what_is_documented(whole):
@@ -97,147 +85,6 @@ def test_a_checkpoint_holds_what_is_documented(whole):
     assert found["push_record"]["epoch"] == 3 and load_checkpoint(whole / "save_2.pth")["push_record"]["epoch"] == 2
     plain = str | int | float | bool | None
     assert all(isinstance(value, torch.Tensor | plain) for value in flat(found).values())
-
-
-# --- going on
-
-
-def test_a_run_cut_in_every_kind_of_step_ends_at_the_same_bits(data, whole, tmp_path, capsys):
-    results, handler = tmp_path / "results", signal.getsignal(signal.SIGTERM)
-    with cut("trunk", 3, "term"):
-        train(data, results)
-    assert "--resume_path auto" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is handler  # what comes after can be stopped, too
-    assert load_checkpoint(results / "last.pth")["done"] == ["trunk", 2, 0]
-    for kind, nth, how, done in (
-            ("start", 1, "kill", ["trunk", 2, 1]), ("start", 1, "term", ["start", 0, 0]),
-            ("warm", 1, "term", ["warm", 1, 0]), ("joint", 2, "kill", ["warm", 1, 1]),
-            ("joint", 1, "term", ["joint", 2, 0]), ("push", 1, "kill", ["joint", 2, 0]),
-            ("push", 1, "term", ["push", 2, 0]), ("last", 1, "term", ["last", 2, 0]),
-            ("last", 1, "kill", ["last", 2, 0]), ("joint", 1, "term", ["joint", 3, 0]),
-            ("last", 2, "term", ["last", 3, 1])):
-        with cut(kind, nth, how):
-            go_on(results)
-        newest = max(results.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
-        assert load_checkpoint(newest)["done"] == done, kind
-    go_on(results)
-    for name in ("save_1.pth", "save_2.pth", "save_3.pth"):
-        assert_same(results / name, whole / name)
-    assert (results / "prototypes.json").read_bytes() == (whole / "prototypes.json").read_bytes()
-    one, other = ([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-                  for folder in (results, whole))
-    assert [event["done"] for event in one] == [event["done"] for event in other]
-    for first, second in zip(one, other, strict=True):
-        if first["event"] == "val":
-            assert first == second
-
-
-def test_a_run_in_embedding_space_that_is_cut_ends_at_the_same_bits(data, embedded, tmp_path):
-    results = tmp_path / "results"
-    with cut("trunk", 3, "term"):
-        train(data, results, "--score hyperbolic")
-    for kind, nth, how in (("start", 1, "kill"), ("joint", 2, "kill"), ("push", 1, "term"), ("last", 2, "kill")):
-        with cut(kind, nth, how):
-            go_on(results)
-    go_on(results)
-    for name in ("save_1.pth", "save_2.pth", "save_3.pth"):
-        assert_same(results / name, embedded / name)
-    assert (results / "prototypes.json").read_bytes() == (embedded / "prototypes.json").read_bytes()
-    assert (embedded / "embeddings.pth").is_file() and sum(load_checkpoint(embedded / "save_3.pth")["counts"]) == 18
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["kill", "term"])
-@pytest.mark.parametrize(("kind", "nth"), [(kind, i + 1) for kind, n in N_STEPS.items() for i in range(n)])
-def test_a_run_cut_anywhere_ends_at_the_same_bits(data, whole, tmp_path, kind, nth, how):
-    with cut(kind, nth, how):
-        train(data, tmp_path)
-    train(data, tmp_path, "--resume_path auto")  # afresh where it was cut before the first checkpoint
-    assert_same(tmp_path / "save_3.pth", whole / "save_3.pth")
-
-
-# --- warm epochs on features of the frozen trunk, computed once
-
-
-WARM = ("--trunk_epochs 1 --warm_epochs 4 --n_epochs 5 --tune_iterations 1 --checkpoint 2 --batch_size 5 "
-        "--push_clips 1 --no_val")
-
-
-def warm_batches(data: Path, results: Path, *more: str) -> dict[int, list[tuple[torch.Tensor, torch.Tensor]]]:
-    """By warm epoch, the batches of a run: the trunk's features and the labels."""
-    seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    take = Trainer.step
-
-    def step(self, step, progress, batch):
-        if step.kind == "warm":
-            features = batch.get("trunk", self.model.trunk(batch["clip"]) if "clip" in batch else None)
-            seen.setdefault(step.epoch, []).append((features.detach(), batch["label"]))
-        return take(self, step, progress, batch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
-        train(data, results, *more, schedule=WARM)
-    return seen
-
-
-def test_cached_views_are_what_the_trunk_would_make_of_the_clips(data, tmp_path):
-    cached = warm_batches(data, tmp_path / "cached", "--cache_features 2")
-    fresh = warm_batches(data, tmp_path / "fresh", "--cache_features 0")
-    for epoch in (1, 2):  # the views are those of the first epochs, in the same order
-        for (one, label), (other, same) in zip(cached[epoch], fresh[epoch], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
-            assert torch.equal(label, same)
-    for epoch in (3, 4):  # and then they come again, in the order of their own epoch
-        labels, same = (torch.cat([label for _, label in batches[epoch]]) for batches in (cached, fresh))
-        assert torch.equal(labels, same)
-        again, before = (torch.cat([features for features, _ in cached[e]]).flatten(1) for e in (epoch, epoch - 2))
-        assert torch.equal(again[again.sum(1).argsort()], before[before.sum(1).argsort()])
-        assert not torch.equal(again, before)
-
-
-def test_a_run_cut_on_cached_features_ends_at_the_same_bits(data, tmp_path):
-    train(data, tmp_path / "whole", "--cache_features 2", schedule=WARM)
-    for nth, how in ((2, "kill"), (3, "term"), (1, "kill"), (5, "term")):
-        with cut("warm", nth, how):
-            train(data, tmp_path / "cut", "--cache_features 2", "--resume_path auto", schedule=WARM)
-    train(data, tmp_path / "cut", "--resume_path auto", schedule=WARM)
-    assert_same(tmp_path / "cut" / "save_5.pth", tmp_path / "whole" / "save_5.pth")
-
-
-def test_features_that_do_not_fit_are_not_cached(data, tmp_path, capsys):
-    train(data, tmp_path / "small", "--cache_features 2 --cache_gb 0", schedule=WARM)
-    assert "more than --cache_gb 0" in capsys.readouterr().err
-    train(data, tmp_path / "none", "--cache_features 0", schedule=WARM)
-    assert "trunk's features" not in capsys.readouterr().err
-    assert_same(tmp_path / "small" / "save_5.pth", tmp_path / "none" / "save_5.pth")
-
-
-CUT_ITSELF = """
-import os, runpy, signal, sys
-from training.engine import Trainer
-number, kind, nth = signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3])
-take, count = Trainer.step, 0
-def step(self, step, *rest):
-    global count
-    scalars = take(self, step, *rest)
-    count += step.kind == kind
-    if step.kind == kind and count == nth:
-        os.kill(os.getpid(), number)
-    return scalars
-Trainer.step = step
-sys.argv = sys.argv[4:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def shell(log: Path, *lines: str | Path, cut_by: str | None = None) -> subprocess.CompletedProcess:
-    """A command line in a process of its own, which a signal to itself may cut; its output is in `log`."""
-    words = [word for line in lines for word in (line.split() if isinstance(line, str) else [str(line)])]
-    if cut_by is not None:
-        words = ["-c", CUT_ITSELF, *cut_by.split(), *words]
-    with open(log, "w") as out:  # a pipe would be kept open by the loader processes of a killed run
-        return subprocess.run([sys.executable, *words], cwd=ROOT, stdout=out, stderr=out, check=False,
-                              env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
 
 
 def test_from_the_command_line_to_explanations(data, whole, tmp_path):
@@ -305,48 +152,6 @@ def test_from_the_command_line_to_explanations(data, whole, tmp_path):
             link = f"local_analysis/{folder.name}/{'index' if script == 'local_analysis' else 'story'}.html"
             assert link in (results / "report.html").read_text()
     assert list((results / "local_analysis_parents").glob("*/story.html"))
-
-
-def test_workers_and_memory_change_nothing(data, whole, tmp_path):
-    train(data, tmp_path, "--n_threads 2 --memory_gb .1")
-    assert_same(tmp_path / "save_3.pth", whole / "save_3.pth")
-
-
-def test_another_seed_changes_everything(data, whole, tmp_path):
-    train(data, tmp_path, "--manual_seed 2", schedule=SCHEDULE.replace("--n_epochs 3", "--n_epochs 1"))
-    one, other = (load_checkpoint(path)["model"] for path in (tmp_path / "save_1.pth", whole / "save_1.pth"))
-    assert not torch.equal(one["trunk.conv1.weight"], other["trunk.conv1.weight"])
-
-
-def test_a_finished_run_is_told_so(whole, tmp_path, capsys):
-    shutil.copytree(whole, tmp_path / "results")
-    before = (tmp_path / "results" / "metrics.jsonl").read_bytes()
-    go_on(tmp_path / "results")
-    assert "the run is finished" in capsys.readouterr().err
-    assert (tmp_path / "results" / "metrics.jsonl").read_bytes() == before
-    assert not (tmp_path / "results" / "last.pth").exists()
-
-
-def test_a_finished_run_goes_on_with_more_epochs(whole, tmp_path, monkeypatch):
-    """From its pushed and tuned state; what it did before stays in the log."""
-    shutil.copytree(whole, tmp_path / "results")
-    at_start, take = [], Trainer.step
-
-    def step(trainer, step, *rest):
-        if not at_start:
-            at_start.append((step, {key: value.clone() for key, value in trainer.model.state_dict().items()}))
-        return take(trainer, step, *rest)
-
-    monkeypatch.setattr(Trainer, "step", step)
-    go_on(tmp_path / "results", "--n_epochs 4")
-    (first, state), finished = at_start[0], load_checkpoint(whole / "save_3.pth")["model"]
-    assert first == ("joint", 4, 0)
-    assert all(torch.equal(value, finished[key]) for key, value in state.items())
-    found = load_checkpoint(tmp_path / "results" / "save_4.pth")
-    assert found["done"] == ["last", 4, 2] and found["push_record"]["epoch"] == 4 and found["args"]["n_epochs"] == 4
-    assert_same(tmp_path / "results" / "save_3.pth", whole / "save_3.pth")
-    lines = (tmp_path / "results" / "metrics.jsonl").read_text()
-    assert lines.startswith((whole / "metrics.jsonl").read_text())
 
 
 def test_inference_alone_with_data_that_moved(whole, own_data, tmp_path):
@@ -477,23 +282,6 @@ def test_heat_of_single_voxels_is_smoothed():
     assert heat_method("grad_cam")[1] is METHODS["grad_cam"] and heat_method("upsample") is None
 
 
-def test_going_back_keeps_what_lies_ahead(whole, tmp_path, capsys):
-    results = tmp_path / "results"
-    shutil.copytree(whole, results)
-    with cut("joint", 1, "term"):
-        call("--resume_path", results / "save_1.pth", CALL)
-    assert "save_3.pth.ahead" in capsys.readouterr().err
-    assert {path.name for path in results.glob("save_*")} == {"save_1.pth", "save_2.pth.ahead", "save_3.pth.ahead"}
-    go_on(results)
-    assert_same(results / "save_3.pth", results / "save_3.pth.ahead")
-
-
-def test_a_run_asked_to_stop_in_its_last_step_does_not_infer(data, tmp_path):
-    with cut("last", 1, "term"):
-        train(data, tmp_path, "--inference", schedule=QUICK)
-    assert (tmp_path / "save_1.pth").is_file() and not (tmp_path / "val.json").exists()
-
-
 def test_short_videos_and_unpushed_prototypes_are_told_of(data, whole, tmp_path, capsys):
     train(data, tmp_path, "--sample_duration 13", schedule=QUICK)
     assert "12 of 12 videos are shorter than a clip" in capsys.readouterr().err
@@ -501,17 +289,6 @@ def test_short_videos_and_unpushed_prototypes_are_told_of(data, whole, tmp_path,
          "--no_train --no_val --inference")
     said = capsys.readouterr().err
     assert "nothing was pushed" in said and "shorter" not in said
-
-
-def test_overwrite_begins_afresh(data, whole, tmp_path):
-    results = tmp_path / "results"
-    shutil.copytree(whole, results)
-    (results / "metrics.json").write_text("{}")  # of the model that goes
-    train(data, results, "--overwrite", schedule=QUICK)
-    assert not (results / "metrics.json").exists()
-    assert {path.name for path in results.glob("*.pth")} == {"trunk.pth", "save_1.pth"}
-    events = [json.loads(line)["event"] for line in (results / "metrics.jsonl").read_text().splitlines()]
-    assert events.count("start") == 1
 
 
 def test_published_weights_are_where_the_trunk_starts(data, whole, tmp_path, capsys, monkeypatch):
@@ -561,235 +338,3 @@ def test_a_trunk_that_was_trained_here_brings_its_head(data, whole, tmp_path, ca
 def test_tensorboard(data, tmp_path):
     train(data, tmp_path, "--tensorboard", schedule=QUICK)
     assert list((tmp_path / "tensorboard").glob("events.*"))
-
-
-# --- bad input
-
-
-def fresh(data: Path, results: Path) -> list:
-    return ["--root_path", data, "--result_path", results, DATA, MODEL, QUICK, CALL]
-
-
-@pytest.mark.parametrize(("more", "words"), [
-    ("--annotation_path nowhere.json", ["nowhere.json", "no such annotation file", "_json"]),
-    ("--video_path nowhere", ["nowhere", "no such folder"]),
-    ("--tree_file nowhere.csv", ["nowhere.csv"]),
-    ("--n_classes 101", ["--n_classes 101", "4 classes"]),
-    ("--no_train", ["--no_train", "--resume_path"]),
-    ("--resume_path nowhere.pth", ["nowhere.pth"]),
-    ("--conv1_t_size 4", ["conv1_t_size", "odd"]),
-    ("--pretrain_path nowhere.pth", ["nowhere.pth"]),
-    ("--emb_file nowhere.pth", ["nowhere.pth"]),
-    ("--batch_size 0", ["--batch_size"]),
-    ("--device mars", ["--device mars"]),
-    ("--window_power -1", ["--window_power", "above 0"]),
-    ("--window_pool mean --window_power 2", ["--window_power 2", "--window_pool mean"]),
-])
-def test_bad_flags(data, tmp_path, capsys, more, words):
-    error = refused(capsys, *fresh(data, tmp_path / "results"), more)
-    assert all(word in error for word in words), error
-    assert not list(tmp_path.rglob("*.pth.*")) and not list(tmp_path.rglob("save_*.pth"))
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:7"])
-def test_a_gpu_that_is_not_there(data, tmp_path, capsys, device, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    line = [word for word in fresh(data, tmp_path) if word != CALL]
-    assert f"--device {device}" in refused(capsys, *line, "--n_threads 0 --device", device)
-    assert "--no_cuda" in refused(capsys, *fresh(data, tmp_path), "--device", device)
-
-
-def test_no_flag_for_the_data(tmp_path, capsys):
-    assert "--video_path" in refused(capsys, "--root_path", tmp_path, CALL)
-
-
-def test_a_class_that_the_tree_does_not_know(own_data, tmp_path, capsys):
-    path = own_data / "ucf101_01.json"
-    path.write_text(path.read_text().replace('"label": "Wave"', '"label": "Wafe"'))
-    error = refused(capsys, *fresh(own_data, tmp_path))
-    assert "ucf101_01.json" in error and "'Wafe'" in error and "nearest names are Wave" in error
-
-
-def test_an_empty_folder_and_a_damaged_annotation(own_data, tmp_path, capsys):
-    shutil.rmtree(own_data / "jpg")
-    (own_data / "jpg").mkdir()
-    error = refused(capsys, *fresh(own_data, tmp_path))
-    assert "jpg" in error and "16 of the 16" in error
-    (own_data / "ucf101_01.json").write_text("{")
-    assert "ucf101_01.json" in refused(capsys, *fresh(own_data, tmp_path))
-
-
-def test_a_subset_without_videos(data, whole, tmp_path, capsys):
-    error = refused(capsys, "--resume_path", whole / "save_3.pth", "--result_path", tmp_path,
-                    "--no_train --no_val --inference --inference_subset test", CALL)
-    assert "--inference_subset test" in error
-
-
-def test_a_checkpoint_of_another_tree_or_trunk(data, whole, tmp_path, capsys):
-    (tmp_path / "other.csv").write_text("".join(",".join((*row[:2], "All", "Root")) + "\n" for row in ROWS))
-    resumed = ["--resume_path", whole / "save_2.pth", "--result_path", tmp_path, CALL]
-    error = refused(capsys, *resumed, "--tree_file", tmp_path / "other.csv")
-    assert "save_2.pth" in error and "another tree" in error and "other.csv" in error
-    for more in ("--model_depth 18", "--resnet_widen_factor .25", "--prototypes_per_node 3", "--resnet_shortcut A",
-                 "--temporal_strides 1 2 2 2 2", "--no_max_pool", "--conv1_t_stride 2", "--sample_size 64"):
-        error = refused(capsys, *resumed, more)
-        assert "contradicts" in error, error
-    assert "--n_classes" in refused(capsys, *resumed, "--n_classes 101")
-    call(*resumed, "--model_depth 10 --n_classes 4 --temporal_strides 1 2 2 1 1 --conv1_t_stride 1 --no_train --no_val")
-
-
-def test_a_folder_that_holds_a_run(data, whole, capsys):
-    before = sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir())
-    error = refused(capsys, *fresh(data, whole))
-    assert str(whole) in error and "--resume_path auto" in error and "--overwrite" in error
-    assert sorted((path.name, path.stat().st_mtime_ns) for path in whole.iterdir()) == before
-
-
-def test_what_cannot_be_read_is_counted_and_validation_s_loader_is_made_once(own_data, tmp_path, monkeypatch, capsys):
-    """Once for all epochs, its processes too, and what it measures is what one process measures."""
-    for name in ("Run/v_Run_g00_c01", "Saw/v_Saw_g01_c01", "Jump/v_Jump_g03_c01"):
-        for i in range(1, FRAMES + 1):
-            (own_data / "jpg" / name / f"image_{i:05d}.jpg").write_bytes(b"")
-    made = []
-
-    def make_loader(*args, persistent=False, **options):
-        loader = make(*args, persistent=persistent, **options)
-        if persistent:
-            made.append(loader)
-        return loader
-
-    make = main.make_loader
-    monkeypatch.setattr(main, "make_loader", make_loader)
-    events = []
-    for n_threads in ("0", "2"):
-        results = train(own_data, tmp_path / n_threads, "--n_threads", n_threads)
-        told = capsys.readouterr().err
-        assert told.count("2 of 12 training videos could not be read") == 1
-        lines = map(json.loads, (results / "metrics.jsonl").read_text().splitlines())
-        events.append([line for line in lines if line["event"] == "val"])
-    assert events[0] == events[1] and len(events[0]) > 4
-    assert all((line["videos"], line["unread"]) == (3, 1) for line in events[0])
-    assert [loader.persistent_workers for loader in made] == [False, True]
-
-
-def test_broken_checkpoints(data, whole, tmp_path, capsys):
-    cut_short = tmp_path / "save_9.pth"
-    cut_short.write_bytes((whole / "save_3.pth").read_bytes()[:-500])
-    assert "save_9.pth" in refused(capsys, "--resume_path", cut_short, CALL)
-    assert str(tmp_path) in refused(capsys, "--resume_path auto --result_path", tmp_path, CALL)
-    torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
-    assert "--pretrain_path" in refused(capsys, "--resume_path", tmp_path / "foreign.pth", CALL)
-    for analyse in (explain_classes, explain_ancestors):
-        assert "save_9.pth" in refused(capsys, "--resume_path", cut_short, caller=analyse)
-        error = refused(capsys, "--resume_path", whole / "save_3.pth", "--videos", "v_Run_g99_c01", caller=analyse)
-        assert "v_Run_g99_c01" in error
-
-
-def test_the_newest_whole_checkpoint_is_taken(whole, tmp_path):
-    results = tmp_path / "results"
-    shutil.copytree(whole, results)
-    (results / "save_3.pth").write_bytes((whole / "save_3.pth").read_bytes()[:-500])
-    go_on(results)
-    assert_same(results / "save_3.pth", whole / "save_3.pth")
-
-
-@pytest.mark.slow
-def test_one_sentence_from_the_command_line(data, tmp_path):
-    done = shell(tmp_path / "log.txt", "main.py", *fresh(data, tmp_path / "results"), "--annotation_path nowhere.json")
-    said = (tmp_path / "log.txt").read_text()
-    assert done.returncode == 2 and said.startswith("error: ") and said.count("\n") == 1 and "nowhere.json" in said
-
-
-# --- odd data, survived
-
-
-def spoil(data: Path, name: str, frame: int = 3) -> Path:
-    file = data / "jpg" / name.split("_")[1] / name / f"image_{frame:05d}.jpg"
-    file.write_bytes(file.read_bytes()[:100])
-    return file
-
-
-def test_corrupt_jpegs_are_named_and_left_out(own_data, tmp_path):
-    spoil(own_data, "v_Jump_g01_c01", 6)
-    spoil(own_data, "v_Wave_g03_c01", 6)
-    with pytest.warns(RuntimeWarning) as told:
-        train(own_data, tmp_path / "results", "--inference", schedule=QUICK)
-    said = " ".join(str(one.message) for one in told)
-    assert "v_Jump_g01_c01" in said and "v_Wave_g03_c01" in said and "image_00006.jpg" in said
-    found = json.loads((tmp_path / "results" / "val.json").read_text())
-    assert set(found["results"]) == {f"v_{name}_g03_c01" for name in ("Run", "Jump", "Saw")}
-    sources = {row["video"] for row in json.loads((tmp_path / "results" / "prototypes.json").read_text())}
-    assert "v_Jump_g01_c01" not in sources and any("Jump" in name for name in sources)
-
-
-@pytest.mark.parametrize("n_threads", [0, 2])
-def test_corrupt_jpegs_are_an_error_where_one_is_strict(own_data, tmp_path, capsys, n_threads):
-    spoil(own_data, "v_Jump_g01_c01", 6)
-    error = refused(capsys, *fresh(own_data, tmp_path), "--strict --n_threads", str(n_threads))
-    assert "v_Jump_g01_c01" in error and "image_00006.jpg" in error
-
-
-def test_videos_that_are_not_on_disk_are_counted(own_data, tmp_path, capsys):
-    shutil.rmtree(own_data / "jpg" / "Run" / "v_Run_g00_c01")
-    shutil.rmtree(own_data / "jpg" / "Saw")
-    train(own_data, tmp_path / "results", schedule=QUICK)
-    err = capsys.readouterr().err
-    assert len([line for line in err.splitlines() if "5 of the 16 videos" in line]) == 1
-    assert "1 of 4 classes have no training video on disk (Saw); their prototypes stay unmatched" in err
-    rows = json.loads((tmp_path / "results" / "prototypes.json").read_text())
-    unmatched = {row["node"][0] for row in rows if row["video"] is None}
-    assert unmatched == {"Saw", "Tool", "Thing"}
-    assert "5 of the 16" in refused(capsys, *fresh(own_data, tmp_path / "strict"), "--strict")
-
-
-def test_clips_longer_than_the_videos_are_looped(data, tmp_path):
-    train(data, tmp_path, "--sample_duration 20 --inference", schedule=QUICK)
-    found = json.loads((tmp_path / "val.json").read_text())
-    assert all(about["window"] == [0, FRAMES] and about["windows"] == 1 for about in found["videos"].values())
-    for row in json.loads((tmp_path / "prototypes.json").read_text()):
-        assert row["frames"] == [0, FRAMES] and 0 <= row["box"][0] < row["box"][3] <= FRAMES
-
-
-def test_batches_of_one(data, tmp_path):
-    train(data, tmp_path, "--batch_size 1", schedule=QUICK)
-    assert load_checkpoint(tmp_path / "save_1.pth")["done"] == ["last", 1, 0]
-
-
-@pytest.mark.parametrize("n_levels", [1, 3])
-def test_one_class(tmp_path, n_levels, capsys):
-    data = write_data(tmp_path / "data", rows=[ROWS[0][:n_levels]], n_train=2)
-    train(data, tmp_path / "results", "--inference", schedule=QUICK)
-    found = json.loads((tmp_path / "results" / "val.json").read_text())
-    assert found["results"]["v_Run_g02_c01"][0]["score"] == 1
-    if n_levels == 1:
-        error = refused(capsys, "--resume_path", tmp_path / "results" / "save_1.pth", caller=explain_ancestors)
-        assert "one level" in error
-
-
-def test_two_parents_of_one_name(tmp_path):
-    """Nodes are known by their path: two nodes called Other, and one called like a class."""
-    rows = [("Run", "Other", "Body"), ("Saw", "Other", "Thing"), ("Wave", "Run", "Body")]
-    data = write_data(tmp_path / "data", rows=rows, n_train=2)
-    train(data, tmp_path / "results", "--inference", schedule=QUICK)
-    eval_accuracy.main([str(data / "ucf101_01.json"), str(tmp_path / "results" / "val.json"), "--subset", "val"])
-    nodes = {tuple(row["node"]) for row in json.loads((tmp_path / "results" / "prototypes.json").read_text())}
-    assert len(nodes) == 3 + 3 + 2
-
-
-@pytest.mark.parametrize(("score", "lists", "numbers"), [
-    ("tree", {"ce": [1, 0.5, 0.25], "level_ce": [1] * 3, "cluster": [0.5] * 3, "separation": [1] * 3},
-     {"coverage": 0.5, "orthogonality": 0.5, "sharing": 0.3}),
-    ("hyperbolic", {"ce": [1, 0.5, 0.25], "cluster": [0.8, 0.5, 0.3], "separation": [0.08, 0.11, 0.13]},
-     {"coverage": 1, "group": 1e-4})])
-def test_without_validation_and_without_trunk_epochs(data, tmp_path, capsys, score, lists, numbers):
-    """There is no class map then, and nothing may depend on the one of a head that nobody trained."""
-    train(data, tmp_path, "--trunk_epochs 0 --no_val --score", score, schedule=QUICK)
-    err = capsys.readouterr().err
-    assert len([line for line in err.splitlines() if "no class maps" in line]) == 1
-    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["start", "joint", "push", "last"]
-    assert events[0]["placed"] == events[0]["prototypes"] == 18
-    joint = events[1]
-    expected = sum(row[level] * joint[f"{name}_{level}"] for name, row in lists.items() for level in range(3))
-    expected += sum(weight * joint[name] for name, weight in numbers.items())
-    assert joint["loss"] == pytest.approx(expected, rel=1e-4)

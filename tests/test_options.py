@@ -3,10 +3,14 @@
 import argparse
 import contextlib
 import io
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from options.flags import data_flags, model_flags, parse_main, run_flags, schedule_flags
+from options.flags import FIRST, data_flags, model_flags, parse_main, run_flags, schedule_flags
 from options.recipes import CALL_FLAGS, LEGACY, RECIPES, WEIGHT_FLAGS
 from options.resolve import resolve
 
@@ -22,14 +26,13 @@ PUBLISHED = [
 
 def resolved(line: str) -> argparse.Namespace:
     args, _ = parse_main(line.split())
-    resolve(args)
-    return args
+    return resolve(args)
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
 def test_published_command_lines(line):
     args, given = parse_main(line.split())
-    resolve(args)
+    args = resolve(args)
     assert given == {word.removeprefix("--") for word in line.split() if word.startswith("--")}
     assert (args.model_depth, args.n_classes) == (18, 101)
 
@@ -90,7 +93,7 @@ def test_strides_from_their_own_flags():
     assert resolved("--no_max_pool --spatial_strides 1 1 2 2 2").spatial_strides == [1, 1, 2, 2, 2]
     once = resolved("--no_max_pool --conv1_t_stride 2")
     before = (list(once.temporal_strides), list(once.spatial_strides))
-    resolve(once)  # as a resumed run does with what its checkpoint carries
+    once = resolve(once)  # as a resumed run does with what its checkpoint carries
     assert (once.temporal_strides, once.spatial_strides) == before
 
 
@@ -101,7 +104,7 @@ def test_depth_and_strides_of_a_trunk(line, depth, temporal):
     args = resolved(line)
     assert (args.model_depth, args.temporal_strides) == (depth, temporal)
     before = vars(args).copy()
-    resolve(args)  # as a resumed run does
+    args = resolve(args)  # as a resumed run does
     assert vars(args) == before
 
 
@@ -114,14 +117,19 @@ def test_depth_and_strides_of_a_trunk(line, depth, temporal):
     ("--n_epochs -1", ("--n_epochs", "-1")),
     ("--n_threads -1", ("--n_threads",)),
     ("--manual_seed -1", ("--manual_seed",)),
-    ("--focus 0", ("--focus", "share")),
+    ("--focus 0", ("--focus", "above 0")),
+    ("--momentum 1", ("--momentum", "below 1")),
+    ("--ce_weight 1 -1", ("--ce_weight", "-1")),
+    ("--merge_coverage .9 2", ("--merge_coverage", "at most 1")),
+    ("--learning_rate 0", ("--learning_rate", "above 0")),
+    ("--push_start 1.5", ("--push_start", "1.5")),
     ("--background 1.5", ("--background", "1.5")),
     ("--train_crop_min_scale 0", ("--train_crop_min_scale",)),
     ("--spatial_strides 2 2 0 1 1", ("--spatial_strides",)),
     ("--c 0", ("--c ", "above 0")),
     ("--edge -1", ("--edge",)),
     ("--resnet_widen_factor 0", ("--resnet_widen_factor",)),
-    *((f"--score hyperbolic --{flag} {value}", (f"--{flag} must be above 0 and finite, not {value}",))
+    *((f"--score hyperbolic --{flag} {value}", (f"--{flag}", "above 0", value))
       for flag in ("resnet_widen_factor", "T", "c", "edge", "window_power") for value in ("inf", "nan")),
     ("--window_power 0", ("--window_power", "above 0")),
     ("--T 0", ("--T ", "above 0")),
@@ -161,12 +169,43 @@ def test_every_flag_has_a_help_text_that_fits_its_default():
     parser = argparse.ArgumentParser()
     for add in (data_flags, model_flags, schedule_flags, run_flags):
         add(parser)
+    assert {action.dest for action in parser._actions} >= FIRST
     for action in parser._actions:
         assert action.help, action.option_strings
         if isinstance(action.default, int | float) and not isinstance(action.default, bool):
             text = action.help % {"default": action.default}
             stated = text.rpartition("default: ")[2].rstrip(")")
             assert stated and float(stated) == action.default, f"{action.option_strings}: {text}"
-    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
-        parse_main(["--help"])
-    assert "--temporal_strides" in out.getvalue()
+
+
+def printed(flag: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit) as caught:
+        parse_main([flag])
+    assert caught.value.code == 0
+    return out.getvalue()
+
+
+def test_help_has_the_flags_of_first_use_and_help_all_has_all():
+    short, long = printed("--help"), printed("--help_all")
+    names = vars(parse_main([])[0])
+    assert all(re.search(rf"--{name}\b", long) for name in names)
+    assert all(re.search(rf"--{name}\b", short) for name in FIRST)
+    assert "--temporal_strides" not in short and "--help_all" in short
+    assert "tree_hyperbolic" in long and "mvit_v2_s" in long  # choices by name
+
+
+def test_help_needs_no_pytorch():
+    code = "import sys, options.flags; options.flags.parse_main([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 0
+
+
+def test_resolved_flags_do_not_change():
+    parsed, _ = parse_main(["--n_epochs", "3"])
+    args = resolve(parsed)
+    assert parsed.model_depth is None and args.model_depth == 18  # those that were parsed stay, too
+    for change in (lambda: setattr(args, "n_epochs", 4), lambda: setattr(args, "new", 4), lambda: delattr(args, "c")):
+        with pytest.raises(AttributeError):
+            change()
+    other = args.replaced(n_epochs=4)
+    assert (args.n_epochs, other.n_epochs) == (3, 4)
+    assert {**vars(args), "n_epochs": 4} == vars(other)

@@ -13,8 +13,9 @@ from datasets.transforms import MEAN, STD, normalise
 from hierarchy.hyperbolic import to_ball
 from models.hipe import HIPE
 from options.flags import parse_main
-from options.recipes import PAPER, PAPER_DEFAULTS, RECIPES
+from options.recipes import PAPER, RECIPES
 from options.resolve import resolve
+from run import steps
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import LossWeights, Phase, Trainer
 from training.features import NormalisedTwice, valid_clips
@@ -26,8 +27,7 @@ CPU = torch.device("cpu")
 
 def resolved(line: str):
     args, _ = parse_main(line.split())
-    resolve(args)
-    return args
+    return resolve(args)
 
 
 # --- flags
@@ -35,13 +35,13 @@ def resolved(line: str):
 
 def test_paper_sets_what_is_not_given():
     args = resolved("--paper")
-    assert {name: getattr(args, name) for name in PAPER | PAPER_DEFAULTS} == PAPER | PAPER_DEFAULTS
+    assert {name: getattr(args, name) for name in PAPER | RECIPES["paper"]} == PAPER | RECIPES["paper"]
     assert args.temporal_strides == [1, 2, 2, 2, 2] and args.separation_margin == args.cluster_margin == 128
     recipe = {name: value for name, value in RECIPES["pretrained"].items() if name != "trunk_epochs"}
     assert {name: getattr(args, name) for name in recipe} == recipe
     assert (args.cluster_weight, args.separation_weight) == ([0.8, 0.5, 0.3], [0.08, 0.11, 0.13])
     before = vars(args).copy()
-    resolve(args)  # as a resumed run does
+    args = resolve(args)  # as a resumed run does
     assert vars(args) == before
 
 
@@ -238,17 +238,16 @@ def test_a_run_goes_on_to_the_same_bits(whole, data, tmp_path):
 
 
 def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkeypatch):
-    import main
-    taken = main.Run._tune_prototypes
+    handler = steps.tune_prototypes
 
-    def cut(run, step, kept, meter):
-        taken(run, step, kept, meter)
+    def cut(work, step):
+        handler(work, step)
         if step == Step("last", 3, 0):
-            run.done = step
-            run.save("last.pth")
+            work.run.done = step
+            work.run.save("last.pth")
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(main.Run, "_tune_prototypes", cut)
+    monkeypatch.setattr(steps, "tune_prototypes", cut)
     with pytest.raises(KeyboardInterrupt):
         call("--root_path", data, "--result_path", tmp_path, DATA, MODEL, SCHEDULE, CALL)
     monkeypatch.undo()

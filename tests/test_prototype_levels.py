@@ -258,7 +258,7 @@ FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial
 
 def built(more: str, tree: Hierarchy, counts: list[int] | None = None) -> HIPE:
     args: argparse.Namespace = parse_main(f"{FLAGS} {more}".split())[0]
-    resolve(args)
+    args = resolve(args)
     return build_model(args, tree, fit_embeddings(tree, dim=8), 1.0, counts).eval()
 
 

@@ -27,7 +27,7 @@ def called(monkeypatch):
     def note(script, *words):
         assert script == "main.py"
         args, _ = parse_main([str(word) for word in words])
-        resolve(args)
+        args = resolve(args)
         seen.append(args)
     monkeypatch.setattr(results, "python", note)
     monkeypatch.setattr(results, "newest_whole", lambda folder: folder / "save_1.pth")

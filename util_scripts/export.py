@@ -20,7 +20,7 @@ from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
 from models import HIPE, HIPEOutput
 from options.errors import CommandLine, user_errors
-from run.data import normalisation_of, window_power
+from run.data import window_power
 from run.model import model_of
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, write_whole
@@ -149,7 +149,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     model, hierarchy, _ = model_of(checkpoint, checkpoint_path)
     args = stored_args(checkpoint)
     size = (args.sample_duration, args.sample_size, args.sample_size)
-    serving = Serving(model.eval().requires_grad_(False), normalisation_of(args))
+    serving = Serving(model.eval().requires_grad_(False), model.normalisation)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed
