@@ -11,6 +11,8 @@ FLOORS = {"hierarchy": 0, "models": 1, "datasets": 1, "evaluation": 2, "attribut
           "judging": 4, "options": 5, "run": 6, "util_scripts": 7, "benchmarks": 7}
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))  # the top floor: main, local_analysis, ...
 TOP = 7
+LONGEST_FILE, LONGEST_CLASS, LONGEST_SCRIPT = 400, 250, 150  # lines
+GATHERING = {"benchmarks.all"}  # runs others
 NAMESPACE = 5  # the lowest floor that sees the flags
 
 
@@ -177,3 +179,48 @@ def test_nothing_names_the_machine_it_was_made_on():
         if path.suffix in (".py", ".md", ".csv", ".toml", ".txt", ".html", ".cff") and path.name != Path(__file__).name:
             text = path.read_text(encoding="utf-8")
             assert not [word for word in ("/home/", "/work/", "/root/") if word in text], path
+
+
+# --- sizes, and what nobody imports
+
+
+def sources() -> list[Path]:
+    """Every Python file of the project, tests and their helpers too."""
+    return [*MODULES.values(), *sorted((ROOT / "tests").glob("*.py"))]
+
+
+def test_files_and_classes_are_short():
+    long = [f"{path.relative_to(ROOT)}: {n} lines" for path in sources()
+            if (n := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST_FILE]
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= LONGEST_CLASS:
+                long.append(f"{path.relative_to(ROOT)}: class {node.name}")
+    assert not long, "split along meaning: " + ", ".join(long)
+
+
+def test_scripts_are_shorter():
+    for name in SCRIPTS:
+        lines = MODULES[name].read_text(encoding="utf-8").splitlines()
+        assert len(lines) < LONGEST_SCRIPT, f"{name}.py: {len(lines)} lines; what it does belongs to run/"
+
+
+def is_script(module: str) -> bool:
+    """Whether a module is run from the shell."""
+    return '__name__ == "__main__"' in MODULES[module].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_script_imports_another(module):
+    if is_script(module):
+        others = {target for target in imports(module) if is_script(target)}
+        assert not others or module in GATHERING, f"{module} imports {others}; share a module that is no script"
+
+
+def test_no_test_module_imports_another():
+    for path in sorted((ROOT / "tests").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                     else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            tests = [name for name in names if name.startswith("test_")]
+            assert not tests, f"{path.name} imports {tests}; put what they share into a helper beside them"

@@ -77,7 +77,7 @@ def test_a_run_writes_what_is_documented(whole):
 def test_a_checkpoint_holds_what_is_documented(whole):
     found = load_checkpoint(whole / "save_3.pth")
     assert set(found) == {"format", "done", "args", "hierarchy_rows", "embedding", "model", "optimizers", "rng",
-                          "push_record", "counts"}
+                          "push_record", "counts", "normalisation", "head_given"}
     assert set(load_checkpoint(whole / "save_2.pth")) == {*found, "ways"}  # prototypes have not merged yet
     assert found["done"] == ["last", 3, 2] and [tuple(row) for row in found["hierarchy_rows"]] == ROWS
     assert load_checkpoint(whole / "save_1.pth")["done"] == ["warm", 1, 1]
