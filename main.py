@@ -22,7 +22,7 @@ from datasets.groups import CALIBRATION, held_out_groups, hold_out
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import EpochBatches, n_batches
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
-from evaluation.recognition import Believed, VideoPool, recognition_metrics
+from evaluation.recognition import Believed, VideoPool
 from explain import fingerprint, patch_sheet, prototype_pictures, write_report
 from models import HIPE
 from models.stages import stages_before
@@ -30,10 +30,11 @@ from options.errors import user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, training_clips, window_clips, window_power
 from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
+from run.predict import evaluate, metrics_json, predict, results_json
 from run.resume import check_tree, resume
 from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, sweep, write_whole
 from training.distributed import World, joined, synchronise_batchnorm
-from training.engine import LossWeights, Meter, Phase, Trainer, evaluate, predict, results_json
+from training.engine import LossWeights, Meter, Phase, Trainer
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.log import Log, Stop
 from training.merging import merge_prototypes, spread_of
@@ -625,15 +626,10 @@ class Run:
 
     def _write_metrics(self, pool: VideoPool, videos: Sequence[Video], believed: Believed) -> None:
         """metrics.json, of the videos that could be read and whose class is known."""
-        labels = torch.tensor([video.label for video in videos])
-        known = (pool.seen & (labels >= 0)).nonzero()[:, 0]
-        if not len(known):
-            return
-        found = recognition_metrics(pool.probs[known, :self.hierarchy.n_leaves], labels[known],
-                                    [videos[v].name for v in known.tolist()], self.hierarchy, believed=believed)
-        about = {"model": fingerprint(self.model), "subset": self.args.inference_subset, "n_videos": len(known),
-                 "n_clips": int(pool.count[known].sum()), "window_power": pool.power}
-        self._write_json("metrics.json", about | found, indent=1)
+        metrics = metrics_json(pool, videos, self.hierarchy, model=fingerprint(self.model),
+                               subset=self.args.inference_subset, believed=believed)
+        if metrics is not None:
+            self._write_json("metrics.json", metrics, indent=1)
 
 
 def tell_looped(clips: VideoClips) -> None:

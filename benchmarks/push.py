@@ -27,8 +27,9 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.data import even_clips, make_loader, make_reader, read_videos
 from run.model import build_model, choose_device, fresh_embedding
+from run.predict import predict
 from run.resume import check_tree
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import LossWeights, Phase, Trainer
 from training.precision import choose_precision
 from training.push import push
 from training.schedule import Step

@@ -16,9 +16,10 @@ from tiny import noise_batch, random_tree, sampling_hipe, small_hipe
 from torch import nn
 
 from evaluation.recognition import VideoPool
+from run.predict import evaluate
 from training.checkpoint import load_checkpoint
 from training.distributed import World, joined, synchronise_batchnorm
-from training.engine import LossWeights, Phase, Trainer, evaluate
+from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.push import push
 from training.schedule import Step

@@ -9,9 +9,10 @@ from program import CALL, DATA, MODEL, QUICK, call, write_data
 from tiny import noise_batch, random_tree, small_hipe
 from torch import nn
 
+from run.predict import predict
 from training import precision
 from training.checkpoint import load_checkpoint
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.precision import DTYPES, Precision, check_compiler, choose_precision, prepare_device, right_gradients
 from training.schedule import Step

@@ -3,28 +3,17 @@
 import functools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.video import Video, VideoClips
-from evaluation.recognition import (
-    Believed,
-    VideoPool,
-    accuracy_per_level,
-    level_argmax_accuracy,
-    mistake_severity,
-    topk,
-)
-from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from models.prototypes import EPSILON
 from models.stages import freeze
 from training.distributed import Together, World
-from training.features import valid_clips
 from training.losses import (
     batch_cross_entropy,
     cross_entropies,
@@ -422,95 +411,3 @@ class Meter:
         return {name: float(value) / self.count for name, value in self.sums.items()} | {"clips_per_s": round(rate, 2)}
 
 
-@torch.no_grad()
-def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch.device, pooled: bool = False,
-            description: str | None = None, world: World | None = None,
-            precision: Precision | None = None, power: float = 1.0) -> VideoPool:
-    """Probabilities of all nodes per video, pooled over its clips.
-
-    Args:
-        loader: batches of evaluation clips, this process's share of them in `world`.
-        n_videos: how many videos the batches' `video` counts.
-        pooled: ask the softmax head of the trunk epochs instead of the prototypes.
-        description: of the progress bar; None for none.
-        power: of `VideoPool`, 1 for the mean.
-    Returns:
-        the probabilities, with the clip of highest probability for every video and class.
-    """
-    model.eval()
-    pool = VideoPool(n_videos, model.membership, power)
-    for batch in valid_clips(loader, device, description):
-        with (precision or Precision(device)).in_inference():
-            found = model.trunk(batch["clip"]) if pooled else model(batch["clip"]).log_probs
-        log_probs = model.node_log_probs(model.pooled_log_probs(found.float())) if pooled else found
-        pool.add(batch["video"], log_probs.exp().cpu(), batch["item"])
-    pool, *others = (world or World()).objects(pool)
-    for other in others:
-        pool.merge(other)
-    return pool
-
-
-def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: torch.device, pooled: bool = False,
-             description: str | None = None, world: World | None = None,
-             precision: Precision | None = None, power: float = 1.0) -> dict[str, float]:
-    """Loss and accuracies over the videos of a subset.
-
-    Args:
-        labels: (n_videos,) leaves; the rest as in `predict`.
-    Returns:
-        loss (-log of the video's probability of the true leaf), top1, top5, level_1 ... of the predicted leaf's
-        ancestors, own_argmax_1 ... of each level's own most probable node, severity of the mistakes, and videos, how
-        many could be read.
-    Raises:
-        ValueError: where none could.
-    """
-    pool = predict(model, loader, len(labels), device=device, pooled=pooled, description=description,
-                   world=world, precision=precision, power=power)
-    seen = pool.seen
-    if not seen.any():
-        raise ValueError("validation: not one video can be read; mend the files named above, or give --no_val")
-    probs, labels = pool.probs[seen], labels[seen]
-    n_leaves = len(model.ancestors)
-    leaves = probs[:, :n_leaves]
-    predicted, ancestors = leaves.argmax(1), model.ancestors.cpu()
-    per_level = accuracy_per_level(predicted, labels, ancestors)
-    levels = range(1, len(per_level))
-    own = level_argmax_accuracy(probs, labels, ancestors, model.prototype_layer.node_levels)
-    return {"loss": float(-leaves.gather(1, labels[:, None]).clamp(min=1e-12).log().mean()),
-            "top1": float(per_level[0]), "top5": float(topk(leaves, labels, min(5, n_leaves))),
-            **{f"level_{level}": float(per_level[level]) for level in levels},
-            **{f"own_argmax_{level}": float(own[level]) for level in levels},
-            "severity": mistake_severity(predicted, labels, ancestors), "videos": int(seen.sum())}
-
-
-def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
-                 top: int, believed: Believed | None = None) -> dict:
-    """The predictions of a subset in the published form, with the path to the top of the tree beside each class.
-
-    Args:
-        pool: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
-        believed: how back-off goes.
-    Returns:
-        `results`: the classes of each video, best first; `videos`: its true class, windows, most telling window
-        (half-open, source frames) and the node that back-off returns; `tree`: every leaf's path. A video of which
-        nothing could be read is left out.
-    """
-    probs = pool.probs  # (n_videos, K)
-    top = min(top, hierarchy.n_leaves)
-    scores, leaves = probs[:, :hierarchy.n_leaves].topk(top)  # (n_videos, top)
-    best = pool.best.gather(1, leaves[:, :1])[:, 0]  # (n_videos,)
-    answers = (believed or Believed()).answers(probs[:, :hierarchy.n_leaves], hierarchy)
-    results, about = {}, {}
-    for v, video in enumerate(videos):
-        if not pool.count[v]:
-            continue
-        results[video.name] = [
-            {"label": hierarchy.names[leaf], "score": score, "path": list(hierarchy.path(leaf)),
-             "path_scores": probs[v, list(hierarchy.path_ids(leaf))].tolist()}
-            for leaf, score in zip(leaves[v].tolist(), scores[v].tolist(), strict=True)]
-        frames = clips.item_frames(int(best[v]))
-        about[video.name] = {"truth": hierarchy.names[video.label] if video.label >= 0 else None,
-                             "windows": int(pool.count[v]),
-                             "window": [int(frames.min()), int(frames.max()) + 1], "backoff": answers[v]}
-    tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
-    return {"results": results, "videos": about, "tree": tree}

@@ -25,9 +25,10 @@ from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, window_power
 from run.model import choose_device, model_of
+from run.predict import predict
 from run.resume import check_tree, resume
 from training.checkpoint import save_checkpoint, write_whole
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.schedule import Step
 
