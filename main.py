@@ -34,9 +34,10 @@ from run.predict import evaluate, metrics_json, predict, results_json
 from run.resume import check_tree, resume
 from training.checkpoint import checkpoints_in, put_aside, save_checkpoint, sweep, write_whole
 from training.distributed import World, joined, synchronise_batchnorm
-from training.engine import LossWeights, Meter, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
-from training.log import Log, Stop
+from training.log import Log, Meter, Stop
+from training.losses import LossWeights
 from training.merging import merge_prototypes, spread_of
 from training.precision import Precision, check_compiler, choose_precision, prepare_device
 from training.push import PushRecord, push

@@ -26,19 +26,17 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_model, choose_device, fresh_embedding
 from run.resume import check_tree
-from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
+from training.engine import OPTIMIZERS, Phase, Trainer
+from training.losses import LOSSES, LossWeights
 from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
 
 GOAL = 1.03
-WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
-                "batch_ce", "l1", "ways", "even", "pooled")
 
 
 def loss_weights(args: argparse.Namespace) -> LossWeights:
     """Of all losses, as main.py has them where there are class maps."""
-    return LossWeights(**{name: getattr(args, f"{name}_weight") for name in WEIGHT_NAMES},
-                       level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0)
+    return LossWeights(**{name: getattr(args, f"{name}_weight") for name in LOSSES})
 
 
 def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) -> Trainer:

@@ -14,12 +14,13 @@ from processes import Ended, in_processes
 from program import DATA, MODEL, ROOT, assert_same, call, write_data
 from tiny import noise_batch, random_tree, sampling_hipe, small_hipe
 from torch import nn
+from trainers import weights
 
 from evaluation.recognition import VideoPool
 from run.predict import evaluate
 from training.checkpoint import load_checkpoint
 from training.distributed import World, joined, synchronise_batchnorm
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import valid_clips
 from training.push import push
 from training.schedule import Step
@@ -128,8 +129,7 @@ def made_trainer(world: World) -> Trainer:
         model = synchronise_batchnorm(model, CPU)
     phases = {"trunk": Phase("sgd", 0.01, 0), "warm": Phase("sgd", 0, 0.01), "joint": Phase("sgd", 0.01, 0.02),
               "last": Phase("sgd", 0, 0.01)}
-    weights = LossWeights([1.0, 0.5], [0.8], [0.1], 0.5, 1.0, 1e-3, orthogonality=0.3, sharing=0.2)
-    return Trainer(model, phases, weights, sure=0.21, world=world)
+    return Trainer(model, phases, weights(orthogonality=0.3, sharing=0.2), sure=0.21, world=world)
 
 
 def steps_of_every_kind(world: World, path: Path) -> None:

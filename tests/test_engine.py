@@ -8,13 +8,12 @@ from trainers import first_batch, take, trainer, weights
 
 from training.engine import (
     OPTIMIZERS,
-    Meter,
     Phase,
     Trainer,
-    masks_of_maps,
 )
 from training.features import valid_clips
-from training.losses import ways_cross_entropy
+from training.log import Meter
+from training.losses import focused_and_background, ways_cross_entropy
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -173,9 +172,9 @@ def test_focus_and_background_see_the_cells_of_the_own_class_map(model, focus, b
 
 @pytest.mark.parametrize(("n", "focus", "background", "tops", "bottoms"), [
     (32, 0.04, 0.5, 1, 16), (100, 0.06, 0.3, 6, 30), (10, 0.001, 0.001, 1, 1), (7, 1, 1, 7, 7), (1, 0.5, 0.5, 1, 1)])
-def test_masks_of_maps(n, focus, background, tops, bottoms):
+def test_focused_and_background(n, focus, background, tops, bottoms):
     maps = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(0))
-    top, bottom = masks_of_maps(maps, focus, background)
+    top, bottom = focused_and_background(maps, focus, background)
     assert top.dtype == bottom.dtype == torch.bool and top.shape == bottom.shape == maps.shape
     for one, high, low in zip(maps.view(-1, n), top.view(-1, n), bottom.view(-1, n), strict=True):
         ordered = sorted(one.tolist())
@@ -183,7 +182,7 @@ def test_masks_of_maps(n, focus, background, tops, bottoms):
 
 
 def test_masks_of_a_flat_map_have_their_size():
-    top, bottom = masks_of_maps(torch.zeros(1, 50), 0.04, 0.5)
+    top, bottom = focused_and_background(torch.zeros(1, 50), 0.04, 0.5)
     assert int(top.sum()) == 2 and int(bottom.sum()) == 25 and not (top & bottom).any()
 
 

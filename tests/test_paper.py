@@ -16,9 +16,9 @@ from options.flags import parse_main
 from options.recipes import PAPER, PAPER_DEFAULTS, RECIPES
 from options.resolve import resolve
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import NormalisedTwice, valid_clips
-from training.losses import batch_cross_entropy, level_losses, sparsity
+from training.losses import LossWeights, batch_cross_entropy, level_losses, sparsity
 from training.schedule import Step, push_epochs
 
 CPU = torch.device("cpu")

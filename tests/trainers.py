@@ -3,12 +3,9 @@
 import torch
 from tiny import noise_batch
 
-from training.engine import (
-    LossWeights,
-    Phase,
-    Trainer,
-)
+from training.engine import Phase, Trainer
 from training.features import valid_clips
+from training.losses import LossWeights
 from training.schedule import Step
 
 

@@ -1,8 +1,5 @@
 """Gradient steps of every kind, evaluation, and inference over sliding windows."""
 
-import functools
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,24 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.hipe import HIPE
-from models.prototypes import EPSILON
 from models.stages import freeze
 from training.distributed import Together, World
 from training.losses import (
-    batch_cross_entropy,
+    LossWeights,
+    StepOutputs,
     cross_entropies,
-    group_sparsity,
-    level_cross_entropies,
+    focused_and_background,
     level_losses,
-    orthogonality,
-    sharing,
-    sparsity,
-    ways_cross_entropy,
+    named_scalars,
 )
 from training.precision import Precision
 from training.schedule import Step, rate_factor
 
-HIGHEST = math.log(1 / EPSILON)  # the logarithmic similarity of the same patch
 OPTIMIZERS = {
     "sgd": lambda groups, momentum, **how: torch.optim.SGD(groups, momentum=momentum, **how),
     "adam": lambda groups, momentum, **how: torch.optim.Adam(groups, betas=(momentum, 0.999), **how),
@@ -51,55 +43,6 @@ class Phase:
     scheduler: str = "constant"
     milestones: list[int] = field(default_factory=list)
     score_rate: float | None = None
-
-
-@dataclass
-class LossWeights:
-    """Weights of the named losses; a list has one entry a level, leaves first, the last one serving all above."""
-
-    ce: list[float]
-    cluster: list[float]
-    separation: list[float]
-    background: float
-    coverage: float
-    group: float
-    orthogonality: float = 0.0
-    sharing: float = 0.0
-    batch_ce: float = 0.0
-    l1: float = 0.0
-    level_ce: float | list[float] = 0.0
-    ways: float = 0.0
-    pooled: float = 0.0
-    even: float = 0.0
-
-    def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
-        """The weight of a loss: a number, or (L,)."""
-        weight = getattr(self, name)
-        if not isinstance(weight, list):
-            return weight
-        return _filled(tuple(weight[:n_levels] + weight[-1:] * (n_levels - len(weight))), device)
-
-
-@functools.lru_cache
-def _filled(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers on a device, put there once: a copy in every step would wait for all that the GPU has to do."""
-    return torch.tensor(values, device=device)
-
-
-def masks_of_maps(maps: Tensor, focus: float, background: float) -> tuple[Tensor, Tensor]:
-    """The cells at the top of a class map, and those far down it.
-
-    Args:
-        maps: (..., N) values of the map; focus, background: shares (0..1) of the cells.
-    Returns:
-        two (..., N) bool masks of at least one cell each.
-    """
-    n = maps.shape[-1]
-    order = maps.argsort(dim=-1, descending=True)
-    empty = torch.zeros_like(maps, dtype=torch.bool)
-    top = empty.scatter(-1, order[..., : max(1, round(focus * n))], True)
-    bottom = empty.scatter(-1, order[..., n - max(1, round(background * n)):], True)
-    return top, bottom
 
 
 class Trainer:
@@ -243,50 +186,21 @@ class Trainer:
         with self.precision.in_training():
             output = self.model.head(trunk, masks)
         ways = torch.full_like(labels, -1) if ways is None else ways.to(labels.device, non_blocking=True)
-        pooled = [self.model.pooled_log_probs(trunk)] if self.weights.pooled and self.kind == "joint" else []
+        pooled = [self.model.pooled_log_probs(trunk)] if self.kind == "joint" and self.weights.wants("pooled") else []
         return (output.log_probs, output.distances, *output.masked, output.activations, output.evidence, sure[:, None],
                 ways[:, None], *pooled)
 
     def _terms(self, outputs: Sequence[Tensor], labels: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         model = self.model
-        layer = model.prototype_layer
         log_probs, nearest, focused, background, activations, evidence, sure, ways, *pooled = outputs
-        terms = {"ce": cross_entropies(log_probs, labels, model.ancestors),
-                 **level_losses(nearest, focused, background, labels, layer.node_of, model.ancestors,
-                                model.level_of, self.margin, sure=sure[:, 0] > 0,
-                                cluster_margin=self.cluster_margin, rivals=self.rivals)}
-        if model.score.columns is not None:
-            terms["group"] = group_sparsity(model.score.columns)
-        if self.weights.level_ce:
-            terms["level_ce"] = level_cross_entropies(evidence, labels, model.ancestors, model.level_of)
-        if self.weights.orthogonality:
-            terms["orthogonality"] = orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5,
-                                                   most=layer.per_node)
-        if self.weights.sharing:  # similarities of all kinds on the scale of the logarithmic one, whose tanh saturates
-            terms["sharing"] = sharing(activations * (HIGHEST / layer.highest), labels, layer.node_of, model.ancestors,
-                                       model.level_of)
-        if self.weights.ways:
-            shown = torch.where(sure[:, 0] > 0, ways[:, 0], -1).long()  # a clip without its event shows no way
-            terms["ways"] = ways_cross_entropy(activations, labels, shown, self.n_ways[labels], layer.node_of)
-        if self.weights.even:
-            terms["even"] = model.score.unevenness()
-        if pooled:
-            terms["pooled"] = F.nll_loss(pooled[0], labels)
-        if self.weights.batch_ce:
-            terms["batch_ce"] = batch_cross_entropy(evidence, model.score.embeddings.in_ball[labels])
-        if self.weights.l1:
-            terms["l1"] = sparsity(model.score.columns)
-        return self._weigh(terms, log_probs)
-
-    def _weigh(self, terms: dict[str, Tensor], log_probs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        n_levels = self.model.ancestors.shape[1]
-        total = torch.zeros((), device=log_probs.device)
-        scalars = {}
-        for name, value in terms.items():
-            total = total + (self.weights.of(name, n_levels, value.device) * value).sum()
-            value = value.detach()
-            scalars |= {f"{name}_{level}": value[level] for level in range(n_levels)} if value.dim() else {name: value}
-        return scalars, total, log_probs
+        sure = sure[:, 0] > 0
+        by_level = level_losses(nearest, focused, background, labels, model.prototype_layer.node_of, model.ancestors,
+                                model.level_of, self.margin, sure=sure, cluster_margin=self.cluster_margin,
+                                rivals=self.rivals)
+        clips = StepOutputs(labels, log_probs, activations, evidence, by_level, sure, ways[:, 0].long(),
+                            self.n_ways[labels], *pooled)
+        terms = self.weights.terms(model, clips)
+        return named_scalars(terms), self.weights.total(terms, model.ancestors.shape[1]), log_probs
 
     @torch.no_grad()
     def _places(self, trunk: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -296,7 +210,7 @@ class Trainer:
         The map of the clip's own class serves its ancestors too: the sum of their classes' maps has its peaks where
         classes do not disagree, which is mostly where there is nothing to see.
         """
-        masks = masks_of_maps(self.model.class_map(trunk, labels).flatten(1), self.focus, self.background)
+        masks = focused_and_background(self.model.class_map(trunk, labels).flatten(1), self.focus, self.background)
         sure = self.model.pooled_log_probs(trunk).gather(1, labels[:, None])[:, 0].exp() > self.sure
         return masks, sure
 
@@ -335,7 +249,7 @@ class Trainer:
             self.optimizers.pop("last", None)
         model, n_levels = self.model, self.model.ancestors.shape[1]
         optimizer = self._ready(step, progress)
-        sums = {"ce": torch.zeros(n_levels, device=self.device)}
+        ce_sum = torch.zeros(n_levels, device=self.device)
         right = torch.zeros((), device=self.device)
         n_clips = self.world.total(len(labels))
         for some, label in zip(activations.split(chunk), labels.split(chunk), strict=True):
@@ -343,21 +257,16 @@ class Trainer:
             log_probs, _ = model.score(some)
             ce = cross_entropies(log_probs, label, model.ancestors) * (len(label) / n_clips)
             (ce * self.weights.of("ce", n_levels, self.device)).sum().backward()
-            sums["ce"] += ce.detach()
+            ce_sum += ce.detach()
             right += (log_probs[:, :len(model.ancestors)].argmax(1) == label).sum()
-        for shared in (*(parameter.grad for parameter in model.score.last), sums["ce"], right):
+        for shared in (*(parameter.grad for parameter in model.score.last), ce_sum, right):
             self.world.sum_(shared)
-        if model.score.columns is not None:
-            group = group_sparsity(model.score.columns)
-            (self.weights.group * group).backward()
-            sums["group"] = group.detach()
-        if self.weights.even:
-            even = model.score.unevenness()
-            (self.weights.even * even).backward()
-            sums["even"] = even.detach()
+        terms = self.weights.tuning_terms(model)
+        for name, value in terms.items():
+            (self.weights.of(name, n_levels, self.device) * value).backward()
         optimizer.step()
-        scalars, total, _ = self._weigh(sums, activations)
-        return {**scalars, "loss": total, "top1": right / n_clips}
+        terms = {"ce": ce_sum, **{name: value.detach() for name, value in terms.items()}}
+        return {**named_scalars(terms), "loss": self.weights.total(terms, n_levels), "top1": right / n_clips}
 
     def count_ways(self, ways: Tensor, labels: Tensor) -> None:
         """Take up how many ways each class has: ways (V,) of videos, -1 where unknown, labels (V,)."""
@@ -388,26 +297,3 @@ class Trainer:
                    for group in optimizer.param_groups]  # lr is set at every step
             groups = [{**group, **options} for group, options in zip(values["param_groups"], own, strict=True)]
             optimizer.load_state_dict({**values, "param_groups": groups})
-
-
-class Meter:
-    """Means of named scalars, without waiting for the device until somebody reads them."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-        self.clips = 0
-        self.began = time.perf_counter()
-
-    def add(self, scalars: dict[str, Tensor], clips: int) -> None:
-        for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0) + value.double()
-        self.count += 1
-        self.clips += clips
-
-    def means(self) -> dict[str, float]:
-        """Mean of every scalar, and clips a second since the first."""
-        rate = self.clips / max(time.perf_counter() - self.began, 1e-9)
-        return {name: float(value) / self.count for name, value in self.sums.items()} | {"clips_per_s": round(rate, 2)}
-
-

@@ -1,8 +1,11 @@
-"""What a run writes down while it goes, and how it notices that it is asked to stop."""
+"""The log of a run, means of what its steps report, and the signals that ask it to stop."""
 
 import json
 import signal
+import time
 from pathlib import Path
+
+from torch import Tensor
 
 from training.checkpoint import write_whole
 from training.schedule import Step, completed
@@ -55,6 +58,27 @@ def _happened(line: str, done: Step | None) -> bool:
         return done is not None and completed(Step(*json.loads(line)["done"]), done)
     except (ValueError, KeyError, TypeError):  # a line cut short by a kill
         return False
+
+
+class Meter:
+    """Means of named scalars, without waiting for the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+        self.clips = 0
+        self.began = time.perf_counter()
+
+    def add(self, scalars: dict[str, Tensor], clips: int) -> None:
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+        self.count += 1
+        self.clips += clips
+
+    def means(self) -> dict[str, float]:
+        """Mean of every scalar, and clips a second since the first."""
+        rate = self.clips / max(time.perf_counter() - self.began, 1e-9)
+        return {name: float(value) / self.count for name, value in self.sums.items()} | {"clips_per_s": round(rate, 2)}
 
 
 class Stop:

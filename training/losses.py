@@ -1,9 +1,20 @@
-"""The losses, as named scalars; weights and sums are the engine's."""
+"""The losses, their weights and when each is computed: a new loss is a function here and a line in LOSSES.
+
+Every loss is a scalar, or (L,) with one entry per level, leaves first. Its weight has its name: the flag is
+`--{name}_weight`.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.hipe import HIPE
+from models.prototypes import EPSILON
 from models.scores import log_softmax_within
 
 
@@ -172,5 +183,163 @@ def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Ten
     parent = torch.full_like(level_of, -1)
     parent = parent.scatter(0, ancestors[:, :-1].flatten(), ancestors[:, 1:].flatten())  # (K,), -1 at the top
     pairs = (parent[:, None] == node_of) & (clips_of > 0)[:, None]  # (K, P)
-    told = torch.where(pairs, means, 1).clamp(min=1e-6).tanh().log()  # chosen by a mask, which waits for no GPU
-    return -torch.where(pairs, told, 0).sum() / pairs.sum()
+    logs = torch.where(pairs, means, 1).clamp(min=1e-6).tanh().log()  # a mask, since indexing would wait for the GPU
+    return -torch.where(pairs, logs, 0).sum() / pairs.sum()
+
+
+def focused_and_background(maps: Tensor, focus: float, background: float) -> tuple[Tensor, Tensor]:
+    """The cells where a class map is highest, and those where it is lowest.
+
+    Args:
+        maps: (..., N) values of the map. focus, background: shares (0..1) of the cells.
+    Returns:
+        two (..., N) bool masks of at least one cell each.
+    """
+    n = maps.shape[-1]
+    order = maps.argsort(dim=-1, descending=True)
+    empty = torch.zeros_like(maps, dtype=torch.bool)
+    top = empty.scatter(-1, order[..., : max(1, round(focus * n))], True)
+    bottom = empty.scatter(-1, order[..., n - max(1, round(background * n)):], True)
+    return top, bottom
+
+
+# --- which losses there are, and their weights
+
+
+@dataclass(frozen=True)
+class StepOutputs:
+    """What the losses of a warm or joint step are computed from, for the clips of all processes.
+
+    Args:
+        labels: (B,) leaves. log_probs: (B, K). activations: (B, P).
+        evidence: (B, K) of the nodes, or tangent vectors (B, D) where the score is of embeddings.
+        by_level: of `level_losses`. sure: (B,) bool, the clips whose class map is reliable.
+        ways: (B,) int64, -1 where unknown; n_ways: (B,) int64, of the clip's class.
+        pooled: (B, K0) log-probabilities of the pooled head; None where its loss is not computed.
+    """
+
+    labels: Tensor
+    log_probs: Tensor
+    activations: Tensor
+    evidence: Tensor
+    by_level: Mapping[str, Tensor]
+    sure: Tensor
+    ways: Tensor
+    n_ways: Tensor
+    pooled: Tensor | None = None
+
+
+def _ways(model: HIPE, clips: StepOutputs) -> Tensor:
+    shown = torch.where(clips.sure, clips.ways, -1)  # a clip without its event shows no way
+    return ways_cross_entropy(clips.activations, clips.labels, shown, clips.n_ways, model.prototype_layer.node_of)
+
+
+def _sharing(model: HIPE, clips: StepOutputs) -> Tensor:
+    layer = model.prototype_layer
+    # similarities of all kinds on the scale of the logarithmic one, log(1 / EPSILON) at most, for tanh saturates
+    activations = clips.activations * (math.log(1 / EPSILON) / layer.highest)
+    return sharing(activations, clips.labels, layer.node_of, model.ancestors, model.level_of)
+
+
+def _orthogonality(model: HIPE) -> Tensor:
+    layer = model.prototype_layer
+    return orthogonality(layer.prototypes, layer.counts, 0.0 if layer.by_level else 0.5, most=layer.per_node)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How a loss is computed, and when.
+
+    Args:
+        of: the loss of a model and the outputs of a step. always: computed whatever its weight is, for the log.
+        tuning: part of tuning as well, where there are no outputs: the loss is of the score's parameters alone.
+        possible: whether the loss is defined for a model and outputs.
+    """
+
+    of: Callable[[HIPE, StepOutputs | None], Tensor]
+    always: bool = False
+    tuning: bool = False
+    possible: Callable[[HIPE, StepOutputs | None], bool] = lambda model, clips: True
+
+
+# in the order in which they are added up, which decides the last bits of the sum
+LOSSES: dict[str, Loss] = {
+    "ce": Loss(lambda model, clips: cross_entropies(clips.log_probs, clips.labels, model.ancestors), always=True),
+    "cluster": Loss(lambda model, clips: clips.by_level["cluster"], always=True),
+    "separation": Loss(lambda model, clips: clips.by_level["separation"], always=True),
+    "background": Loss(lambda model, clips: clips.by_level["background"], always=True),
+    "coverage": Loss(lambda model, clips: clips.by_level["coverage"], always=True),
+    "group": Loss(lambda model, _: group_sparsity(model.score.columns), always=True, tuning=True,
+                  possible=lambda model, _: model.score.columns is not None),
+    "level_ce": Loss(lambda model, clips: level_cross_entropies(clips.evidence, clips.labels, model.ancestors,
+                                                                model.level_of)),
+    "orthogonality": Loss(lambda model, _: _orthogonality(model)),
+    "sharing": Loss(_sharing),
+    "ways": Loss(_ways),
+    "even": Loss(lambda model, _: model.score.unevenness(), tuning=True),
+    "pooled": Loss(lambda _, clips: F.nll_loss(clips.pooled, clips.labels),
+                   possible=lambda _, clips: clips.pooled is not None),
+    "batch_ce": Loss(lambda model, clips: batch_cross_entropy(clips.evidence,
+                                                              model.score.embeddings.in_ball[clips.labels])),
+    "l1": Loss(lambda model, _: sparsity(model.score.columns)),
+}
+
+
+class LossWeights:
+    """Weights by the names of LOSSES, 0 where none is given.
+
+    Args:
+        weights: numbers, or for a loss of (L,) a list with one number per level, leaves first, whose last one is the
+            weight of all levels above.
+    Raises:
+        TypeError: naming a weight that no loss has.
+    """
+
+    def __init__(self, **weights: float | list[float]) -> None:
+        if unknown := set(weights) - set(LOSSES):
+            raise TypeError(f"no loss is called {', '.join(sorted(unknown))}; there are {', '.join(LOSSES)}")
+        self._weights = dict.fromkeys(LOSSES, 0.0) | weights
+
+    def of(self, name: str, n_levels: int, device: torch.device) -> Tensor | float:
+        """The weight of a loss: a number, or (L,)."""
+        weight = self._weights[name]
+        if not isinstance(weight, list):
+            return weight
+        return _on_device(tuple(weight[:n_levels] + weight[-1:] * (n_levels - len(weight))), device)
+
+    def wants(self, name: str) -> bool:
+        """Whether the weight of a loss is not 0 at every level."""
+        weight = self._weights[name]
+        return any(weight) if isinstance(weight, list) else bool(weight)
+
+    def terms(self, model: HIPE, clips: StepOutputs) -> dict[str, Tensor]:
+        """The losses of a step, unweighted: each () or (L,)."""
+        return {name: loss.of(model, clips) for name, loss in LOSSES.items()
+                if (loss.always or self.wants(name)) and loss.possible(model, clips)}
+
+    def tuning_terms(self, model: HIPE) -> dict[str, Tensor]:
+        """The losses of the score's parameters in a tuning pass, unweighted."""
+        return {name: loss.of(model, None) for name, loss in LOSSES.items()
+                if loss.tuning and (loss.always or self.wants(name)) and loss.possible(model, None)}
+
+    def total(self, terms: Mapping[str, Tensor], n_levels: int) -> Tensor:
+        """The weighted sum of some losses: ()."""
+        total = torch.zeros((), device=next(iter(terms.values())).device)
+        for name, value in terms.items():
+            total = total + (self.of(name, n_levels, value.device) * value).sum()
+        return total
+
+
+def named_scalars(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Losses as the log names them, without gradient: a loss of (L,) becomes name_0, name_1, ..."""
+    scalars: dict[str, Tensor] = {}
+    for name, value in terms.items():
+        value = value.detach()
+        scalars |= {f"{name}_{level}": value[level] for level in range(len(value))} if value.dim() else {name: value}
+    return scalars
+
+
+@functools.lru_cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: a copy in every step would wait for the GPU's queue."""
+    return torch.tensor(values, device=device)
