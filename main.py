@@ -126,7 +126,7 @@ class Run:
 
     def _restore(self) -> None:
         """Resume, in this order: 1 model and push record (in _model), 2 the cursor, 3 the optimisers, 4 the RNG."""
-        self.done = Step(*self.checkpoint["done"])
+        self.done = Step.of_stored(self.checkpoint["done"])
         if not self.args.no_train:
             self.trainer.load_state(self.checkpoint["optimizers"])
             if self.precision.scaler is not None and "scaler" in self.checkpoint:
@@ -145,7 +145,7 @@ class Run:
                           args.multistep_milestones, args.warm_score_learning_rate),
             "joint": Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay,
                            args.momentum, args.lr_scheduler, args.multistep_milestones, args.score_learning_rate),
-            "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
+            "tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
 
     def _weights(self) -> LossWeights:
         args = self.args
@@ -186,7 +186,7 @@ class Run:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         save_checkpoint(self.results / name, {
-            "done": list(self.done), "args": self._plain_args(),
+            "done": self.done.stored(), "args": self._plain_args(),
             "hierarchy_rows": [list(row) for row in self.hierarchy.rows],
             "embedding": self.embedding,
             "counts": self.model.prototype_layer.counts.tolist(),
@@ -294,7 +294,7 @@ class Run:
                 meter, bar = Meter(), None
                 if step.kind == "warm" and (following is None or following.kind != "warm"):
                     del batches["warm"]  # and with it the kept features
-                if step.kind == "last":
+                if step.kind == "tune":
                     kept, tuning = None, None
                 self._checkpoint(step, following)
             asked = self.world.any(stop.asked)
@@ -458,7 +458,7 @@ class Run:
     def _push(self, over: dict, log: Log, step: Step, training: VideoTable) -> tuple[KeptFeatures, torch.Tensor]:
         """Push, and after the last push merge; the features of this process's clips, and their activations."""
         began = time.perf_counter()
-        self.trainer.enter("last")
+        self.trainer.enter("tune")
         self.record, kept = push(self.model, names=training.names, device=self.device, epoch=step.epoch,
                                  folder=self.results, progress=True, world=self.world,
                                  repeats=self.args.push_repeats, **over)
@@ -502,7 +502,7 @@ class Run:
                 own = kept.distances(model.prototype_layer, self.device)  # to the bit what a resumed run will have
                 self.ways = None  # each was some prototypes' before
                 self.trainer.forget()  # the optimisers of other prototypes
-                self.trainer.enter("last")
+                self.trainer.enter("tune")
         self.record.spread = spread_of(model, self.record, distances, videos, training.names,
                                        torch.from_numpy(training.labels))
         return self._near(model.prototype_layer.similarity(own))

@@ -45,7 +45,7 @@ def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) ->
                   score_rate=args.score_learning_rate)
     warm = Phase("adam", 0, args.warm_learning_rate, score_rate=args.warm_score_learning_rate)
     phases = {"joint": joint, "warm": warm,
-              "last": Phase("adam", 0, args.last_learning_rate)}
+              "tune": Phase("adam", 0, args.last_learning_rate)}
     return Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
                    background=args.background, precision=precision)
 

@@ -128,7 +128,7 @@ def cut(kind: str, nth: int, how: str):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", wrap(Trainer.step, lambda trainer, step, *_: step.kind))
-        patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "last"))
+        patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "tune"))
         for name in ("start_prototypes", "spread_prototypes"):
             patch.setattr(main, name, wrap(getattr(main, name), lambda *_: "start"))
         patch.setattr(main, "push", wrap(main.push, lambda *_: "push"))

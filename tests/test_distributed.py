@@ -128,7 +128,7 @@ def made_trainer(world: World) -> Trainer:
     if world.size > 1:
         model = synchronise_batchnorm(model, CPU)
     phases = {"trunk": Phase("sgd", 0.01, 0), "warm": Phase("sgd", 0, 0.01), "joint": Phase("sgd", 0.01, 0.02),
-              "last": Phase("sgd", 0, 0.01)}
+              "tune": Phase("sgd", 0, 0.01)}
     return Trainer(model, phases, weights(orthogonality=0.3, sharing=0.2), sure=0.21, world=world)
 
 
@@ -140,7 +140,7 @@ def steps_of_every_kind(world: World, path: Path) -> None:
     activations = 3 * torch.rand(8, len(trainer.model.prototype_layer.node_of),
                                  generator=torch.Generator().manual_seed(0))
     for i in range(2):
-        scalars.append(trainer.tune(Step("last", 1, i), 0.0, activations[world.rank::world.size],
+        scalars.append(trainer.tune(Step("tune", 1, i), 0.0, activations[world.rank::world.size],
                                     torch.tensor(LABELS)[world.rank::world.size]))
     torch.save([trainer.model.state_dict(), scalars], path)
 

@@ -19,7 +19,7 @@ from training.schedule import Step
 CPU = torch.device("cpu")
 PARTS = ("trunk", "neck", "prototype_layer", "score", "pooled_head")
 MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", "score"},
-         "joint": {"trunk", "neck", "prototype_layer", "score"}, "last": {"score"}}
+         "joint": {"trunk", "neck", "prototype_layer", "score"}, "tune": {"score"}}
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_entering_freezes_and_thaws(model, kind):
 
 def test_phases_follow_each_other(model):
     run = trainer(model)
-    for kind in ("trunk", "warm", "joint", "last", "joint", "last"):
+    for kind in ("trunk", "warm", "joint", "tune", "joint", "tune"):
         before = state_of(model)
         take(run, kind)
         assert {key.split(".")[0] for key in changed(model, before)} == MOVES[kind], kind
-    assert set(run.optimizers) == {"joint", "last"}  # what went before is not carried along in checkpoints
+    assert set(run.optimizers) == {"joint", "tune"}  # what went before is not carried along in checkpoints
 
 
 def test_losses_have_names_and_add_up(model):
@@ -120,7 +120,7 @@ def test_ways_count_for_clips_that_the_softmax_head_is_sure_of():
     torch.testing.assert_close(scalars["even"], even)
 
 
-@pytest.mark.parametrize("kind", ["warm", "last"])
+@pytest.mark.parametrize("kind", ["warm", "tune"])
 def test_weights_of_a_class_are_kept_even(kind):
     found = []
     for even in (0.0, 1000.0):
@@ -193,7 +193,7 @@ def test_tuning_is_full_batch_whatever_the_chunk(model):
     for chunk in (4096, 3, 1):
         model.load_state_dict(start)
         run = trainer(model)
-        scalars = [run.tune(Step("last", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
+        scalars = [run.tune(Step("tune", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
         found.append((model.score.last_layer.weight.detach().clone(), scalars))
     for weight, scalars in found[1:]:
         torch.testing.assert_close(weight, found[0][0])
@@ -205,12 +205,12 @@ def test_tuning_is_full_batch_whatever_the_chunk(model):
 
 def test_tuning_begins_with_a_fresh_optimiser(model):
     run = trainer(model)
-    take(run, "last", 0)
-    first = run.optimizers["last"]
-    take(run, "last", 1)
-    assert run.optimizers["last"] is first
-    take(run, "last", 0)
-    assert run.optimizers["last"] is not first
+    take(run, "tune", 0)
+    first = run.optimizers["tune"]
+    take(run, "tune", 1)
+    assert run.optimizers["tune"] is first
+    take(run, "tune", 0)
+    assert run.optimizers["tune"] is not first
 
 
 @pytest.mark.parametrize("kind", ["trunk", "warm", "joint"])

@@ -140,7 +140,7 @@ def test_leaky_neck_and_random_last_layer():
 
 
 def paper_trainer(model) -> Trainer:
-    phases = {"warm": Phase("adam", 0, 0.01), "joint": Phase("sgd", 0.01, 0.01), "last": Phase("adam", 0, 0.01)}
+    phases = {"warm": Phase("adam", 0, 0.01), "joint": Phase("sgd", 0.01, 0.01), "tune": Phase("adam", 0, 0.01)}
     weights = LossWeights(ce=[0.0], cluster=[0.8, 0.5], separation=[0.1], background=0.0, coverage=0.0, group=0.0,
                           batch_ce=1.0, l1=1e-4)
     return Trainer(model, phases, weights, margin=6.0, focus=1.0, sure=0.0, cluster_margin=6.0, rivals="all",
@@ -243,7 +243,7 @@ def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkey
 
     def cut(run, step, kept, meter):
         taken(run, step, kept, meter)
-        if step == Step("last", 3, 0):
+        if step == Step("tune", 3, 0):
             run.done = step
             run.save("last.pth")
             raise KeyboardInterrupt

@@ -106,7 +106,7 @@ def newest_whole(folder: str | Path) -> Path | None:
     best: tuple[Path, Step] | None = None
     for path in [path for path in in_order if path.stem == "last"] + [path for path in in_order if path.stem != "last"]:
         try:
-            done = Step(*load_checkpoint(path)["done"])
+            done = Step.of_stored(load_checkpoint(path)["done"])
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(f"passed over: {error}", RuntimeWarning, stacklevel=2)
             continue

@@ -78,7 +78,7 @@ def batch_cross_entropy(tangent: Tensor, classes: Tensor) -> Tensor:
 
 
 def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: Tensor, node_of: Tensor,
-                 ancestors: Tensor, level_of: Tensor, margin: float, *, sure: Tensor | None = None,
+                 ancestors: Tensor, level_of: Tensor, margin: float, *, reliable: Tensor | None = None,
                  cluster_margin: float | None = None, rivals: str = "level") -> dict[str, Tensor]:
     """Cluster, separation, background and coverage losses of every level at once.
 
@@ -93,7 +93,8 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         node_of: (P,) node of each prototype.
         ancestors: (K0, L); level_of: (K,).
         margin: where the distances of separation and background are clamped.
-        sure: (B,) bool, the clips that cluster, background and coverage are means over; None, or none of them, for all.
+        reliable: (B,) bool, the clips over which cluster, background and coverage are means; None, or False for every
+            clip, for all.
         cluster_margin: where the distances of cluster are clamped; None for nowhere.
         rivals: "level", or "all" as in the released code: off prototypes of any node but the own one of the level, the
             clip's other ancestors too.
@@ -104,7 +105,7 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
     n_levels = ancestors.shape[1]
     own_nodes = ancestors[labels]  # (B, L)
     owned = own_nodes[:, level_of[node_of]] == node_of  # (B, P)
-    counts = torch.ones_like(labels, dtype=torch.bool) if sure is None else sure | ~sure.any()
+    counts = torch.ones_like(labels, dtype=torch.bool) if reliable is None else reliable | ~reliable.any()
     share = counts[:, None] / counts.sum()  # (B, 1), each clip's part of a mean
 
     def per_node(distances: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class StepOutputs:
     Args:
         labels: (B,) leaves. log_probs: (B, K). activations: (B, P).
         evidence: (B, K) of the nodes, or tangent vectors (B, D) where the score is of embeddings.
-        by_level: of `level_losses`. sure: (B,) bool, the clips whose class map is reliable.
+        by_level: of `level_losses`. reliable: (B,) bool, the clips whose class map is.
         ways: (B,) int64, -1 where unknown; n_ways: (B,) int64, of the clip's class.
         pooled: (B, K0) log-probabilities of the pooled head; None where its loss is not computed.
     """
@@ -223,14 +224,14 @@ class StepOutputs:
     activations: Tensor
     evidence: Tensor
     by_level: Mapping[str, Tensor]
-    sure: Tensor
+    reliable: Tensor
     ways: Tensor
     n_ways: Tensor
     pooled: Tensor | None = None
 
 
 def _ways(model: HIPE, clips: StepOutputs) -> Tensor:
-    shown = torch.where(clips.sure, clips.ways, -1)  # a clip without its event shows no way
+    shown = torch.where(clips.reliable, clips.ways, -1)  # a clip without its event shows no way
     return ways_cross_entropy(clips.activations, clips.labels, shown, clips.n_ways, model.prototype_layer.node_of)
 
 

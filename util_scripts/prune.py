@@ -97,10 +97,10 @@ def named(flag: str, numbers: Sequence[int], node_of: Tensor, hierarchy: Hierarc
 
 def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Namespace, passes: int) -> None:
     """Passes of the score's last parameters alone, as after a push: activations (N, P), labels (N,)."""
-    trainer = Trainer(model, {"last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
+    trainer = Trainer(model, {"tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
                       LossWeights(ce=args.ce_weight, group=args.group_weight, even=args.even_weight))
     for i in range(passes):
-        trainer.tune(Step("last", args.n_epochs, i), i / passes, activations, labels)
+        trainer.tune(Step("tune", args.n_epochs, i), i / passes, activations, labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
