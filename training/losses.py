@@ -42,10 +42,10 @@ def level_cross_entropies(evidence: Tensor, labels: Tensor, ancestors: Tensor, l
 
 def ways_cross_entropy(activations: Tensor, labels: Tensor, ways: Tensor, n_ways: Tensor, node_of: Tensor,
                        sharpness: float = 4.0) -> Tensor:
-    """How far a class's prototypes are from telling the ways apart in which its clips show it.
+    """Cross-entropy of a clip's way, one of several ways in which clips show its class, by the class's prototypes.
 
-    -log of the share that the prototypes of a clip's way have in softmax(4 a_p) over those of its class. Of a class
-    with W ways prototype i, counted within the class, is of way i mod W.
+    -log of the share of the prototypes of a clip's way in softmax(4 a_p) over the prototypes of its class. In a class
+    with W ways, the class's i-th prototype belongs to way i mod W.
 
     Args:
         activations: (B, P); labels: (B,) leaves; ways: (B,) int64, -1 for a clip of unknown way; n_ways: (B,) int64, of
@@ -63,10 +63,10 @@ def ways_cross_entropy(activations: Tensor, labels: Tensor, ways: Tensor, n_ways
 
 
 def batch_cross_entropy(tangent: Tensor, classes: Tensor) -> Tensor:
-    """The released code's cross-entropy: every clip is to find its class among those of the batch's clips.
+    """The released code's cross-entropy: each clip against the classes of the batch's clips.
 
-    Clips of one class are each other's wrong answers: with n of each class it is at least log n. Here only to train the
-    method as it was published.
+    Clips of one class count as each other's wrong answers: with n clips of each class the loss is at least log n. It
+    only serves to train the method as published.
 
     Args:
         tangent: (B, D), the last layer's output; classes: (B, D), the point in the ball of each clip's own class.
@@ -82,9 +82,9 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
                  cluster_margin: float | None = None, rivals: str = "level") -> dict[str, Tensor]:
     """Cluster, separation, background and coverage losses of every level at once.
 
-    A clip is pulled towards the nearest prototype of its own node at each level and pushed off the nearest one of any
-    other node *of that level*, so never off its own ancestors. Coverage pulls every prototype, not only the nearest,
-    to some patch of its node (R1 of Li et al., AAAI 2018).
+    Cluster pulls a clip towards the nearest prototype of its own node at each level; separation pushes it away from the
+    nearest prototype of any other node *of that level*, so never away from its own ancestors. Coverage pulls every
+    prototype, not only the nearest, to some patch of its node (R1 of Li et al., AAAI 2018).
 
     Args:
         nearest, focused, background: (B, P) squared L2 from each prototype to the nearest of all cells, of the focused
@@ -96,8 +96,8 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
         reliable: (B,) bool, the clips over which cluster, background and coverage are means; None, or False for every
             clip, for all.
         cluster_margin: where the distances of cluster are clamped; None for nowhere.
-        rivals: "level", or "all" as in the released code: off prototypes of any node but the own one of the level, the
-            clip's other ancestors too.
+        rivals: whose prototypes separation pushes clips away from: "level", other nodes of the level; or "all", all
+            nodes but the clip's own at the level, so also its other ancestors, as in the released code.
     Returns:
         cluster, separation, background: (L,); coverage: ().
     """
@@ -134,7 +134,7 @@ def level_losses(nearest: Tensor, focused: Tensor, background: Tensor, labels: T
 
 
 def sparsity(last_weight: Tensor) -> Tensor:
-    """Sum of the absolute weights of the last layer, the released code's: (D, P) -> ()."""
+    """Sum of the absolute weights of the last layer, as in the released code: (D, P) -> ()."""
     return last_weight.abs().sum()
 
 
@@ -148,23 +148,23 @@ def orthogonality(prototypes: Tensor, counts: Tensor, centre: float = 0.5, *, mo
 
     Args:
         prototypes: (P, C), node by node.
-        counts: (K,) prototypes of each node; where none has two there is nothing to compare, and the loss is 0.
-        centre: what cosines are taken around: the middle of a sigmoid's range, or 0.
-        most: the largest of the counts, where it is known: to look it up waits for all that a GPU has to do.
+        counts: (K,) prototypes of each node; the loss is 0 where no node has two.
+        centre: subtracted before cosines are taken: the middle of a sigmoid's range, or 0.
+        most: the largest count, if known; looking it up waits for the GPU's queue.
     Returns:
         (), 0 (orthogonal) .. 1 (all alike).
     """
     most = int(counts.max()) if most is None else most
-    place = torch.arange(most, device=counts.device) < counts[:, None]  # (K, n), which of n places are taken
+    place = torch.arange(most, device=counts.device) < counts[:, None]  # (K, n), which of n places hold a prototype
     unit = F.normalize(prototypes - centre, dim=-1)
     unit = unit.new_zeros(*place.shape, unit.shape[1]).masked_scatter(place[..., None], unit)  # (K, n, C)
-    cosines = unit @ unit.transpose(1, 2)  # (K, n, n), 0 where a place is not taken
+    cosines = unit @ unit.transpose(1, 2)  # (K, n, n), 0 where a place is empty
     different = 1 - torch.eye(most, device=prototypes.device)
     return (cosines * different).square().sum() / (counts * (counts - 1)).sum().clamp(min=1)
 
 
 def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor, level_of: Tensor) -> Tensor:
-    """How far the ancestors' prototypes are from firing on every child (HComP-Net, arXiv 2409.02335).
+    """Penalty for ancestors' prototypes that do not activate on every child (HComP-Net, arXiv 2409.02335).
 
     -mean over (prototype of an ancestor, child of that ancestor in the batch) of
     log tanh(mean activation over the child's clips).
