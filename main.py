@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from explain import write_report
 from options.errors import user_errors
 from options.flags import parse_main
+from run.infer import infer, print_scores, validate
 from run.loop import train
-from run.predict import infer, print_scores, validate
 from run.state import Run
 from training.distributed import joined
 

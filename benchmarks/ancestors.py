@@ -138,7 +138,7 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
         ways.fill_(-1)
     phases = {"warm": Phase("adam", 0, args.warm_learning_rate, 0, args.momentum, args.warm_lr_scheduler,
                             score_rate=args.warm_score_learning_rate),
-              "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
+              "tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
     trainer = Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
                       background=args.background, sure=args.sure)
     trainer.count_ways(ways, args.labels)
@@ -164,7 +164,7 @@ def train(model: HIPE, args: argparse.Namespace, kept: dict[str, dict], seed: in
         watch("merged")
     record.spread = spread_of(model, record, distances, neck.videos, args.names, args.labels)
     activations = model.prototype_layer.similarity(distances)
-    for step in steps.only("last"):
+    for step in steps.only("tune"):
         trainer.tune(step, 0.0, activations, neck.labels)
     watch("tuned")
     return record

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
-from hierarchy.embeddings import METHODS
+from hierarchy.embeddings import FIT_METHODS
 from options.errors import CommandLine, user_errors
 from run.paths import HERE
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs="+", default=[126, 244, 800, 3000, 10000], help="sizes of trees")
     parser.add_argument("--dims", type=int, nargs="+", default=[10, 20, 300], help="(default: 10 20 300)")
     parser.add_argument("--edge", type=float, default=3.0, help="hyperbolic length of an edge (default: 3)")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="(default: %(default)s)")
+    parser.add_argument("--method", choices=FIT_METHODS, default=FIT_METHODS[0], help="(default: %(default)s)")
     args = parser.parse_args()
     print("| " + " | ".join(COLUMNS) + " |\n|" + " --- |" * len(COLUMNS), flush=True)
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:

@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.step import Bench
 from models import PrototypeLayer
 from options.errors import CommandLine, user_errors
-from training.engine import masks_of_maps
+from training.losses import focused_and_background
 
 
 def published(layer: PrototypeLayer, features: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def ours(layer: PrototypeLayer, features: Tensor) -> Tensor:
 def masked(layer: PrototypeLayer, features: Tensor) -> Tensor:
     """(B, P) sums of the distances that a training step looks at."""
     value = torch.rand(features.shape[0], features[0, 0].numel(), device=features.device)
-    return sum(nearest for nearest, _ in layer.nearest(features, masks_of_maps(value, 0.04, 0.8)))
+    return sum(nearest for nearest, _ in layer.nearest(features, focused_and_background(value, 0.04, 0.8)))
 
 
 def counted(key: str) -> int:

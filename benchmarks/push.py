@@ -27,8 +27,10 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.data import even_clips, make_loader, make_reader, read_videos
 from run.model import build_model, choose_device, fresh_embedding
+from run.predict import predict
 from run.resume import check_tree
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import Phase, Trainer
+from training.losses import LossWeights
 from training.precision import choose_precision
 from training.push import push
 from training.schedule import Step
@@ -73,10 +75,10 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
                                             n_clips=len(clips), precision=precision)
         assert not save.called and set(folder.iterdir()) == there, "the push wrote a picture"
         turns.append((evaluation, pushing))  # of which the first warms up
-    trainer = Trainer(model, {"last": Phase("adam", 0, 1e-3)}, LossWeights(args.ce_weight, [0], [0], 0, 0, 1e-4))
+    trainer = Trainer(model, {"tune": Phase("adam", 0, 1e-3)}, LossWeights(ce=args.ce_weight, group=1e-4))
     activations, tuning = timed(kept.activations, model.prototype_layer, device)
     for i in range(args.tune_iterations):
-        tuning += timed(lambda i=i: float(trainer.tune(Step("last", 1, i), 0.0, activations, kept.labels)["loss"]))[1]
+        tuning += timed(lambda i=i: float(trainer.tune(Step("tune", 1, i), 0.0, activations, kept.labels)["loss"]))[1]
     _, drawing = timed(prototype_pictures, record, hierarchy, model.prototype_layer.node_of.cpu(), videos=by_name,
                        reader=reader, out=folder / "img")
     evaluation, pushing = (statistics.median(times) for times in zip(*turns[1:], strict=True))

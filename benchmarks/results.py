@@ -43,9 +43,9 @@ from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
+from run.predict import predict
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
-from training.engine import predict
 
 METHODS = ("softmax head", "published", "ours")
 RATES = (0.3, 1.0, 3.0)  # times the recipe's

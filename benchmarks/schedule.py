@@ -57,7 +57,7 @@ def prices(bench: Bench) -> dict[str, float]:
     labels = whole["label"].repeat(TUNED)
     work = {"training": lambda: entered("joint", batch), "warm": lambda: entered("warm", batch),
             "warm, cached": lambda: entered("warm", cached), "trunk": features, "evaluation": evaluate, "push": pushed,
-            "tuning": lambda: trainer.tune(Step("last", 1, 0), 0.0, activations, labels)["loss"]}
+            "tuning": lambda: trainer.tune(Step("tune", 1, 0), 0.0, activations, labels)["loss"]}
     times = in_turns({name: (lambda do=do: do().sum()) for name, do in work.items()}, bench.own.repeats)
     return {name: statistics.median(row) / (len(labels) if name == "tuning" else n) for name, row in times.items()}
 

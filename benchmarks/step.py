@@ -26,19 +26,17 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_model, choose_device, fresh_embedding
 from run.resume import check_tree
-from training.engine import OPTIMIZERS, LossWeights, Phase, Trainer
+from training.engine import OPTIMIZERS, Phase, Trainer
+from training.losses import LOSSES, LossWeights
 from training.precision import Precision, choose_precision, prepare_device
 from training.schedule import Step
 
 GOAL = 1.03
-WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group", "orthogonality", "sharing",
-                "batch_ce", "l1", "ways", "even", "pooled")
 
 
 def loss_weights(args: argparse.Namespace) -> LossWeights:
     """Of all losses, as main.py has them where there are class maps."""
-    return LossWeights(**{name: getattr(args, f"{name}_weight") for name in WEIGHT_NAMES},
-                       level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0)
+    return LossWeights(**{name: getattr(args, f"{name}_weight") for name in LOSSES})
 
 
 def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) -> Trainer:
@@ -47,7 +45,7 @@ def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) ->
                   score_rate=args.score_learning_rate)
     warm = Phase("adam", 0, args.warm_learning_rate, score_rate=args.warm_score_learning_rate)
     phases = {"joint": joint, "warm": warm,
-              "last": Phase("adam", 0, args.last_learning_rate)}
+              "tune": Phase("adam", 0, args.last_learning_rate)}
     return Trainer(model, phases, loss_weights(args), margin=args.separation_margin, focus=args.focus,
                    background=args.background, precision=precision)
 

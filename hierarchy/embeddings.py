@@ -1,6 +1,6 @@
-"""Where the nodes of the class tree lie in hyperbolic space, and how a clip is scored by its distance to the classes.
+"""Embeddings of the class tree in hyperbolic space: fit or find them, and score clips by the distance to classes.
 
-Every point is kept as its tangent vector at the origin of the Poincare ball of curvature -c (hierarchy.hyperbolic).
+Points are tangent vectors at the origin of the Poincare ball of curvature -c (hierarchy.hyperbolic).
 """
 
 import math
@@ -17,38 +17,40 @@ from hierarchy.hyperbolic import distance, euclidean, norm, same_precision, to_b
 from hierarchy.tree import Hierarchy
 
 
-def _straight(u: Tensor, w: Tensor, c: float) -> Tensor:
-    """2 |u - w| for all pairs, what the hyperbolic distance tends to as c goes to 0."""
+def _euclidean(u: Tensor, w: Tensor, c: float) -> Tensor:
+    """2 |u - w| for all pairs, the limit of the hyperbolic distance as c goes to 0."""
     return 2 * euclidean(*same_precision(u, w))
 
 
-def _turn(u: Tensor, w: Tensor, c: float) -> Tensor:
+def _cosine(u: Tensor, w: Tensor, c: float) -> Tensor:
     """1 - cos angle(u, w) for all pairs."""
     u, w = same_precision(u, w)
     return euclidean(u / norm(u), w / norm(w)).square() / 2
 
 
-def _against(u: Tensor, w: Tensor, c: float) -> Tensor:
-    """Minus the inner product of all pairs, no distance: with one-hot leaves the score is a plain linear head's."""
+def _negative_product(u: Tensor, w: Tensor, c: float) -> Tensor:
+    """Minus the inner product of all pairs: with one-hot leaves the score is that of a linear head."""
     u, w = same_precision(u, w)
     return -u @ w.mT
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # distances, of which the score is the negative
+DISTANCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {  # the score is the negative distance
     "hyperbolic": distance,
-    "euclidean": _straight,
-    "cosine": _turn,
-    "linear": _against,
+    "euclidean": _euclidean,
+    "cosine": _cosine,
+    "linear": _negative_product,
 }
 
-_APART = 1e-12  # two leaves nearer than this are one
+_DISTINCT = 1e-12  # smallest distance of two leaves that are not the same
 
 
 class ClassEmbeddings(nn.Module):
-    """Scores of the leaf classes: minus the distance from the clip's point to theirs, over the temperature.
+    """Scores of the leaf classes: minus the distance between the clip's point and the class's, over the temperature.
 
     Buffers: ``points`` (K, D) float32, the tangent vectors at the origin of all nodes, and ``temperature`` (), the
-    temperature T at the start. A learnable T is the buffer times exp of the parameter ``log_factor`` ().
+    initial temperature T. A learnable T is the buffer times exp of the parameter ``log_factor`` ().
+    ``closest``: the smallest distance of two leaves in float32, in the precision of the points given, and the two
+    leaves.
     """
 
     points: Tensor
@@ -64,10 +66,15 @@ class ClassEmbeddings(nn.Module):
         learn_temperature: bool = False,
         score: str = "hyperbolic",
     ):
-        """Keep the points; without a temperature take T = (smallest distance of two leaves)/ln(100 K0).
+        """The default temperature is T = (smallest distance of two leaves) / ln(100 K0).
 
-        With it a clip on its leaf's own point gets p >= .99. T = 1 for a single class, and where no T could do that.
-        Raises ``ValueError`` where an argument is out of its range.
+        A clip on the point of its leaf then has p >= .99. T = 1 for a single class, and where two leaves are the same.
+
+        Args:
+            points: (K, D) tangent vectors at the origin. n_leaves: K0. c: minus the curvature, > 0.
+            temperature: > 0; None for the default. score: a key of DISTANCES.
+        Raises:
+            ValueError: where an argument is out of its range.
         """
         super().__init__()
         if score not in DISTANCES:
@@ -77,53 +84,56 @@ class ClassEmbeddings(nn.Module):
         self.n_leaves, self.c, self.score = n_leaves, c, score
         self.register_buffer("points", points.detach().clone().float())
         nearest, *pair = self._closest(self.points[:n_leaves].double())
-        self.closest = (nearest, self._closest(points.detach()[pair].double())[0], *pair)  # as kept, exactly, of whom
+        exact = self._closest(points.detach()[pair].double())[0]  # before the rounding to float32
+        self.closest = (nearest, exact, *pair)
         if temperature is None:
-            temperature = nearest / math.log(100 * n_leaves) if _APART <= nearest < math.inf else 1.0
+            temperature = nearest / math.log(100 * n_leaves) if _DISTINCT <= nearest < math.inf else 1.0
         self.register_buffer("temperature", torch.tensor(float(temperature)))
         self.log_factor = nn.Parameter(torch.zeros(())) if learn_temperature else None
 
     def check(self, names: Sequence[str]) -> None:
-        """See whether a clip on its leaf's own point is nearest to that leaf, whatever the temperature.
+        """Check that a clip on the point of its leaf has the highest score for that leaf, at any temperature.
+
+        Warns where float32 changes the smallest distance by more than a tenth.
 
         Args:
             names: of the classes, (K0,) or more.
-        Raises ``ValueError`` where two leaves are the same to float32, or, to the linear score, one outweighs the
-        other; warns where float32 moves the smallest distance by more than a tenth.
+        Raises:
+            ValueError: where two leaves are the same in float32, or where another leaf has the higher linear score.
         """
         nearest, exact, first, second = self.closest
         if self.n_leaves == 1:
             return
-        if nearest < _APART:
+        if nearest < _DISTINCT:
             remedy = "fit some with a shorter --edge or more --dim"
             if self.score == "linear":
-                remedy = ("it is for one-hot classes: write some with python -m util_scripts.fit_embeddings --method "
+                remedy = ("it needs one-hot classes: write them with python -m util_scripts.fit_embeddings --method "
                           "one_hot and give them as --emb_file, or choose another --score")
-            raise ValueError(f"classes {names[first]} and {names[second]} cannot be told apart by their embeddings' "
-                             f"{self.score} score; {remedy}")
+            raise ValueError(f"classes {names[first]} and {names[second]} have the same {self.score} score by "
+                             f"their embeddings; {remedy}")
         if not math.isclose(nearest, exact, rel_tol=0.1):
             warnings.warn(
-                f"classes {names[first]} and {names[second]} lie so far out that float32 moves them by more than a "
-                "tenth of their distance; fit embeddings with a shorter --edge or more --dim",
+                f"classes {names[first]} and {names[second]} are so far from the origin that float32 changes "
+                "their distance by more than a tenth; fit embeddings with a shorter --edge or more --dim",
                 stacklevel=3,
             )
 
     def _closest(self, leaves: Tensor, chunk: int = 256) -> tuple[float, int, int]:
-        """How much nearer than any other leaf every leaf is to itself, at the least, and the two leaves it is of."""
-        found = []
-        for first, some in enumerate(leaves.split(chunk)):
-            rows = torch.arange(len(some))
-            apart = DISTANCES[self.score](some, leaves, self.c)
+        """The smallest excess of a leaf's distance to another leaf over that to itself, and the two leaves."""
+        closest = []
+        for first, part in enumerate(leaves.split(chunk)):
+            rows = torch.arange(len(part))
+            apart = DISTANCES[self.score](part, leaves, self.c)
             apart -= apart[rows, rows + first * chunk, None].clone()
             apart[rows, rows + first * chunk] = math.inf
             nearest, other = apart.min(-1)
             row = int(nearest.argmin())
-            found.append((float(nearest[row]), row + first * chunk, int(other[row])))
-        return min(found)
+            closest.append((float(nearest[row]), row + first * chunk, int(other[row])))
+        return min(closest)
 
     @property
     def in_ball(self) -> Tensor:
-        """The nodes' points of the Poincare ball, (K, D)."""
+        """The points of the nodes in the Poincare ball, (K, D)."""
         return to_ball(self.points, self.c)
 
     @property
@@ -132,7 +142,7 @@ class ClassEmbeddings(nn.Module):
         return self.temperature if self.log_factor is None else self.temperature * self.log_factor.exp()
 
     def forward(self, v: Tensor) -> Tensor:
-        """Score tangent vectors: v (B, D) -> (B, K0), in float32, or float64 if v is, whatever autocast says."""
+        """Score tangent vectors: v (B, D) -> (B, K0), in float32, or in float64 if v is, also under autocast."""
         with torch.autocast(v.device.type, enabled=False):
             return -DISTANCES[self.score](v, self.points[: self.n_leaves], self.c) / self.T
 
@@ -140,9 +150,9 @@ class ClassEmbeddings(nn.Module):
         return f"{self.n_leaves} classes, {self.score}, c={self.c}, temperature={self.T.item():.3g}"
 
 
-METHODS = ("constructive", "losses", "both")
-MAX_NUMBERS = 2**28  # in an embedding: 2 GB, of which fitting and saving hold a few copies
-CURVATURES = (1e-12, 1e12)  # beyond them squares of distances leave float32
+FIT_METHODS = ("constructive", "losses", "both")
+MAX_NUMBERS = 2**28  # entries of an embedding: 2 GB, and fitting and saving need several copies
+CURVATURES = (1e-12, 1e12)  # beyond them squares of distances exceed the range of float32
 
 
 def fit_embeddings(
@@ -161,14 +171,14 @@ def fit_embeddings(
     Args:
         dim: >= 2; c: minus the curvature, 1e-12 to 1e12; edge: hyperbolic length of an edge.
         seed: of the construction in few dimensions, and of the losses' start and samples.
-        epochs: of the losses, which are the constructive method's no more than ``progress``, a progress bar, is.
+        epochs: of the losses. progress: show their progress bar. The constructive method uses neither.
     Returns:
         (K, dim) float64, tangent vectors at the origin.
     Raises:
-        ValueError: for an argument out of its range, for edges too long for float64, and for more numbers than 2 GB.
+        ValueError: for an argument out of its range, for edges too long for float64, and for an embedding above 2 GB.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+    if method not in FIT_METHODS:
+        raise ValueError(f"unknown method {method!r}; choose from {', '.join(FIT_METHODS)}")
     if not (dim >= 2 and edge > 0 and epochs >= 0):
         raise ValueError(
             f"an embedding needs dim >= 2, edge > 0 and epochs >= 0, not dim {dim}, edge {edge} and epochs {epochs}"
@@ -186,7 +196,7 @@ def fit_embeddings(
         start = construct(hierarchy, dim=dim, c=c, edge=edge, seed=seed)
     if method == "constructive":
         return start
-    from hierarchy.learning import learn  # here, for geoopt takes most of a second to import
+    from hierarchy.learning import learn  # geoopt is slow to import
     return learn(start, hierarchy, c=c, edge=edge, epochs=epochs, seed=seed, progress=progress)
 
 
@@ -224,18 +234,20 @@ def find_embeddings(
     c: float,
     edge: float,
 ) -> tuple[Tensor, float]:
-    """The embedding to use: ``emb_file``; else ``shipped``, else ``cache``, if made for this tree; else a new fit.
+    """The embedding to use: ``emb_file``; else ``shipped``, else ``cache``, where they fit this tree; else a new fit.
 
-    A shipped or cached file counts as made for this tree when it has exactly its nodes (and rows, if it tells them) and
-    the wanted dim, c and edge. A new fit is written to ``cache``. None skips a place.
+    A shipped or cached file fits when it has exactly the tree's nodes (and rows, if the file has them) and the
+    requested dim, c and edge. A new fit is written to ``cache``. None stands for no file.
 
-    Returns the points (K, D) float64 as tangent vectors at the origin, and c, which is the file's own for ``emb_file``.
-    Raises what load_embeddings raises for ``emb_file``, and what fit_embeddings and save_embeddings raise.
+    Returns:
+        the points (K, D) float64 as tangent vectors at the origin, and c; for ``emb_file`` that of the file.
+    Raises:
+        FileNotFoundError, ValueError: as load_embeddings for ``emb_file``, fit_embeddings and save_embeddings.
     """
     if emb_file is not None:
         return load_embeddings(emb_file, hierarchy)
     for path in (shipped, cache):
-        if path is not None and _made_for(Path(path), hierarchy, dim=dim, c=c, edge=edge):
+        if path is not None and _fits(Path(path), hierarchy, dim=dim, c=c, edge=edge):
             return load_embeddings(path, hierarchy)
     points = fit_embeddings(hierarchy, dim=dim, c=c, edge=edge)
     if cache is not None:
@@ -243,10 +255,10 @@ def find_embeddings(
     return points, c
 
 
-def _made_for(path: Path, hierarchy: Hierarchy, *, dim: int, c: float, edge: float) -> bool:
+def _fits(path: Path, hierarchy: Hierarchy, *, dim: int, c: float, edge: float) -> bool:
     try:
         content = read_embeddings(path)
-    except (FileNotFoundError, ValueError):  # a damaged cache is not worth an error: it is made anew
+    except (FileNotFoundError, ValueError):  # a damaged cache is replaced without an error
         return False
     return (
         sorted(content["objects"]) == sorted(hierarchy.full_name(node) for node in range(len(hierarchy)))

@@ -1,4 +1,4 @@
-"""Embedding files: the published form, whatever its order and its spelling of the tree's nodes."""
+"""Embedding files in the published form, with any order and spelling of the tree's nodes."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from torch import Tensor
 from hierarchy.hyperbolic import from_ball, to_ball
 from hierarchy.tree import Hierarchy, normalise
 
-# Nodes that the published UCF-101 embedding spells its own way. It also has "X sports" and "X interaction" for X.
+# Nodes that the published UCF-101 embedding spells differently. It also has "X sports" and "X interaction" for X.
 ALIASES = {
     "Basketball Pitch": "BaseballPitch",
     "Basketball Shooting": "Basketball",
@@ -26,7 +26,7 @@ ALIASES = {
 }
 _PUBLISHED = {normalise(ours): normalise(published) for published, ours in ALIASES.items()}
 
-_BALL_LIMIT = 1 - 1e-5  # radius 12.2, as geoopt's float64 ball
+_BALL_LIMIT = 1 - 1e-5  # radius 12.2, as in geoopt's float64 ball
 
 
 def save_embeddings(
@@ -34,11 +34,14 @@ def save_embeddings(
 ) -> None:
     """Write the published form, ``{"objects": names, "embeddings": (K, D)}`` in the ball, as float64.
 
-    Beside it stand ``c``, the tree's ``rows`` and, when given, the ``edge`` it was fitted with: by these
-    find_embeddings knows whether the file is what was asked for. ``points`` (K, D) are tangent vectors at the origin;
-    ``objects`` are full paths where a name is not unique. The file is written beside its place and moved over it.
+    The file also holds ``c``, the tree's ``rows`` and, if given, the ``edge`` of the fit, by which find_embeddings
+    decides whether the file fits a run. ``objects`` are full paths where a name is not unique. The file is written
+    atomically.
 
-    Raises ``ValueError`` for points so far out (radius about 33 at c = 1) that float64 ball coordinates lose them.
+    Args:
+        points: (K, D) tangent vectors at the origin.
+    Raises:
+        ValueError: for points so far out (radius about 33 at c = 1) that float64 ball coordinates cannot hold them.
     """
     path, points = Path(path), points.detach().cpu().double()
     in_ball = to_ball(points, c)
@@ -63,54 +66,56 @@ def save_embeddings(
 
 
 def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, float]:
-    """Read a published or saved embedding, whatever its order and spelling of the tree's nodes.
+    """Read a published or saved embedding, with any order and spelling of the tree's nodes.
 
-    Names are compared without case, spaces and punctuation, and by aliases. Warned of are inner nodes that
-    the file lacks, which get the mean of their leaves' tangent vectors, and points at or beyond the border of the ball,
-    which are pulled back to radius 12.2 (at c = 1). The curvature is the file's ``c``, else 1.
+    Names are compared without case, spaces and punctuation, and by aliases. Inner nodes that the file lacks get the
+    mean of their leaves' tangent vectors, and points at or beyond the border of the ball are moved to radius 12.2 (at
+    c = 1); both cause a warning. The curvature is the file's ``c``, else 1.
 
-    Returns the points (K, D) float64 as tangent vectors at the origin, and c. Raises ``FileNotFoundError``, and
-    ``ValueError`` for a file of another form or one that lacks a class.
+    Returns:
+        the points (K, D) float64 as tangent vectors at the origin, and c.
+    Raises:
+        FileNotFoundError, ValueError: naming the file, where it is missing, has another form or lacks a class.
     """
     path = Path(path)
     content = read_embeddings(path)
     c = content["c"]
-    found = _match(content["objects"], hierarchy)
-    missing = [hierarchy.full_name(leaf) for leaf in hierarchy.levels[0] if leaf not in found]
+    row_of = _match(content["objects"], hierarchy)
+    missing = [hierarchy.full_name(leaf) for leaf in hierarchy.levels[0] if leaf not in row_of]
     if missing:
         raise ValueError(
-            f"{path}: no embedding for {len(missing)} of {hierarchy.n_leaves} classes ({_some(missing)}); the file "
+            f"{path}: no embedding for {len(missing)} of {hierarchy.n_leaves} classes ({_first(missing)}); the file "
             "belongs to another class tree"
         )
 
     in_ball = content["embeddings"]
     norm = math.sqrt(c) * torch.linalg.vector_norm(in_ball, dim=-1, keepdim=True)  # (N, 1), 1 is the border
     if (norm >= 1).any():
-        outside = norm > _BALL_LIMIT  # those next to the border too, else they would end up beyond what was outside
+        outside = norm > _BALL_LIMIT  # points next to the border, too, which would otherwise end up farther out
         warnings.warn(
             f"{path}: {int(outside.sum())} of {len(norm)} points lie at or beyond the border of the ball of curvature "
-            f"-{c:g} (at up to {float(norm.max()):.6g} of its radius) and were pulled back into it",
+            f"-{c:g} (at up to {float(norm.max()):.6g} of its radius) and were moved back into it",
             stacklevel=2,
         )
         in_ball = torch.where(outside, in_ball / norm * _BALL_LIMIT, in_ball)
 
     tangent = from_ball(in_ball, c)
     points = tangent.new_zeros(len(hierarchy), tangent.shape[1])
-    points[list(found)] = tangent[list(found.values())]
-    absent = [node for node in range(len(hierarchy)) if node not in found]
+    points[list(row_of)] = tangent[list(row_of.values())]
+    absent = [node for node in range(len(hierarchy)) if node not in row_of]
     for node in absent:
         points[node] = points[hierarchy.leaves_below(node)].mean(0)
     if absent:
         names = [hierarchy.full_name(node) for node in absent]
         warnings.warn(
-            f"{path}: no embedding for {len(absent)} inner nodes ({_some(names)}); they get the mean of their classes'",
+            f"{path}: no embedding for {len(absent)} inner nodes ({_first(names)}); they get the mean of their classes",
             stacklevel=2,
         )
     return points, c
 
 
 def read_embeddings(path: Path) -> dict:
-    """The file's content, checked: ``objects`` N names, ``embeddings`` (N, D) float64, ``c`` > 0, all finite."""
+    """The validated content of a file: ``objects`` N names, ``embeddings`` (N, D) float64, ``c`` > 0, all finite."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         objects, embeddings = content["objects"], torch.as_tensor(content["embeddings"], dtype=torch.float64)
@@ -119,7 +124,7 @@ def read_embeddings(path: Path) -> dict:
             raise TypeError
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path}: there is no such embedding file; make one with python -m util_scripts.fit_embeddings"
+            f"{path}: there is no such embedding file; create one with python -m util_scripts.fit_embeddings"
         ) from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, AttributeError, ValueError):
         form = '{"objects": names, "embeddings": (K, D) tensor}'
@@ -132,25 +137,25 @@ def read_embeddings(path: Path) -> dict:
 
 
 def _match(objects: list[str], hierarchy: Hierarchy) -> dict[int, int]:
-    """Node id -> row of the file; plain names choose before aliases, classes before their ancestors, no row twice."""
+    """Node id -> row of the file, each row used once; names match before aliases, classes before their ancestors."""
     free: dict[str, int] = {}
     for row, name in enumerate(objects):
         free.setdefault(normalise(name), row)
-    found: dict[int, int] = {}
+    row_of: dict[int, int] = {}
 
-    def choose(nodes: range, spelling: Callable[[int], str | None]) -> None:
+    def assign(nodes: range, spelling: Callable[[int], str | None]) -> None:
         for node in nodes:
-            if node not in found and (key := spelling(node)) in free:
-                found[node] = free.pop(key)
+            if node not in row_of and (key := spelling(node)) in free:
+                row_of[node] = free.pop(key)
 
     keys = [normalise(name) for name in hierarchy.names]
     everywhere, leaves = range(len(hierarchy)), hierarchy.levels[0]
-    choose(everywhere, lambda node: normalise(hierarchy.full_name(node)))
-    choose(leaves, lambda leaf: keys[leaf])  # a class may share its name with an ancestor, but with no other class
-    choose(everywhere, lambda node: _PUBLISHED.get(keys[node]))
+    assign(everywhere, lambda node: normalise(hierarchy.full_name(node)))
+    assign(leaves, lambda leaf: keys[leaf])  # a class may share its name with an ancestor, but with no other class
+    assign(everywhere, lambda node: _PUBLISHED.get(keys[node]))
     stems = {_stem(key): key for key in free}
-    choose(everywhere[len(leaves) :], lambda node: stems.get(_stem(keys[node])))
-    return found
+    assign(everywhere[len(leaves) :], lambda node: stems.get(_stem(keys[node])))
+    return row_of
 
 
 def _stem(key: str) -> str:
@@ -158,5 +163,5 @@ def _stem(key: str) -> str:
     return key.removesuffix("sports").removesuffix("interaction") or key
 
 
-def _some(names: list[str], n: int = 5) -> str:
+def _first(names: list[str], n: int = 5) -> str:
     return ", ".join(names[:n]) + (", ..." if len(names) > n else "")

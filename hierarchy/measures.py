@@ -1,4 +1,4 @@
-"""How well an embedding keeps the class tree."""
+"""Measures of how well an embedding represents the class tree."""
 
 import math
 
@@ -10,9 +10,9 @@ from hierarchy.hyperbolic import aperture, distance, outward_angle
 from hierarchy.relations import edges_between, lineage, parent_child
 from hierarchy.tree import Hierarchy
 
-CONE_WIDTH = 0.1  # K of the entailment cones, as Ganea et al. have it
+CONE_WIDTH = 0.1  # K of the entailment cones, as in Ganea et al.
 
-MEANING = {  # of the figures, in the order of the table; a group of leaves may be missing
+MEANINGS = {  # of the measures, in the order of the table; a group of leaves may be missing
     "mAP": "mAP of finding parent and children among a node's nearest",
     "mean_distortion": "mean relative distortion after the best single scale",
     "worst_distortion": "worst-case distortion: largest ratio / smallest",
@@ -70,8 +70,8 @@ def evaluate_embedding(
 
 def table(figures: dict[str, float]) -> str:
     """The figures as a table in Markdown, a line each with its meaning."""
-    width = max(map(len, MEANING.values()))
-    lines = [f"| {MEANING[name]:{width}} | {value:10.4g} |" for name, value in figures.items()]
+    width = max(map(len, MEANINGS.values()))
+    lines = [f"| {MEANINGS[name]:{width}} | {value:10.4g} |" for name, value in figures.items()]
     return "\n".join([f"| {'figure':{width}} | {'value':>10} |", f"| {'-' * width} | {'-' * 9}: |", *lines])
 
 

@@ -1,4 +1,4 @@
-"""The class tree on the Poincare disk."""
+"""A picture of the class tree on the Poincare disk."""
 
 import colorsys
 import math
@@ -11,16 +11,16 @@ from hierarchy.hyperbolic import to_ball
 from hierarchy.tree import Hierarchy
 
 _RIM = 0.9  # radius of the leaves in the disk of radius 1
-_FINE = 2  # drawn this much larger and scaled down, which smooths the edges
-_TEXT = 0.0125  # height of the classes' names, of the picture's
+_FINE = 2  # drawn larger by this factor and scaled down, which smooths edges
+_TEXT = 0.0125  # height of the classes' names, relative to the picture's
 _INK, _PAPER = (45, 45, 45), (252, 252, 252)
 
 
 def lay_out(hierarchy: Hierarchy) -> Tensor:
-    """A plane embedding made to be looked at: (K, 2) float64 tangent vectors at the origin, for c = 1.
+    """A plane embedding for drawing: (K, 2) float64 tangent vectors at the origin, for c = 1.
 
-    Every class has the same angle, an inner node is in the middle of its classes, and a level lies at the same
-    hyperbolic distance from the one above, so that the classes are at radius .9 of the disk. No two edges cross.
+    Classes have equal angles, an inner node is in the middle of its children, and all levels are at the same hyperbolic
+    distance from the level above, with the classes at radius .9 of the disk. Edges do not cross.
     """
     angle = torch.zeros(len(hierarchy), dtype=torch.float64)
     leaves = in_order(hierarchy)
@@ -35,7 +35,7 @@ def lay_out(hierarchy: Hierarchy) -> Tensor:
 
 
 def in_order(hierarchy: Hierarchy) -> list[int]:
-    """The leaves, family by family."""
+    """The leaves, ordered by their ancestors."""
     nodes = list(hierarchy.levels[-1])
     for _ in hierarchy.levels[1:]:
         nodes = [child for node in nodes for child in hierarchy.children(node)]
@@ -43,7 +43,7 @@ def in_order(hierarchy: Hierarchy) -> list[int]:
 
 
 def geodesic(u: Tensor, w: Tensor, n: int = 24) -> Tensor:
-    """(n, 2) points of the disk on the shortest way between two points, from tangent vectors (2,) at c = 1."""
+    """(n, 2) points of the disk on the geodesic between two points, from tangent vectors (2,) at c = 1."""
     ends = torch.stack([u, w])
     radius = 2 * torch.linalg.vector_norm(ends, dim=-1, keepdim=True)
     space = torch.nn.functional.normalize(ends, dim=-1) * torch.sinh(radius)
@@ -92,16 +92,16 @@ def draw_tree(hierarchy: Hierarchy, *, size: int = 1400) -> Image.Image:
 
 
 def _colours(n: int) -> list[tuple[int, int, int]]:
-    """n hues evenly around the wheel, dark enough to be read on white."""
+    """n evenly spaced hues, dark enough to be read on white."""
     wheel = [colorsys.hsv_to_rgb((0.58 + k / max(n, 1)) % 1, 0.8, 0.72 - 0.14 * (k % 2)) for k in range(n)]
     return [tuple(round(255 * part) for part in colour) for colour in wheel]
 
 
 class _Sheet:
-    """A white square with the unit disk in its middle, drawn finely."""
+    """A white square with the unit disk in its middle, drawn at a finer resolution."""
 
     def __init__(self, size: int, around: list[str]) -> None:
-        """A sheet of so many pixels, in which the names around the disk have room."""
+        """A sheet of size x size pixels, with space for the names around the disk."""
         font = ImageFont.load_default(_TEXT * size)
         longest = max(map(font.getlength, around))
         self.size, self.scale = size, max(0.3 * size, (size / 2 - longest - 18) / _RIM)  # pixels of radius 1
@@ -110,7 +110,7 @@ class _Sheet:
         self.draw = ImageDraw.Draw(self.image)
 
     def pixel(self, point: Tensor) -> tuple[float, float]:
-        """Where a point (2,) of the disk is in the fine picture."""
+        """The position of a point (2,) of the disk in the fine picture."""
         x, y = (_FINE * self.scale * point).tolist()
         return _FINE * self.size / 2 + x, _FINE * self.size / 2 - y
 
@@ -132,7 +132,7 @@ class _Sheet:
         self.draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, "white", _FINE)
 
     def along(self, point: Tensor, name: str, height: float, colour: tuple[int, int, int], room: float | None) -> None:
-        """A name along the ray through a node: beyond it, or before it, where it has so much room (of radius 1)."""
+        """A name along the ray through a node: outside the node, or inside it within `room` (in radii of the disk)."""
         font = ImageFont.load_default(_FINE * height)
         if room is not None:
             font = font.font_variant(size=min(font.size, font.size * _FINE * self.scale * room / font.getlength(name)))
@@ -152,5 +152,5 @@ class _Sheet:
             self.image.paste(ink, (round(x - turned.width / 2), round(y - turned.height / 2)), turned)
 
     def finished(self) -> Image.Image:
-        """The picture at its own size."""
+        """The picture at its final size."""
         return self.image.resize((self.size, self.size), Image.Resampling.LANCZOS).quantize(128)

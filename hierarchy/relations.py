@@ -1,4 +1,4 @@
-"""Who is above whom, as tables for whole trees at once."""
+"""Relations between the nodes of a class tree, as tensors for the whole tree."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from hierarchy.tree import Hierarchy
 
 
 def lineage(hierarchy: Hierarchy) -> Tensor:
-    """(K, L) int64, the node at each level that every node is or lies below; -1 at the levels below its own."""
+    """(K, L) int64, the ancestor of every node at each level, itself at its own level; -1 below it."""
     table = torch.full((len(hierarchy), hierarchy.n_levels), -1)
     for node in range(len(hierarchy)):
         up = hierarchy.path_ids(node)
@@ -16,14 +16,14 @@ def lineage(hierarchy: Hierarchy) -> Tensor:
 
 
 def parent_child(hierarchy: Hierarchy) -> Tensor:
-    """(E, 2) int64, every node that has a parent, behind that parent; the root is none."""
+    """(E, 2) int64, pairs of a parent and a child; the root does not count as a parent."""
     pairs = [(node, child) for node in range(len(hierarchy)) for child in hierarchy.children(node)]
     return torch.tensor(pairs, dtype=torch.long).view(-1, 2)
 
 
-def edges_between(lineage: Tensor, some: Tensor) -> Tensor:
-    """(R, K) int64, edges from some nodes (R,) to every node, through the root where nothing else joins them."""
-    n_edges = (lineage[some] >= 0).sum(-1, keepdim=True) + (lineage >= 0).sum(-1)
-    for own, every in zip(lineage[some].T, lineage.T, strict=True):
-        n_edges -= 2 * ((own[:, None] == every) & (every >= 0))
+def edges_between(lineage: Tensor, nodes: Tensor) -> Tensor:
+    """(R, K) int64, number of edges from nodes (R,) to every node, through the root where they share no ancestor."""
+    n_edges = (lineage[nodes] >= 0).sum(-1, keepdim=True) + (lineage >= 0).sum(-1)
+    for own, all_nodes in zip(lineage[nodes].T, lineage.T, strict=True):
+        n_edges -= 2 * ((own[:, None] == all_nodes) & (all_nodes >= 0))
     return n_edges

@@ -1,4 +1,4 @@
-"""The class tree: which nodes there are, and which lies above which."""
+"""The class tree: its nodes, their levels and their ancestors."""
 
 import csv
 import difflib
@@ -14,21 +14,21 @@ LEVEL_NAMES = ("class", "parent", "grandparent")
 
 
 def level_name(level: int) -> str:
-    """What a level is called: class, parent, grandparent, level 3 and so on."""
+    """The name of a level: class, parent, grandparent, level 3 and so on."""
     return LEVEL_NAMES[level] if level < len(LEVEL_NAMES) else f"level {level}"
 
 
 def normalise(name: str) -> str:
-    """What remains of a name when case, spaces and punctuation do not count."""
+    """A name without case, spaces and punctuation, for comparison."""
     return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
 class Hierarchy:
-    """A tree of classes whose leaves all have the same depth; it never changes once built.
+    """A tree of classes whose leaves all have the same depth; immutable.
 
-    A node is known by its path to the root, so two parents called "Other" are two nodes. Node ids go level by level,
-    leaves first; the leaves stand in the order of the rows, which is the class order everywhere, and the nodes of every
-    other level in the order in which the rows first mention them. The root itself is not a node.
+    A node is identified by its path to the root, so two parents called "Other" are two nodes. Node ids are assigned
+    level by level, leaves first: leaves in the order of the rows, which is the class order everywhere, and the nodes of
+    other levels in the order in which they first appear in the rows. The root itself is not a node.
 
     Attributes:
         names: (K,) node names.
@@ -47,8 +47,11 @@ class Hierarchy:
     def __init__(self, rows: Sequence[Sequence[str]], *, where: Callable[[int], str] = "row {}".format):
         """Build the tree from one row per class: its name, its parent's and so on up, without the root.
 
-        Raises ``ValueError``, beginning with ``where(index of the row)``, for a row that is ragged, has an empty cell
-        or lists a class twice; spellings that differ only in case, spaces or punctuation are the same class.
+        Spellings that differ only in case, spaces or punctuation are the same class.
+
+        Raises:
+            ValueError: beginning with ``where(index of the row)``, for a row of another length, with an empty cell or
+                with a class that is listed already.
         """
         rows = tuple(tuple(cell.strip() for cell in row) for row in rows)
         _check(rows, where)
@@ -89,8 +92,9 @@ class Hierarchy:
     def from_csv(cls, path: str | Path, root: str = "Root") -> "Hierarchy":
         """Read a file of one line per class, ``class,parent,...,top,Root``, without a header.
 
-        Raises ``FileNotFoundError`` when there is no such file and ``ValueError``, naming file and line, when a row is
-        ragged, has an empty cell, does not end with the root or lists a class twice.
+        Raises:
+            FileNotFoundError: naming the file.
+            ValueError: naming file and line, for a row that does not end with the root, and as the constructor.
         """
         path = Path(path)
         rows, lines = [], []
@@ -119,12 +123,12 @@ class Hierarchy:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[str]]) -> "Hierarchy":
-        """Build the tree from what ``rows`` gave: K0 rows of L names, leaf to top, without the root."""
+        """Build the tree from ``rows``: K0 rows of L names, leaf to top, without the root."""
         return cls(rows)
 
     @property
     def rows(self) -> list[list[str]]:
-        """K0 rows of L names, leaf to top, without the root: what a checkpoint keeps."""
+        """K0 rows of L names, leaf to top, without the root, as stored in checkpoints."""
         return [list(row) for row in self._rows]
 
     @property
@@ -138,9 +142,10 @@ class Hierarchy:
         return len(self.levels)
 
     def label(self, name: str) -> int:
-        """Leaf id of a class name, whatever its case, spaces and punctuation.
+        """Leaf id of a class name, regardless of case, spaces and punctuation.
 
-        Raises ``ValueError`` with the nearest names for a name that is no class of the tree.
+        Raises:
+            ValueError: with the nearest names, where no class has this name.
         """
         key = normalise(str(name))
         if key not in self._labels:
@@ -159,7 +164,7 @@ class Hierarchy:
         return tuple(self._ids[path[level:]] for level in range(len(path)))
 
     def full_name(self, node: int) -> str:
-        """The node's name where the tree has it once, else its path joined by ``" / "``."""
+        """The node's name where it is unique in the tree, else its path joined by ``" / "``."""
         return self.names[node] if self._spellings[normalise(self.names[node])] == 1 else " / ".join(self._paths[node])
 
     def children(self, node: int) -> tuple[int, ...]:
@@ -171,7 +176,7 @@ class Hierarchy:
         return self.membership[node].nonzero().flatten()
 
     def hops(self) -> Tensor:
-        """(K0, K0) int64, the number of edges between two leaves, through the root where nothing else joins them."""
+        """(K0, K0) int64, the number of edges between two leaves, through the root where they share no ancestor."""
         return 2 * (self.ancestors[:, None] != self.ancestors[None]).sum(-1)
 
     def __len__(self) -> int:

@@ -8,18 +8,17 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from run.predict import print_scores, validate
+from run.infer import print_scores, validate
 from run.state import Run
 from run.steps import Work, gradient_step, push_prototypes, start, tune
 from training.checkpoint import put_aside, sweep
-from training.engine import Meter
-from training.log import Log, Stop
+from training.log import Log, Meter, Stop
 from training.schedule import GRADIENT_KINDS, Step, Steps
 
 # A handler takes the work, the step, and the share of the steps of its kind that are done, 0..1.
 HANDLERS: dict[str, Callable[[Work, Step, float], None]] = {
     "trunk": gradient_step, "start": start, "warm": gradient_step, "joint": gradient_step, "push": push_prototypes,
-    "last": tune}
+    "tune": tune}
 # Files of one model in a results folder, beside checkpoints and pictures; explanations carry its fingerprint.
 OF_A_MODEL = ("prototypes.json", "metrics.json", "train.json", "val.json", "test.json", "report.html")
 

@@ -1,118 +1,137 @@
-"""Predictions of a run: validation, inference over all windows, calibration, and files with their figures."""
+"""Predictions of videos, accuracies over them, and the contents of {subset}.json and metrics.json."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from datasets.groups import CALIBRATION
-from datasets.reading import Reader
-from datasets.video import Video, VideoClips, whole_videos
-from evaluation.recognition import Believed, VideoPool, recognition_metrics
-from explain import fingerprint
-from run.data import even_clips, make_loader, report_looped, window_clips, window_power
-from run.passes import share_of
-from run.state import Run
-from training.engine import evaluate, predict, results_json
+from datasets.video import Video, VideoClips
+from evaluation.recognition import (
+    Believed,
+    VideoPool,
+    accuracy_per_level,
+    level_argmax_accuracy,
+    mistake_severity,
+    recognition_metrics,
+    topk,
+)
+from hierarchy.tree import Hierarchy
+from models.hipe import HIPE
+from training.distributed import World
+from training.features import valid_clips
+from training.precision import Precision
 
 
-def print_scores(title: str, scores: dict[str, float]) -> None:
-    """Print accuracies in one line."""
-    tqdm.write(f"{title}: validation " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+@torch.no_grad()
+def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch.device, pooled: bool = False,
+            description: str | None = None, world: World | None = None,
+            precision: Precision | None = None, power: float = 1.0) -> VideoPool:
+    """Probabilities of all nodes for each video, pooled over its clips.
 
-
-def validate(run: Run, *, pooled: bool = False) -> dict[str, float] | None:
-    """Accuracies over the validation videos, by the prototypes or by the trunk epochs' softmax head; None without any.
-
-    The loader's processes wait for the next validation.
+    Args:
+        loader: batches of evaluation clips, this process's share of them in `world`.
+        n_videos: number of videos that the batches' `video` indexes.
+        pooled: predict with the softmax head of the trunk epochs instead of the prototypes.
+        description: of the progress bar; None for no bar.
+        precision: of the model (default: float32).
+        power: of `VideoPool`, 1 for the mean.
+    Returns:
+        the probabilities, and for every video and class the clip in which the class is most probable.
     """
-    args = run.args
-    if run.validation is None:
-        videos = run.subset("val")
-        clips = even_clips(args, videos, run.reader("val"), args.n_val_samples, normalisation=run.model.normalisation)
-        run.validation = videos, make_loader(clips, n_threads=args.n_threads, device=run.device, persistent=True,
-                                             **share_of(run, clips, args.batch_size))
-    videos, loader = run.validation
-    if not videos:
-        return None
-    scores = evaluate(run.model, loader, torch.from_numpy(videos.labels), device=run.device, pooled=pooled,
-                      description="val", world=run.world, precision=run.precision, power=window_power(args))
-    run.trainer.kind = None  # evaluation left the model in eval mode
-    unread = len(videos) - scores["videos"]
-    return scores | ({"unread": unread} if unread else {})
+    model.eval()
+    pool = VideoPool(n_videos, model.membership, power)
+    for batch in valid_clips(loader, device, description):
+        with (precision or Precision(device)).in_inference():
+            outputs = model.trunk(batch["clip"]) if pooled else model(batch["clip"]).log_probs
+        log_probs = model.node_log_probs(model.pooled_log_probs(outputs.float())) if pooled else outputs
+        pool.add(batch["video"], log_probs.exp().cpu(), batch["item"])
+    pool, *others = (world or World()).objects(pool)
+    for other in others:
+        pool.merge(other)
+    return pool
 
 
-def infer(run: Run) -> None:
-    """Pool the probabilities of each video's windows, and write {subset}.json and metrics.json.
+def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: torch.device, pooled: bool = False,
+             description: str | None = None, world: World | None = None,
+             precision: Precision | None = None, power: float = 1.0) -> dict[str, float]:
+    """Loss and accuracies over the videos of a subset.
 
+    Args:
+        labels: (n_videos,) leaves. The others: as in `predict`.
+    Returns:
+        loss (-log of the video's probability of the true leaf); top1; top5; level_1 ..., accuracy of the predicted
+        leaf's ancestors; own_argmax_1 ..., accuracy of each level's most probable node; severity of the mistakes;
+        videos, the number of videos that could be read.
     Raises:
-        ValueError: where no video of the subset is on disk or can be read.
+        ValueError: where no video could be read.
     """
-    args, name = run.args, run.args.inference_subset
-    videos = whole_videos(run.subset(name))
-    if not videos:
-        raise ValueError(f"{args.annotation_path}: lists no video of --inference_subset {name} that is on disk")
-    if run.record is None:
-        print("inference: nothing was pushed yet, so these predictions are not by training patches", file=sys.stderr)
-    clips, pool = _predict(run, videos, run.reader(name), "inference")
-    report_looped(clips)
-    if not pool.seen.any():
-        raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
-                         "with util_scripts.generate_video_jpgs")
-    believed = _believed(run)
-    content = results_json(pool, videos, clips, run.hierarchy, top=args.output_topk, believed=believed)
-    _write_metrics(run, pool, videos, believed)
-    if run.record is not None and not (run.results / "prototypes.json").is_file():
-        run.write_prototypes()
-    unread = len(videos) - len(content["results"])
-    print(f"{run.write_json(f'{name}.json', content)}: predictions of {len(content['results'])} videos"
-          + (f"; {unread} could not be read" if unread else ""))
+    pool = predict(model, loader, len(labels), device=device, pooled=pooled, description=description,
+                   world=world, precision=precision, power=power)
+    seen = pool.seen
+    if not seen.any():
+        raise ValueError("validation: not one video can be read; repair the files named above, or give --no_val")
+    probs, labels = pool.probs[seen], labels[seen]
+    n_leaves = len(model.ancestors)
+    leaves = probs[:, :n_leaves]
+    predicted, ancestors = leaves.argmax(1), model.ancestors.cpu()
+    per_level = accuracy_per_level(predicted, labels, ancestors)
+    levels = range(1, len(per_level))
+    own = level_argmax_accuracy(probs, labels, ancestors, model.prototype_layer.node_levels)
+    return {"loss": float(-leaves.gather(1, labels[:, None]).clamp(min=1e-12).log().mean()),
+            "top1": float(per_level[0]), "top5": float(topk(leaves, labels, min(5, n_leaves))),
+            **{f"level_{level}": float(per_level[level]) for level in levels},
+            **{f"own_argmax_{level}": float(own[level]) for level in levels},
+            "severity": mistake_severity(predicted, labels, ancestors), "videos": int(seen.sum())}
 
 
-def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoPool]:
-    """All windows of some videos, and the probabilities that these come to."""
-    args = run.args
-    clips = window_clips(args, videos, reader, args.inference_stride, normalisation=run.model.normalisation)
-    loader = make_loader(clips, n_threads=args.n_threads, device=run.device,
-                         **share_of(run, clips, args.inference_batch_size or args.batch_size))
-    return clips, predict(run.model, loader, len(videos), device=run.device, description=what, world=run.world,
-                          precision=run.precision, power=window_power(args))
+def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
+                 top: int, believed: Believed | None = None) -> dict:
+    """The content of {subset}.json: predictions in the published form, with each class's path to the top of the tree.
+
+    Args:
+        pool: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
+        believed: temperature and threshold of back-off.
+    Returns:
+        `results`: the classes of each video, best first; `videos`: its true class, number of windows, the window in
+        which the predicted class is most probable (half-open, source frames) and the node that back-off returns;
+        `tree`: every leaf's path. Videos that could not be read are left out.
+    """
+    probs = pool.probs  # (n_videos, K)
+    top = min(top, hierarchy.n_leaves)
+    scores, leaves = probs[:, :hierarchy.n_leaves].topk(top)  # (n_videos, top)
+    best = pool.best.gather(1, leaves[:, :1])[:, 0]  # (n_videos,)
+    answers = (believed or Believed()).answers(probs[:, :hierarchy.n_leaves], hierarchy)
+    results, about = {}, {}
+    for v, video in enumerate(videos):
+        if not pool.count[v]:
+            continue
+        results[video.name] = [
+            {"label": hierarchy.names[leaf], "score": score, "path": list(hierarchy.path(leaf)),
+             "path_scores": probs[v, list(hierarchy.path_ids(leaf))].tolist()}
+            for leaf, score in zip(leaves[v].tolist(), scores[v].tolist(), strict=True)]
+        frames = clips.item_frames(int(best[v]))
+        about[video.name] = {"truth": hierarchy.names[video.label] if video.label >= 0 else None,
+                             "windows": int(pool.count[v]),
+                             "window": [int(frames.min()), int(frames.max()) + 1], "backoff": answers[v]}
+    tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
+    return {"results": results, "videos": about, "tree": tree}
 
 
-def _believed(run: Run) -> Believed:
-    """Temperature and threshold of back-off: fitted on the groups that --calibrate held out of training."""
-    args = run.args
-    videos = whole_videos(run.videos.subset(CALIBRATION))
-    if not videos:
-        print("back-off: no groups were held out to calibrate on (--calibrate), so probabilities are taken as they "
-              f"come and the threshold is --target_accuracy {args.target_accuracy:g} itself", file=sys.stderr)
-        return Believed.uncalibrated(args.target_accuracy)
-    _, pool = _predict(run, videos, run.source, "calibration")
-    labels = torch.tensor([video.label for video in videos])[pool.seen]
-    if not len(labels):
-        print("warning: back-off: not one of the videos that were held out to calibrate on can be read, so "
-              "probabilities are taken as they come", file=sys.stderr)
-        return Believed.uncalibrated(args.target_accuracy)
-    probs = pool.probs[pool.seen, :run.hierarchy.n_leaves]
-    believed = Believed.fitted(probs, labels, run.hierarchy, args.target_accuracy)
-    if believed.threshold > 1:
-        print(f"warning: back-off: no threshold keeps {args.target_accuracy:g} right answers on the {len(labels)} "
-              "held-out videos (too few, or too many mistakes), so every answer is the root; a lower "
-              "--target_accuracy asks for less", file=sys.stderr)
-    print(f"back-off: temperature {believed.temperature:.3g} and threshold {believed.threshold:.3g}, chosen on "
-          f"{len(labels)} videos of {len(run.held_out)} groups that were held out of training")
-    return believed
+def metrics_json(pool: VideoPool, videos: Sequence[Video], hierarchy: Hierarchy, *, model: str, subset: str,
+                 believed: Believed) -> dict | None:
+    """The content of metrics.json: measures over the videos that could be read and whose class is known.
 
-
-def _write_metrics(run: Run, pool: VideoPool, videos: Sequence[Video], believed: Believed) -> None:
-    """metrics.json, of the videos that could be read and whose class is known."""
+    Args:
+        pool: predictions of `videos`. model: its fingerprint. subset: as `--inference_subset` names it.
+        believed: temperature and threshold of back-off.
+    Returns:
+        None where there is no such video.
+    """
     labels = torch.tensor([video.label for video in videos])
     known = (pool.seen & (labels >= 0)).nonzero()[:, 0]
     if not len(known):
-        return
-    metrics = recognition_metrics(pool.probs[known, :run.hierarchy.n_leaves], labels[known],
-                                  [videos[v].name for v in known.tolist()], run.hierarchy, believed=believed)
-    about = {"model": fingerprint(run.model), "subset": run.args.inference_subset, "n_videos": len(known),
-             "n_clips": int(pool.count[known].sum()), "window_power": pool.power}
-    run.write_json("metrics.json", about | metrics, indent=1)
+        return None
+    metrics = recognition_metrics(pool.probs[known, :hierarchy.n_leaves], labels[known],
+                                  [videos[v].name for v in known.tolist()], hierarchy, believed=believed)
+    return {"model": model, "subset": subset, "n_videos": len(known), "n_clips": int(pool.count[known].sum()),
+            "window_power": pool.power} | metrics

@@ -19,7 +19,8 @@ from run.model import build_model, check_size, choose_device, fresh_embedding, l
 from run.resume import resume
 from training.checkpoint import checkpoints_in, save_checkpoint, write_whole
 from training.distributed import World, synchronise_batchnorm
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
+from training.losses import LossWeights
 from training.precision import check_compiler, choose_precision, prepare_device
 from training.push import PushRecord
 from training.schedule import Step
@@ -119,7 +120,7 @@ class Run:
             "normalisation": self.model.normalisation, "head_given": self.model.head_given,
             "push_record": None if self.record is None else self.record.to_dict(),  # 6
             **({} if self.ways is None else {"ways": self.ways}),
-            "done": list(self.done),  # 7
+            "done": self.done.stored(),  # 7
             "optimizers": self.trainer.state(),  # 8
             **({} if self.precision.scaler is None else {"scaler": self.precision.scaler.state_dict()}),  # 9
             "rng": rng})  # 10
@@ -132,7 +133,7 @@ class Run:
 
     def _restore(self, checkpoint: dict) -> None:
         """7 to 10."""
-        self.done = Step(*checkpoint["done"])  # 7
+        self.done = Step.of_stored(checkpoint["done"])  # 7
         if self.args.no_train:
             return
         self.trainer.load_state(checkpoint["optimizers"])  # 8
@@ -207,7 +208,7 @@ def make_trainer(args: argparse.Namespace, model: HIPE, *, mapped: bool, world: 
                       args.multistep_milestones, args.warm_score_learning_rate),
         "joint": Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay,
                        args.momentum, args.lr_scheduler, args.multistep_milestones, args.score_learning_rate),
-        "last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
+        "tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
     weights = LossWeights(ce=args.ce_weight, cluster=args.cluster_weight, separation=args.separation_weight,
                           background=args.background_weight if mapped else 0.0,
                           coverage=args.coverage_weight, group=args.group_weight,

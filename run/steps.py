@@ -13,9 +13,8 @@ from explain import patch_sheet, prototype_pictures
 from run.data import even_clips, make_loader, report_looped, training_clips
 from run.passes import Passes
 from run.state import Run
-from training.engine import Meter
 from training.features import KeptFeatures
-from training.log import Log
+from training.log import Log, Meter
 from training.merging import merge_prototypes, spread_of
 from training.push import push
 from training.schedule import Step, least_batch, remaining, training_steps
@@ -67,7 +66,7 @@ class Work:
         """Free the features that no later step goes over."""
         if step.kind == "warm" and (following is None or following.kind != "warm"):
             self.passes.batches.pop("warm", None)
-        if step.kind == "last":
+        if step.kind == "tune":
             self.features = self.activations = None
 
     def _report_empty_classes(self) -> None:
@@ -138,7 +137,7 @@ def push_prototypes(work: Work, step: Step, progress: float) -> None:
     """Push, after the last push merge, and write the prototypes and their pictures."""
     run, began = work.run, time.perf_counter()
     clips = work.passes.of_push(step)
-    run.trainer.enter("last")
+    run.trainer.enter("tune")
     run.record, features = push(run.model, names=work.training.names, device=run.device, epoch=step.epoch,
                                 folder=run.results, progress=True, world=run.world, repeats=run.args.push_repeats,
                                 **clips)
@@ -183,7 +182,7 @@ def _survey(work: Work, features: KeptFeatures, *, merge: bool) -> Tensor:
             own = features.distances(model.prototype_layer, run.device)  # to the bit what a resumed run will have
             run.ways = None  # each belonged to some prototypes before
             run.trainer.forget()  # the optimisers of other prototypes
-            run.trainer.enter("last")
+            run.trainer.enter("tune")
     run.record.spread = spread_of(model, run.record, distances, videos, work.training.names,
                                   torch.from_numpy(work.training.labels))
     return _near(run, model.prototype_layer.similarity(own))

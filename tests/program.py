@@ -131,7 +131,7 @@ def cut(kind: str, nth: int, how: str):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "step", wrap(Trainer.step, lambda trainer, step, *_: step.kind))
-        patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "last"))
+        patch.setattr(Trainer, "tune", wrap(Trainer.tune, lambda *_: "tune"))
         for name in ("start_prototypes", "spread_prototypes"):
             patch.setattr(steps, name, wrap(getattr(steps, name), lambda *_: "start"))
         patch.setattr(steps, "push", wrap(steps.push, lambda *_: "push"))

@@ -21,7 +21,7 @@ from program import (
     write_data,
 )
 
-from run import predict
+from run import infer
 from training.checkpoint import load_checkpoint
 from util_scripts import eval_accuracy
 
@@ -114,8 +114,8 @@ def test_what_cannot_be_read_is_counted_and_validation_s_loader_is_made_once(own
             made.append(loader)
         return loader
 
-    make = predict.make_loader
-    monkeypatch.setattr(predict, "make_loader", make_loader)
+    make = infer.make_loader
+    monkeypatch.setattr(infer, "make_loader", make_loader)
     events = []
     for n_threads in ("0", "2"):
         results = train(own_data, tmp_path / n_threads, "--n_threads", n_threads)

@@ -14,11 +14,13 @@ from processes import Ended, in_processes
 from program import DATA, MODEL, ROOT, assert_same, call, write_data
 from tiny import noise_batch, random_tree, sampling_hipe, small_hipe
 from torch import nn
+from trainers import weights
 
 from evaluation.recognition import VideoPool
+from run.predict import evaluate
 from training.checkpoint import load_checkpoint
 from training.distributed import World, joined, synchronise_batchnorm
-from training.engine import LossWeights, Phase, Trainer, evaluate
+from training.engine import Phase, Trainer
 from training.features import valid_clips
 from training.push import push
 from training.schedule import Step
@@ -126,9 +128,8 @@ def made_trainer(world: World) -> Trainer:
     if world.size > 1:
         model = synchronise_batchnorm(model, CPU)
     phases = {"trunk": Phase("sgd", 0.01, 0), "warm": Phase("sgd", 0, 0.01), "joint": Phase("sgd", 0.01, 0.02),
-              "last": Phase("sgd", 0, 0.01)}
-    weights = LossWeights([1.0, 0.5], [0.8], [0.1], 0.5, 1.0, 1e-3, orthogonality=0.3, sharing=0.2)
-    return Trainer(model, phases, weights, sure=0.21, world=world)
+              "tune": Phase("sgd", 0, 0.01)}
+    return Trainer(model, phases, weights(orthogonality=0.3, sharing=0.2), sure=0.21, world=world)
 
 
 def steps_of_every_kind(world: World, path: Path) -> None:
@@ -139,7 +140,7 @@ def steps_of_every_kind(world: World, path: Path) -> None:
     activations = 3 * torch.rand(8, len(trainer.model.prototype_layer.node_of),
                                  generator=torch.Generator().manual_seed(0))
     for i in range(2):
-        scalars.append(trainer.tune(Step("last", 1, i), 0.0, activations[world.rank::world.size],
+        scalars.append(trainer.tune(Step("tune", 1, i), 0.0, activations[world.rank::world.size],
                                     torch.tensor(LABELS)[world.rank::world.size]))
     torch.save([trainer.model.state_dict(), scalars], path)
 

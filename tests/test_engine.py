@@ -6,25 +6,20 @@ from tiny import levels_hipe, noise_batch, random_tree, small_hipe
 from torch import nn
 from trainers import first_batch, take, trainer, weights
 
-from datasets.video import Video
 from training.engine import (
     OPTIMIZERS,
-    Meter,
     Phase,
     Trainer,
-    evaluate,
-    masks_of_maps,
-    predict,
-    results_json,
 )
 from training.features import valid_clips
-from training.losses import ways_cross_entropy
+from training.log import Meter
+from training.losses import focused_and_background, ways_cross_entropy
 from training.schedule import Step
 
 CPU = torch.device("cpu")
 PARTS = ("trunk", "neck", "prototype_layer", "score", "pooled_head")
 MOVES = {"trunk": {"trunk", "pooled_head"}, "warm": {"neck", "prototype_layer", "score"},
-         "joint": {"trunk", "neck", "prototype_layer", "score"}, "last": {"score"}}
+         "joint": {"trunk", "neck", "prototype_layer", "score"}, "tune": {"score"}}
 
 
 @pytest.fixture
@@ -70,11 +65,11 @@ def test_entering_freezes_and_thaws(model, kind):
 
 def test_phases_follow_each_other(model):
     run = trainer(model)
-    for kind in ("trunk", "warm", "joint", "last", "joint", "last"):
+    for kind in ("trunk", "warm", "joint", "tune", "joint", "tune"):
         before = state_of(model)
         take(run, kind)
         assert {key.split(".")[0] for key in changed(model, before)} == MOVES[kind], kind
-    assert set(run.optimizers) == {"joint", "last"}  # what went before is not carried along in checkpoints
+    assert set(run.optimizers) == {"joint", "tune"}  # what went before is not carried along in checkpoints
 
 
 def test_losses_have_names_and_add_up(model):
@@ -125,7 +120,7 @@ def test_ways_count_for_clips_that_the_softmax_head_is_sure_of():
     torch.testing.assert_close(scalars["even"], even)
 
 
-@pytest.mark.parametrize("kind", ["warm", "last"])
+@pytest.mark.parametrize("kind", ["warm", "tune"])
 def test_weights_of_a_class_are_kept_even(kind):
     found = []
     for even in (0.0, 1000.0):
@@ -177,9 +172,9 @@ def test_focus_and_background_see_the_cells_of_the_own_class_map(model, focus, b
 
 @pytest.mark.parametrize(("n", "focus", "background", "tops", "bottoms"), [
     (32, 0.04, 0.5, 1, 16), (100, 0.06, 0.3, 6, 30), (10, 0.001, 0.001, 1, 1), (7, 1, 1, 7, 7), (1, 0.5, 0.5, 1, 1)])
-def test_masks_of_maps(n, focus, background, tops, bottoms):
+def test_focused_and_background(n, focus, background, tops, bottoms):
     maps = torch.randn(2, 3, n, generator=torch.Generator().manual_seed(0))
-    top, bottom = masks_of_maps(maps, focus, background)
+    top, bottom = focused_and_background(maps, focus, background)
     assert top.dtype == bottom.dtype == torch.bool and top.shape == bottom.shape == maps.shape
     for one, high, low in zip(maps.view(-1, n), top.view(-1, n), bottom.view(-1, n), strict=True):
         ordered = sorted(one.tolist())
@@ -187,7 +182,7 @@ def test_masks_of_maps(n, focus, background, tops, bottoms):
 
 
 def test_masks_of_a_flat_map_have_their_size():
-    top, bottom = masks_of_maps(torch.zeros(1, 50), 0.04, 0.5)
+    top, bottom = focused_and_background(torch.zeros(1, 50), 0.04, 0.5)
     assert int(top.sum()) == 2 and int(bottom.sum()) == 25 and not (top & bottom).any()
 
 
@@ -198,7 +193,7 @@ def test_tuning_is_full_batch_whatever_the_chunk(model):
     for chunk in (4096, 3, 1):
         model.load_state_dict(start)
         run = trainer(model)
-        scalars = [run.tune(Step("last", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
+        scalars = [run.tune(Step("tune", 3, i), 0.0, activations, labels, chunk) for i in range(3)]
         found.append((model.score.last_layer.weight.detach().clone(), scalars))
     for weight, scalars in found[1:]:
         torch.testing.assert_close(weight, found[0][0])
@@ -210,12 +205,12 @@ def test_tuning_is_full_batch_whatever_the_chunk(model):
 
 def test_tuning_begins_with_a_fresh_optimiser(model):
     run = trainer(model)
-    take(run, "last", 0)
-    first = run.optimizers["last"]
-    take(run, "last", 1)
-    assert run.optimizers["last"] is first
-    take(run, "last", 0)
-    assert run.optimizers["last"] is not first
+    take(run, "tune", 0)
+    first = run.optimizers["tune"]
+    take(run, "tune", 1)
+    assert run.optimizers["tune"] is first
+    take(run, "tune", 0)
+    assert run.optimizers["tune"] is not first
 
 
 @pytest.mark.parametrize("kind", ["trunk", "warm", "joint"])
@@ -274,72 +269,6 @@ def test_meters_take_means():
         meter.add({"loss": torch.tensor(value)}, 4)
     means = meter.means()
     assert means["loss"] == 3 and means["clips_per_s"] > 0 and meter.count == 3
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("pooled", [False, True])
-def test_predictions_are_pooled_over_the_clips_of_a_video(model, pooled):
-    """Three videos of 2, 2 and 1 clips; one clip cannot be read, and nor can the last video."""
-    made = [noise_batch([0, 0, 3]), noise_batch([3, 4], first=3)]
-    made[0]["video"], made[1]["video"] = torch.tensor([0, 0, 1]), torch.tensor([1, 2])
-    made[0]["valid"][1] = made[1]["valid"][1] = False
-    pool = predict(model, made, 3, device=CPU, pooled=pooled)
-    clips = torch.cat([batch["clip"] for batch in valid_clips(made, CPU)])
-    if pooled:
-        probs = model.node_log_probs(model.pooled_log_probs(model.eval().trunk(clips))).exp()
-    else:
-        probs = model.eval()(clips).log_probs.exp()
-    assert pool.count.tolist() == [1, 2, 0]
-    torch.testing.assert_close(pool.probs[0].float(), probs[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(pool.probs[1].float(), probs[1:].mean(0), atol=1e-5, rtol=1e-4)
-
-    scores = evaluate(model, made, torch.tensor([0, 3, 4]), device=CPU, pooled=pooled)
-    assert set(scores) == {"loss", "top1", "top5", "level_1", "level_2", "own_argmax_1", "own_argmax_2", "severity",
-                           "videos"} and scores["videos"] == 2
-    expected = -(pool.probs[0, 0].log() + pool.probs[1, 3].log()) / 2
-    assert scores["loss"] == pytest.approx(float(expected), rel=1e-5) and scores["top5"] == 1
-
-    sharpened = probs[1:, :5].double().pow(4).sum(0)
-    found = predict(model, made, 3, device=CPU, pooled=pooled, power=4.0).probs[1]
-    torch.testing.assert_close(found[:5], sharpened / sharpened.sum(), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found, model.membership.double() @ found[:5])
-
-
-def test_nothing_readable_cannot_be_validated(model):
-    batch = noise_batch([0, 1])
-    batch["valid"][:] = False
-    with pytest.raises(ValueError, match="not one video"):
-        evaluate(model, [batch], torch.tensor([0, 1]), device=CPU)
-
-
-class Windows:
-    """What results_json asks of a dataset: the frames of an item."""
-
-    @staticmethod
-    def item_frames(item):
-        return torch.arange(10 * item, 10 * item + 8)
-
-
-@torch.no_grad()
-def test_results_have_the_published_form(model):
-    tree = random_tree(4, 3, 5)
-    made = [noise_batch([0, 0, 3, 4])]
-    made[0]["video"], made[0]["valid"][3] = torch.tensor([0, 0, 1, 2]), False
-    videos = [Video(f"v{i}", None, label, "validation", 9, (0, 9)) for i, label in enumerate((0, -1, 4))]
-    pool = predict(model, made, 3, device=CPU)
-    found = results_json(pool, videos, Windows(), tree, top=9)
-    assert set(found) == {"results", "videos", "tree"} and set(found["results"]) == {"v0", "v1"}  # v2 was not readable
-    assert found["tree"] == {tree.names[leaf]: list(tree.path(leaf)) for leaf in range(5)}
-    assert found["videos"]["v0"]["truth"] == tree.names[0] and found["videos"]["v1"]["truth"] is None
-    assert found["videos"]["v0"]["windows"] == 2 and found["videos"]["v1"]["window"] == [20, 28]
-    for name, row in found["results"].items():
-        scores = [entry["score"] for entry in row]
-        assert len(row) == 5 and scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1)
-        for entry in row:
-            assert entry["path"] == found["tree"][entry["label"]] and entry["path_scores"][0] == entry["score"]
-            assert entry["path_scores"] == sorted(entry["path_scores"])  # an ancestor is no less probable
-        first = tree.label(row[0]["label"])
-        assert found["videos"][name]["window"][0] == 10 * int(pool.best[int(name[1]), first])
 
 
 def test_another_optimiser_begins_without_the_memories_of_the_first(model):

@@ -33,15 +33,15 @@ def case(request):
     return tree, torch.tensor(labels), node_of, distances
 
 
-def losses_of(case, margin=10.0, sure=None):
+def losses_of(case, margin=10.0, reliable=None):
     tree, labels, node_of, distances = case
-    return level_losses(*distances, labels, node_of, tree.ancestors, tree.level_of, margin, sure=sure)
+    return level_losses(*distances, labels, node_of, tree.ancestors, tree.level_of, margin, reliable=reliable)
 
 
-def slow_losses(case, margin=10.0, sure=None):
-    """One clip, level and prototype at a time; clips that are not sure, if any is, only separate."""
+def slow_losses(case, margin=10.0, reliable=None):
+    """One clip, level and prototype at a time; clips that are not reliable, if any is, only separate."""
     tree, labels, node_of, (nearest, focused, background) = case
-    sure = [True] * len(labels) if sure is None or not sure.any() else sure.tolist()
+    reliable = [True] * len(labels) if reliable is None or not reliable.any() else reliable.tolist()
     found = {"cluster": [], "separation": [], "background": []}
     for level in tree.levels:
         terms = {name: [] for name in found}
@@ -51,7 +51,7 @@ def slow_losses(case, margin=10.0, sure=None):
             others = [p for p in range(len(node_of)) if int(node_of[p]) in level and int(node_of[p]) != own]
             away = min((nearest[clip, p] for p in others), default=torch.tensor(math.inf, dtype=torch.float64))
             terms["separation"].append(-away if away < margin else torch.tensor(-margin, dtype=torch.float64))
-            if not sure[clip]:
+            if not reliable[clip]:
                 continue
             terms["cluster"].append(min(focused[clip, p] for p in mine))
             behind = min(background[clip, p] for p in mine)
@@ -60,7 +60,7 @@ def slow_losses(case, margin=10.0, sure=None):
             found[name].append(sum(values) / len(values))
     covered = []
     for p, node in enumerate(node_of.tolist()):
-        clips = [clip for clip, label in enumerate(labels.tolist()) if sure[clip] and node in tree.path_ids(label)]
+        clips = [clip for clip, label in enumerate(labels.tolist()) if reliable[clip] and node in tree.path_ids(label)]
         if clips:
             covered.append(min(focused[clip, p] for clip in clips))
     return {name: torch.stack(values) for name, values in found.items()} | {"coverage": sum(covered) / len(covered)}
@@ -81,8 +81,8 @@ def gradients(terms, inputs):
 def test_level_losses_equal_slow_loops(case, doubt):
     labels = case[1]
     odd = torch.arange(len(labels)) % 2 == 1
-    sure = {"of none": None, "of some": ~odd, "of all": odd & ~odd}[doubt]
-    found, expected = losses_of(case, sure=sure), slow_losses(case, sure=sure)
+    reliable = {"of none": None, "of some": ~odd, "of all": odd & ~odd}[doubt]
+    found, expected = losses_of(case, reliable=reliable), slow_losses(case, reliable=reliable)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=lambda text, name=name: f"{name}: {text}")

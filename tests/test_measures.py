@@ -11,7 +11,7 @@ from tiny import random_tree
 from benchmarks.embeddings import uneven_tree
 from hierarchy import Hierarchy, distance, evaluate_embedding, fit_embeddings
 from hierarchy.hyperbolic import aperture, from_ball, outward_angle, to_ball
-from hierarchy.measures import MEANING, table
+from hierarchy.measures import MEANINGS, table
 from hierarchy.relations import edges_between, lineage, parent_child
 
 SMALL = Hierarchy.from_rows(
@@ -101,7 +101,7 @@ def test_figures_equal_their_definitions(seed: int, n_levels: int, c: float) -> 
     embedded = scattered(len(hierarchy), 3, seed)
     figures = evaluate_embedding(embedded, hierarchy, c=c, chunk=4 + 3 * seed)
     assert figures == pytest.approx(slow_figures(embedded, hierarchy, c))
-    assert list(figures) == [name for name in MEANING if name in figures]  # all have a meaning, in its order
+    assert list(figures) == [name for name in MEANINGS if name in figures]  # all have a meaning, in its order
     assert n_levels == 1 or figures["mAP"] < 1  # a random embedding is a bad one
 
 
@@ -136,7 +136,7 @@ def test_the_table_has_a_line_a_figure() -> None:
     figures = evaluate_embedding(fit_embeddings(SMALL, dim=6), SMALL, c=1.0)
     lines = table(figures).splitlines()
     assert len(lines) == 2 + len(figures) and len({len(line) for line in lines}) == 1
-    assert MEANING["mAP"] in lines[2] and lines[2].endswith(" 1 |")
+    assert MEANINGS["mAP"] in lines[2] and lines[2].endswith(" 1 |")
 
 
 # --- geometry

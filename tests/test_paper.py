@@ -17,9 +17,9 @@ from options.recipes import PAPER, RECIPES
 from options.resolve import resolve
 from run import steps
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import NormalisedTwice, valid_clips
-from training.losses import batch_cross_entropy, level_losses, sparsity
+from training.losses import LossWeights, batch_cross_entropy, level_losses, sparsity
 from training.schedule import Step, push_epochs
 
 CPU = torch.device("cpu")
@@ -140,7 +140,7 @@ def test_leaky_neck_and_random_last_layer():
 
 
 def paper_trainer(model) -> Trainer:
-    phases = {"warm": Phase("adam", 0, 0.01), "joint": Phase("sgd", 0.01, 0.01), "last": Phase("adam", 0, 0.01)}
+    phases = {"warm": Phase("adam", 0, 0.01), "joint": Phase("sgd", 0.01, 0.01), "tune": Phase("adam", 0, 0.01)}
     weights = LossWeights(ce=[0.0], cluster=[0.8, 0.5], separation=[0.1], background=0.0, coverage=0.0, group=0.0,
                           batch_ce=1.0, l1=1e-4)
     return Trainer(model, phases, weights, margin=6.0, focus=1.0, sure=0.0, cluster_margin=6.0, rivals="all",
@@ -242,7 +242,7 @@ def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkey
 
     def cut(work, step):
         handler(work, step)
-        if step == Step("last", 3, 0):
+        if step == Step("tune", 3, 0):
             work.run.done = step
             work.run.save("last.pth")
             raise KeyboardInterrupt

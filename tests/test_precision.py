@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from program import CALL, DATA, MODEL, QUICK, call, write_data
 from tiny import noise_batch, random_tree, small_hipe
 from torch import nn
+from trainers import weights
 
+from run.predict import predict
 from training import precision
 from training.checkpoint import load_checkpoint
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import Phase, Trainer
 from training.features import valid_clips
 from training.precision import DTYPES, Precision, check_compiler, choose_precision, prepare_device, right_gradients
 from training.schedule import Step
@@ -39,8 +41,7 @@ def gradients(kind: str, device: torch.device, how: Precision, *, layout: torch.
     if compiled:
         model.trunk.compile()
     phases = {name: Phase("sgd", 0.0, 0.0) for name in ("trunk", "joint")}
-    trainer = Trainer(model, phases, LossWeights([1.0, 0.5], [0.8], [0.1], 0.5, 1.0, 1e-3), focus=1, background=1,
-                      sure=0, precision=how)
+    trainer = Trainer(model, phases, weights(), focus=1, background=1, sure=0, precision=how)
     batch = next(iter(valid_clips([noise_batch([0, 3, 4, 3])], device)))
     batch["clip"] = batch["clip"].contiguous(memory_format=layout)
     loss = trainer.step(Step(kind, 1, 0), 0.0, batch)["loss"]

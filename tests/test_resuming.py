@@ -21,8 +21,8 @@ from program import (
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
 
-# In order: 2 x 2 trunk, start, 2 warm, 2 joint, push, 3 last, 2 joint, push, 3 last.
-N_STEPS = {"trunk": 4, "start": 1, "warm": 2, "joint": 4, "push": 2, "last": 6}
+# In order: 2 x 2 trunk, start, 2 warm, 2 joint, push, 3 tune, 2 joint, push, 3 tune.
+N_STEPS = {"trunk": 4, "start": 1, "warm": 2, "joint": 4, "push": 2, "tune": 6}
 
 
 def test_a_run_cut_in_every_kind_of_step_ends_at_the_same_bits(data, whole, tmp_path, capsys):
@@ -36,9 +36,9 @@ def test_a_run_cut_in_every_kind_of_step_ends_at_the_same_bits(data, whole, tmp_
             ("start", 1, "kill", ["trunk", 2, 1]), ("start", 1, "term", ["start", 0, 0]),
             ("warm", 1, "term", ["warm", 1, 0]), ("joint", 2, "kill", ["warm", 1, 1]),
             ("joint", 1, "term", ["joint", 2, 0]), ("push", 1, "kill", ["joint", 2, 0]),
-            ("push", 1, "term", ["push", 2, 0]), ("last", 1, "term", ["last", 2, 0]),
-            ("last", 1, "kill", ["last", 2, 0]), ("joint", 1, "term", ["joint", 3, 0]),
-            ("last", 2, "term", ["last", 3, 1])):
+            ("push", 1, "term", ["push", 2, 0]), ("tune", 1, "term", ["last", 2, 0]),
+            ("tune", 1, "kill", ["last", 2, 0]), ("joint", 1, "term", ["joint", 3, 0]),
+            ("tune", 2, "term", ["last", 3, 1])):
         with cut(kind, nth, how):
             go_on(results)
         newest = max(results.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
@@ -59,7 +59,7 @@ def test_a_run_in_embedding_space_that_is_cut_ends_at_the_same_bits(data, embedd
     results = tmp_path / "results"
     with cut("trunk", 3, "term"):
         train(data, results, "--score hyperbolic")
-    for kind, nth, how in (("start", 1, "kill"), ("joint", 2, "kill"), ("push", 1, "term"), ("last", 2, "kill")):
+    for kind, nth, how in (("start", 1, "kill"), ("joint", 2, "kill"), ("push", 1, "term"), ("tune", 2, "kill")):
         with cut(kind, nth, how):
             go_on(results)
     go_on(results)
@@ -186,7 +186,7 @@ def test_going_back_keeps_what_lies_ahead(whole, tmp_path, capsys):
 
 
 def test_a_run_asked_to_stop_in_its_last_step_does_not_infer(data, tmp_path):
-    with cut("last", 1, "term"):
+    with cut("tune", 1, "term"):
         train(data, tmp_path, "--inference", schedule=QUICK)
     assert (tmp_path / "save_1.pth").is_file() and not (tmp_path / "val.json").exists()
 

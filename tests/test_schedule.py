@@ -12,10 +12,12 @@ from training.schedule import (
     ScheduledBatches,
     Step,
     completed,
+    kind_of_stored,
     least_batch,
     push_epochs,
     rate_factor,
     remaining,
+    stored_kind,
     training_steps,
 )
 
@@ -42,7 +44,7 @@ def literal(*, n_batches, trunk_epochs, warm_epochs, n_epochs, push_start, push_
         if push or epoch == n_epochs:  # "and always at the end of the run (not twice)"
             steps.append(("push", epoch, 0))
             for iteration in range(tune_iterations):  # "each followed by last"
-                steps.append(("last", epoch, iteration))
+                steps.append(("tune", epoch, iteration))
     return steps
 
 
@@ -55,9 +57,9 @@ def test_a_small_run_written_out():
     assert [tuple(step) for step in training_steps(**SMALL)] == [
         ("trunk", 1, 0), ("trunk", 1, 1), ("trunk", 2, 0), ("trunk", 2, 1), ("start", 0, 0),
         ("warm", 1, 0), ("warm", 1, 1),
-        ("joint", 2, 0), ("joint", 2, 1), ("push", 2, 0), ("last", 2, 0), ("last", 2, 1), ("last", 2, 2),
+        ("joint", 2, 0), ("joint", 2, 1), ("push", 2, 0), ("tune", 2, 0), ("tune", 2, 1), ("tune", 2, 2),
         ("joint", 3, 0), ("joint", 3, 1),
-        ("joint", 4, 0), ("joint", 4, 1), ("push", 4, 0), ("last", 4, 0), ("last", 4, 1), ("last", 4, 2)]
+        ("joint", 4, 0), ("joint", 4, 1), ("push", 4, 0), ("tune", 4, 0), ("tune", 4, 1), ("tune", 4, 2)]
 
 
 def test_the_published_schedule():
@@ -73,14 +75,14 @@ def test_nothing_moves_after_the_last_push_but_the_last_layer():
         assert bool(pushes) == bool(settings["n_epochs"])
         for i in pushes:
             tuning = steps[i + 1:i + 1 + settings["tune_iterations"]]
-            assert tuning == [Step("last", steps[i].epoch, k) for k in range(settings["tune_iterations"])]
-        assert {step.kind for step in steps[max(pushes, default=len(steps)) + 1:]} <= {"last"}
+            assert tuning == [Step("tune", steps[i].epoch, k) for k in range(settings["tune_iterations"])]
+        assert {step.kind for step in steps[max(pushes, default=len(steps)) + 1:]} <= {"tune"}
 
 
 def test_steps_are_a_sequence():
     for settings in MANY[::7]:
         steps, plain = training_steps(**settings), [Step(*step) for step in literal(**settings)]
-        assert steps == plain and len(steps) == len(plain) and steps != plain + [Step("last", 9, 9)]
+        assert steps == plain and len(steps) == len(plain) and steps != plain + [Step("tune", 9, 9)]
         assert steps.counts() == Counter(step.kind for step in plain)
         assert [steps[i] for i in range(-len(plain), len(plain))] == plain + plain
         for start, stop, stride in itertools.product((None, 0, 2, -3, 99), (None, 1, -1, 99), (None, 2, -1)):
@@ -110,11 +112,11 @@ def test_remaining_is_the_tail():
 
 def test_a_longer_schedule_goes_on_from_the_finished_run():
     done = training_steps(**SMALL | {"n_epochs": 3})[-1]
-    assert done == Step("last", 3, 2)  # 3 is no regular push epoch: it was the end
+    assert done == Step("tune", 3, 2)  # 3 is no regular push epoch: it was the end
     longer = training_steps(**SMALL | {"n_epochs": 5})
     assert Step("push", 3, 0) not in longer
     left = remaining(longer, done)
-    assert left[0] == Step("joint", 4, 0) and left[-1] == Step("last", 5, 2)
+    assert left[0] == Step("joint", 4, 0) and left[-1] == Step("tune", 5, 2)
     assert {step.epoch for step in left} == {4, 5}
 
 
@@ -132,7 +134,7 @@ def test_a_shorter_schedule_is_finished():
 
 def test_more_tuning_is_added_to_the_last_epoch():
     done = training_steps(**SMALL)[-1]
-    assert remaining(training_steps(**SMALL | {"tune_iterations": 5}), done) == [Step("last", 4, 3), Step("last", 4, 4)]
+    assert remaining(training_steps(**SMALL | {"tune_iterations": 5}), done) == [Step("tune", 4, 3), Step("tune", 4, 4)]
 
 
 @pytest.mark.parametrize(("n_items", "batch_size", "n_batches"), [
@@ -202,3 +204,13 @@ def test_processes_share_every_batch_and_each_has_a_clip(n_items, batch_size, si
         whole = list(ScheduledBatches(steps, n_items, batch_size, seed=3, trunk_epochs=2))
         assert [sorted(one for batch in batches for one in batch) for batches in zip(*shares, strict=True)] == [
             sorted(batch) for batch in whole]
+
+
+def test_files_call_the_tuning_after_a_push_last():
+    """Checkpoints and metrics.jsonl of all versions do."""
+    assert Step("tune", 3, 2).stored() == ["last", 3, 2] and Step("joint", 3, 2).stored() == ["joint", 3, 2]
+    for kind in ("trunk", "start", "warm", "joint", "push", "tune"):
+        assert Step.of_stored(Step(kind, 1, 0).stored()) == Step(kind, 1, 0)
+        assert kind_of_stored(stored_kind(kind)) == kind
+    with pytest.raises(TypeError):
+        Step.of_stored(["last", 3])

@@ -23,7 +23,7 @@ def data(tmp_path_factory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize(("kind", "moves"), [("trunk", False), ("warm", True), ("joint", True), ("last", False)])
+@pytest.mark.parametrize(("kind", "moves"), [("trunk", False), ("warm", True), ("joint", True), ("tune", False)])
 def test_the_temperature_is_learnt_with_the_prototypes(kind: str, moves: bool) -> None:
     model = small_hipe(random_tree(4, 3, 5))
     points = model.score.embeddings.points

@@ -9,8 +9,9 @@ from trunks import clips, damp, on_meta, small
 from models import HIPE, TRUNKS
 from models.scores import TreeScore
 from models.stages import stage_maps, stages, stages_before
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import valid_clips
+from training.losses import LossWeights
 from training.schedule import Step
 from training.starts import spread_prototypes
 

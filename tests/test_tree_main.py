@@ -99,7 +99,7 @@ def test_nothing_is_merged_where_nothing_shall_be(data, tmp_path):
 # --- going on
 
 
-@pytest.mark.parametrize(("kind", "nth", "how"), [("push", 2, "term"), ("push", 2, "kill"), ("last", 5, "term")])
+@pytest.mark.parametrize(("kind", "nth", "how"), [("push", 2, "term"), ("push", 2, "kill"), ("tune", 5, "term")])
 def test_a_run_cut_around_the_last_push_ends_at_the_same_bits(data, whole, tmp_path, kind, nth, how):
     """Between merging and tuning, and amid the tuning."""
     with cut(kind, nth, how):
@@ -116,7 +116,7 @@ def test_a_run_cut_around_the_last_push_ends_at_the_same_bits(data, whole, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["kill", "term"])
 @pytest.mark.parametrize(("kind", "nth"), [("trunk", 1), ("warm", 1), ("warm", 2), ("joint", 1), ("joint", 2),
-                                           ("push", 1), ("last", 1), ("last", 3), ("last", 4), ("last", 6)])
+                                           ("push", 1), ("tune", 1), ("tune", 3), ("tune", 4), ("tune", 6)])
 def test_a_run_cut_anywhere_ends_at_the_same_bits(data, whole, tmp_path, kind, nth, how):
     with cut(kind, nth, how):
         train(data, tmp_path, MERGING)

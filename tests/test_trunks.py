@@ -30,8 +30,9 @@ from explain.match import match
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS
 from models.geometry import cell_centre, upsample
-from training.engine import LossWeights, Phase, Trainer
+from training.engine import Phase, Trainer
 from training.features import valid_clips
+from training.losses import LossWeights
 from training.push import push
 from training.schedule import Step
 

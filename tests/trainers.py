@@ -3,12 +3,9 @@
 import torch
 from tiny import noise_batch
 
-from training.engine import (
-    LossWeights,
-    Phase,
-    Trainer,
-)
+from training.engine import Phase, Trainer
 from training.features import valid_clips
+from training.losses import LossWeights
 from training.schedule import Step
 
 
@@ -20,7 +17,7 @@ def weights(**changes) -> LossWeights:
 def trainer(model, *, scheduler="constant", loss_weights=None, **options) -> Trainer:
     phases = {"trunk": Phase("adamw", 0.01, 0, 0.01, scheduler=scheduler),
               "warm": Phase("adam", 0, 0.01, scheduler=scheduler),
-              "joint": Phase("sgd", 0.01, 0.02, 1e-4, scheduler=scheduler), "last": Phase("adam", 0, 0.01)}
+              "joint": Phase("sgd", 0.01, 0.02, 1e-4, scheduler=scheduler), "tune": Phase("adam", 0, 0.01)}
     return Trainer(model, phases, loss_weights or weights(), **options)
 
 
@@ -29,8 +26,8 @@ def first_batch(labels=(0, 3, 3, 4)) -> dict:
 
 
 def take(run: Trainer, kind: str, iteration: int = 0, progress: float = 0.0) -> dict:
-    if kind == "last":
+    if kind == "tune":
         n_prototypes = len(run.model.prototype_layer.node_of)
         activations = 3 * torch.rand(4, n_prototypes, generator=torch.Generator().manual_seed(0))
-        return run.tune(Step("last", 1, iteration), progress, activations, torch.tensor([0, 3, 3, 4]))
+        return run.tune(Step("tune", 1, iteration), progress, activations, torch.tensor([0, 3, 3, 4]))
     return run.step(Step(kind, 1, iteration), progress, first_batch())

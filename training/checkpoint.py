@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running code, found again after a kill."""
+"""Checkpoints: written atomically, read without running code, and found again after a kill."""
 
 import contextlib
 import os
@@ -14,52 +14,52 @@ from training.schedule import Step, completed
 
 FORMAT = "hipe-1"
 _NAME = re.compile(r"(save_\d+|trunk|last)\.pth")
-_PART = re.compile(r".+\.(?:pth|json|jsonl)\.(\d+)\.part")  # of write_whole, in a results folder
+_PART = re.compile(r".+\.(?:pth|json|jsonl)\.(\d+)\.part")  # written by write_whole
 
 
 def write_whole(path: str | Path, write) -> None:
-    """Write a file beside the target, and move it over the target when it is complete and on the disk.
+    """Write a file atomically: beside the target, and moved over the target once it is complete and on the disk.
 
     Args:
-        path: the target. write: a function of a binary file.
+        path: the target. write: a function that writes to a binary file.
     Raises:
-        OSError: naming the file, where it cannot be written; the old file is then untouched.
+        OSError: naming the file, where it cannot be written; the old file is then unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + f".{os.getpid()}.part")
+    part = path.with_name(path.name + f".{os.getpid()}.part")
     try:
-        with open(beside, "wb") as file:
+        with open(part, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         raise OSError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            part.unlink()
 
 
 def sweep(folder: str | Path, untouched: float = 3600) -> None:
-    """Remove what killed processes have left half written in a results folder.
+    """Remove the incomplete files that killed processes left in a results folder.
 
-    A process of that number may be at work on another machine that shares the disk: then it still writes.
+    A file that was written to recently stays: its process may run on another machine that shares the disk.
 
     Args:
-        untouched: seconds for which nothing was written to what is removed.
+        untouched: seconds since the last write after which a file is removed.
     """
     for path in Path(folder).glob("*.part"):
-        name = _PART.fullmatch(path.name)
-        with contextlib.suppress(OSError):  # somebody else was faster, or may remove it
-            if name and not _runs(int(name[1])) and time.time() - path.stat().st_mtime > untouched:
+        match = _PART.fullmatch(path.name)
+        with contextlib.suppress(OSError):  # another process removed it first, or only its owner may
+            if match and not _runs(int(match[1])) and time.time() - path.stat().st_mtime > untouched:
                 path.unlink()
 
 
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except PermissionError:  # somebody else's
+    except PermissionError:  # another user's
         return True
     except (ProcessLookupError, OverflowError):
         return False
@@ -67,7 +67,7 @@ def _runs(process: int) -> bool:
 
 
 def save_checkpoint(path: str | Path, checkpoint: dict) -> None:
-    """Save a checkpoint of tensors and plain types, atomically, where there is room for it after a sweep.
+    """Save a checkpoint of tensors and plain types atomically, after a sweep that may free the space for it.
 
     Args:
         checkpoint: {format, done, args, hierarchy_rows, embedding, counts, model, optimizers, rng, push_record}.
@@ -80,7 +80,8 @@ def load_checkpoint(path: str | Path) -> dict:
     """Read a checkpoint of this program.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file, where it is missing, broken or something else.
+        FileNotFoundError, ValueError: naming the file, where it is missing, damaged or not a checkpoint of this
+            program.
     """
     checkpoint = read_state(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
@@ -91,41 +92,41 @@ def load_checkpoint(path: str | Path) -> dict:
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The checkpoints of a results folder, newest first."""
     folder = Path(folder)
-    found = [path for path in folder.glob("*.pth") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    paths = [path for path in folder.glob("*.pth") if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def newest_whole(folder: str | Path) -> Path | None:
-    """The checkpoint of a results folder that has come farthest in the schedule, of those that can be read, or None.
+    """The readable checkpoint of a results folder that is farthest in the schedule, or None.
 
-    Broken ones that would have come first are warned of. File times decide only between equals: a copied folder has
-    others.
+    Damaged ones that would have come first cause a warning. File times decide only between checkpoints of one step,
+    since copying a folder changes them.
     """
-    found = checkpoints_in(folder)
-    in_order = sorted(found, key=_epoch, reverse=True)
+    by_time = checkpoints_in(folder)
+    in_order = sorted(by_time, key=_epoch, reverse=True)
     best: tuple[Path, Step] | None = None
     for path in [path for path in in_order if path.stem == "last"] + [path for path in in_order if path.stem != "last"]:
         try:
-            done = Step(*load_checkpoint(path)["done"])
+            done = Step.of_stored(load_checkpoint(path)["done"])
         except (ValueError, FileNotFoundError) as error:
             warnings.warn(f"passed over: {error}", RuntimeWarning, stacklevel=2)
             continue
-        newer = best is None or (found.index(path) < found.index(best[0]) if done == best[1]
+        newer = best is None or (by_time.index(path) < by_time.index(best[0]) if done == best[1]
                                  else not completed(done, best[1]))
         if newer:
             best = path, done
-        if path.stem != "last":  # those after it are of earlier epochs
+        if path.stem != "last":  # the following ones are of earlier epochs
             break
     return None if best is None else best[0]
 
 
 def put_aside(folder: str | Path, done: Step | None) -> list[Path]:
-    """Rename the checkpoints of epochs that a run is about to train again, so that they are not taken for its newest.
+    """Rename the checkpoints of epochs that a run is about to repeat, so that they are not taken for its newest.
 
     Args:
-        done: the step that the run goes on from; None for a run from the beginning, which has no earlier checkpoints.
+        done: the step from which the run is resumed; None for a new run, which has no earlier checkpoints.
     Returns:
-        their paths until now; `.ahead` was added to their names.
+        their former paths; the new names end in `.ahead`.
     """
     if done is None:
         return []

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, as one: who they are, what they tell each other, how they end together."""
+"""Training in several processes started by torchrun: their ranks, what they exchange, and how they end together."""
 
 import contextlib
 import datetime
@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-# One process may draw the pictures of a push while the others wait.
+# How long processes wait for each other: one draws the pictures of a push meanwhile.
 PATIENCE = datetime.timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run; alone, as without torchrun, its methods give back what they are given.
+    """The processes of a run; in a single process the methods return their arguments.
 
-    All processes must call a method that tells something, in the same order. rank: which one this is, 0 being the one
-    that writes; size: how many there are; local_rank: which one on this machine.
+    All processes must call the methods that exchange data, in the same order.
+
+    Args:
+        rank: number of this process; process 0 writes files. size: number of processes.
+        local_rank: number of this process on its machine.
     """
 
     rank: int = 0
@@ -32,39 +35,39 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one process that writes."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def share(self, n: int) -> range:
-        """The items of n that are this process's: rank, rank + size, ..."""
+        """This process's share of n items: rank, rank + size, ..."""
         return range(self.rank, n, self.size)
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         return self.total(int(flag)) > 0
 
     def total(self, number: int) -> int:
         """The sum of the processes' integers."""
         if self.size == 1:
             return number
-        found = torch.tensor(number)
-        dist.all_reduce(found)
-        return int(found)
+        total = torch.tensor(number)
+        dist.all_reduce(total)
+        return int(total)
 
     def sum_(self, tensor: Tensor) -> None:
-        """Add the processes' tensors up in place."""
+        """Replace a tensor by the sum over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
 
     def objects(self, value: object) -> list:
         """Every process's value, by rank."""
-        found = [value] * self.size
+        values = [value] * self.size
         if self.size > 1:
-            dist.all_gather_object(found, value)
-        return found
+            dist.all_gather_object(values, value)
+        return values
 
     def stack(self, tensor: Tensor) -> Tensor:
-        """Every process's tensor, of one shape: (...) -> (size, ...)."""
+        """The tensors of all processes, which have the same shape: (...) -> (size, ...)."""
         if self.size == 1:
             return tensor[None]
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
@@ -72,10 +75,11 @@ class World:
         return torch.stack(parts)
 
     def gather(self, shard: Tensor) -> Tensor:
-        """The rows of a batch whose `share` each process has, on every process and in the batch's order.
+        """All rows of a batch in the batch's order, of which each process has its `share`.
 
-        When every process takes the same loss of the whole batch, the mean over the processes of the gradients that go
-        through it and of those that do not is the gradient of that loss: so DistributedDataParallel is right for both.
+        Every process then computes the same loss of the whole batch. Gradients through the gathered rows are multiplied
+        by `size`, so that the mean over processes that DistributedDataParallel takes is the gradient of this loss, as
+        it is for gradients that do not go through them.
 
         Args:
             shard: (b, ...), this process's rows.
@@ -92,10 +96,10 @@ class World:
         own = torch.cat([own, padding])
         parts = list(self.stack(own.detach()))
         parts[self.rank] = own
-        return torch.stack(parts, 1).flatten(0, 1)[:n]  # what was added stands at the end
+        return torch.stack(parts, 1).flatten(0, 1)[:n]  # the padding is at the end
 
     def collect(self, shard: Tensor, n: int) -> Tensor:
-        """As `gather`, for more rows than should be in memory twice: (b, ...) -> (n, ...), on the CPU, no gradient."""
+        """As `gather`, for rows that should not be in memory twice: (b, ...) -> (n, ...), on the CPU, no gradient."""
         if self.size == 1:
             return shard
         whole = torch.empty(n, *shard.shape[1:], dtype=shard.dtype)
@@ -106,7 +110,7 @@ class World:
         return whole
 
     def rows(self, own: Tensor) -> Tensor:
-        """All processes' rows, one process's behind another's: (n, ...) of this one -> (N, ...), no gradient."""
+        """The rows of all processes, concatenated by rank: (n, ...) of this process -> (N, ...), no gradient."""
         if self.size == 1:
             return own
         counts = self.objects(len(own))
@@ -114,7 +118,7 @@ class World:
         return torch.cat([part[:n] for part, n in zip(self.stack(padded), counts, strict=True)])
 
     def merge(self, rows: Tensor, mine: Tensor) -> Tensor:
-        """Rows of which each is one process's: (P, ...) of this process and (P,) bool, which are its -> (P, ...)."""
+        """Combine rows (P, ...) of which each belongs to one process; mine (P,) bool, those of this process."""
         if self.size == 1:
             return rows
         mine = mine.to(rows.device).view(-1, *[1] * (rows.dim() - 1))
@@ -123,7 +127,7 @@ class World:
         return merged
 
     def align(self, module: nn.Module) -> None:
-        """Give every process the main one's parameters and buffers."""
+        """Copy the main process's parameters and buffers to all processes."""
         if self.size > 1:
             for value in module.state_dict().values():
                 contiguous = value.detach().contiguous()
@@ -132,7 +136,7 @@ class World:
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """The main process does something, and then the others do, who may find what it has written."""
+        """Run the body in the main process first, then in the others, which can read what it has written."""
         if self.size > 1 and not self.is_main:
             dist.barrier()
         yield
@@ -140,12 +144,12 @@ class World:
             dist.barrier()
 
     def device(self, device: torch.device, asked: str | None) -> torch.device:
-        """This process's own GPU where GPUs are used.
+        """The device of this process: its own GPU where GPUs are used.
 
         Args:
-            device: that a single process would use; asked: the flag that says so.
+            device: of a single process. asked: the value of --device.
         Raises:
-            ValueError: where there are too few, or one was asked for by its number.
+            ValueError: where there are too few GPUs, or --device names one by number.
         """
         if self.size == 1 or device.type != "cuda":
             return device
@@ -160,9 +164,9 @@ class World:
 
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
-    """Join the processes that torchrun started with this one, until the work in this context is done.
+    """Join the processes that torchrun started, for the body of this context.
 
-    Only the main one prints. Where one fails, the first to notice says so and the others end without a word.
+    Only the main process prints. When a process fails, the first one to notice reports it and the others exit silently.
 
     Raises:
         ConnectionError: where another process has died.
@@ -170,47 +174,47 @@ def joined() -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield World()
         return
-    from torch.distributed.rendezvous import rendezvous  # by this name `torch.distributed` itself holds a function
+    from torch.distributed.rendezvous import rendezvous  # not `dist.rendezvous`, which is the function
     store, rank, size = next(iter(rendezvous("env://")))
-    # torchrun keeps one store for all attempts, and in it the addresses of processes that are no more
+    # torchrun uses one store for all attempts, which holds addresses of processes of earlier attempts
     store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} of {size}", store)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        # of axes of length one, whose strides mean nothing
+        # about axes of length one, whose strides do not matter
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        with contextlib.nullcontext() if rank == 0 else _hushed():
+        with contextlib.nullcontext() if rank == 0 else _quiet():
             yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
     except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _lost(error):
+        if isinstance(error, RuntimeError) and not _is_lost_process(error):
             raise
-        if not _first_to_speak(store):
+        if not _is_first_to_report(store):
             sys.exit(2)
         if isinstance(error, RuntimeError):
-            told = ConnectionError("another process of this run has died, so this one ends too; the last checkpoint is "
-                                   "whole: go on from it with --resume_path auto")
-            raise told.with_traceback(error.__traceback__) from None
+            lost = ConnectionError("another process of this run has died, so this one ends too; the newest checkpoint "
+                                   "is complete: resume it with --resume_path auto")
+            raise lost.with_traceback(error.__traceback__) from None
         raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _lost(error: RuntimeError) -> bool:
-    """Whether another process was not there to talk to; gloo's errors are known by the file that they name."""
+def _is_lost_process(error: RuntimeError) -> bool:
+    """Whether an error means that another process could not be reached; gloo's errors name its source files."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
-def _first_to_speak(store: dist.Store) -> bool:
+def _is_first_to_report(store: dist.Store) -> bool:
     try:
         return store.add("spoken", 1) == 1
-    except RuntimeError:  # whoever kept the store has died
+    except RuntimeError:  # the process that served the store has died
         return True
 
 
 @contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Print nothing but warnings: a video that cannot be read may be in this process's share alone."""
+def _quiet() -> Iterator[None]:
+    """Print warnings only: a video that cannot be read may be in this process's share alone."""
     stderr = sys.stderr
 
     def show(message, category, filename, lineno, file=None, line=None):
@@ -223,7 +227,7 @@ def _hushed() -> Iterator[None]:
 
 
 class Together(nn.Module):
-    """A step's forward pass, in the form that DistributedDataParallel wants; its gradients are those of `model`."""
+    """A step's forward pass as a module for DistributedDataParallel; the parameters are those of `model`."""
 
     def __init__(self, model: nn.Module, forward: Callable) -> None:
         super().__init__()
@@ -233,7 +237,7 @@ class Together(nn.Module):
         return self._forward(batch)
 
     def parallel(self) -> DistributedDataParallel:
-        """For the parameters that want gradients now."""
+        """The module in DistributedDataParallel, for the parameters that require gradients now."""
         parallel = DistributedDataParallel(self, broadcast_buffers=False)
         if next(self.parameters()).device.type == "cpu":
             parallel.register_comm_hook(None, _mean_one_by_one)
@@ -241,13 +245,13 @@ class Together(nn.Module):
 
 
 def _mean_one_by_one(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average the gradients of a bucket each for itself.
+    """Average the gradients of a bucket one by one.
 
-    After its first backward pass DDP lays its buckets out anew, and where in a bucket a gradient stands decides the
-    order in which more than two are summed. On the CPU a resumed run must equal one that was left alone to the bit.
+    After its first backward pass DDP rearranges its buckets, and a gradient's position in a bucket decides the order in
+    which more than two are summed. On the CPU a resumed run must equal an uninterrupted one to the bit.
     """
     buffer = bucket.buffer().div_(dist.get_world_size())
-    for gradient in buffer.split([one.numel() for one in bucket.gradients()]):
+    for gradient in buffer.split([gradient.numel() for gradient in bucket.gradients()]):
         dist.all_reduce(gradient)
     done = torch.futures.Future()
     done.set_result(buffer)
@@ -255,13 +259,13 @@ def _mean_one_by_one(_: None, bucket: dist.GradBucket) -> torch.futures.Future[T
 
 
 class BatchNormOverProcesses(nn.BatchNorm3d):
-    """Batch-norm over the clips of all processes, for the CPU, where PyTorch's SyncBatchNorm refuses to work.
+    """Batch-norm over the clips of all processes on the CPU, where PyTorch's SyncBatchNorm does not work.
 
-    (B, C, ...) of any number of axes.
+    Inputs are (B, C, ...) with any number of axes.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
-        """Convolutions of frames have batch-norm of four axes."""
+        """Accept any number of axes: 2D convolutions have four."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -282,7 +286,7 @@ class BatchNormOverProcesses(nn.BatchNorm3d):
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model with batch-norm over the clips of all processes; parameters and their names stay as they are."""
+    """The model with batch-norm over the clips of all processes; parameters and their names do not change."""
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""How precisely the trunk and the neck compute, and what the device may do to be fast."""
+"""The floating-point type of trunk and neck, and how the device trades speed for determinism."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "none": None}
 
 
 class Precision:
-    """The type in which trunk and neck compute; distances, losses and scores are float32 always, and so is a push.
+    """The floating-point type of trunk and neck; distances, losses and scores are always float32.
 
     Args:
-        device: where. training, inference: of gradient steps and of evaluation; None for float32.
+        device: where the model runs. training, inference: types of gradient steps and of evaluation; None for float32.
     Attributes:
-        scaler: of the loss, where gradients would vanish in float16; None elsewhere.
+        scaler: scales the loss of float16 training, whose gradients would vanish; None for other types.
     """
 
     def __init__(self, device: torch.device, training: torch.dtype | None = None,
@@ -38,13 +38,13 @@ class Precision:
 
 
 def choose_precision(mode: str | None, device: torch.device) -> Precision:
-    """What --amp says; by default bf16 on a GPU that has it, and float32 elsewhere.
+    """The precision of --amp; by default bf16 on a GPU that supports it, and float32 elsewhere.
 
-    Training falls back to float32, and says so, where the device is seen to compute wrong gradients.
+    Training falls back to float32, with a message, on a device that computes wrong gradients.
     """
     if mode is None:
-        has_it = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        mode = "bf16" if has_it else "none"
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        mode = "bf16" if supported else "none"
     dtype = DTYPES[mode]
     right = dtype is None or right_gradients(device, dtype)
     if not right:
@@ -56,7 +56,7 @@ def choose_precision(mode: str | None, device: torch.device) -> Precision:
 def right_gradients(device: torch.device, dtype: torch.dtype, tolerance: float = 0.02) -> bool:
     """Whether 3 x 3 x 3 convolutions in half precision have the weight gradients of float32; takes milliseconds.
 
-    On some CPUs those of clips of two frames are wrong by as much as they are large, and nothing else is.
+    On some CPUs the gradients for clips of two frames are wrong by their own size; all others are right.
 
     Args:
         tolerance: of the error's norm, relative to the gradient's.
@@ -78,24 +78,24 @@ def right_gradients(device: torch.device, dtype: torch.dtype, tolerance: float =
 
 
 def check_compiler(device: torch.device) -> None:
-    """See that torch.compile has what it needs, which takes seconds the first time.
+    """Check that torch.compile works here, which takes seconds the first time.
 
     Raises:
-        ValueError: where it has not: a C++ compiler for a CPU, Triton for a GPU.
+        ValueError: where it does not; it needs a C++ compiler for a CPU, Triton for a GPU.
     """
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
-    except Exception as error:  # each backend has its own
+    except Exception as error:  # each backend raises its own type
         why = str(error).strip().splitlines()[0]
         raise ValueError(f"--compile: PyTorch cannot compile here ({why}); install a C++ compiler, or leave the flag "
                          "out") from error
 
 
 def prepare_device(device: torch.device, *, deterministic: bool) -> None:
-    """Let cuDNN try which of its ways is the fastest, or have everything computed in the same way every time."""
+    """Let cuDNN choose its fastest algorithms by trial, or use deterministic algorithms everywhere."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # what has no such way, as the gradient of max-pooling on a GPU, is warned of
+    # only warn where there is no deterministic algorithm, as for the gradient of max-pooling on a GPU
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = device.type == "cuda" and not deterministic

@@ -1,4 +1,4 @@
-"""Push: every prototype becomes the nearest training patch of its node, each another one; which one is written down."""
+"""The push: every prototype becomes the nearest training patch of its node, each a different one, and is recorded."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,32 +19,32 @@ from training.precision import Precision
 
 @dataclass
 class PushRecord:
-    """Where every prototype comes from: data only; pictures are made from it later, without the model.
+    """The training patch of every prototype, as data from which pictures are drawn later without the model.
 
-    A prototype that no clip matched has video None, zeros elsewhere, and keeps its value.
+    A prototype that no clip matched keeps its value; its video is None and its other entries are 0.
     """
 
     epoch: int
-    video: list[str | None]  # (P,) names
+    video: list[str | None]  # (P,) names; None for unmatched
     frames: Tensor  # (P, T) int64, the clip's frames in its video
-    crop: Tensor  # (P, 4) float32: y0, x0, y1, x1 of the shown region in the video's own pixels
+    crop: Tensor  # (P, 4) float32: y0, x0, y1, x1 of the clip in the video's own pixels
     cell: Tensor  # (P,) int64, flat position of the patch in (t, h, w)
     distance: Tensor  # (P,) float32, squared L2 from the prototype to the patch before the push
     maps: Tensor  # (P, t, h, w) float32, similarity of the pushed prototype to all patches of its clip
     clip_size: tuple[int, int, int]  # (T, H, W)
     stride: tuple[int, int, int]  # of the trunk
     offset: tuple[int, int, int] = (0, 0, 0)  # of the trunk: the centre of its first cell
-    stands_for: list[list[int]] | None = None  # (P',) by their numbers before merging, each with those merged into it
-    spread: dict[str, Tensor] | None = None  # how near training videos come to each, see evaluation.typicality
-    earlier: Tensor | None = None  # (P,) int64, the number of each in the checkpoint that this one was pruned from
+    stands_for: list[list[int]] | None = None  # (P',) numbers before merging: each with those merged into it
+    spread: dict[str, Tensor] | None = None  # of training videos' distances, see evaluation.typicality
+    earlier: Tensor | None = None  # (P,) int64, numbers in the checkpoint before pruning
 
     def heat(self, prototype: int) -> Tensor:
-        """Similarity to the prototype over its own clip: (T, H, W)."""
+        """Similarity to a prototype over its own clip: (T, H, W)."""
         return upsample(self.maps[prototype], self.clip_size, self.stride, self.offset)
 
     def clip_box(self, prototype: int) -> tuple[int, ...]:
         """(t0, y0, x0, t1, y1, x1) of the patch in its clip."""
-        boxes = self.__dict__.setdefault("_boxes", {})  # the same few prototypes explain many videos
+        boxes = self.__dict__.setdefault("_boxes", {})  # cached, since a few prototypes explain many videos
         if prototype not in boxes:
             boxes[prototype] = box_of(self.heat(prototype))
         return boxes[prototype]
@@ -59,15 +59,15 @@ class PushRecord:
         return points_to_source(centre, self.frames[prototype], self.crop[prototype], self.clip_size[1:])
 
     def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None:
-        """The share of other nodes' training videos that come less near than this squared distance, and of how many."""
+        """The share of other nodes' training videos that are farther than a squared distance, and their number."""
         return None if self.spread is None else share_farther(self.spread, "others", prototype, distance)
 
     def typical(self, prototype: int, distance: float) -> tuple[float, int] | None:
-        """The same among the other training videos of its own node."""
+        """As `closer_than`, among the other training videos of its own node."""
         return None if self.spread is None else share_farther(self.spread, "own", prototype, distance)
 
     def duplicates(self, node_of: Tensor) -> int:
-        """How many prototypes are the very patch that another prototype of their node is; node_of (P,)."""
+        """The number of prototypes whose patch another prototype of their node has already; node_of (P,)."""
         patches = [(node, video, cell, *frames) for node, video, cell, frames
                    in zip(node_of.tolist(), self.video, self.cell.tolist(), self.frames.tolist(), strict=True)
                    if video is not None]
@@ -80,7 +80,7 @@ class PushRecord:
         if self.earlier is not None:
             rows["earlier"] = self.earlier[keep]
         if self.stands_for is not None:
-            rows["stands_for"] = [some for some, stays in zip(self.stands_for, keep.tolist(), strict=True) if stays]
+            rows["stands_for"] = [group for group, stays in zip(self.stands_for, keep.tolist(), strict=True) if stays]
         if self.spread is not None:
             rows["spread"] = {name: values[keep] for name, values in self.spread.items()}
         return replace(self, video=video, **rows)
@@ -95,7 +95,7 @@ class PushRecord:
         return cls(**{**values, **places})
 
     def rows(self, hierarchy: Hierarchy, node_of: Tensor) -> list[dict]:
-        """One plain dict a prototype, for prototypes.json; peak and box in the video's own frames and pixels."""
+        """One plain dict per prototype, for prototypes.json; peak and box in the video's own frames and pixels."""
         rows = []
         for p, video in enumerate(self.video):
             row = {"prototype": p, "node": list(hierarchy.path(int(node_of[p]))), "video": video}
@@ -117,30 +117,30 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
          n_clips: int, budget: int = 2 << 30, folder: Path | None = None, progress: bool = False,
          world: World | None = None, precision: Precision | None = None,
          repeats: bool = False) -> tuple[PushRecord, KeptFeatures]:
-    """Project every prototype onto the nearest patch among the clips under its node, in one pass in eval mode.
+    """Replace every prototype by the nearest patch among the clips of its node, in one evaluation pass.
 
-    Where several prototypes of a node are nearest to one patch, the nearest of them takes it, and each of the others
-    the nearest patch of the next video, and so on; only where the node has too few videos are they the same. The
-    earliest clip wins ties. Costs an evaluation pass; what follows (tuning, pictures) is somebody else's.
+    Where one patch is the nearest to several prototypes of a node, the nearest of them takes it, and the others take
+    the nearest patch of the next video, and so on; they only share a patch where the node has too few videos. The
+    earliest clip wins ties.
 
     Args:
         loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them: this process's
             share of them in `world`.
         names: video names by the batches' `video` index.
-        n_clips: how many clips the loader holds at most.
-        budget: bytes of features kept in memory; more go to a file in `folder`.
+        n_clips: maximal number of clips of the loader.
+        budget: bytes of features in memory; more are stored in a file in `folder`.
         precision: of trunk and neck (default: float32).
         repeats: let prototypes of a node take the same patch, as published.
     Returns:
         the record, and the features of this loader's clips for tuning.
     Raises:
-        ValueError: where not one clip can be read.
+        ValueError: where no clip can be read.
     """
     world, precision = world or World(), precision or Precision(device)
     layer = model.prototype_layer
     level = model.level_of[layer.node_of]  # (P,)
     n_prototypes, channels = layer.prototypes.shape
-    found = _Nearest(layer.group_of, 1 if repeats else layer.per_node)
+    nearest = _Nearest(layer.group_of, 1 if repeats else layer.per_node)
     grid = clip_size = None
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
@@ -149,12 +149,12 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
             output = model(batch["clip"])
         grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
         owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
-        found.add(output.distances.masked_fill(~owned, torch.inf), output.cells, layer.groups(output.features), batch,
-                  shelf.used)
+        nearest.add(output.distances.masked_fill(~owned, torch.inf), output.cells, layer.groups(output.features), batch,
+                    shelf.used)
         shelf.add(output.features, batch)
     if grid is None:
         raise ValueError("push: not one training clip could be read; run util_scripts.generate_video_jpgs again")
-    mine, best = found.choose(world, layer.node_of, repeats=repeats)
+    mine, best = nearest.choose(world, layer.node_of, repeats=repeats)
     row = {name: world.merge(values, mine) for name, values in best.items()}
     cell, matched = row["cell"], row["distance"] < torch.inf
     patches = torch.where(matched[:, None], row["patch"], layer.prototypes)
@@ -162,26 +162,26 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
 
     maps = torch.zeros(n_prototypes, *grid)
     kept = shelf.kept()
-    for chosen in (matched & mine).nonzero().squeeze(1).cpu().split(256):
-        own = layer.groups(kept.features[best["kept_at"].cpu()[chosen]].to(device))  # (n, S, C, N)
-        own = own[torch.arange(len(own), device=device), layer.group_of[chosen.to(device)]]  # (n, C, N)
-        distances = (own - patches[chosen.to(device)][:, :, None]).square().sum(1).unflatten(1, grid)  # (n, t, h, w)
-        # the patch itself is at distance 0; half precision would say 1e-5
-        distances.flatten(1).scatter_(1, cell[chosen.to(device)][:, None], 0.0)
-        maps[chosen] = layer.similarity(distances).cpu()
+    for some in (matched & mine).nonzero().squeeze(1).cpu().split(256):
+        own = layer.groups(kept.features[best["feature_row"].cpu()[some]].to(device))  # (n, S, C, N)
+        own = own[torch.arange(len(own), device=device), layer.group_of[some.to(device)]]  # (n, C, N)
+        distances = (own - patches[some.to(device)][:, :, None]).square().sum(1).unflatten(1, grid)  # (n, t, h, w)
+        # the distance of the patch itself, which half precision would put at 1e-5
+        distances.flatten(1).scatter_(1, cell[some.to(device)][:, None], 0.0)
+        maps[some] = layer.similarity(distances).cpu()
     maps = world.merge(maps, mine)
-    at = {name: row[name].masked_fill(~matched.view(-1, *[1] * (row[name].dim() - 1)), 0).cpu()
+    places = {name: row[name].masked_fill(~matched.view(-1, *[1] * (row[name].dim() - 1)), 0).cpu()
           for name in ("frames", "crop", "cell", "distance")}
-    video = [names[v] if known else None for v, known in zip(row["video"].tolist(), matched.tolist(), strict=True)]
+    video = [names[v] if hit else None for v, hit in zip(row["video"].tolist(), matched.tolist(), strict=True)]
     record = PushRecord(epoch=epoch, video=video, maps=maps, clip_size=clip_size, stride=tuple(model.trunk.stride),
-                        offset=model.offset, **at)
+                        offset=model.offset, **places)
     return record, kept
 
 
 class _Nearest:
-    """The n nearest videos to each of P prototypes, by the nearest patch of each: rows (P, n, ...), the nearest first.
+    """The n nearest videos to each of P prototypes, with the nearest patch of each: rows (P, n, ...), nearest first.
 
-    The earlier clip comes first where two are equally near; infinitely far stands for none.
+    Of two clips at the same distance the earlier one comes first; an infinite distance marks an empty place.
     """
 
     def __init__(self, group_of: Tensor, n: int) -> None:
@@ -190,63 +190,63 @@ class _Nearest:
                      "video": torch.full((n_prototypes, n), -1, device=device)}
 
     def add(self, distances: Tensor, cells: Tensor, features: Tensor, batch: dict, first: int) -> None:
-        """Take up a batch.
+        """Add a batch.
 
         Args:
-            distances, cells: (B, P), infinite for clips that a prototype may not come to. features: (B, S, C, N).
-            first: number of the batch's first clip among those kept.
+            distances, cells: (B, P), distances infinite for clips outside a prototype's node. features: (B, S, C, N).
+            first: row of the batch's first clip among the stored features.
         """
-        which = (distances < self.rows["distance"][:, -1]).any(0).nonzero()[:, 0]  # (c,): prototypes that may gain
-        given = {name: batch[name].to(distances.device) for name in ("video", "item", "frames", "crop")}
-        videos = torch.cat([self.rows["video"][which], given["video"].expand(len(which), -1)], 1)  # (c, n + B)
+        which = (distances < self.rows["distance"][:, -1]).any(0).nonzero()[:, 0]  # (c,): prototypes with a nearer clip
+        places = {name: batch[name].to(distances.device) for name in ("video", "item", "frames", "crop")}
+        videos = torch.cat([self.rows["video"][which], places["video"].expand(len(which), -1)], 1)  # (c, n + B)
         near = torch.cat([self.rows["distance"][which], distances.T[which]], 1)
         near, order = near.masked_fill(_not_nearest(near, videos), torch.inf).sort(dim=1, stable=True)
         near, order = near[:, :self.n], order[:, :self.n]
         clip, line = (order - self.n).clamp(min=0), torch.arange(len(which), device=order.device)[:, None]
         cell = cells[clip, which[:, None]]
-        found = {name: values[clip] for name, values in given.items()} | {
-            "distance": near, "cell": cell, "kept_at": clip + first,
+        rows = {name: values[clip] for name, values in places.items()} | {
+            "distance": near, "cell": cell, "feature_row": clip + first,
             "patch": features[clip, self.group_of[which, None], :, cell].float()}  # (c, n, C)
-        for name, values in found.items():
+        for name, values in rows.items():
             if name not in self.rows:
                 self.rows[name] = values.new_zeros(*self.rows["distance"].shape, *values.shape[2:])
-            known = (order < self.n).view(*order.shape, *[1] * (values.dim() - 2))
+            older = (order < self.n).view(*order.shape, *[1] * (values.dim() - 2))
             before = self.rows[name][which][line, order.clamp(max=self.n - 1)]
-            self.rows[name][which] = torch.where(known, before, values) if name != "distance" else values
+            self.rows[name][which] = torch.where(older, before, values) if name != "distance" else values
 
     def choose(self, world: World, node_of: Tensor, *, repeats: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give each prototype one of the patches that all processes have found for it.
+        """Choose one patch for each prototype among those of all processes.
 
         Args:
-            node_of: (P,). repeats: whether prototypes of a node may have the same.
+            node_of: (P,). repeats: whether prototypes of a node may share a patch.
         Returns:
-            (P,) bool, whose patch is this process's, and that patch's row (P, ...) for these.
+            (P,) bool, whether the patch is of this process's clips; and where it is, its rows (P, ...).
         """
-        told = {name: world.stack(self.rows[name]).transpose(0, 1).flatten(1, 2).cpu()  # (P, size n, ...)
+        rows = {name: world.stack(self.rows[name]).transpose(0, 1).flatten(1, 2).cpu()  # (P, size n, ...)
                 for name in ("distance", "item", "video", "cell", "frames")}
-        distance, item = told["distance"].numpy(), told["item"].numpy()
+        distance, item = rows["distance"].numpy(), rows["item"].numpy()
         prototype, slot = np.nonzero(np.isfinite(distance))
         order = np.lexsort((prototype, item[prototype, slot], distance[prototype, slot]))
         node, chosen = node_of.tolist(), [-1] * len(distance)
-        taken, passed = set(), set()
+        taken, seen = set(), set()
         for p, i in zip(prototype[order].tolist(), slot[order].tolist(), strict=True):
-            video = int(told["video"][p, i])
-            if chosen[p] >= 0 or (p, video) in passed:  # another process has a nearer clip of the video
+            video = int(rows["video"][p, i])
+            if chosen[p] >= 0 or (p, video) in seen:  # another process has a nearer clip of the video
                 continue
-            patch = (node[p], video, int(told["cell"][p, i]), *told["frames"][p, i].tolist())
+            patch = (node[p], video, int(rows["cell"][p, i]), *rows["frames"][p, i].tolist())
             if repeats or patch not in taken:
                 chosen[p] = i
                 taken.add(patch)
-            passed.add((p, video))
+            seen.add((p, video))
         nearest = np.lexsort((item, distance), axis=1)[:, 0]  # of a node with fewer videos than prototypes
         pick = torch.tensor([int(nearest[p]) if i < 0 else i for p, i in enumerate(chosen)],
                             device=self.rows["distance"].device)
         line = torch.arange(len(pick), device=pick.device)
-        return pick // self.n == world.rank, {name: rows[line, pick % self.n] for name, rows in self.rows.items()}
+        return pick // self.n == world.rank, {name: own[line, pick % self.n] for name, own in self.rows.items()}
 
 
 def _not_nearest(distances: Tensor, videos: Tensor) -> Tensor:
-    """Where a row has a nearer clip of the same video, or an earlier one as near: (c, m), (c, m) -> (c, m) bool."""
+    """Whether a row has a nearer clip of the same video, or an earlier one at the same distance: -> (c, m) bool."""
     order = distances.sort(dim=1, stable=True).indices
     sorted_videos = videos.gather(1, order)
     again = (sorted_videos[:, :, None] == sorted_videos[:, None, :]).tril(-1).any(2)

@@ -1,4 +1,4 @@
-"""The run as a flat sequence of steps, a cursor into it, and the learning rate as a function of the place in it."""
+"""The schedule: a run as a flat sequence of steps, a cursor into it, and the learning rate at each place in it."""
 
 import bisect
 import itertools
@@ -10,20 +10,50 @@ from typing import NamedTuple
 
 from datasets.sampling import EpochBatches
 
+# Checkpoints and metrics.jsonl call the step after a push "last", as they always have.
+_STORED = {"tune": "last"}
+_OF_STORED = {stored: kind for kind, stored in _STORED.items()}
+
+
+def stored_kind(kind: str) -> str:
+    """The name of a kind of step in checkpoints and metrics.jsonl."""
+    return _STORED.get(kind, kind)
+
+
+def kind_of_stored(stored: str) -> str:
+    """The kind of step that has a name in checkpoints and metrics.jsonl."""
+    return _OF_STORED.get(stored, stored)
+
 
 class Step(NamedTuple):
-    """One unit of work after which a run may stop and go on.
+    """One unit of work, after which a run may stop and be resumed.
 
-    kind: trunk, start, warm, joint, push or last; epoch: from 1, counted apart for trunk epochs; iteration: from 0.
+    Args:
+        kind: trunk, start, warm, joint, push or tune. epoch: from 1, trunk epochs counted separately.
+        iteration: from 0.
     """
 
     kind: str
     epoch: int
     iteration: int
 
+    def stored(self) -> list:
+        """The step as checkpoints and metrics.jsonl hold it: [kind, epoch, iteration]."""
+        return [stored_kind(self.kind), self.epoch, self.iteration]
+
+    @classmethod
+    def of_stored(cls, values: Iterable) -> "Step":
+        """The step that `stored` gave.
+
+        Raises:
+            TypeError: where there are not three values.
+        """
+        stored, *place = values
+        return cls(kind_of_stored(stored), *place)
+
 
 class Stretch(NamedTuple):
-    """n steps of a kind and an epoch, whose iterations are `first` and those that follow."""
+    """`n` consecutive steps of one kind and epoch; `first` is the iteration of the first of them."""
 
     kind: str
     epoch: int
@@ -32,10 +62,10 @@ class Stretch(NamedTuple):
 
 
 class Steps(Sequence[Step]):
-    """Steps in order, each made when it is looked at: of a million videos a run has millions.
+    """Steps in order, each created on access, since a run over a million videos has millions.
 
     Attributes:
-        stretches: what they are, none of them empty.
+        stretches: the steps, none of the stretches empty.
     """
 
     def __init__(self, stretches: Iterable[Stretch]) -> None:
@@ -66,20 +96,20 @@ class Steps(Sequence[Step]):
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(operator.eq, self, other))
 
     def only(self, *kinds: str) -> "Steps":
-        """Those of some kinds."""
+        """The steps of some kinds."""
         return Steps(stretch for stretch in self.stretches if stretch.kind in kinds)
 
     def counts(self) -> Counter[str]:
-        """How many there are of each kind."""
+        """The number of steps of each kind."""
         counts: Counter[str] = Counter()
         for stretch in self.stretches:
             counts[stretch.kind] += stretch.n
         return counts
 
 
-GRADIENT_KINDS = ("trunk", "warm", "joint")  # the kinds of step that eat a batch of training clips
-_PHASE = {"trunk": 0, "start": 1, "warm": 2, "joint": 2, "push": 2, "last": 2}
-_ORDER = {"trunk": 0, "start": 0, "warm": 0, "joint": 0, "push": 1, "last": 2}
+GRADIENT_KINDS = ("trunk", "warm", "joint")  # the kinds of step that take a batch of training clips
+_PHASE = {"trunk": 0, "start": 1, "warm": 2, "joint": 2, "push": 2, "tune": 2}
+_ORDER = {"trunk": 0, "start": 0, "warm": 0, "joint": 0, "push": 1, "tune": 2}
 
 
 def _place(step: Step) -> tuple[int, int, int, int]:
@@ -88,7 +118,7 @@ def _place(step: Step) -> tuple[int, int, int, int]:
 
 def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every: int,
                 last_push: bool = True) -> list[int]:
-    """The joint epochs that end with a push, and always the last epoch of the run; never it if `last_push` is False."""
+    """The epochs that end with a push: regular ones, and the run's final epoch unless `last_push` is False."""
     regular = [e for e in range(warm_epochs + 1, n_epochs + 1)
                if e >= push_start and (e - push_start) % push_every == 0]
     if not last_push:
@@ -105,9 +135,9 @@ def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epo
         trunk_epochs: epochs of the trunk under its pooled head, not counted in n_epochs.
         warm_epochs, n_epochs: epochs 1..warm_epochs are warm, the others up to n_epochs joint.
         push_start, push_every: a push ends joint epoch e when e >= push_start and (e - push_start) % push_every == 0,
-            and the last epoch whatever its number; each push is followed by its tuning.
-        last_push: False for none after the last epoch.
-        tune_iterations: passes of the last layer after each push.
+            and the final epoch whatever its number; each push is followed by tuning.
+        last_push: False for no push after the final epoch.
+        tune_iterations: passes of the score's last parameters after each push.
     """
     stretches = [Stretch("trunk", epoch, 0, n_batches) for epoch in range(1, trunk_epochs + 1)]
     if n_epochs:
@@ -117,12 +147,12 @@ def training_steps(*, n_batches: int, trunk_epochs: int, warm_epochs: int, n_epo
     for epoch in range(1, n_epochs + 1):
         stretches.append(Stretch("warm" if epoch <= warm_epochs else "joint", epoch, 0, n_batches))
         if epoch in pushed:
-            stretches += [Stretch("push", epoch, 0, 1), Stretch("last", epoch, 0, tune_iterations)]
+            stretches += [Stretch("push", epoch, 0, 1), Stretch("tune", epoch, 0, tune_iterations)]
     return Steps(stretches)
 
 
 def remaining(steps: Steps, done: Step | None) -> Steps:
-    """What is left after the last completed step, which a longer or shorter schedule need not contain."""
+    """The steps after the last completed one, which a longer or shorter schedule need not contain."""
     if done is None:
         return steps
     left = []
@@ -141,18 +171,18 @@ def completed(step: Step, done: Step) -> bool:
 
 
 def least_batch(size: int) -> int:
-    """The fewest items that a batch for some processes may have: one for each, and two for batch-norm."""
+    """The smallest batch for `size` processes: one item for each, and two for batch-norm."""
     return max(size, 2)
 
 
 class ScheduledBatches:
-    """The batches of all remaining gradient steps in order: one loader serves a whole run, wherever it starts.
+    """The batches of all remaining gradient steps in order, for one loader that serves the whole rest of a run.
 
-    Yields lists of (pass, item), as `EpochBatches` does; a pass is an epoch counted over trunk and other epochs alike.
+    Yields lists of (pass, item), as `EpochBatches` does; passes count trunk epochs and other epochs together.
 
     Args:
         batch_size: items of a batch, over all processes.
-        rank, size: each of `size` processes gets every size-th item of a batch, from its rank on, and at least one.
+        rank, size: each of `size` processes gets every size-th item of a batch from its rank on, at least one.
     """
 
     def __init__(self, steps: Steps, n_items: int, batch_size: int, *, seed: int, trunk_epochs: int,
@@ -177,12 +207,12 @@ class ScheduledBatches:
 
 
 def rate_factor(scheduler: str, progress: float, epoch: int, milestones: Iterable[int] = ()) -> float:
-    """What the learning rate is multiplied with, a pure function of the place in the schedule, so nothing to resume.
+    """The factor of the learning rate: a pure function of the place in the schedule, so nothing has to be restored.
 
     Args:
         scheduler: constant; multistep (a tenth after each milestone epoch); cosine (1 to 0); onecycle (Smith, 2018:
             from 1/25 up to 1 over the first three tenths, then down to nothing, both along a cosine).
-        progress: share of the phase that is done before this step, 0..1.
+        progress: share of the phase that was completed before this step, 0..1.
         epoch: from 1; milestones: epochs.
     """
     if scheduler == "constant":

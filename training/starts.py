@@ -1,4 +1,4 @@
-"""Where prototypes start: patches of training clips where the pooled head sees the clips' classes."""
+"""The start of prototypes: training patches at the peaks of class maps of the pooled head."""
 
 import itertools
 import warnings
@@ -21,26 +21,26 @@ HALF = 65504.0  # the largest number of half precision
 def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.device, generator: torch.Generator,
                      peaks: int = 3, sure: float = 0.5, mapped: bool = True, precision: Precision | None = None,
                      progress: bool = False) -> int:
-    """Start each node's prototypes at patches where the pooled head sees the clips' classes.
+    """Start each node's prototypes at patches that are peaks of the class maps of its clips.
 
-    Sampled without replacement from the peaks of the class maps of the node's clips, over those whose true class this
-    head gives a probability above `sure`. A node with too few of these takes the peaks of the clips it is surest of,
-    then any patch of its clips, then keeps random values.
+    Patches are sampled without replacement from the clips whose true class has a probability above `sure` by the pooled
+    head. A node with too few of these takes the peaks of the clips with the highest probability, then any patch of its
+    clips; its remaining prototypes keep their random values.
 
     Args:
-        loader: batches of un-augmented training clips; generator: of the choice, on the CPU.
+        loader: batches of un-augmented training clips; generator: random numbers of the choice, on the CPU.
         peaks: candidate cells of each clip.
-        mapped: False where the pooled head was not trained: any patch of the node's clips is then as good as another.
+        mapped: False where the pooled head was not trained; patches are then chosen from all cells.
         precision: of the trunk (default: float32).
     Returns:
-        how many prototypes were placed.
+        the number of prototypes that were placed.
     Raises:
-        ValueError: where not one clip can be read.
+        ValueError: where no clip can be read.
     """
     layer, precision = model.prototype_layer, precision or Precision(device)
     n_leaves, n_levels = model.ancestors.shape
     most = layer.per_node
-    patches, leaves, merits = [], [], []  # a candidate's merit: 2 a sure peak, 1..2 another peak, below 1 any patch
+    patches, leaves, merits = [], [], []  # merit: 2 the peak of a sure clip, 1..2 another peak, below 1 any patch
     clips_of = torch.zeros(n_leaves, dtype=torch.int64)
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
@@ -53,7 +53,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         best = model.class_map(trunk, batch["label"]).flatten(1).topk(n_peaks).indices.cpu()  # (B, n)
         true = model.pooled_log_probs(trunk).gather(1, batch["label"][:, None]).exp().cpu()  # (B, 1)
         merit = torch.where(true > sure, 2.0, 1 + true).expand_as(best)  # (B, n)
-        # patches off the peaks are needed only of classes with few clips
+        # only classes with few clips need patches off the peaks
         n_others = max(min(most, features.shape[1]) - n_peaks, 0)
         others = draw.scatter(1, best, -1).topk(n_others)
         few = clips_of[label] * max(n_peaks, 1) < most  # (B,)
@@ -68,7 +68,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
         raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
     nodes = model.ancestors.cpu()[torch.cat(leaves)].flatten()  # (M L,): a patch is a candidate at every level
     merit = torch.cat(merits).repeat_interleave(n_levels)
-    # every level draws for itself, or ancestors would start at their classes' own patches
+    # each level has its own draws, otherwise ancestors would start at the patches of their classes
     draw = torch.rand(len(merit), generator=generator)
     merit = torch.where(merit >= 2, 2 + draw, torch.where(merit < 1, draw, merit))
     order = merit.argsort(descending=True, stable=True)
@@ -76,7 +76,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     count = torch.bincount(nodes, minlength=len(model.level_of))  # (K,) candidates of each node
     node_of = layer.node_of.cpu()
     first = (layer.counts.cumsum(0) - layer.counts).cpu()  # (K,) of each node's prototypes
-    rank = torch.arange(len(node_of)) - first[node_of]  # (P,) place among the node's prototypes
+    rank = torch.arange(len(node_of)) - first[node_of]  # (P,) index among the node's prototypes
     placed = rank < count[node_of]
     source = order[((count.cumsum(0) - count)[node_of] + rank)[placed]]
     chosen = torch.cat(patches)[source // n_levels].unflatten(1, (layer.n_groups, -1))  # (p, S, C)
@@ -87,10 +87,12 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
 
 @dataclass
 class Starts:
-    """What `spread_prototypes` came to.
+    """The result of `spread_prototypes`.
 
-    ways: (n_videos,) int64, in which of its class's ways a training video shows it, -1 where that is unknown. Of a
-        class with W ways prototype i starts in way i mod W.
+    Args:
+        placed: number of prototypes that were placed.
+        ways: (n_videos,) int64, the way of its class that a training video shows, -1 where unknown. In a class with W
+            ways, the i-th prototype starts in way i mod W.
     """
 
     placed: int
@@ -101,26 +103,26 @@ class Starts:
 def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, device: torch.device, seed: int,
                       peaks: int = 3, sure: float = 0.5, mapped: bool = True, standardise: bool = False,
                       clips_a_way: int = 25, precision: Precision | None = None, progress: bool = False) -> Starts:
-    """Start each node's prototypes far apart: a class's at the centres of its clips' clusters, an ancestor's child by
-    child.
+    """Start each node's prototypes far apart: a class's at cluster centres of its clips, an ancestor's in each child in
+    turn.
 
-    Of every clip the trunk's features at the peaks of its own class map are looked at; those of clips whose true class
-    the pooled head gives a probability above `sure` come first. A class's clips are clustered (k-means of directions,
-    as many clusters as the class has prototypes) by what all parts of the trunk make of the highest peak, each
-    standardised and weighing the same, for the last part knows least of what the class's clips differ in; its
-    prototypes start at the patches nearest to the centres. A class of many clips is first divided into ways, large
-    clusters of clips that show it alike, and its prototypes start in the ways in turn. An ancestor's are drawn from its
-    children in turn. What a node lacks keeps random values.
+    Candidates are the trunk's features at the peaks of each clip's own class map, first those of clips whose true class
+    has a probability above `sure` by the pooled head. A class's clips are clustered (k-means of directions, one cluster
+    per prototype) by the features of all parts of the trunk at the highest peak; the parts are standardised and have
+    equal weights, since the last part differs least between clips of a class. The class's prototypes start at the
+    patches nearest to the centres. A class of many clips is first divided into ways, large clusters of similar clips,
+    and its prototypes start in the ways in turn. An ancestor's prototypes are drawn from its children in turn.
+    Prototypes without a candidate keep their random values.
 
     Args:
-        loader: batches of un-augmented training clips. n_videos: how many videos the batches' `video` counts.
+        loader: batches of un-augmented training clips. n_videos: number of videos that the batches' `video` indexes.
         seed: of the clusters and the draws. peaks: candidate cells of each clip.
-        mapped: False where the pooled head was not trained: any cell is then as good as another, and there are no ways.
+        mapped: False where the pooled head was not trained; cells are then chosen at random, and there are no ways.
         standardise: fit the neck's `Standardise` to the clips' mean features first.
-        clips_a_way: a class has as many ways as it has so many sure clips, at most one a prototype; one is none.
+        clips_a_way: sure clips per way: a class with n sure clips has n // clips_a_way ways, at most one per prototype.
         precision: of the trunk (default: float32).
     Raises:
-        ValueError: where not one clip can be read.
+        ValueError: where no clip can be read.
     """
     precision = precision or Precision(device)
     generator = torch.Generator().manual_seed(seed)
@@ -129,8 +131,8 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
         with precision.in_inference():
-            trunk, made = stage_maps(model.trunk, batch["clip"])
-        trunk, sizes = trunk.float(), [maps.shape[1] for maps in made]
+            trunk, stages = stage_maps(model.trunk, batch["clip"])
+        trunk, sizes = trunk.float(), [maps.shape[1] for maps in stages]
         flat = trunk.flatten(2)  # (B, C', N)
         n = min(peaks, flat.shape[2])
         rank = model.class_map(trunk, batch["label"]).flatten(1).cpu()  # (B, N)
@@ -139,7 +141,7 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
                               .clamp(-HALF, HALF).half().cpu())
         best = cells[:, None, 0, None]  # (B, 1, 1)
         parts["looks"].append(torch.cat([maps.float().flatten(2).gather(2, best.expand(-1, maps.shape[1], -1))[..., 0]
-                                         for maps in made], 1).clamp(-HALF, HALF).half().cpu())  # (B, sum C_i)
+                                         for maps in stages], 1).clamp(-HALF, HALF).half().cpu())  # (B, sum C_i)
         parts["mean"].append(flat.mean(2).cpu())
         parts["true"].append(model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp().cpu())
         parts["label"].append(batch["label"].cpu())
@@ -166,7 +168,7 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
                 n_ways = min(count, len(known) // max(clips_a_way, 1))
                 picks, of_known = _in_ways(unit(looks[own[known]].double(), 1), count, n_ways, seed)
                 if n_ways > 1:
-                    order = true[own[known]].argsort(stable=True)  # a video is what its surest clip shows
+                    order = true[own[known]].argsort(stable=True)  # the most probable clip decides for its video
                     ways.numpy()[videos[own[known[order]]].numpy()] = of_known[order].numpy()
                 picks = own[known[picks]]
                 chosen[first[node]:first[node] + count] = torch.stack([picks, torch.zeros_like(picks)], 1)
@@ -186,26 +188,26 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
 
 
 def _standardised(rows: Tensor) -> Tensor:
-    """(M, C) minus their mean, over their deviation."""
+    """Rows (M, C) minus their mean, divided by their deviation."""
     scale = Standardise(rows.shape[1])
     scale.fit(rows)
     return scale(rows)
 
 
 def _in_ways(directions: Tensor, count: int, n_ways: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Clips for a class's prototypes to start at, prototype i in way i mod n_ways.
+    """The clips at which a class's prototypes start, the i-th one in way i mod n_ways.
 
     Args:
-        directions: (m, C) unit vectors of at least `count` clips. n_ways: below 2 for none.
+        directions: (m, C) unit vectors of at least `count` clips. n_ways: below 2 for no ways.
     Returns:
-        (count,) int64 clips, each another one, and (m,) int64 every clip's way, 0 without any.
+        (count,) int64 clips, all different, and (m,) int64 every clip's way, 0 without ways.
     """
     way = _clusters(directions, n_ways, seed)[1] if n_ways > 1 else torch.zeros(len(directions), dtype=torch.int64)
     picks = torch.full((count,), -1)
     free = torch.ones(len(directions), dtype=torch.bool)
-    for one in way.unique().tolist():  # clips that are the same fill fewer ways
-        places = torch.arange(one, count, max(n_ways, 1))
-        members = (way == one).nonzero()[:, 0]
+    for w in way.unique().tolist():  # identical clips fill fewer ways
+        places = torch.arange(w, count, max(n_ways, 1))
+        members = (way == w).nonzero()[:, 0]
         n = min(len(places), len(members))
         nearest = members[_clusters(directions[members], n, seed)[0]]
         picks[places[:n]], free[nearest] = nearest, False
@@ -215,12 +217,12 @@ def _in_ways(directions: Tensor, count: int, n_ways: int, seed: int) -> tuple[Te
 
 
 def _clusters(directions: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
-    """k-means of m >= k unit vectors (m, C): (k,) the one nearest to each centre, each another one; (m,) clusters."""
-    from sklearn.cluster import KMeans  # which takes a second to import
+    """k-means of m >= k unit vectors (m, C): (k,) the vectors nearest to the centres, all different; (m,) clusters."""
+    from sklearn.cluster import KMeans  # slow to import
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of clips that are the same
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of identical clips
         model = KMeans(k, n_init=4, random_state=seed).fit(directions.numpy())
     likeness = directions @ unit(torch.from_numpy(model.cluster_centers_), 1).T  # (m, k)
     nearest, left = [], likeness.clone()
@@ -231,10 +233,10 @@ def _clusters(directions: Tensor, k: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _in_turn(merit: Tensor, family: Tensor, count: int) -> list[tuple[int, int]]:
-    """At most `count` peaks of clips (clip, peak), the best first, from families in turn: merit (m, n), family (m,)."""
+    """At most `count` peaks (clip, peak), best first, from the families in turn: merit (m, n), family (m,)."""
     queues = []
-    for one in family.unique().tolist():
-        mine = (family == one).nonzero()[:, 0]
+    for child in family.unique().tolist():
+        mine = (family == child).nonzero()[:, 0]
         order = merit[mine].flatten().argsort(descending=True)[:count].tolist()
         queues.append([(int(mine[i // merit.shape[1]]), i % merit.shape[1]) for i in order])
     rounds = [pick for turn in itertools.zip_longest(*queues) for pick in turn if pick is not None]

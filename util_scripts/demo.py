@@ -35,9 +35,9 @@ from options.errors import CommandLine, user_errors
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import model_of
 from run.paths import HERE
+from run.predict import predict
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
-from training.engine import predict
 from training.push import PushRecord
 
 # A small trunk of 4 x 8 x 8 cells for clips of 16 x 64 x 64, and a schedule that two CPU cores finish in minutes.

@@ -144,7 +144,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
         ValueError: where the model cannot be exported, or what comes out answers differently.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    if Step(*checkpoint["done"]).kind == "trunk":
+    if Step.of_stored(checkpoint["done"]).kind == "trunk":
         raise ValueError(f"{checkpoint_path}: only its trunk is trained, its prototypes are not; give a save_*.pth")
     model, hierarchy, _ = model_of(checkpoint, checkpoint_path)
     args = stored_args(checkpoint)

@@ -25,10 +25,12 @@ from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, window_power
 from run.model import choose_device, model_of
+from run.predict import predict
 from run.resume import check_tree, resume
 from training.checkpoint import save_checkpoint, write_whole
-from training.engine import LossWeights, Phase, Trainer, predict
+from training.engine import Phase, Trainer
 from training.features import valid_clips
+from training.losses import LossWeights
 from training.schedule import Step
 
 NEAREST, LEAST = 6, 3  # of ProtoPNet's rule
@@ -95,11 +97,10 @@ def named(flag: str, numbers: Sequence[int], node_of: Tensor, hierarchy: Hierarc
 
 def retune(model: HIPE, activations: Tensor, labels: Tensor, args: argparse.Namespace, passes: int) -> None:
     """Passes of the score's last parameters alone, as after a push: activations (N, P), labels (N,)."""
-    trainer = Trainer(model, {"last": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
-                      LossWeights(ce=args.ce_weight, cluster=[0.0], separation=[0.0], background=0.0, coverage=0.0,
-                                  group=args.group_weight, even=args.even_weight))
+    trainer = Trainer(model, {"tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)},
+                      LossWeights(ce=args.ce_weight, group=args.group_weight, even=args.even_weight))
     for i in range(passes):
-        trainer.tune(Step("last", args.n_epochs, i), i / passes, activations, labels)
+        trainer.tune(Step("tune", args.n_epochs, i), i / passes, activations, labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
