@@ -17,8 +17,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from datasets import DATASETS
 from datasets.annotation import subset_of
-from datasets.groups import CALIBRATION, held_out_groups, hold_out
+from datasets.groups import CALIBRATION, held_out_groups, hold_out, ungrouped
 from datasets.reading import CachedReader, Reader
 from datasets.sampling import EpochBatches, n_batches
 from datasets.video import Video, VideoClips, VideoTable, whole_videos
@@ -56,7 +57,7 @@ class Run:
         self.hierarchy = check_tree(args, given, self.checkpoint, self.resumed_from)
         self.videos = read_videos(args, self.hierarchy)
         self.held_out = self._held_out()  # groups of training videos
-        self.videos = hold_out(self.videos, self.held_out)
+        self.videos = hold_out(self.videos, self.held_out, DATASETS[self.args.dataset])
         self.results: Path = args.result_path
         self.earlier = [] if self.checkpoint is not None or args.no_train else checkpoints_in(self.results)
         if self.earlier and not args.overwrite:
@@ -112,10 +113,13 @@ class Run:
         if not self.args.calibrate:
             return []
         if self.checkpoint is None:
-            groups = held_out_groups(self.videos, seed=self.args.manual_seed)
+            dataset = DATASETS[self.args.dataset]
+            groups = held_out_groups(self.videos, dataset, seed=self.args.manual_seed)
             if not groups:
                 raise ValueError(f"{self.args.annotation_path}: too few groups of training videos to hold one out; "
                                  "leave --calibrate away")
+            if sentence := ungrouped(self.args.dataset, dataset, self.videos.subset("training")):
+                print(f"warning: {sentence}", file=sys.stderr)
             return groups
         if "held_out" not in self.checkpoint:
             raise ValueError(f"{self.resumed_from}: trained on all groups, so that none is left to calibrate on; leave "

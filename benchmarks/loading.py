@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 from datasets import READERS
-from datasets.annotation import read_ucf101
-from datasets.hdf5 import NAME
-from datasets.packed import INDEX_NAME, index_table
+from datasets.annotation import read_annotated_videos
 from datasets.reading import FRAME_NAME, VIDEO_EXTENSIONS, JpegFolder, VideoFile, decode
+from datasets.reading.hdf5 import NAME
+from datasets.reading.packed import INDEX_NAME, index_table
 from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
 from datasets.video import Video, VideoClips
@@ -195,7 +195,7 @@ def measure_start(n: int, folder: Path) -> None:
     del database, names
     tree = Hierarchy.from_rows([[f"class {i}", "any"] for i in range(100)])
     began = time.perf_counter()
-    videos = read_ucf101(folder / "annotation.json", folder, tree, file_type="packed")
+    videos = read_annotated_videos(folder / "annotation.json", folder, tree, file_type="packed")
     read = time.perf_counter()
     clips = VideoClips(videos, sampler=RandomClip(16), transform=TrainTransform(112), reader=READERS["packed"]())
     next(iter(EpochBatches(len(clips), 128, seed=1, epoch=1)))

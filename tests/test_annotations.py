@@ -111,7 +111,7 @@ def test_lists_become_videos(name, prepared, capsys):
     told = capsys.readouterr().out
     labels = sorted({label for _, _, label, _, _ in KNOWN[name] if label})
     tree = Hierarchy.from_rows([[label, "any"] for label in labels])
-    videos = DATASETS[name](written, jpg, tree)
+    videos = DATASETS[name].read(written, jpg, tree)
     assert [(video.path.relative_to(jpg).as_posix(), video.name, video.label, video.subset, video.segment)
             for video in videos] == [(place, key, -1 if label is None else tree.label(label), subset, segment)
                                      for place, key, label, subset, segment in KNOWN[name]]
@@ -157,7 +157,7 @@ def test_real_clips_of_hmdb51(tmp_path, capsys):
     tree = Hierarchy.from_rows([[label, "any"] for label in classes])
     run(generate_video_jpgs, clips, tmp_path / "jpg", "hmdb51", "--n_jobs", 1, "--size", 24, "--fps", 2)
     for folder, kind in ((clips, "video"), (tmp_path / "jpg", "jpg")):
-        videos = DATASETS["hmdb51"](tmp_path / "hmdb51_1.json", folder, tree, file_type=kind)
+        videos = DATASETS["hmdb51"].read(tmp_path / "hmdb51_1.json", folder, tree, file_type=kind)
         assert {video.name: (tree.names[video.label].replace(" ", "_"), video.subset) for video in videos} == expected
     assert "10 videos converted" in capsys.readouterr().out
     assert REAL.is_dir()
@@ -213,4 +213,4 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
             entry = entry | {"subset": "training", "annotations": {"label": "outside" if entry else "A"}}
             (tmp_path / "a.json").write_text(json.dumps({"database": {name: entry}}))
             with pytest.raises(FileNotFoundError, match="1 of the 1"):
-                DATASETS["ucf101"](tmp_path / "a.json", tmp_path / "jpg", tree)
+                DATASETS["ucf101"].read(tmp_path / "a.json", tmp_path / "jpg", tree)

@@ -15,9 +15,9 @@ from media import number_of, shades, write_frames
 from program import CALL, DATA, MODEL, QUICK, call, explain_classes, write_data
 from torch.utils.data import DataLoader
 
-from datasets.annotation import videos_at, videos_on_disk
-from datasets.hdf5 import Hdf5Frames
+from datasets.on_disk import videos_at, videos_on_disk
 from datasets.reading import CachedReader, JpegFolder, VideoInfo
+from datasets.reading.hdf5 import Hdf5Frames
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips

@@ -9,9 +9,9 @@ from media import number_of, shades, write_frames
 from torch.utils.data import DataLoader
 
 from datasets import READERS
-from datasets.annotation import videos_at, videos_on_disk
-from datasets.packed import PackedFrames
+from datasets.on_disk import videos_at, videos_on_disk
 from datasets.reading import CachedReader, JpegFolder, VideoInfo
+from datasets.reading.packed import PackedFrames
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips

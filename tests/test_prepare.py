@@ -11,7 +11,7 @@ import pytest
 from media import number_of, real_clips, shades, write_frames, write_video
 from PIL import Image
 
-from datasets.annotation import read_ucf101
+from datasets.annotation import read_annotated_videos
 from datasets.reading import JpegFolder, VideoFile, VideoInfo
 from hierarchy.tree import Hierarchy
 from util_scripts import eval_accuracy, generate_video_jpgs, ucf101_json
@@ -333,7 +333,7 @@ def test_handstand_pushups_are_found_however_they_are_spelt(lists, frames, tmp_p
     (frames / "HandstandPushups").rename(frames / folder)
     annotations(lists, frames, tmp_path)
     for split, subset in (("01", "training"), ("03", "validation")):  # the lists spell them in two ways
-        videos = read_ucf101(tmp_path / f"ucf101_{split}.json", frames, Hierarchy.from_rows(ROWS))
+        videos = read_annotated_videos(tmp_path / f"ucf101_{split}.json", frames, Hierarchy.from_rows(ROWS))
         (video,) = [video for video in videos if video.label == 0]
         assert video.name == "v_HandStandPushups_g02_c01"  # as on disk
         assert video.subset == subset
@@ -345,7 +345,7 @@ def test_annotations_of_video_files(lists, films, tmp_path):
     database = json.loads((tmp_path / "ucf101_01.json").read_text())["database"]
     assert {name: entry["annotations"]["segment"] for name, entry in database.items()} == {
         "v_YoYo_g01_c01": [1, 10], "v_YoYo_g02_c01": [1, 13], "v_PlayingGuitar_g01_c01": [1, 6]}
-    videos = read_ucf101(tmp_path / "ucf101_01.json", films, Hierarchy.from_rows(ROWS), file_type="video")
+    videos = read_annotated_videos(tmp_path / "ucf101_01.json", films, Hierarchy.from_rows(ROWS), file_type="video")
     assert [number_of(VideoFile().frames(video.path))[-1] + 1 for video in videos] == [9, 5, 12]
 
 
@@ -480,7 +480,7 @@ def test_real_ucf101_clips_end_to_end(tmp_path, capsys):
         text = (tmp_path / f"ucf101_{split}.json").read_text()
         assert text == (tmp_path / "direct" / f"ucf101_{split}.json").read_text()
         assert [tree.label(name) for name in json.loads(text)["labels"]] == list(range(101))
-        videos = read_ucf101(tmp_path / f"ucf101_{split}.json", tmp_path / "jpg", tree)
+        videos = read_annotated_videos(tmp_path / f"ucf101_{split}.json", tmp_path / "jpg", tree)
         assert len(videos) == len(files) == 6
     for video in videos:
         last = JpegFolder().frames(video.path, [video.n_frames - 1])
@@ -494,6 +494,6 @@ def test_real_ucf101_clips_end_to_end(tmp_path, capsys):
 def test_real_weizmann_clips_are_annotated(tmp_path):
     real = real_clips("weizmann")
     annotations(real / "ucfTrainTestlist", real / "videos", tmp_path)
-    videos = read_ucf101(tmp_path / "ucf101_01.json", real / "videos", Hierarchy.from_csv(real / "hierarchy.csv"),
-                         file_type="video")
+    tree = Hierarchy.from_csv(real / "hierarchy.csv")
+    videos = read_annotated_videos(tmp_path / "ucf101_01.json", real / "videos", tree, file_type="video")
     assert [sum(video.subset == subset for video in videos) for subset in ("training", "validation")] == [40, 16]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.annotation import videos_at
+from datasets.on_disk import videos_at
 from options.errors import CommandLine
 from util_scripts.ucf101_json import count_frames
 

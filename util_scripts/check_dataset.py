@@ -21,12 +21,13 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from datasets import DATASETS, READERS
+from datasets import DATASETS, READERS, Dataset
 from datasets.activitynet import REMEDY, find_keys, segments_of
-from datasets.annotation import WRITERS, entry_of, load_database, videos_at
-from datasets.groups import recording_of
-from datasets.packed import INDEX_NAME
+from datasets.annotation import WRITERS, entry_of, load_database
+from datasets.groups import recording_of, ungrouped
+from datasets.on_disk import videos_at
 from datasets.reading import Reader, VideoFile, VideoInfo
+from datasets.reading.packed import INDEX_NAME
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
@@ -73,8 +74,8 @@ def known_videos(args: argparse.Namespace, content: dict, hierarchy: Hierarchy) 
         file.write_text(json.dumps(content), encoding="utf-8")
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # the table tells what the reader warns of
-                return DATASETS[args.dataset](file, under_root(args, args.video_path), hierarchy,
-                                              file_type=args.file_type)
+                return DATASETS[args.dataset].read(file, under_root(args, args.video_path), hierarchy,
+                                                   file_type=args.file_type)
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(str(error).replace(str(file), args.annotation_path)) from error
 
@@ -148,12 +149,12 @@ def disk_rows(root: Path, file_type: str, found: Mapping[Path, Seen]) -> list[tu
             for form, n_bytes in about.items()]
 
 
-def shared_recordings(videos: Iterable[Video]) -> list[str] | None:
-    """Recordings, or else files, that are in more than one subset; None where names do not tell of recordings."""
+def shared_recordings(videos: Iterable[Video], dataset: Dataset) -> list[str] | None:
+    """Recordings, or else files, that are in more than one subset; None where names do not tell recordings."""
     subsets: dict[str, set[str]] = {}
     known = False
     for video in videos:
-        recording = recording_of(video)
+        recording = recording_of(video, dataset)
         known |= recording is not None
         subsets.setdefault(recording or str(video.path), set()).add(video.subset)
     shared = [recording for recording, of in subsets.items() if len(of) > 1]
@@ -228,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         trained = {video.label for key, video in zip(keys, videos, strict=True)
                    if video.subset == "training" and key not in bad}
         empty = [hierarchy.names[leaf] for leaf in hierarchy.levels[0] if leaf not in trained]
-        shared = shared_recordings(videos)
+        shared = shared_recordings(videos, DATASETS[args.dataset])
         print(report([
             ("entries listed", len(database), ()),
             ("damaged, or of an unknown class", len(damaged), [f"{key}: {why}" for key, why in damaged.items()]),
@@ -243,6 +244,8 @@ def main(argv: list[str] | None = None) -> None:
             *disk_rows(under_root(args, args.video_path), args.file_type, seen),
             ("GB decoded (--memory_gb)", f"{sum(video.decoded for video in found) / 1e9:.3g}", ()),
         ]))
+        if sentence := ungrouped(args.dataset, DATASETS[args.dataset], videos):
+            print(sentence, file=sys.stderr)
         if own.fix is not None:
             content["database"] = {key: entry for key, entry in database.items() if key not in bad}
             if not content["database"]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.hdf5 import NAME, Hdf5Frames, write_hdf5
 from datasets.reading import JpegFolder
+from datasets.reading.hdf5 import NAME, Hdf5Frames, write_hdf5
 from options.errors import CommandLine, user_errors
 from util_scripts.pack_frames import frame_folders, read_files
 from util_scripts.processes import process_pool

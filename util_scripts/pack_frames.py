@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from datasets.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
 from datasets.reading import FRAME_NAME, JpegFolder, VideoInfo
+from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
 from options.errors import CommandLine, user_errors
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets import DATASETS
 from datasets.annotation import subset_of
 from datasets.groups import hold_out
 from evaluation.recognition import accuracy_per_level
@@ -141,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     node_of = model.prototype_layer.node_of
     keep = named(flag, getattr(own_args, flag), node_of, hierarchy) if flag else None
     model = model.to(device).eval()
-    videos = hold_out(read_videos(args, hierarchy), checkpoint.get("held_out", ()))
+    videos = hold_out(read_videos(args, hierarchy), checkpoint.get("held_out", ()), DATASETS[args.dataset])
     reader = make_reader(args)
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datasets import READERS
-from datasets.annotation import videos_on_disk
+from datasets.on_disk import videos_on_disk
 from datasets.reading import file_type_of
 from options.errors import CommandLine, user_errors
 
