@@ -188,9 +188,9 @@ def test_many_corrupted_annotations_are_refused_or_read(tmp_path):
 def test_files_that_break_parsers(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     (tmp_path / "jpg").mkdir()
-    for read in DATASETS.values():
+    for dataset in DATASETS.values():
         with pytest.raises(ValueError, match="a.json"):
-            read(tmp_path / "a.json", tmp_path / "jpg", TREE)
+            dataset.read(tmp_path / "a.json", tmp_path / "jpg", TREE)
 
 
 def prepare(root: Path, form: str) -> tuple[list[str], list[Video]]:
