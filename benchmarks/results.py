@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from attribution import METHODS as ATTRIBUTION
-from benchmarks.scores import demo_line, figures, on_trunk, weizmann_line
-from benchmarks.weizmann import python
+from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
 from evaluate_explanations import explanation_table
 from evaluation.calibration import fit_temperature, tempered

@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.all import machine
+from benchmarks.machine import machine
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main

@@ -15,7 +15,7 @@ from datasets.reading.packed import PackedFrames
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips
-from util_scripts import pack_frames
+from util_scripts import pack_frames, storing
 
 PLACES = {"Yo Yo/v_b": 9, "Archery/v_a": 5, "Archery/Ünï_c": 12, "P01/deep/v_d": 3, "v_flat": 4}
 INFO = {"width": 64, "height": 48, "fps": 12.5}
@@ -85,7 +85,7 @@ def unchanged(packed) -> bool:
 def test_a_packed_set_works_until_the_new_one_does(packed, monkeypatch, capsys):
     first = sorted(path.name for path in packed.iterdir())
     with monkeypatch.context() as patched:
-        patched.setattr(pack_frames.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(storing.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             call(packed.parent)
     assert unchanged(packed) and len(list(packed.iterdir())) > len(first)

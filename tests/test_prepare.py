@@ -14,7 +14,7 @@ from PIL import Image
 from datasets.annotation import read_annotated_videos
 from datasets.reading import JpegFolder, VideoFile, VideoInfo
 from hierarchy.tree import Hierarchy
-from util_scripts import eval_accuracy, generate_video_jpgs, ucf101_json
+from util_scripts import eval_accuracy, generate_video_jpgs, storing, ucf101_json
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["YoYo", "HandstandPushups", "PlayingGuitar"]  # not in alphabetical order
@@ -157,7 +157,7 @@ def test_a_killed_conversion_leaves_no_folder_that_looks_finished(films, tmp_pat
     monkeypatch.setattr(generate_video_jpgs.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     folder = tmp_path / "jpg" / "v"
     with pytest.raises(KeyboardInterrupt):
-        generate_video_jpgs.convert(films / "YoYo" / "v_YoYo_g01_c01.avi", folder, size=240, fps=None)
+        storing.write_frame_folder(films / "YoYo" / "v_YoYo_g01_c01.avi", folder, size=240, fps=None)
     assert not folder.exists()
     assert generate_video_jpgs.finished(folder) is None
 

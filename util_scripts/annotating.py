@@ -1,16 +1,21 @@
-"""What the writers of annotation files share: from official lists and the videos on disk to one JSON a split."""
+"""Writes annotation files from official lists and the videos on disk, for all *_json scripts; itself no script."""
 
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
+from datasets import READERS
 from datasets.on_disk import videos_at
+from datasets.reading import file_type_of
 from options.errors import CommandLine
-from util_scripts.ucf101_json import count_frames
 
 
 class Listed(NamedTuple):
@@ -127,3 +132,19 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     counts = ", ".join(f"{subsets.count(name)} {name}" for name in ("training", "validation", "testing"))
     print(f"{out}: {counts}; {len(listed) - len(database) - behind} that the lists name are not in {video_dir} or "
           f"cannot be read, {behind} lie behind the end of their video")
+
+
+def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
+    """Frames of every video, and a sentence for every one that cannot be read."""
+    def count(path: Path) -> int | str:
+        try:
+            return READERS[file_type_of(path)]().info(path).n_frames
+        except ValueError as error:
+            return str(error)
+
+    # Threads: decoding and waiting for the disk both leave the interpreter free.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ordered = sorted(paths)
+        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
+    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
+            [n for n in counts if isinstance(n, str)])

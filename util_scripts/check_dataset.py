@@ -35,8 +35,8 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.paths import under_root
 from run.resume import check_tree
-from util_scripts.generate_video_jpgs import HEIGHT, QUALITY
 from util_scripts.processes import process_pool
+from util_scripts.storing import HEIGHT, QUALITY
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble

@@ -8,15 +8,11 @@ import json
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
-from datasets import READERS
 from datasets.on_disk import videos_on_disk
-from datasets.reading import file_type_of
 from options.errors import CommandLine, user_errors
+from util_scripts.annotating import count_frames
 
 
 def read_classes(path: Path) -> list[str]:
@@ -67,22 +63,6 @@ def find_splits(folder: Path) -> list[int]:
     if not whole:
         raise FileNotFoundError(f"{folder}: no trainlist01.txt with a testlist01.txt; give UCF-101's ucfTrainTestlist")
     return whole
-
-
-def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
-    """Frames of every video, and a sentence for every one that cannot be read."""
-    def count(path: Path) -> int | str:
-        try:
-            return READERS[file_type_of(path)]().info(path).n_frames
-        except ValueError as error:
-            return str(error)
-
-    # Threads: decoding and waiting for the disk both leave the interpreter free.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ordered = sorted(paths)
-        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
-    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
-            [n for n in counts if isinstance(n, str)])
 
 
 def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str], Path],
