@@ -83,6 +83,15 @@ def test_a_file_imports_from_lower_floors_or_its_own_package(module):
         assert below or same_package or floor_of(module) == TOP, f"{module} imports {target}"
 
 
+@pytest.mark.parametrize("module", [name for name in MODULES if package_of(name) in ("util_scripts", "benchmarks")])
+def test_no_script_imports_another(module):
+    """What scripts share stands in modules that are no scripts."""
+    for target in imports(module):
+        assert package_of(target) not in SCRIPTS or module == "benchmarks.results", f"{module} imports {target}"
+        if package_of(target) in ("util_scripts", "benchmarks"):
+            assert "__main__" not in MODULES[target].read_text(encoding="utf-8"), f"{module} imports {target}"
+
+
 def test_rooms_that_never_meet():
     for one, other in (("models", "datasets"), ("training", "explain"), ("evaluation", "attribution")):
         for module in MODULES:
