@@ -91,7 +91,7 @@ def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, cached: dict
     shared, even = firing(activations, cached["label"], hierarchy, layer.node_of)
     of_video = torch.zeros(len(videos), activations.shape[1]).scatter_reduce(
         0, cached["video"][:, None].expand_as(activations), activations, "amax")
-    told = sharing(of_video, torch.tensor([video.label for video in videos]), layer.node_of, hierarchy.ancestors,
+    auc = sharing(of_video, torch.tensor([video.label for video in videos]), layer.node_of, hierarchy.ancestors,
                    hierarchy.level_of)
     of_level = [list(range(layer.level(level).start, layer.level(level).stop)) for level in levels]
     placed = [[points_at(tuple(record.peak(p).tolist()), truth[record.video[p]]) for p in some] for some in of_level]
@@ -99,7 +99,7 @@ def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, cached: dict
     return {"accuracy": [share(some) for some in right], "pointing": [share(some) for some in hits],
             "on event": [share(some) for some in placed],
             "duplicates": [float(twice[some].float().mean()) for some in of_level],
-            "sharing": [float(told[some].nanmean()) for some in of_level[1:]],
+            "sharing": [float(auc[some].nanmean()) for some in of_level[1:]],
             "shared": [float(shared[some].nanmean()) for some in of_level[1:]],
             "evenness": [float(even[some].nanmean()) for some in of_level[1:]]}
 
@@ -140,19 +140,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     first = True
     for orthogonality, shared in pairs:
         weighted = argparse.Namespace(**vars(args) | {"orthogonality_weight": orthogonality, "sharing_weight": shared})
-        found = []
+        of_seeds = []
         for seed in own.seeds:
             torch.manual_seed(seed)
             model = copy.deepcopy(trained)
             record = train_head(model, weighted, cached, subsets["training"], seed)
-            found.append(measures(model, hierarchy, record, cached["test"], subsets["validation"], truth,
+            of_seeds.append(measures(model, hierarchy, record, cached["test"], subsets["validation"], truth,
                                   window_power(args)))
         if first:
-            names = [f"{name} {level + hierarchy.n_levels - len(found[0][name])}" for name in found[0]
-                     for level in range(len(found[0][name]))]
+            names = [f"{name} {level + hierarchy.n_levels - len(of_seeds[0][name])}" for name in of_seeds[0]
+                     for level in range(len(of_seeds[0][name]))]
             print("| orthogonality | sharing | " + " | ".join(names) + " |\n|" + " --- |" * (2 + len(names)))
             first = False
-        means = torch.tensor([sum(one.values(), []) for one in found]).mean(0).tolist()
+        means = torch.tensor([sum(one.values(), []) for one in of_seeds]).mean(0).tolist()
         print(f"| {orthogonality:g} | {shared:g} | "
               + " | ".join(f"{value:.3f}" for value in means) + " |", flush=True)
 

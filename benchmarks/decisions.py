@@ -111,10 +111,10 @@ class Test:
             windows = (self.cached["video"] == v).nonzero()[:, 0]
             best = windows[out["log_probs"][windows, predicted[v]].argmax()]
             path, truth = tree.ancestors[predicted[v]].tolist(), tree.ancestors[video.label].tolist()
-            found = decision_measures(model, out["activations"][best], out["distances"][best], path, truth=truth,
+            of_levels = decision_measures(model, out["activations"][best], out["distances"][best], path, truth=truth,
                                       record=record)
             gains = model.score.silenced(out["activations"][best], torch.tensor(path))
-            for level, measures in enumerate(found):
+            for level, measures in enumerate(of_levels):
                 first = int(gains[level].masked_fill(layer.node_of != path[level], -torch.inf).argmax())
                 if path[level] == truth[level]:
                     peak = cell_centre(out["cells"][best, first], tuple(record.maps.shape[1:]), record.stride,

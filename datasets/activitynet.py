@@ -32,8 +32,8 @@ def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> t
 def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, str | None]:
     """The path of each key's video, called `v_KEY` or `KEY`; None where there is none. Raises as `videos_at`."""
     keys = list(keys)
-    found = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
-    return {key: found.get(f"v_{key}", found.get(key)) for key in keys}
+    paths = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
+    return {key: paths.get(f"v_{key}", paths.get(key)) for key in keys}
 
 
 @undisturbed()

@@ -72,16 +72,16 @@ def entry_of(content: object) -> Entry:
         ValueError: with the reason, where the entry is damaged.
     """
     try:
-        subset, noted = subset_of(content["subset"]), content["annotations"]
-        if isinstance(noted, list):
+        subset, annotation = subset_of(content["subset"]), content["annotations"]
+        if isinstance(annotation, list):
             seconds: dict[str, float] = {}
-            for one in noted:
+            for one in annotation:
                 first, last = one["segment"]
                 seconds[one["label"]] = seconds.get(one["label"], 0) + last - first
             if not all(isinstance(one, str) for one in seconds):
                 raise ValueError("labels are names")
             return Entry(subset, max(seconds, key=seconds.get) if seconds else None)
-        label, (first, last) = noted.get("label"), noted.get("segment", (1, 1))  # frames from 1
+        label, (first, last) = annotation.get("label"), annotation.get("segment", (1, 1))  # frames from 1
         place, n_frames = content.get("video", ""), content.get("n_frames", 0)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error

@@ -25,13 +25,13 @@ def videos_on_disk(video_path: Path, *, file_type: str | None = None) -> dict[tu
         places = ((place.casefold().rpartition("/"), place) for place in packed_places(video_path))
         return {(folder, name): f"{video_path}/{place}" for (folder, _, name), place in places}
     _check_folder(video_path)
-    found: dict[tuple[str, str], str] = {}
+    paths: dict[tuple[str, str], str] = {}
     for folder in sorted(_visible(video_path), key=lambda entry: entry.name):
         if folder.is_dir():
             of = folder.name.casefold()
             for name, path in _videos_in(folder.path, file_type).items():
-                found.setdefault((of, name), path)
-    return found
+                paths.setdefault((of, name), path)
+    return paths
 
 
 def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None = None) -> dict[str, str]:
@@ -52,15 +52,15 @@ def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None 
         return {place: f"{video_path}/{packed[place.casefold()]}" for place in places if place.casefold() in packed}
     _check_folder(video_path)
     listings: dict[str, dict[str, str]] = {}
-    found = {}
+    paths = {}
     for place in places:
         folder, _, name = place.rpartition("/")
         if folder not in listings:
             inside = not folder or not {"", ".", ".."} & set(folder.split("/"))
             listings[folder] = _videos_in(Path(video_path, folder), file_type) if inside else {}
         if name.casefold() in listings[folder]:
-            found[place] = listings[folder][name.casefold()]
-    return found
+            paths[place] = listings[folder][name.casefold()]
+    return paths
 
 
 def _check_folder(video_path: Path) -> None:
@@ -70,19 +70,19 @@ def _check_folder(video_path: Path) -> None:
 
 def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, str]:
     """Path of every video of a folder by its casefolded name; empty for a folder that does not exist."""
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     extensions = tuple(one for kind in ([file_type] if file_type else EXTENSIONS) for one in EXTENSIONS[kind])
     try:
         entries = sorted(_visible(folder), key=lambda entry: entry.name)
     except (OSError, ValueError):  # a name that cannot be one
-        return found
+        return paths
     for entry in entries:
         stem, extension = os.path.splitext(entry.name)
         if file_type in ("jpg", None) and entry.is_dir():
-            found[entry.name.casefold()] = entry.path
+            paths[entry.name.casefold()] = entry.path
         elif extension.lower() in extensions and entry.is_file():
-            found.setdefault(stem.casefold(), entry.path)
-    return found
+            paths.setdefault(stem.casefold(), entry.path)
+    return paths
 
 
 def _visible(folder: str | Path) -> list[os.DirEntry]:

@@ -33,7 +33,7 @@ def mean_frames(files: list[Path]) -> np.ndarray:
 
 
 def linear_accuracy(folder: Path, train: list[Video], test: list[Video]) -> float:
-    """How much a linear model tells from the videos' mean frames alone: the data must not be that easy."""
+    """Accuracy of a linear model on the videos' mean frames alone, which shows how easy the data is."""
     groups = np.array([video.name.split("_")[2] for video in train])
     frames, labels = zip(*((mean_frames([folder / video.path.parent.name / f"{video.name}.avi" for video in videos]),
                             np.array([video.label for video in videos])) for videos in (train, test)), strict=True)
@@ -96,15 +96,16 @@ def decisions(model: HIPE, record: PushRecord, hierarchy: Hierarchy, videos: lis
         by video and level, see `decision_measures`.
     """
     leaf_of = {hierarchy.full_name(leaf): leaf for leaf in hierarchy.levels[0]}
-    found = []
+    measures = []
     for first in range(0, len(videos), BATCH):
         with torch.no_grad():
             output = model(torch.stack(clips[first:first + BATCH]))
         for i, video in enumerate(videos[first:first + BATCH]):
             leaf = leaf_of[explanations[video.name]["prediction"][0]]
-            found.append(decision_measures(model, output.activations[i], output.distances[i], hierarchy.path_ids(leaf),
-                                           truth=hierarchy.path_ids(video.label), record=record))
-    return found
+            measures.append(decision_measures(
+                model, output.activations[i], output.distances[i], hierarchy.path_ids(leaf),
+                truth=hierarchy.path_ids(video.label), record=record))
+    return measures
 
 
 def decided(measures: list[dict[str, float]]) -> dict[str, float | None]:
@@ -130,9 +131,9 @@ def points_at_level(explanations: dict[str, dict], level: int, truth: dict[str, 
     """
     hits = []
     for video, explanation in explanations.items():
-        found = next((one for one in explanation["levels"] if one["level"] == level), None)
-        if found is not None and found["node"] == of_truth[video][level]:
-            hits.append(points_at(tuple(found["prototypes"][0]["peak"]), truth[video]))
+        row = next((row for row in explanation["levels"] if row["level"] == level), None)
+        if row is not None and row["node"] == of_truth[video][level]:
+            hits.append(points_at(tuple(row["prototypes"][0]["peak"]), truth[video]))
     return {"explained": sum(any(one["level"] == level for one in explanation["levels"])
                              for explanation in explanations.values()), "pointing": share(hits)}
 

@@ -39,7 +39,7 @@ def read_explanations(results: Path, videos: list[Video]) -> list[dict[str, dict
 
 
 def summarise(out: Path, minutes: float) -> dict:
-    """Recompute every figure from the files of a finished demo.
+    """Compute every figure from the files of a finished demo.
 
     Args:
         out: the demo's folder; minutes: of work, as measured.

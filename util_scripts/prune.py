@@ -46,8 +46,8 @@ def own_among_nearest(distances: Tensor, labels: Tensor, node_of: Tensor, ancest
         (P,) int64, 0..n.
     """
     nearest = distances.topk(min(n, len(distances)), dim=0, largest=False).indices  # (n, P)
-    found = ancestors[labels[nearest], level_of[node_of]]  # (n, P), the node of the prototype's level
-    return (found == node_of).sum(0)
+    nodes = ancestors[labels[nearest], level_of[node_of]]  # (n, P), at the prototype's level
+    return (nodes == node_of).sum(0)
 
 
 def staying(own: Tensor, node_of: Tensor, n_nodes: int, least: int) -> Tensor:
@@ -66,15 +66,15 @@ def staying(own: Tensor, node_of: Tensor, n_nodes: int, least: int) -> Tensor:
 
 
 def named(flag: str, numbers: Sequence[int], node_of: Tensor, hierarchy: Hierarchy) -> Tensor:
-    """Which prototypes stay where somebody names them.
+    """Which prototypes stay, by --forbid or --keep.
 
     Args:
-        flag: "forbid" where the numbers are of those that go, "keep" where of those that stay.
-        numbers: 0..P - 1; one that comes twice counts once. node_of: (P,).
+        flag: "forbid" for numbers of prototypes that go, "keep" for numbers of those that stay.
+        numbers: 0..P - 1, repeats allowed. node_of: (P,).
     Returns:
         (P,) bool.
     Raises:
-        ValueError: naming a number that no prototype has, or a node that would lose its last one.
+        ValueError: a number is out of range, or a node would lose its last prototype.
     """
     unknown = [number for number in numbers if not 0 <= number < len(node_of)]
     if unknown:
@@ -180,14 +180,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if passes:
         retune(model, activations[:, keep], labels, args, passes)
         look("tuned")
-    tell(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
+    print_tables(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
     record = replace(record, earlier=torch.arange(len(keep))).only(keep)
     content = {**checkpoint, "model": model.state_dict(), "optimizers": {},
                "counts": model.prototype_layer.counts.tolist(), "push_record": record.to_dict()}
     content.pop("ways", None)  # of prototypes that may be gone
     save_checkpoint(out, content)
     table = out.parent / "prototypes.json"
-    fresh = own_args.out is None or not table.exists()  # a folder that somebody names may hold another run's
+    fresh = own_args.out is None or not table.exists()  # the folder of --out may hold another run's
     if fresh:
         text = json.dumps(record.rows(hierarchy, node_of[keep]))
         write_whole(table, lambda file: file.write(text.encode()))
@@ -195,12 +195,12 @@ def main(argv: Sequence[str] | None = None) -> None:
           + (f"; {table} has each one's number of before as \"earlier\"" if fresh else ""))
 
 
-def tell(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tuple[list[float], list[float]]], *,
-         by_name: bool) -> None:
-    """Print how many prototypes stay at every level, and what that costs.
+def print_tables(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tuple[list[float], list[float]]],
+                 *, by_name: bool) -> None:
+    """Print how many prototypes stay at every level, and the accuracy before and after.
 
     Args:
-        keep, node_of: (P,). rows: by when it was measured, accuracy and mean log-probability of the truth by level.
+        keep, node_of: (P,). rows: by time of measurement, accuracy and mean log-probability of the truth by level.
         by_name: print every prototype that goes.
     """
     for level, nodes in enumerate(hierarchy.levels):
@@ -217,7 +217,7 @@ def tell(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tu
 
 @torch.no_grad()
 def clips_of(model: HIPE, loader, n_videos: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What the prototypes make of all clips, and how near they are to every video.
+    """Activations of the prototypes on all clips, and their distances to every video.
 
     Returns:
         activations (N, P) and labels (N,) of the clips; distances (n_videos, P), of each video's nearest patch,

@@ -127,10 +127,10 @@ class PackedFrames:
                 self._files[shard] = os.open(shard, os.O_RDONLY)
             file = self._files[shard]
             whole = length > 0 and offset + length <= os.fstat(file).st_size  # else index or offsets are damaged
-            found = os.pread(file, length, offset) if whole else b""
+            content = os.pread(file, length, offset) if whole else b""
         except (OSError, OverflowError) as error:
             raise ValueError(f"{shard}: cannot be read ({error}); {REMEDY}") from error
-        if not whole or len(found) < length:
+        if not whole or len(content) < length:
             raise ValueError(f"{shard}: damaged, or ends within a video; {REMEDY}")
-        return found
+        return content
 
