@@ -27,7 +27,7 @@ from tqdm import tqdm
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import RECIPES, extremal_masks
-from datasets import READERS
+from datasets import DATASETS, READERS
 from datasets.annotation import subset_of
 from datasets.groups import hold_out
 from datasets.transforms import normalise
@@ -692,7 +692,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
                               subset=subset, n_videos=n_videos, inference_stride=inference_stride)
     stored = stored_flags(content, call, {name for name, value in given.items() if value is not None})
     stored.memory_gb = 0.0
-    known = hold_out(read_videos(stored, tree), content.get("held_out", ()))
+    known = hold_out(read_videos(stored, tree), content.get("held_out", ()), DATASETS[stored.dataset])
     chosen, reader = choose(call, whole_videos(known)), make_reader(stored)
     given_truth, truth = truth, _truth_file(truth, Path(stored.annotation_path))
     if truth is None:

@@ -3,16 +3,13 @@
 import argparse
 import functools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from attribution import METHODS, VOXELWISE
@@ -20,7 +17,8 @@ from attribution.feature_pyramid import DEPTH, THETA, FeaturePyramid, feature_py
 from attribution.gradients import POLARITIES, STEPS
 from attribution.perturbation import PERTURBATIONS, RATE, RECIPES, VARIANTS, extremal_masks
 from datasets import READERS
-from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader, VideoFile, VideoInfo
+from datasets.reading import VIDEO_EXTENSIONS, CachedReader, Reader
+from datasets.reading.loose import IMAGES, LooseFiles, frame_files
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips, whole_videos
@@ -43,13 +41,11 @@ from run.paths import HERE, under_root
 from run.resume import stored_args, stored_normalisation
 from training.checkpoint import load_checkpoint
 
-IMAGES = (".jpg", ".jpeg", ".png")
 PICTURED = 6  # channels of a layer on the picture of a pyramid
 LINKS = 2  # lines that lead from each of them
 MISS = 0.02  # by which an area may differ from what was asked for before a line says so
 PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks, elsewhere
 PUBLISHED_METHODS = {"perturb": "3d_ep"}
-MISSING = 1  # frames by which headers are wrong of videos that are whole
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -130,62 +126,6 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     if args.videos_dir and args.video:
         raise ValueError("--videos_dir and --video contradict each other; give one of them")
     return args, given
-
-
-class AnyVideo:
-    """Reads video files, and folders of pictures in the order of the numbers in their names.
-
-    Attributes:
-        cut: of the files with fewer frames than they promise, how many they have and promise.
-    """
-
-    def __init__(self) -> None:
-        self._files = VideoFile()
-        self.cut: dict[Path, tuple[int, int]] = {}
-
-    def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Frames by their index from 0; see `datasets.reading`."""
-        if not path.is_dir():
-            return self._files.frames(path, indices)
-        files = frame_files(path)
-        wanted = range(len(files)) if indices is None else [int(i) for i in indices]
-        pictures = []
-        for i in wanted:
-            try:
-                with Image.open(files[i]) as image:
-                    pictures.append(np.asarray(image.convert("RGB")))
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{files[i]}: not a readable picture ({error}); replace it") from error
-        if len({picture.shape for picture in pictures}) > 1:
-            raise ValueError(f"{path}: frames differ in size; extract them again")
-        return torch.from_numpy(np.stack(pictures))
-
-    def info(self, path: Path) -> VideoInfo:
-        """Number of frames, size and rate; a folder has no rate."""
-        if not path.is_dir():
-            info = self._files.info(path)
-            with av.open(str(path), metadata_errors="replace") as container:
-                promised = container.streams.video[0].frames  # 0 where the container does not tell
-            if promised > info.n_frames + MISSING:
-                self.cut[path] = info.n_frames, promised
-            return info
-        return VideoInfo(len(frame_files(path)), *self.size(path), None)
-
-    def size(self, path: Path) -> tuple[int, int]:
-        """Height and width."""
-        return tuple(self.frames(path, [0]).shape[1:3]) if path.is_dir() else self._files.size(path)
-
-
-def frame_files(folder: Path) -> list[Path]:
-    """The pictures in a folder, in the order of the numbers in their names.
-
-    Raises:
-        ValueError: where there is none.
-    """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
-    if not files:
-        raise ValueError(f"{folder}: no frames in this folder; put in pictures (image_00001.jpg, ...), or give the video file")
-    return sorted(files, key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)])
 
 
 def videos_in(folder: Path, hierarchy: Hierarchy) -> list[Video]:
@@ -590,7 +530,7 @@ class Writer:
 def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None, hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
     """The videos to explain, and what reads them."""
     if args.videos_dir or args.video:
-        reader = CachedReader(AnyVideo(), int(MEMORY_GB * 1e9))
+        reader = CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
         if args.videos_dir:
             return spread(videos_in(under_root(args, args.videos_dir), hierarchy), args.n_videos if "n_videos" in given else 0), reader
         file = args.video.expanduser().resolve()
@@ -602,7 +542,7 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
     return choose(args, whole_videos(read_videos(stored, hierarchy))), make_reader(stored)
 
 
-def tell_of_short(clips: VideoClips, files: AnyVideo | None) -> None:
+def tell_of_short(clips: VideoClips, files: LooseFiles | None) -> None:
     """A line on videos that end before they promise to, and one on those that are shorter than a clip."""
     if files is not None and files.cut:
         path, (found, promised) = next(iter(files.cut.items()))
@@ -630,7 +570,7 @@ def explain(args: argparse.Namespace, given: set[str]) -> None:
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
                        transform=EvalTransform(size), reader=reader)
-    tell_of_short(clips, reader.reader if isinstance(reader, CachedReader) and isinstance(reader.reader, AnyVideo) else None)
+    tell_of_short(clips, reader.reader if isinstance(reader, CachedReader) and isinstance(reader.reader, LooseFiles) else None)
     shown = []
     for index, item, log_probs, leaf in find_windows(subject, clips, args, window_power(stored)):
         target = choose_target(args, subject, videos[index], leaf)

@@ -5,26 +5,18 @@
 
 import datetime
 import platform
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from benchmarks import inference, memory, push, schedule, step
+from benchmarks.machine import machine
 from options.errors import CommandLine, user_errors
 from run.paths import HERE
 
-BENCHMARKS = {"step": step, "push": push, "inference": inference, "schedule": schedule, "memory": memory}
+BENCHMARKS = ("step", "push", "inference", "schedule", "memory")  # modules here whose main returns ratios
 HEADING = "## All benchmarks, run by run"
 ABOUT = "Ratios that `python -m benchmarks.all` added, medians over turns; a machine's times say nothing on another."
-
-
-def machine(*, no_cuda: bool) -> str:
-    """The processor, or the GPU where there is one that may be used, in words."""
-    if torch.cuda.is_available() and not no_cuda:
-        return torch.cuda.get_device_name()
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").is_file() else []
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def add_row(path: Path, row: dict[str, str]) -> None:
@@ -49,13 +41,13 @@ def main(argv: list[str] | None = None) -> None:
     own, others = parser.parse_known_args(argv)
     if not own.results.parent.is_dir() or own.results.is_dir():
         raise ValueError(f"{own.results}: no file can be written there; name one in a folder that exists")
-    found: dict[str, float] = {}
+    ratios: dict[str, float] = {}
     for name in own.only:
         print(f"\n--- {name}\n", flush=True)
-        found |= BENCHMARKS[name].main(others)
+        ratios |= import_module(f"benchmarks.{name}").main(others)
     add_row(own.results, {"date": str(datetime.date.today()), "machine": machine(no_cuda="--no_cuda" in others),
                           "versions": f"Python {platform.python_version()}, PyTorch {torch.__version__}",
-                          **{name: f"{value:.3f}" for name, value in found.items()}})
+                          **{name: f"{value:.3f}" for name, value in ratios.items()}})
     print(f"\n{own.results}: a row was added")
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
-from benchmarks.all import machine
+from benchmarks.machine import machine
 from models import TRUNKS, ResNet3D
 from options.errors import CommandLine, user_errors
 from run.model import choose_device

@@ -5,8 +5,8 @@
 --demo is a folder with the embedded set (jpg/, ucf101_01.json, hierarchy.csv, truth.json), as util_scripts.demo or
 make_demo_dataset, generate_video_jpgs and ucf101_json fill it; --trunk a checkpoint whose trunk and softmax head were
 trained on it (default: results/trunk.pth in that folder). The trunk stays as it is: its features of all clips are
-computed once and kept in --work; start, warm epochs, push, merging and tuning run on them as main.py runs them, once a
-seed. Other flags are main.py's; what is not given is the checkpoint's, or the default of the score.
+computed once and cached in --work; start, warm epochs, push, merging and tuning run on them as main.py runs them,
+once a seed. Other flags are main.py's; what is not given is the checkpoint's, or the default of the score.
 
 Prints, for each seed and in the mean, the accuracy of every stage and of the softmax head of the same trunk over the
 same windows, pooled alike, and for every level the measures of evaluation.decisions over all test videos; pointing by
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.ancestors import FeatureBatches, Kept, keep, train
+from benchmarks.cached_features import CachedTrunk, FeatureBatches, load_features, train_head
 from datasets.video import Video
 from evaluation.calibration import calibration_error
 from evaluation.decisions import decision_measures
@@ -37,10 +37,9 @@ from models.geometry import cell_centre, points_to_source
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.recipes import TRUNK_FLAGS
-from options.resolve import resolve
 from run.data import read_videos, window_power
 from run.model import build_model, fresh_embedding
-from run.resume import check_tree, stored_args
+from run.resume import fresh, stored_args
 from training.checkpoint import load_checkpoint
 from training.push import PushRecord
 
@@ -61,18 +60,18 @@ class Test:
     """The test videos' windows, as cached features.
 
     Args:
-        kept: features and fields by name. videos: V of them. demo: the folder with truth.json.
+        cached: features and fields by name. videos: V of them. demo: the folder with truth.json.
     """
 
-    def __init__(self, kept: dict[str, Tensor], videos: Sequence[Video], tree: Hierarchy, demo: Path,
+    def __init__(self, cached: dict[str, Tensor], videos: Sequence[Video], tree: Hierarchy, demo: Path,
                  power: float) -> None:
-        self.kept, self.videos, self.tree, self.power = kept, videos, tree, power
+        self.cached, self.videos, self.tree, self.power = cached, videos, tree, power
         self.labels = torch.tensor([video.label for video in videos])
         self.tubes, self.ways = read_truth(demo / "truth.json"), read_ways(demo / "truth.json")
 
     def pooled(self, log_probs: Tensor) -> Tensor:
         """(N, K) of the windows -> (V, K0) probabilities of the videos."""
-        windows = [log_probs[self.kept["video"] == v] for v in range(len(self.videos))]
+        windows = [log_probs[self.cached["video"] == v] for v in range(len(self.videos))]
         return torch.stack([pool_windows(some, self.tree.membership, self.power)[0][:self.tree.n_leaves]
                             for some in windows])
 
@@ -84,7 +83,7 @@ class Test:
     def outputs(self, model: HIPE) -> dict[str, Tensor]:
         """What the model says of every window."""
         model.eval()
-        outputs = [model(batch["clip"]) for batch in FeatureBatches(self.kept, 48)]
+        outputs = [model(batch["clip"]) for batch in FeatureBatches(self.cached, 48)]
         return {name: torch.cat([getattr(one, name) for one in outputs])
                 for name in ("log_probs", "evidence", "activations", "distances", "cells")}
 
@@ -96,7 +95,7 @@ class Test:
     def softmax_head(self, model: HIPE) -> list[float]:
         """Accuracies of the trunk's softmax head."""
         log_probs = [model.node_log_probs(model.pooled_log_probs(batch["clip"]))
-                     for batch in FeatureBatches(self.kept, 48)]
+                     for batch in FeatureBatches(self.cached, 48)]
         return self.by_level(self.pooled(torch.cat(log_probs)))
 
     @torch.no_grad()
@@ -108,18 +107,18 @@ class Test:
         sums: list[dict[str, list[float]]] = [{} for _ in tree.levels]
         same_way, nearest_way = [], []
         for v, video in enumerate(self.videos):
-            windows = (self.kept["video"] == v).nonzero()[:, 0]
+            windows = (self.cached["video"] == v).nonzero()[:, 0]
             best = windows[out["log_probs"][windows, predicted[v]].argmax()]
             path, truth = tree.ancestors[predicted[v]].tolist(), tree.ancestors[video.label].tolist()
-            found = decision_measures(model, out["activations"][best], out["distances"][best], path, truth=truth,
+            of_levels = decision_measures(model, out["activations"][best], out["distances"][best], path, truth=truth,
                                       record=record)
             gains = model.score.silenced(out["activations"][best], torch.tensor(path))
-            for level, measures in enumerate(found):
+            for level, measures in enumerate(of_levels):
                 first = int(gains[level].masked_fill(layer.node_of != path[level], -torch.inf).argmax())
                 if path[level] == truth[level]:
                     peak = cell_centre(out["cells"][best, first], tuple(record.maps.shape[1:]), record.stride,
                                        record.clip_size, record.offset)
-                    place = points_to_source(peak, self.kept["frames"][best], self.kept["crop"][best],
+                    place = points_to_source(peak, self.cached["frames"][best], self.cached["crop"][best],
                                              record.clip_size[1:])
                     measures["pointing"] = points_at(tuple(place.tolist()), self.tubes[video.name])
                     if level == 0 and self.ways:
@@ -162,28 +161,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, given = parse_main(["--root_path", str(demo), "--tree_file", "hierarchy.csv", *others])
     for name in set(TRUNK) - given:
         setattr(args, name, getattr(stored, name))
-    resolve(args)
-    tree = check_tree(args, given, None, None)
+    args, tree = fresh(args)
     videos = read_videos(args, tree)
     training, testing = ([video for video in videos if video.subset == name] for name in ("training", "validation"))
-    args.names = [video.name for video in training]
-    args.labels = torch.tensor([video.label for video in training])
     embedding = fresh_embedding(args, tree, None)
     state = {name: value for name, value in checkpoint["model"].items() if name.startswith(("trunk.", "pooled_head."))}
     rows = []
-    kept = test = None
+    cached = test = None
     for seed in own.seeds:
         torch.manual_seed(seed)
         model = build_model(args, tree, *embedding)
         model.load_state_dict(state, strict=False)
-        kept = kept or keep(own.work.resolve() / f"{demo.name}_{digest_of(demo, state, args)}.features", model, args,
-                            {"training": training, "validation": testing})
-        model.trunk = Kept(model.trunk, kept["still"]["sizes"])
-        test = test or Test(kept["test"], testing, tree, demo, window_power(args))
+        features = own.work.resolve() / f"{demo.name}_{digest_of(demo, state, args)}.features"
+        cached = cached or load_features(features, model, args, {"training": training, "validation": testing})
+        model.trunk = CachedTrunk(model.trunk, cached["still"]["sizes"])
+        test = test or Test(cached["test"], testing, tree, demo, window_power(args))
         accuracies = {"softmax head": test.softmax_head(model)}
-        record = train(model, args, kept, seed,
-                       lambda stage, model=model, test=test, into=accuracies:
-                       into.update({stage: test.accuracy(model)}))
+        record = train_head(model, args, cached, training, seed,
+                            lambda stage, model=model, test=test, into=accuracies:
+                            into.update({stage: test.accuracy(model)}))
         whole, levels = test.measures(model, record)
         rows.append({"seed": seed, "accuracy": accuracies, **whole, "levels": levels})
         print(json.dumps(rows[-1]), flush=True)

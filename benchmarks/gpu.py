@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step import Bench, in_turns, make_trainer, matrix_rate, softmax_step
+from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step
+from benchmarks.turns import in_turns
 from models import HIPE
 from options.errors import CommandLine, user_errors
 from training.precision import Precision

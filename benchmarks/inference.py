@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.step import Bench, in_turns, ratio
+from benchmarks.bench import Bench
+from benchmarks.turns import in_turns, ratio
 from options.errors import CommandLine, user_errors
 from training.precision import Precision
 

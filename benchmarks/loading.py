@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -26,47 +25,20 @@ from simplejpeg import decode_jpeg
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
+from benchmarks.films import found_videos, made_videos
+from benchmarks.turns import per_second
 from datasets import READERS
-from datasets.annotation import read_ucf101
-from datasets.hdf5 import NAME
-from datasets.packed import INDEX_NAME, index_table
-from datasets.reading import FRAME_NAME, VIDEO_EXTENSIONS, JpegFolder, VideoFile, decode
+from datasets.annotation import read_annotated_videos
+from datasets.reading import FRAME_NAME, JpegFolder, VideoFile, decode
+from datasets.reading.hdf5 import NAME
+from datasets.reading.packed import INDEX_NAME, index_table
 from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
 from run.data import make_loader, quiet_worker
-from util_scripts import generate_video_hdf5
-from util_scripts.generate_video_jpgs import convert
-from util_scripts.pack_frames import pack
-
-N_FRAMES, FPS, HEIGHT, WIDTH = 120, 25, 240, 320
-
-
-def made_videos(folder: Path, n: int) -> list[Path]:
-    """MPEG-4 files with drifting smooth noise."""
-    rng, files = np.random.default_rng(1), []
-    folder.mkdir()
-    for v in range(n):
-        noise = Image.fromarray(rng.integers(0, 256, (20, 26, 3), dtype=np.uint8)).resize((WIDTH + 96, HEIGHT + 80))
-        files.append(folder / f"video_{v}.avi")
-        with av.open(str(files[-1]), "w") as container:
-            stream = container.add_stream("mpeg4", rate=FPS, options={"g": "12", "qmin": "2", "qmax": "4"})
-            stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv420p"
-            for i in range(N_FRAMES):
-                crop = np.asarray(noise.crop((i % 80, i % 80, i % 80 + WIDTH, i % 80 + HEIGHT)))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(crop, format="rgb24")))
-            container.mux(stream.encode())
-    return files
-
-
-def found_videos(folder: Path) -> list[Path]:
-    """The video files of a folder, at any depth; FileNotFoundError where there is none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_EXTENSIONS)
-    if not files:
-        raise FileNotFoundError(f"{folder}: no video file in it; give a folder of videos")
-    return files
+from util_scripts.storing import pack, write_frame_folder, write_hdf5_file
 
 
 class Published(Dataset):
@@ -124,13 +96,6 @@ def whole_videos_decoded(clips: VideoClips, step: int) -> None:
             pass
 
 
-def per_second(n: int, work: Callable[[], object]) -> float:
-    """How often a second something happens that happens n times in one call."""
-    began = time.perf_counter()
-    work()
-    return n / (time.perf_counter() - began)
-
-
 def one_pass(dataset: Dataset, step: int, workers: int, batch_size: int) -> None:
     """An epoch through a loader, to its last clip."""
     batches = EpochBatches(len(dataset), batch_size, seed=1, epoch=step)
@@ -142,9 +107,9 @@ def storage(files: list[Path], folder: Path, size: int) -> dict[str, list[Video]
     """The same videos as files, as frame folders, as HDF5 files and packed."""
     videos: dict[str, list[Video]] = {kind: [] for kind in READERS}
     for i, file in enumerate(files):
-        convert(file, folder / "jpg" / f"v{i}", size=size, fps=None)
+        write_frame_folder(file, folder / "jpg" / f"v{i}", size=size, fps=None)
         n = JpegFolder().info(folder / "jpg" / f"v{i}").n_frames
-        generate_video_hdf5.convert(folder / "jpg" / f"v{i}", folder / "hdf5" / NAME.format(f"v{i}"))
+        write_hdf5_file(folder / "jpg" / f"v{i}", folder / "hdf5" / NAME.format(f"v{i}"))
         for kind, path in (("video", file), ("jpg", folder / "jpg" / f"v{i}"), ("packed", folder / "packed" / f"v{i}"),
                            ("hdf5", folder / "hdf5" / NAME.format(f"v{i}"))):
             videos[kind].append(Video(f"v{i}", path, 0, "training", n, (0, n)))
@@ -195,7 +160,7 @@ def measure_start(n: int, folder: Path) -> None:
     del database, names
     tree = Hierarchy.from_rows([[f"class {i}", "any"] for i in range(100)])
     began = time.perf_counter()
-    videos = read_ucf101(folder / "annotation.json", folder, tree, file_type="packed")
+    videos = read_annotated_videos(folder / "annotation.json", folder, tree, file_type="packed")
     read = time.perf_counter()
     clips = VideoClips(videos, sampler=RandomClip(16), transform=TrainTransform(112), reader=READERS["packed"]())
     next(iter(EpochBatches(len(clips), 128, seed=1, epoch=1)))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.step import Bench
+from benchmarks.bench import Bench
 from models import PrototypeLayer
 from options.errors import CommandLine, user_errors
 from training.losses import focused_and_background

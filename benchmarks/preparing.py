@@ -14,15 +14,16 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from benchmarks.loading import found_videos, made_videos, per_second
+from benchmarks.films import found_videos, made_videos
+from benchmarks.turns import per_second
 from options.errors import CommandLine, user_errors
-from util_scripts.generate_video_jpgs import convert
+from util_scripts.storing import write_frame_folder
 
 
 def ours(files: list[Path], folder: Path, size: int) -> None:
     """Frame folders of all files, by this project."""
     for i, file in enumerate(files):
-        convert(file, folder / f"v{i}", size=size, fps=None)
+        write_frame_folder(file, folder / f"v{i}", size=size, fps=None)
 
 
 def ffmpeg(files: list[Path], folder: Path, size: int) -> None:

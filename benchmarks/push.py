@@ -24,11 +24,10 @@ from explain import prototype_pictures
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
-from options.resolve import resolve
 from run.data import even_clips, make_loader, make_reader, read_videos
 from run.model import build_model, choose_device, fresh_embedding
 from run.predict import predict
-from run.resume import check_tree
+from run.resume import fresh
 from training.engine import Phase, Trainer
 from training.losses import LossWeights
 from training.precision import choose_precision
@@ -65,7 +64,7 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
     known = read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
     by_name = {video.name: video for video in [video for video in known if video.subset == "training"][:n]}
     reader = make_reader(args)
-    clips = even_clips(args, list(by_name.values()), reader, args.push_clips)
+    clips = even_clips(args, list(by_name.values()), reader, args.push_clips, normalisation=model.normalisation)
     loader = make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
     turns, there = [], set(folder.iterdir())
     for _ in range(repeats + 1):
@@ -98,12 +97,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--n_clips", type=int, default=48, help="at most, three of each video (default: 48)")
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one not counted (default: 3)")
     own, others = parser.parse_known_args(argv)
-    args, given = parse_main(["--batch_size", "8", *others])
-    resolve(args)
+    args, _ = parse_main(["--batch_size", "8", *others])
     if min(own.n_clips, own.repeats) < 1:
         raise ValueError("--n_clips and --repeats must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        hierarchy = check_tree(args, given, None, None)
+        args, hierarchy = fresh(args)
         found = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))
     return {"push / evaluation": found}
 

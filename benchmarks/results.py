@@ -31,8 +31,7 @@ import torch
 from torch import Tensor
 
 from attribution import METHODS as ATTRIBUTION
-from benchmarks.scores import demo_line, figures, on_trunk, weizmann_line
-from benchmarks.weizmann import python
+from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
 from evaluate_explanations import explanation_table
 from evaluation.calibration import fit_temperature, tempered
@@ -136,7 +135,7 @@ def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor,
     model, hierarchy, _ = model_of(checkpoint, path)
     args = stored_args(checkpoint)
     videos = whole_videos(read_videos(args, hierarchy).subset("validation"))
-    clips = window_clips(args, videos, make_reader(args), args.inference_stride)
+    clips = window_clips(args, videos, make_reader(args), args.inference_stride, normalisation=model.normalisation)
     device = choose_device(None, no_cuda)
     loader = make_loader(clips, n_threads=args.n_threads, device=device, batch_size=48)
     pool = predict(model.to(device), loader, len(videos), device=device, pooled=pooled,

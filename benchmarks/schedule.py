@@ -14,7 +14,8 @@ import statistics
 
 import torch
 
-from benchmarks.step import Bench, in_turns, make_trainer
+from benchmarks.bench import Bench, make_trainer
+from benchmarks.turns import in_turns
 from options.errors import CommandLine, user_errors
 from training.push import push
 from training.schedule import Step, push_epochs

@@ -11,16 +11,13 @@ ancestors on the validation videos, mean height of the lowest common ancestor ov
 class. A call that was interrupted goes on where it was; --work holds its runs.
 """
 
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.weizmann import HIPE, LINE, prepare, python
+from benchmarks.runs import demo_line, figures, on_trunk, python, trained_trunk, weizmann_line
 from hierarchy import Hierarchy, one_hot, save_embeddings
 from options.errors import CommandLine, user_errors
-from options.recipes import RECIPES
-from util_scripts.demo import TRAINING
 
 HEADS = {
     "hyperbolic": "--score hyperbolic",
@@ -30,56 +27,9 @@ HEADS = {
 }
 
 
-def demo_line(folder: Path) -> list[str]:
-    """The demo's own flags.
-
-    Raises:
-        ValueError: where the folder is not a demo's.
-    """
-    if not (folder / "truth.json").is_file() or not (folder / "jpg").is_dir():
-        raise ValueError(f"{folder}: holds no demo; make one with python -m util_scripts.demo {folder}")
-    data = "--video_path jpg --annotation_path ucf101_01.json --dataset ucf101 --tree_file hierarchy.csv"
-    return ["--root_path", str(folder), *data.split(), *TRAINING.split(), "--n_val_samples", "4", "--no_img"]
-
-
-def weizmann_line(data: Path, work: Path, test_actors: list[int] | None = None) -> list[str]:
-    """The flags of benchmarks.weizmann, over frames that are made in the folder `work`, with its own split or another.
-
-    Raises:
-        ValueError: where `data` has no videos.
-    """
-    if not (data / "videos").is_dir():
-        raise ValueError(f"{data}: has no folder videos/; give the folder of the Weizmann clips")
-    annotation = prepare(data, work, test_actors)
-    return ["--root_path", str(work), *LINE.format(annotation=annotation).split(), *HIPE.split()]
-
-
-def figures(results: Path) -> dict[str, float]:
-    """Of a finished run: its last validation."""
-    events = map(json.loads, (results / "metrics.jsonl").read_text().splitlines())
-    last = [event for event in events if event["event"] == "val"][-1]
-    levels = {name.replace("_", " "): value for name, value in last.items() if name.startswith("level_")}
-    return {"class": last["top1"], **levels, "severity": last["severity"], "-log p": last["loss"]}
-
-
 def joined(values: Iterable[float]) -> str:
     """Cells of a table."""
     return " | ".join(f"{value:.3f}" for value in values)
-
-
-def trained_trunk(line: list[str], seed: int, results: Path) -> Path:
-    """The trunk of a seed, under its softmax head: its checkpoint in the folder `results`."""
-    python("main.py", *line, "--manual_seed", seed, "--n_epochs", "0", "--result_path", results,
-           "--resume_path", "auto")
-    return results / "trunk.pth"
-
-
-def on_trunk(trunk: Path, line: list[str]) -> list[str]:
-    """The flags that leave out the trunk epochs of a run from scratch, and start it from their outcome."""
-    recipe = [word for name, value in RECIPES["scratch"].items() for word in (f"--{name}", str(value))]
-    own = RECIPES["tree"]  # and not what a tree score takes on published weights that stay as they are
-    tree = ["--similarity_scale", str(own["similarity_scale"]), "--no-standardise"]
-    return [*recipe, *tree, *line, "--trunk_epochs", "0", "--pretrain_path", str(trunk)]
 
 
 def compare(name: str, line: list[str], tree: Path, work: Path, *, heads: list[str], seeds: list[int]) -> None:

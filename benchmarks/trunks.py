@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.all import machine
+from benchmarks.machine import machine
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
@@ -48,8 +48,7 @@ def flags(name: str, depth: int | None, own: argparse.Namespace) -> argparse.Nam
     """main.py's flags for a trunk, all others by default."""
     line = ["--model", name, "--sample_size", str(own.sample_size), "--sample_duration", str(own.sample_duration)]
     args, _ = parse_main(line + (["--model_depth", str(depth)] if depth else []))
-    resolve(args)
-    return args
+    return resolve(args)
 
 
 def measure(args: argparse.Namespace, own: argparse.Namespace) -> dict:

@@ -9,52 +9,18 @@ DIR holds videos/ and ucfTrainTestlist/ in UCF-101's layout, and hierarchy.csv. 
 """
 
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 
+from benchmarks.runs import WEIZMANN, WEIZMANN_SCHEDULE, prepare_weizmann, python
 from options.errors import CommandLine, user_errors
-from run.paths import HERE
 
-LINE = """--video_path jpg --annotation_path {annotation} --dataset ucf101 --tree_file hierarchy.csv --n_classes 4
- --model_depth 10 --resnet_widen_factor 0.5 --sample_size 64 --batch_size 10 --checkpoint 35 --no_cuda --no_img
- --val_every 75 --n_val_samples 8"""
-HIPE = "--trunk_epochs 40 --warm_epochs 15 --n_epochs 35 --push_start 25"  # two pushes
 SOFTMAX = "--trunk_epochs 75 --n_epochs 0"
-
-
-def python(*words: str | Path) -> None:
-    """Run one of the project's scripts quietly.
-
-    Raises:
-        ValueError: with the end of what it said, where it fails.
-    """
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=HERE, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{' '.join(map(str, words))} failed: {done.stderr.strip().splitlines()[-1]}")
-
-
-def prepare(data: Path, work: Path, test_actors: list[int] | None) -> str:
-    """Frames and annotation; returns the annotation's name. The split is the lists' own, or by the given actors."""
-    python("-m", "util_scripts.generate_video_jpgs", data / "videos", work / "jpg", "ucf101")
-    python("-m", "util_scripts.ucf101_json", data / "ucfTrainTestlist", work / "jpg", work)
-    (work / "hierarchy.csv").write_bytes((data / "hierarchy.csv").read_bytes())
-    if not test_actors:
-        return "ucf101_01.json"
-    annotation = json.loads((work / "ucf101_01.json").read_text())
-    for name, entry in annotation["database"].items():
-        actor = int(re.search(r"_g(\d+)_c\d+$", name).group(1))
-        entry["subset"] = "validation" if actor in test_actors else "training"
-    name = f"split_{'_'.join(map(str, test_actors))}.json"
-    (work / name).write_text(json.dumps(annotation))
-    return name
 
 
 def accuracies(work: Path, annotation: str, seed: int) -> dict[str, float]:
     """Video accuracy on the test actors at every stage of one seed."""
-    line = [*LINE.format(annotation=annotation).split(), "--root_path", work, "--manual_seed", seed, "--overwrite"]
-    for name, flags in (("hipe", HIPE), ("softmax", SOFTMAX)):
+    line = [*WEIZMANN.format(annotation=annotation).split(), "--root_path", work, "--manual_seed", seed, "--overwrite"]
+    for name, flags in (("hipe", WEIZMANN_SCHEDULE), ("softmax", SOFTMAX)):
         python("main.py", *line, *flags.split(), "--result_path", f"{name}_{annotation[:-5]}_{seed}")
     found = {}
     for name in ("hipe", "softmax"):
@@ -78,7 +44,7 @@ def main() -> None:
         raise ValueError(f"{args.data}: has no folder videos/; give the folder of the Weizmann clips")
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    annotation = prepare(args.data.resolve(), work, args.test_actors)
+    annotation = prepare_weizmann(args.data.resolve(), work, args.test_actors)
     rows = []
     for seed in args.seeds:
         rows.append(accuracies(work, annotation, seed))

@@ -1,11 +1,12 @@
-"""ActivityNet: untrimmed videos with annotated segments in seconds; trained on the segments, predicted as a whole."""
+"""ActivityNet's annotation: untrimmed videos with segments in seconds, trained on by segment, predicted as a whole."""
 
 import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.annotation import complain, labels_of, load_database, subset_of, tell_missing, undisturbed, videos_at
+from datasets.annotation import complain, labels_of, load_database, subset_of, tell_missing, undisturbed
+from datasets.on_disk import videos_at
 from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
@@ -31,8 +32,8 @@ def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> t
 def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, str | None]:
     """The path of each key's video, called `v_KEY` or `KEY`; None where there is none. Raises as `videos_at`."""
     keys = list(keys)
-    found = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
-    return {key: found.get(f"v_{key}", found.get(key)) for key in keys}
+    paths = videos_at(video_path, [place for key in keys for place in (f"v_{key}", key)], file_type=file_type)
+    return {key: paths.get(f"v_{key}", paths.get(key)) for key in keys}
 
 
 @undisturbed()
@@ -42,12 +43,13 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
 
     Args:
         annotation_path: the official JSON, with what add_fps_into_activitynet_json adds.
-        video_path: the folder of `v_KEY`, frame folders or video files, `v_` or not; the rest as in `read_ucf101`.
+        video_path: the folder of `v_KEY` or `KEY`, frame folders or video files.
+        hierarchy, file_type, strict: as in `read_annotated_videos`.
     Returns:
-        segments are called `KEY#1`, `KEY#2`, ... in the order of the file and know their video's key;
-        videos of the testing subset are called by their key, of class -1 where they have no annotation.
+        segments, named `KEY#1`, `KEY#2`, ... in the order of the file, which know their video's key; videos of the
+        testing subset, named by their key, of class -1 where they have no annotation.
     Raises:
-        FileNotFoundError, ValueError: as `read_ucf101`; also where an annotated video has no fps.
+        FileNotFoundError, ValueError: as `read_annotated_videos`; also where an annotated video has no fps.
     """
     database = load_database(annotation_path, REMEDY)["database"]
     if not database:

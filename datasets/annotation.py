@@ -1,16 +1,15 @@
-"""UCF-101 and everything annotated like it: videos in class folders, or wherever the annotation file says."""
+"""The general annotation: its JSON file, and the videos that it lists, in class folders or at the places that it names.
+"""
 
 import gc
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.packed import packed_places
-from datasets.reading import EXTENSIONS
+from datasets.on_disk import videos_at, videos_on_disk
 from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
@@ -22,7 +21,7 @@ MOST_FRAMES = 2**31  # of a video
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No search for garbage meanwhile: it would go through all that is being read, again and again."""
+    """Switch garbage collection off meanwhile: it would search all that is being read, again and again."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -32,92 +31,13 @@ def undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def videos_on_disk(video_path: Path, *, file_type: str | None = None) -> dict[tuple[str, str], str]:
-    """Find the videos in class folders.
-
-    Args:
-        video_path: holds `Class/video/` with frames ("jpg"), `Class/video.hdf5` ("hdf5") or `Class/video.avi`
-            ("video"), or is what pack_frames wrote ("packed").
-        file_type: one of these, or None for all but "packed", frame folders first.
-    Returns:
-        path of every video by its class folder and name, both casefolded: UCF-101 itself spells a class in two ways
-        (HandstandPushups, v_HandStandPushups).
-    Raises:
-        FileNotFoundError: no such folder.
-    """
-    if file_type == "packed":
-        places = ((place.casefold().rpartition("/"), place) for place in packed_places(video_path))
-        return {(folder, name): f"{video_path}/{place}" for (folder, _, name), place in places}
-    _check_folder(video_path)
-    found: dict[tuple[str, str], str] = {}
-    for folder in sorted(_visible(video_path), key=lambda entry: entry.name):
-        if folder.is_dir():
-            of = folder.name.casefold()
-            for name, path in _videos_in(folder.path, file_type).items():
-                found.setdefault((of, name), path)
-    return found
-
-
-def videos_at(video_path: Path, places: Iterable[str], *, file_type: str | None = None) -> dict[str, str]:
-    """Find videos by their places, `folder/video` without an ending, however many folders deep.
-
-    Only what lies in the folders is found, so that no place leads out of `video_path`. Folders are spelt exactly, for
-    videos case does not matter.
-
-    Args:
-        video_path, file_type: as in `videos_on_disk`.
-    Returns:
-        path of every place where there is a video.
-    Raises:
-        FileNotFoundError: no such folder.
-    """
-    if file_type == "packed":
-        packed = {place.casefold(): place for place in packed_places(video_path)}
-        return {place: f"{video_path}/{packed[place.casefold()]}" for place in places if place.casefold() in packed}
-    _check_folder(video_path)
-    listings: dict[str, dict[str, str]] = {}
-    found = {}
-    for place in places:
-        folder, _, name = place.rpartition("/")
-        if folder not in listings:
-            inside = not folder or not {"", ".", ".."} & set(folder.split("/"))
-            listings[folder] = _videos_in(Path(video_path, folder), file_type) if inside else {}
-        if name.casefold() in listings[folder]:
-            found[place] = listings[folder][name.casefold()]
-    return found
-
-
-def _check_folder(video_path: Path) -> None:
-    if not Path(video_path).is_dir():
-        raise FileNotFoundError(f"{video_path}: no such folder of videos; give the folder that holds the class folders")
-
-
-def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, str]:
-    """Path of every video of a folder by its casefolded name; none of a folder that is not there."""
-    found: dict[str, str] = {}
-    extensions = tuple(one for kind in ([file_type] if file_type else EXTENSIONS) for one in EXTENSIONS[kind])
-    try:
-        entries = sorted(_visible(folder), key=lambda entry: entry.name)
-    except (OSError, ValueError):  # a name that cannot be one
-        return found
-    for entry in entries:
-        stem, extension = os.path.splitext(entry.name)
-        if file_type in ("jpg", None) and entry.is_dir():
-            found[entry.name.casefold()] = entry.path
-        elif extension.lower() in extensions and entry.is_file():
-            found.setdefault(stem.casefold(), entry.path)
-    return found
-
-
-def _visible(folder: str | Path) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
-
-
 class Entry(NamedTuple):
-    """What an annotation file says of a video: its class, or None; its frames from 0, half-open, (0, 0) where it does
-    not tell; its place under the folder of videos, "" for the class folder; frames of the whole video, 0 where it does
-    not tell."""
+    """One video of an annotation file.
+
+    subset: training, validation or testing. label: class, None where it is not known. segment: half-open range of
+    frames from 0, (0, 0) where the file does not state it. place: under the folder of videos, "" for the class folder.
+    n_frames: of the whole video, 0 where the file does not state it.
+    """
 
     subset: str
     label: str | None
@@ -130,7 +50,7 @@ def load_database(path: Path, remedy: str = f"write it with {WRITERS}") -> dict:
     """The whole content of an annotation file, in which `database` is a dict.
 
     Args:
-        remedy: what to do where it is none.
+        remedy: what to do where the file is missing or damaged.
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file.
     """
@@ -146,22 +66,22 @@ def load_database(path: Path, remedy: str = f"write it with {WRITERS}") -> dict:
 
 
 def entry_of(content: object) -> Entry:
-    """What one entry of an annotation file says; of ActivityNet's lists of segments, the class of most seconds.
+    """One entry of an annotation file; of ActivityNet's lists of segments, the class of most seconds.
 
     Raises:
         ValueError: with the reason, where the entry is damaged.
     """
     try:
-        subset, noted = subset_of(content["subset"]), content["annotations"]
-        if isinstance(noted, list):
+        subset, annotation = subset_of(content["subset"]), content["annotations"]
+        if isinstance(annotation, list):
             seconds: dict[str, float] = {}
-            for one in noted:
+            for one in annotation:
                 first, last = one["segment"]
                 seconds[one["label"]] = seconds.get(one["label"], 0) + last - first
             if not all(isinstance(one, str) for one in seconds):
                 raise ValueError("labels are names")
             return Entry(subset, max(seconds, key=seconds.get) if seconds else None)
-        label, (first, last) = noted.get("label"), noted.get("segment", (1, 1))  # frames from 1
+        label, (first, last) = annotation.get("label"), annotation.get("segment", (1, 1))  # frames from 1
         place, n_frames = content.get("video", ""), content.get("n_frames", 0)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error
@@ -175,7 +95,7 @@ def entry_of(content: object) -> Entry:
 
 
 def scan_annotation(database: dict) -> tuple[dict[str, Entry], dict[str, str]]:
-    """The entries of a database that can be read, and for each of the others what is wrong with it."""
+    """The sound entries of a database, and what is wrong with each of the others."""
     entries, damaged = {}, {}
     for name, content in database.items():
         try:
@@ -195,7 +115,7 @@ def complain(path: Path, damaged: dict[str, str], remedy: str = f"write the file
 
 
 def read_annotation(path: Path) -> dict[str, Entry]:
-    """Read an annotation file of the form that ucf101_json writes: what it says of each video, in its order.
+    """Read the entries of an annotation file, in its order.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file, or an entry is damaged.
@@ -232,16 +152,16 @@ def subset_of(name: str) -> str:
 
 
 @undisturbed()
-def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
-                strict: bool = False) -> VideoTable:
+def read_annotated_videos(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *, file_type: str = "jpg",
+                          strict: bool = False) -> VideoTable:
     """Read the videos of an annotation file, all subsets, in the file's order.
 
     Args:
-        annotation_path: JSON as ucf101_json writes it.
-        video_path: the folder of class folders.
-        hierarchy: gives the label ids, whatever order the file lists its labels in.
+        annotation_path: JSON as the *_json scripts write it.
+        video_path: the folder of class folders, or of the places that the file names.
+        hierarchy: states the label ids; the order of the file's labels does not matter.
         file_type: as in `videos_on_disk`, but not None.
-        strict: a video that is not on disk is an error; else all of them are counted in one line.
+        strict: a video that is not on disk is an error; else these are counted in one warning.
     Raises:
         FileNotFoundError: no such file or folder, or none of the videos. ValueError: a damaged annotation file, or a
         class that the tree does not know.
@@ -250,13 +170,13 @@ def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *
     if not entries:
         raise ValueError(f"{annotation_path}: no video in it; write it again with {WRITERS}")
     placed = [entry.place for entry in entries.values() if entry.place]
-    found = videos_on_disk(video_path, file_type=file_type) if len(placed) < len(entries) else {}
+    of_class = videos_on_disk(video_path, file_type=file_type) if len(placed) < len(entries) else {}
     at = videos_at(video_path, placed, file_type=file_type) if placed else {}
     names = (entry.label for entry in entries.values() if entry.label is not None)
     labels = labels_of(names, hierarchy, annotation_path) | {None: -1}
     videos, missing = [], []
     for name, (subset, label, segment, place, n_frames) in entries.items():
-        path = at.get(place) if place else found.get(((label or "").casefold(), name.casefold()))
+        path = at.get(place) if place else of_class.get(((label or "").casefold(), name.casefold()))
         if path is None:
             missing.append(name)
         else:
@@ -267,10 +187,10 @@ def read_ucf101(annotation_path: Path, video_path: Path, hierarchy: Hierarchy, *
 
 def tell_missing(annotation_path: Path, video_path: Path, missing: Sequence[str], n_listed: int, *,
                  strict: bool) -> None:
-    """Count the videos that are not on disk in one line.
+    """Warn of the videos that are not on disk, in one line.
 
     Raises:
-        FileNotFoundError: where it is all of them, or with `strict` any.
+        FileNotFoundError: where all of them are missing, or with `strict` any.
     """
     if missing:
         absent = f"{video_path}: {len(missing)} of the {n_listed} videos of {annotation_path} are not here"

@@ -32,8 +32,9 @@ def read_videos(args: argparse.Namespace, hierarchy: Hierarchy) -> VideoTable:
     for flag in ("video_path", "annotation_path"):
         if not getattr(args, flag):
             raise ValueError(f"--{flag} is missing; give the {flag.replace('_', ' ')} under --root_path")
-    return DATASETS[args.dataset](under_root(args, args.annotation_path), under_root(args, args.video_path), hierarchy,
-                                  file_type=args.file_type, strict=args.strict)
+    annotation_path, video_path = (under_root(args, path) for path in (args.annotation_path, args.video_path))
+    return DATASETS[args.dataset].read(annotation_path, video_path, hierarchy, file_type=args.file_type,
+                                       strict=args.strict)
 
 
 def make_reader(args: argparse.Namespace) -> Reader:

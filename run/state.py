@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from datasets import DATASETS
 from datasets.annotation import subset_of
-from datasets.groups import held_out_groups, hold_out
+from datasets.groups import held_out_groups, hold_out, ungrouped
 from datasets.reading import CachedReader, Reader
 from datasets.video import VideoTable
 from models import HIPE
@@ -57,7 +58,7 @@ class Run:
         args = self.args
         videos = read_videos(args, self.hierarchy)
         self.held_out = _held_out(args, videos, checkpoint, path)
-        self.videos = hold_out(videos, self.held_out)
+        self.videos = hold_out(videos, self.held_out, DATASETS[args.dataset])
         self.source = make_reader(args)
         self.preloaded: set[str] = set()  # subsets that were read into memory
         self.validation: tuple[VideoTable, DataLoader] | None = None
@@ -184,10 +185,13 @@ def _held_out(args: argparse.Namespace, videos: VideoTable, checkpoint: dict | N
     if not args.calibrate:
         return []
     if checkpoint is None:
-        groups = held_out_groups(videos, seed=args.manual_seed)
+        dataset = DATASETS[args.dataset]
+        groups = held_out_groups(videos, dataset, seed=args.manual_seed)
         if not groups:
             raise ValueError(f"{args.annotation_path}: too few groups of training videos to hold one out; leave "
                              "--calibrate away")
+        if sentence := ungrouped(args.dataset, dataset, videos.subset("training")):
+            print(f"warning: {sentence}", file=sys.stderr)
         return groups
     if "held_out" not in checkpoint:
         raise ValueError(f"{path}: trained on all groups, so that none is left to calibrate on; leave --calibrate "

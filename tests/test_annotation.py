@@ -6,7 +6,8 @@ import pytest
 from media import shades, write_frames, write_video
 
 from datasets import DATASETS
-from datasets.annotation import read_annotation, read_ucf101, subset_of, videos_on_disk
+from datasets.annotation import read_annotated_videos, read_annotation, subset_of
+from datasets.on_disk import videos_on_disk
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
@@ -36,7 +37,7 @@ def frames(tmp_path):
 
 
 def test_records_in_the_order_of_the_file(annotation, frames):
-    videos = DATASETS["ucf101"](annotation, frames, TREE)
+    videos = DATASETS["ucf101"].read(annotation, frames, TREE)
     assert list(videos) == [
         Video("v_YoYo_g01_c01", frames / "YoYo/v_YoYo_g01_c01", 2, "training", 5, (0, 5)),
         Video("v_HandStandPushups_g01_c01", frames / "HandstandPushups/v_HandStandPushups_g01_c01", 0, "validation", 5,
@@ -48,7 +49,7 @@ def test_labels_are_the_tree_s_whatever_order_the_file_lists(annotation, frames)
     """The released code numbered 7 of 101 classes differently in labels and embeddings."""
     rows = TREE.rows
     for tree in (TREE, Hierarchy.from_rows(rows[::-1])):
-        for video, (_, label, _) in zip(read_ucf101(annotation, frames, tree), ENTRIES, strict=True):
+        for video, (_, label, _) in zip(read_annotated_videos(annotation, frames, tree), ENTRIES, strict=True):
             assert tree.names[video.label].replace(" ", "") == label
 
 
@@ -56,39 +57,39 @@ def test_video_files_are_found_whatever_their_extension(annotation, tmp_path):
     for (name, label, _), extension in zip(ENTRIES, (".avi", ".mp4", ".AVI"), strict=True):
         write_video(tmp_path / "films" / label / f"{name}{extension.lower()}", shades(2)).rename(
             tmp_path / "films" / label / f"{name}{extension}")
-    videos = read_ucf101(annotation, tmp_path / "films", TREE, file_type="video")
+    videos = read_annotated_videos(annotation, tmp_path / "films", TREE, file_type="video")
     assert [video.path.suffix for video in videos] == [".avi", ".mp4", ".AVI"]
     assert all(video.path.is_file() for video in videos)
 
 
 def test_a_class_folder_spelt_otherwise_is_found(annotation, frames):
     (frames / "HandstandPushups").rename(frames / "HandStandPushups")
-    videos = read_ucf101(annotation, frames, TREE)
+    videos = read_annotated_videos(annotation, frames, TREE)
     assert videos[1].label == 0
     assert videos[1].path == frames / "HandStandPushups" / "v_HandStandPushups_g01_c01"
 
 
 def test_missing_videos_are_counted_in_one_line(annotation, frames, capsys):
     (frames / "YoYo").rename(frames / ".YoYo")
-    assert [video.label for video in read_ucf101(annotation, frames, TREE)] == [0, 1]
+    assert [video.label for video in read_annotated_videos(annotation, frames, TREE)] == [0, 1]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert "1 of the 3 videos" in lines[0]
     with pytest.raises(FileNotFoundError, match="v_YoYo_g01_c01"):
-        read_ucf101(annotation, frames, TREE, strict=True)
+        read_annotated_videos(annotation, frames, TREE, strict=True)
 
 
 def test_no_video_at_all_is_an_error(annotation, frames, tmp_path):
     with pytest.raises(FileNotFoundError, match="3 of the 3"):
-        read_ucf101(annotation, frames, TREE, file_type="video")  # there are only frames
+        read_annotated_videos(annotation, frames, TREE, file_type="video")  # there are only frames
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        read_ucf101(annotation, tmp_path / "nowhere", TREE)
+        read_annotated_videos(annotation, tmp_path / "nowhere", TREE)
 
 
 def test_an_unknown_class_is_an_error_that_proposes_one(tmp_path, frames):
     path = annotate(tmp_path / "a.json", [("v_PlayinGuitar_g02_c01", "PlayinGuitar", "training")])
     with pytest.raises(ValueError, match=r"a\.json.*PlayinGuitar.*PlayingGuitar"):
-        read_ucf101(path, frames, TREE)
+        read_annotated_videos(path, frames, TREE)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"database": {}}', '{"database": {"v": {}}}',
@@ -98,18 +99,18 @@ def test_an_unknown_class_is_an_error_that_proposes_one(tmp_path, frames):
 def test_a_damaged_annotation_file_is_named(tmp_path, frames, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match="a.json"):
-        read_ucf101(tmp_path / "a.json", frames, TREE)
+        read_annotated_videos(tmp_path / "a.json", frames, TREE)
 
 
 def test_a_missing_annotation_file_is_named(tmp_path, frames):
     with pytest.raises(FileNotFoundError, match="nowhere.json"):
-        read_ucf101(tmp_path / "nowhere.json", frames, TREE)
+        read_annotated_videos(tmp_path / "nowhere.json", frames, TREE)
 
 
 def test_an_entry_without_segment_has_unknown_length(tmp_path, frames):
     (tmp_path / "a.json").write_text(
         '{"database": {"v_YoYo_g01_c01": {"subset": "test", "annotations": {"label": "YoYo"}}}}')
-    (video,) = read_ucf101(tmp_path / "a.json", frames, TREE)
+    (video,) = read_annotated_videos(tmp_path / "a.json", frames, TREE)
     assert (video.subset, video.n_frames, video.segment) == ("testing", 0, (0, 0))
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from media import REAL, real_clips, shades, write_frames
+from preparing import numbers, quits
 
 from datasets import DATASETS
 from datasets.annotation import read_annotation
@@ -78,16 +79,6 @@ def run(script, *words) -> None:
     script.main([str(word) for word in words])
 
 
-def quits(capsys, script, *words) -> str:
-    """The sentence with which a script ends with exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run(script, *words)
-    assert stop.value.code == 2
-    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return error
-
-
 @pytest.fixture
 def prepared(tmp_path):
     """Official lists and frame folders of nine frames of a data set."""
@@ -111,7 +102,7 @@ def test_lists_become_videos(name, prepared, capsys):
     told = capsys.readouterr().out
     labels = sorted({label for _, _, label, _, _ in KNOWN[name] if label})
     tree = Hierarchy.from_rows([[label, "any"] for label in labels])
-    videos = DATASETS[name](written, jpg, tree)
+    videos = DATASETS[name].read(written, jpg, tree)
     assert [(video.path.relative_to(jpg).as_posix(), video.name, video.label, video.subset, video.segment)
             for video in videos] == [(place, key, -1 if label is None else tree.label(label), subset, segment)
                                      for place, key, label, subset, segment in KNOWN[name]]
@@ -119,9 +110,9 @@ def test_lists_become_videos(name, prepared, capsys):
     assert set(labels) <= set(content["labels"])
     assert {entry["n_frames"] for entry in content["database"].values()} == {9} == set(videos.n_frames.tolist())
     if name == "kinetics":
-        assert "2 training, 1 validation, 1 testing; 1 that the lists name are not" in told
+        assert numbers(told)[:4] == [2, 1, 1, 1]
     if name == "epic_kitchens":
-        assert "1 lie behind the end" in told
+        assert numbers(told)[-1] == 1
         run(epic_kitchens_json, lists, jpg, out, "--label", "action")
         assert [entry.label for entry in read_annotation(written).values()] == ["open door", "take plate", "take plate"]
 
@@ -139,8 +130,8 @@ def test_damaged_lists_are_one_sentence(name, prepared, capsys, tmp_path):
                 assert stop.code == 2
                 assert sum(line.startswith("error: ") for line in capsys.readouterr().err.splitlines()) == 1
         (lists / file).write_text(whole)
-    assert "none of the" in quits(capsys, SCRIPTS[name], lists, tmp_path, out)
-    assert "nowhere" in quits(capsys, SCRIPTS[name], tmp_path / "nowhere", jpg, out)
+    assert "none of the" in quits(capsys, SCRIPTS[name].main, lists, tmp_path, out)
+    assert "nowhere" in quits(capsys, SCRIPTS[name].main, tmp_path / "nowhere", jpg, out)
 
 
 def test_real_clips_of_hmdb51(tmp_path, capsys):
@@ -157,23 +148,23 @@ def test_real_clips_of_hmdb51(tmp_path, capsys):
     tree = Hierarchy.from_rows([[label, "any"] for label in classes])
     run(generate_video_jpgs, clips, tmp_path / "jpg", "hmdb51", "--n_jobs", 1, "--size", 24, "--fps", 2)
     for folder, kind in ((clips, "video"), (tmp_path / "jpg", "jpg")):
-        videos = DATASETS["hmdb51"](tmp_path / "hmdb51_1.json", folder, tree, file_type=kind)
+        videos = DATASETS["hmdb51"].read(tmp_path / "hmdb51_1.json", folder, tree, file_type=kind)
         assert {video.name: (tree.names[video.label].replace(" ", "_"), video.subset) for video in videos} == expected
     assert "10 videos converted" in capsys.readouterr().out
     assert REAL.is_dir()
 
 
 def test_lists_of_hmdb51_that_are_none(tmp_path, capsys):
-    assert "no <class>_test_split1.txt" in quits(capsys, hmdb51_json, tmp_path, tmp_path, tmp_path / "out")
+    assert "_test_split1.txt" in quits(capsys, hmdb51_json.main, tmp_path, tmp_path, tmp_path / "out")
     (tmp_path / "dive_test_split1.txt").write_text("a.avi 1\nb.avi 3\n")
-    assert "dive_test_split1.txt:2" in quits(capsys, hmdb51_json, tmp_path, tmp_path, tmp_path / "out")
+    assert "dive_test_split1.txt:2" in quits(capsys, hmdb51_json.main, tmp_path, tmp_path, tmp_path / "out")
 
 
 def test_lists_that_are_no_text_are_named(tmp_path, capsys):
     (tmp_path / "dive_test_split1.txt").write_bytes("d\xe9j\xe0.avi 1\n".encode("latin-1"))
-    assert "dive_test_split1.txt: not a text file" in quits(capsys, hmdb51_json, tmp_path, tmp_path, tmp_path / "out")
+    assert "dive_test_split1.txt" in quits(capsys, hmdb51_json.main, tmp_path, tmp_path, tmp_path / "out")
     (tmp_path / "action_idx.txt").write_bytes(b"Open fridge 1\n\xff 2\n")
-    assert "action_idx.txt: not a text file" in quits(capsys, egtea_json, tmp_path, tmp_path, tmp_path / "out")
+    assert "action_idx.txt" in quits(capsys, egtea_json.main, tmp_path, tmp_path, tmp_path / "out")
 
 
 def test_epic_kitchens_as_it_is_downloaded(prepared):
@@ -190,7 +181,7 @@ def test_epic_kitchens_as_it_is_downloaded(prepared):
 def test_segments_in_a_file_of_whole_videos(tmp_path, segments):
     database = {"v": {"subset": "training", "annotations": segments}}
     (tmp_path / "a.json").write_text(json.dumps({"database": database}))
-    with pytest.raises(ValueError, match="a.json: the entry of v is damaged"):
+    with pytest.raises(ValueError, match="a.json: .* v "):
         read_annotation(tmp_path / "a.json")
 
 
@@ -198,7 +189,7 @@ def test_segments_in_a_file_of_whole_videos(tmp_path, segments):
 def test_numbers_of_frames_that_are_none(tmp_path, n_frames):
     database = {"v": {"subset": "training", "annotations": {"label": "A"}, "n_frames": n_frames}}
     (tmp_path / "a.json").write_text(json.dumps({"database": database}))
-    with pytest.raises(ValueError, match="a.json: the entry of v is damaged .n_frames"):
+    with pytest.raises(ValueError, match="a.json: .*n_frames"):
         read_annotation(tmp_path / "a.json")
 
 
@@ -213,4 +204,4 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
             entry = entry | {"subset": "training", "annotations": {"label": "outside" if entry else "A"}}
             (tmp_path / "a.json").write_text(json.dumps({"database": {name: entry}}))
             with pytest.raises(FileNotFoundError, match="1 of the 1"):
-                DATASETS["ucf101"](tmp_path / "a.json", tmp_path / "jpg", tree)
+                DATASETS["ucf101"].read(tmp_path / "a.json", tmp_path / "jpg", tree)

@@ -10,7 +10,7 @@ from torch import nn
 from datasets.video import Video
 from evaluation.localisation import Tube
 from models.geometry import cell_centre
-from util_scripts import demo
+from util_scripts import demo, demo_measures, demo_summary
 
 EVENT = [Tube(4, np.array([[30.0, 10, 12, 12]] * 8))]
 
@@ -44,10 +44,10 @@ class Frames:
 
 
 def test_grad_cam_peaks_at_the_bright_cell(monkeypatch):
-    monkeypatch.setattr(demo, "JpegFolder", Frames)
+    monkeypatch.setattr(demo_measures, "JpegFolder", Frames)
     explanation = {"window": [0, 16], "crop": [0, 0, 64, 64]}
-    clip = demo.window_of(Video("v", None, 1, "validation", 16, (0, 16)), explanation, 64)
-    peak = demo.grad_cam_peak(BrightModel(), clip, explanation, 1)
+    clip = demo_measures.window_of(Video("v", None, 1, "validation", 16, (0, 16)), explanation, 64)
+    peak = demo_measures.grad_cam_peak(BrightModel(), clip, explanation, 1)
     cell = torch.tensor(2 * 64 + 1 * 8 + 4)
     assert peak == tuple(cell_centre(cell, (4, 8, 8), (4, 8, 8), (16, 64, 64), (1, 3, 3)).tolist()) == (9, 11, 35)
 
@@ -58,11 +58,11 @@ def explanation(name, right, peak):
 
 
 def test_pointing_counts_the_first_prototype_of_correct_videos(monkeypatch):
-    monkeypatch.setattr(demo, "grad_cam_peak", lambda *_: (0, 0, 0))
+    monkeypatch.setattr(demo_measures, "grad_cam_peak", lambda *_: (0, 0, 0))
     explanations = dict([explanation("hit", True, [5, 15, 35]), explanation("late", True, [13, 15, 35]),
                          explanation("wrong", False, [5, 15, 35]), explanation("beside", True, [5, 15, 60])])
     videos = [Video(name, None, 0, "validation", 16, (0, 16)) for name in explanations]
-    found = demo.pointing(None, videos, [None] * 4, explanations, dict.fromkeys(explanations, EVENT))
+    found = demo_measures.pointing(None, videos, [None] * 4, explanations, dict.fromkeys(explanations, EVENT))
     assert found["pointing"] == found["pointing_strict"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["pointing_grad_cam"] == 0
     assert found["pointing_random"] == pytest.approx(8 / 16 * 144 / 4096, abs=1e-4)
@@ -97,8 +97,8 @@ def test_prototypes_on_the_event_are_those_of_classes_that_were_pushed():
             {"node": ["a", "A", "X"], "video": "v", "peak": [5, 40, 35]},
             {"node": ["b", "A", "X"], "video": None},
             {"node": ["A", "X"], "video": "v", "peak": [5, 15, 35]}]
-    assert demo.centred_on_event(rows, {"v": EVENT}, 3) == 0.5
-    assert demo.centred_on_event([], {}, 3) == 0
+    assert demo_measures.centred_on_event(rows, {"v": EVENT}, 3) == 0.5
+    assert demo_measures.centred_on_event([], {}, 3) == 0
 
 
 def test_figures_of_a_level_are_medians_and_means():
@@ -106,13 +106,13 @@ def test_figures_of_a_level_are_medians_and_means():
            "silenced": 1.0, "silenced_three": 2.0, "flips": 1.0, "flips_three": 1.0, "similarity": 0.9,
            "nearest_own": 1.0}
     other = one | {"total_evidence": -1.0, "silenced": 7.0, "flips": 0.0, "closer_than": 0.5, "own_needed": 0.25}
-    found = demo.decided([one, one, other])
+    found = demo_measures.decided([one, one, other])
     assert found["off_path"] == pytest.approx(3 * 0.4 / 7, abs=1e-4)
     assert (found["silenced"], found["flips"], found["closer_than"], found["own_needed"]) == (1, 0.6667, 0.5, 0.25)
     assert found["silenced_needed"] is None and found["typical"] is None
-    assert {name for name, _ in demo.OF_LEVELS} - set(found) <= {"accuracy", "softmax_head_accuracy", "pointing",
-                                                                 "prototypes_on_event", "calibration_error",
-                                                                 "accuracy_lost_at_push"}
+    elsewhere = {name for name, _ in demo_summary.OF_LEVELS} - set(found)
+    assert elsewhere <= {"accuracy", "softmax_head_accuracy", "pointing", "prototypes_on_event", "calibration_error",
+                         "accuracy_lost_at_push"}
 
 
 def test_pointing_at_a_level_counts_the_nodes_that_are_right():
@@ -121,7 +121,7 @@ def test_pointing_at_a_level_counts_the_nodes_that_are_right():
 
     explanations = {"hit": of("A", [5, 15, 35]), "beside": of("A", [5, 15, 60]), "wrong": of("B", [5, 15, 35]),
                     "other": of("a", [5, 15, 35], level=0)}
-    found = demo.points_at_level(explanations, 1, dict.fromkeys(explanations, EVENT),
+    found = demo_measures.points_at_level(explanations, 1, dict.fromkeys(explanations, EVENT),
                                  dict.fromkeys(explanations, ("a", "A")))
     assert found == {"explained": 3, "pointing": 0.5}
 
@@ -133,10 +133,10 @@ def test_accuracy_around_the_push(tmp_path):
               ("val", "last", 0.75)]
     log.write_text("".join(json.dumps({"event": event, "done": [kind, 1, 0], "top1": top1, "level_1": 1 - top1}) + "\n"
                            for event, kind, top1 in events))
-    assert demo.lost_at_push(log, 1) == [0.05]
-    assert demo.lost_at_push(log, 2) == [0.05, -0.05]
+    assert demo_measures.lost_at_push(log, 1) == [0.05]
+    assert demo_measures.lost_at_push(log, 2) == [0.05, -0.05]
     log.write_text(json.dumps({"event": "push", "done": ["push", 1, 0]}) + "\n")
-    assert demo.lost_at_push(log, 2) is None
+    assert demo_measures.lost_at_push(log, 2) is None
 
 
 def test_a_wrong_class_never_shows_the_same_way():
@@ -147,8 +147,8 @@ def test_a_wrong_class_never_shows_the_same_way():
     explanations = {"one": of(True, "x"), "two": of(True, "y"), "wrong": of(False, "x"), "none": of(True, None)}
     videos = [Video(name, None, 0, "validation", 16, (0, 16)) for name in explanations]
     ways = {"x": 0, "y": 1} | dict.fromkeys(explanations, 0)
-    assert demo.same_way(videos, explanations, ways) == 0.25
-    assert demo.same_way(videos, explanations, {}) is None
+    assert demo_measures.same_way(videos, explanations, ways) == 0.25
+    assert demo_measures.same_way(videos, explanations, {}) is None
 
 
 def test_flags_behind_two_dashes_are_main_s(tmp_path, monkeypatch):
@@ -181,9 +181,9 @@ def test_a_small_demo_from_end_to_end(tmp_path, monkeypatch, capsys):
     summary = json.loads((out / "summary.json").read_text())
     assert [level["name"] for level in summary["levels"]] == ["class", "parent", "grandparent"]
     for level in summary["levels"]:
-        assert {name for name, _ in demo.OF_LEVELS} <= set(level) and level["softmax_head_accuracy"] is not None
+        assert {name for name, _ in demo_summary.OF_LEVELS} <= set(level) and level["softmax_head_accuracy"] is not None
         assert level["explained"] == 48
-    assert {name for name, _ in demo.MEANING} <= set(summary) and summary["test_videos"] == 48
+    assert {name for name, _ in demo_summary.MEANING} <= set(summary) and summary["test_videos"] == 48
     assert summary["levels"][0]["accuracy"] == summary["top1"]
     for folder, levels in (("local_analysis", [0]), ("local_analysis_parents", [1, 2])):
         told = [json.loads(file.read_text()) for file in (out / "results" / folder).glob("*/explanation.json")]

@@ -19,9 +19,9 @@ from program import CALL, DATA, MODEL, QUICK, ROWS, TREE, call, write_data
 
 from datasets import DATASETS, READERS
 from datasets.annotation import load_database
-from datasets.hdf5 import Hdf5Frames
-from datasets.packed import PackedFrames
 from datasets.reading import JpegFolder, VideoFile
+from datasets.reading.hdf5 import Hdf5Frames
+from datasets.reading.packed import PackedFrames
 from datasets.video import Video, whole_videos
 from util_scripts import check_dataset, generate_video_hdf5, pack_frames
 
@@ -162,7 +162,7 @@ def fuzz_annotations(root: Path, n: int) -> None:
         text = json.dumps(content)
         (root / "a.json").write_text(text if rng.random() < 0.9 else text[:int(rng.integers(len(text)))])
         try:
-            videos = DATASETS[name](root / "a.json", root / "jpg", TREE)
+            videos = DATASETS[name].read(root / "a.json", root / "jpg", TREE)
         except (ValueError, FileNotFoundError) as error:
             refused += 1
             assert "a.json" in str(error), f"seed {seed}"
@@ -188,9 +188,9 @@ def test_many_corrupted_annotations_are_refused_or_read(tmp_path):
 def test_files_that_break_parsers(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8", errors="surrogateescape")
     (tmp_path / "jpg").mkdir()
-    for read in DATASETS.values():
+    for dataset in DATASETS.values():
         with pytest.raises(ValueError, match="a.json"):
-            read(tmp_path / "a.json", tmp_path / "jpg", TREE)
+            dataset.read(tmp_path / "a.json", tmp_path / "jpg", TREE)
 
 
 def prepare(root: Path, form: str) -> tuple[list[str], list[Video]]:
@@ -210,7 +210,7 @@ def prepare(root: Path, form: str) -> tuple[list[str], list[Video]]:
         for folder in sorted(jpg.glob("*/*")):
             write_video(root / form / folder.parent.name / f"{folder.name}.avi", JpegFolder().frames(folder).numpy())
     dataset = "activitynet" if form == "activitynet" else "ucf101"
-    videos = DATASETS[dataset](root / "ucf101_01.json", root / kind, TREE, file_type=kind)
+    videos = DATASETS[dataset].read(root / "ucf101_01.json", root / kind, TREE, file_type=kind)
     return f"--video_path {kind} --file_type {kind} --dataset {dataset}".split(), list(whole_videos(videos))
 
 
@@ -355,7 +355,8 @@ def test_the_doctor_knows_where_recordings_are_not_known(tmp_path, capsys):
                            for i, (name, entry) in enumerate(content["database"].items())}
     (tmp_path / "ucf101_01.json").write_text(json.dumps(content))
     check(tmp_path)
-    assert re.search(r"recordings in more than one subset +not known for this set", capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert re.search(r"recordings in more than one subset +not known", out) and "--dataset ucf101" in err
     content["database"]["again"] = content["database"]["clip 0"] | {"subset": "validation"}
     (tmp_path / "ucf101_01.json").write_text(json.dumps(content))
     check(tmp_path)

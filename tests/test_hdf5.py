@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from media import number_of, shades, write_frames
+from preparing import numbers
 from program import CALL, DATA, MODEL, QUICK, call, explain_classes, write_data
 from torch.utils.data import DataLoader
 
-from datasets.annotation import videos_at, videos_on_disk
-from datasets.hdf5 import Hdf5Frames
+from datasets.on_disk import videos_at, videos_on_disk
 from datasets.reading import CachedReader, JpegFolder, VideoInfo
+from datasets.reading.hdf5 import Hdf5Frames
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips
@@ -100,7 +101,7 @@ def test_what_is_there_is_left_and_what_differs_is_written_again(packed, capsys)
     capsys.readouterr()
     pack(packed)
     told = capsys.readouterr()
-    assert "2 videos packed, 3 were there already, 1 could not be read" in told.out and "image_00003.jpg" in told.err
+    assert numbers(told.out) == [2, 3, 1] and "image_00003.jpg" in told.err
     assert not file_of(packed, "Archery/v_a").exists()
     (packed / "hdf5" / "Archery").joinpath("v_a.hdf5").touch()
     changed = {place for place, stamp in stamps().items() if stamp != before[place]}

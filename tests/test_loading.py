@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from media import shades, write_video
 
-from benchmarks import loading, preparing
+from benchmarks import films, loading, preparing
 from datasets.reading import JpegFolder
 from datasets.sampling import RandomClip
 from datasets.transforms import TrainTransform
@@ -76,7 +76,7 @@ def test_the_benchmark_of_preparation_runs(tmp_path, capsys):
 
 
 def test_the_floor_reads_the_clips_that_the_loader_reads(tmp_path):
-    files = loading.made_videos(tmp_path / "made", 1)
+    files = films.made_videos(tmp_path / "made", 1)
     videos = loading.storage(files, tmp_path, 240)["jpg"]
     clips = VideoClips(videos, sampler=RandomClip(16), transform=TrainTransform(32, flip=False), reader=JpegFolder())
     for step in range(3):

@@ -17,7 +17,7 @@ import local_attribution
 from attribution import METHODS
 from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import extremal_masks
-from datasets.reading import CachedReader
+from datasets.reading import CachedReader, LooseFiles
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import VideoClips
@@ -285,7 +285,7 @@ def test_clips_smaller_than_a_trunks_tiles_are_said():
 def test_frames_are_read_in_the_order_of_their_numbers(tmp_path):
     for i, name in enumerate(("f2.png", "f10.png", "f1.png")):
         Image.fromarray(np.full((4, 6, 3), 10 * i, np.uint8)).save(tmp_path / name)
-    reader = CachedReader(local_attribution.AnyVideo(), 10 ** 6)
+    reader = CachedReader(LooseFiles(), 10 ** 6)
     assert reader.frames(tmp_path)[:, 0, 0, 0].tolist() == [20, 0, 10]
     assert reader.info(tmp_path).n_frames == 3 and reader.size(tmp_path) == (4, 6)
 

@@ -10,7 +10,8 @@ import torch
 from media import number_of, real_clips, shades, write_frames, write_video
 from PIL import Image
 
-from datasets.reading import CachedReader, JpegFolder, VideoFile, VideoInfo, decode, rgb_of
+from datasets.reading import CachedReader, JpegFolder, VideoFile, VideoInfo, decode
+from datasets.reading.pictures import rgb_of
 
 INFO = {"n_frames": 9, "width": 64, "height": 48, "fps": 12.5}
 

@@ -9,14 +9,14 @@ from tiny import random_tree
 
 from benchmarks import results
 from benchmarks.ancestors import firing
-from benchmarks.weizmann import HIPE, LINE
+from benchmarks.runs import WEIZMANN, WEIZMANN_SCHEDULE
 from options.flags import parse_main
 from options.recipes import PAPER, RECIPES
 from options.resolve import resolve
-from util_scripts.demo import TRAINING
+from util_scripts.demo_flags import TRAINING
 
 LINES = {"demo": ["--root_path", "demo", "--video_path", "jpg", *TRAINING.split(), "--n_val_samples", "4"],
-         "weizmann": [*LINE.format(annotation="a.json").split(), *HIPE.split()]}
+         "weizmann": [*WEIZMANN.format(annotation="a.json").split(), *WEIZMANN_SCHEDULE.split()]}
 
 
 @pytest.fixture

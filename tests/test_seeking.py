@@ -9,8 +9,7 @@ import pytest
 import torch
 from media import number_of, real_clips, shades
 
-from datasets import reading
-from datasets.reading import VideoFile
+from datasets.reading import VideoFile, reader, seeking, video_file
 
 N = 40
 
@@ -93,7 +92,7 @@ def test_every_sought_frame_is_that_of_a_whole_decoding(kind, tmp_path):
 def decoded(monkeypatch):
     """Counts the pictures that come out of decoders while frames are sought."""
     counts = []
-    whole = reading._decode_group
+    whole = seeking._decode_group
 
     def count(container, *rest):
         class Counted:
@@ -107,7 +106,7 @@ def decoded(monkeypatch):
 
         return whole(Counted, *rest)
 
-    monkeypatch.setattr(reading, "_decode_group", count)
+    monkeypatch.setattr(seeking, "_decode_group", count)
     monkeypatch.setattr(VideoFile, "_from_the_start", lambda *_: pytest.fail("decoded from the start"))
     return counts
 
@@ -127,20 +126,20 @@ def test_no_more_than_a_group_of_pictures_is_decoded(kind, tmp_path, decoded):
 
 
 def test_a_reader_that_remembers_too_much_forgets_the_oldest(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "INDEXED", 2)
-    reader = VideoFile()
+    monkeypatch.setattr(reader, "INDEXED", 2)
+    videos = VideoFile()
     for i in range(4):
         path = write(tmp_path / f"{i}.avi", codec="mpeg4", n=8)
-        assert reader.frames(path, [3]).shape == (1, 48, 64, 3)
-    assert len(reader._indices) == 2
+        assert videos.frames(path, [3]).shape == (1, 48, 64, 3)
+    assert len(videos._indices) == 2
 
 
 def test_a_file_whose_packets_lie_is_decoded_from_the_start(tmp_path, monkeypatch):
     path = write(tmp_path / "v.mp4", options=B_FRAMES)
     whole = VideoFile().frames(path)
-    honest = reading._packet_index(path)
-    lying = reading._PacketIndex(np.delete(honest.pts, 18), honest.keys - (honest.keys > 18), honest.seeks)
-    monkeypatch.setattr(reading, "_packet_index", lambda path: lying)
+    honest = video_file.packet_index(path)
+    lying = seeking.PacketIndex(np.delete(honest.pts, 18), honest.keys - (honest.keys > 18), honest.seeks)
+    monkeypatch.setattr(video_file, "packet_index", lambda path: lying)
     reader = VideoFile()
     assert torch.equal(reader.frames(path, [20, 31]), whole[[20, 31]])
     assert reader._indices == {str(path): None}  # and it is not tried again

@@ -1,16 +1,21 @@
-"""What the writers of annotation files share: from official lists and the videos on disk to one JSON a split."""
+"""Writes annotation files from official lists and the videos on disk, for all *_json scripts; itself no script."""
 
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.annotation import videos_at
+from tqdm import tqdm
+
+from datasets import READERS
+from datasets.on_disk import videos_at
+from datasets.reading import file_type_of
 from options.errors import CommandLine
-from util_scripts.ucf101_json import count_frames
 
 
 class Listed(NamedTuple):
@@ -98,24 +103,24 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     Raises:
         FileNotFoundError: none of the videos is there. ValueError: none can be read, or one is listed in two ways.
     """
-    found = videos_at(video_dir, dict.fromkeys(one.place for one in listed))
-    found = {place: Path(path) for place, path in found.items()}
-    if not found:
+    paths = videos_at(video_dir, dict.fromkeys(video.place for video in listed))
+    paths = {place: Path(path) for place, path in paths.items()}
+    if not paths:
         raise FileNotFoundError(f"{video_dir}: none of the {len(listed)} listed videos is here; they are expected like "
                                 f"{listed[0].place if listed else 'folder/video'}")
-    n_frames, broken = count_frames(set(found.values()))
+    n_frames, broken = count_frames(set(paths.values()))
     for sentence in broken:
         print(f"left out: {sentence}", file=sys.stderr)
     database: dict[str, dict] = {}
-    behind = 0
+    beyond = 0
     for key, subset, label, place, segment in listed:
-        n = n_frames.get(found.get(place), 0)
+        n = n_frames.get(paths.get(place), 0)
         first, last = segment or (1, n + 1)
         if n and not 1 <= first < min(last, n + 1):
-            behind += 1
+            beyond += 1
         elif n:
-            noted = {"segment": [first, min(last, n + 1)]} | ({} if label is None else {"label": label})
-            entry = {"subset": subset, "annotations": noted, "video": place, "n_frames": n}
+            annotation = {"segment": [first, min(last, n + 1)]} | ({} if label is None else {"label": label})
+            entry = {"subset": subset, "annotations": annotation, "video": place, "n_frames": n}
             if database.setdefault(key, entry) != entry:
                 raise ValueError(f"{key} is listed twice, in other lists or classes; correct the lists")
     if not database:
@@ -125,5 +130,21 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     out.write_text(json.dumps({"labels": list(labels), "database": database}, indent=1), encoding="utf-8")
     subsets = [entry["subset"] for entry in database.values()]
     counts = ", ".join(f"{subsets.count(name)} {name}" for name in ("training", "validation", "testing"))
-    print(f"{out}: {counts}; {len(listed) - len(database) - behind} that the lists name are not in {video_dir} or "
-          f"cannot be read, {behind} lie behind the end of their video")
+    print(f"{out}: {counts}; {len(listed) - len(database) - beyond} that the lists name are not in {video_dir} or "
+          f"cannot be read, {beyond} lie behind the end of their video")
+
+
+def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
+    """Frames of every video, and a sentence for every one that cannot be read."""
+    def count(path: Path) -> int | str:
+        try:
+            return READERS[file_type_of(path)]().info(path).n_frames
+        except ValueError as error:
+            return str(error)
+
+    # Threads: decoding and waiting for the disk both leave the interpreter free.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ordered = sorted(paths)
+        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
+    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
+            [n for n in counts if isinstance(n, str)])

@@ -16,14 +16,14 @@ NAMES = ("class", "sibling", "cousin")
 def read_results(path: Path) -> dict:
     """Read a result file, `{"results": {video: [{"label", "score"}, ...]}, "tree": {leaf: [leaf, ..., top]}}`."""
     try:
-        found = json.loads(path.read_text())
+        results = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such result file; write it with main.py --inference") from error
     except ValueError as error:
         raise ValueError(f"{path}: not a JSON file ({error}); write it again with main.py --inference") from error
-    if not isinstance(found, dict) or not isinstance(found.get("results"), dict):
+    if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
         raise ValueError(f"{path}: has no \"results\"; write it with main.py --inference")
-    return found
+    return results
 
 
 def find_tree(results: dict, tree_file: Path | None, *, path: Path) -> Hierarchy:

@@ -2,7 +2,7 @@
 
 What is exported takes uint8 RGB clips (B, 3, T, H, W), any number at a time, and gives log-probabilities of all nodes
 (B, K), similarities of all prototypes (B, P) and the flat feature cells they were found in (B, P). A JSON beside it
-names the nodes, the prototypes and the grid. Nothing is written that does not answer as the model itself does.
+names the nodes, the prototypes and the grid. A file is written only where its answers are the model's.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Serving(nn.Module):
         self.model, self.normalisation = model, normalisation
 
     def answer(self, clips: Tensor) -> HIPEOutput:
-        """All that the model says."""
+        """The output of the model."""
         return self.model(normalise(clips, self.normalisation))
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +49,7 @@ class Serving(nn.Module):
 
 def exported(serving: Serving, clips: Tensor) -> torch.export.ExportedProgram:
     """For any number of clips of this size."""
-    serving(clips)  # what is computed once and kept must be computed before numbers are symbols
+    serving(clips)  # caches must be filled before numbers are symbols
     return torch.export.export(serving, (clips,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
 
 
@@ -104,10 +104,10 @@ def differences(serving: Serving, served: Served, size: tuple[int, int, int], se
     Args:
         size: (T, H, W).
     Returns:
-        the largest difference of a log-probability or a similarity, that of the model at the cells that were given
-        among them: cells that match equally well may stand for each other. Infinite where a cell is none of the grid.
+        the largest difference of a log-probability or a similarity, the latter also to the model's at the exported
+        cells, because one of several equal cells may be named. Infinite where a cell is outside the grid.
     """
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator, errors = torch.Generator().manual_seed(seed), []
     layer = serving.model.prototype_layer
     for n in (1, 3):
         clips = torch.randint(256, (n, 3, *size), generator=generator, dtype=torch.uint8)
@@ -116,12 +116,12 @@ def differences(serving: Serving, served: Served, size: tuple[int, int, int], se
             return math.inf
         at_cells = layer.similarity(layer.distance(output.features, cells))
         for ours, theirs in ((output.log_probs, log_probs), (output.activations, activations), (at_cells, activations)):
-            found.append((ours - theirs).abs().max())
-    return float(torch.stack(found).max())  # what is not a number stays so
+            errors.append((ours - theirs).abs().max())
+    return float(torch.stack(errors).max())  # nan stays nan
 
 
 def description(model: HIPE, hierarchy: Hierarchy, args: argparse.Namespace) -> dict:
-    """What somebody who serves the model must know."""
+    """The JSON beside an exported model: its input, outputs, nodes, prototypes and grid."""
     with torch.no_grad():
         clip = torch.zeros(1, 3, args.sample_duration, args.sample_size, args.sample_size)
         grid = model(clip).features.shape[2:]
@@ -141,7 +141,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     Returns:
         the largest difference to the model itself.
     Raises:
-        ValueError: where the model cannot be exported, or what comes out answers differently.
+        ValueError: the model cannot be exported, or the exported one answers differently.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     if Step.of_stored(checkpoint["done"]).kind == "trunk":
@@ -152,20 +152,20 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     serving = Serving(model.eval().requires_grad_(False), model.normalisation)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about shapes and buffers: what comes out is compared, not believed
+            warnings.simplefilter("ignore")  # about shapes and buffers: the answers are compared below
             content, load = FORMATS[form](serving, torch.zeros(2, 3, *size, dtype=torch.uint8))
             difference = differences(serving, load(), size)
     except ImportError as error:
         raise ValueError(f"--format {form} needs packages that are not installed ({error.name}); pip install -r "
                          "requirements-export.txt, or choose another --format") from error
-    except Exception as error:  # the exporters raise kinds of their own for whatever they do not know
+    except Exception as error:  # the exporters raise errors of many kinds
         other = next(name for name in FORMATS if name != form)
         said = next(iter(str(error).splitlines()), "without a word")
         raise ValueError(f"{checkpoint_path}: --model {args.model} does not go through --format {form} "
                          f"({type(error).__name__}: {said}); try --format {other}") from error
     if not difference <= TOLERANCE:
-        raise ValueError(f"{checkpoint_path}: what --format {form} makes of it is off by {difference:.2g} and was not "
-                         "written; try another --format")
+        raise ValueError(f"{checkpoint_path}: the answers of --format {form} are off by {difference:.2g}, so that it "
+                         "was not written; try another --format")
     write_whole(out, lambda file: file.write(content))
     text = json.dumps(description(model, hierarchy, args), indent=1)
     write_whole(out.with_suffix(".json"), lambda file: file.write(text.encode()))

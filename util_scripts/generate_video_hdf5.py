@@ -11,41 +11,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.hdf5 import NAME, Hdf5Frames, write_hdf5
-from datasets.reading import JpegFolder
+from datasets.reading.hdf5 import NAME
 from options.errors import CommandLine, user_errors
-from util_scripts.pack_frames import frame_folders, read_files
 from util_scripts.processes import process_pool
-
-LONGEST_NAME = 255  # bytes
-
-
-def convert(folder: Path, file: Path) -> tuple[bool, str | None]:
-    """Write the HDF5 file of a frame folder where it is not there yet.
-
-    Returns:
-        whether there was anything to do, and None or a sentence about a folder that cannot be read.
-    """
-    try:
-        if file.exists() and Hdf5Frames().info(file) == JpegFolder().info(folder):
-            return False, None
-    except ValueError:  # one of them is damaged; which, is found out below
-        pass
-    part = file.with_name(f".{file.name}.part")
-    try:
-        if len(os.fsencode(part.name)) > LONGEST_NAME:
-            raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
-        frames, info = read_files(folder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(part, frames, info)
-        os.replace(part, file)
-    except ValueError as error:
-        return True, str(error)
-    return True, None
+from util_scripts.storing import frame_folders, write_hdf5_file
 
 
 def _job(files: tuple[Path, Path]) -> tuple[bool, str | None]:
-    return convert(*files)
+    return write_hdf5_file(*files)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,27 +8,19 @@ finished is skipped, what is not is redone. What was finished with another --siz
 
 import argparse
 import json
-import math
 import os
-import shutil
 import sys
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 from datasets import DATASETS
-from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS, decode
+from datasets.reading import INFO_NAME, VIDEO_EXTENSIONS
 from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
-
-HEIGHT, QUALITY = 240, 95  # pixels, and of JPEG
-COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
-LONGEST_NAME = 255  # bytes
+from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
 
 
 def finished(folder: Path) -> dict | None:
@@ -45,7 +37,7 @@ def finished(folder: Path) -> dict | None:
 def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
     """Whether the frames of a finished folder are those that these settings make, as far as its info.json tells."""
     if "asked_size" in info:
-        return (info["asked_size"], info.get("asked_fps")) == (size, _plain(fps))
+        return (info["asked_size"], info.get("asked_fps")) == (size, fps_text(fps))
     try:  # written before the settings were
         same_size = info["stored_height"] == min(size, info["height"])
         return same_size and (fps is None or info["fps"] is None or info["fps"] <= float(fps) * (1 + 1e-6))
@@ -53,73 +45,10 @@ def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
         return True
 
 
-def _plain(fps: Fraction | None) -> str | None:
-    return None if fps is None else str(fps)
-
-
-def convert(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
-    """Write the frames of one video.
-
-    Args:
-        file: the video.
-        folder: where the frames go; older frames in it are removed once the new ones are whole.
-        size: height of the frames in pixels; smaller videos keep theirs.
-        fps: frames a second to keep at most; None for all.
-    Returns:
-        None, or a sentence about a video that breaks off: the frames before are kept.
-    Raises:
-        ValueError: no frame can be decoded, or the folder holds something else; nothing is lost or left behind.
-    """
-    part = folder.with_name(f".{folder.name}.part")
-    if len(os.fsencode(part.name)) > LONGEST_NAME:
-        raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
-    check_own(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    read = written = 0
-    warning = None
-    try:
-        for picture, stream in decode(file):
-            if read == 0:
-                height, width = picture.shape[:2]
-                shown = (min(size, height), max(round(width * min(size / height, 1)), 1))
-                rate, promised = stream.average_rate, stream.frames
-                keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
-            if math.floor(read * keep) > math.floor((read - 1) * keep):
-                written += 1
-                if shown != picture.shape[:2]:  # which a stream may change midway
-                    picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
-                (part / FRAME_NAME.format(written)).write_bytes(
-                    encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
-            read += 1
-    except ValueError as error:
-        if read == 0:
-            shutil.rmtree(part)
-            raise
-        warning = str(error)
-    if warning is None and read < COMPLETE * promised:
-        warning = f"{file}: breaks off after {read} of {promised} frames"
-    info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
-            "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": _plain(fps)}
-    (part / INFO_NAME).write_text(json.dumps(info))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
-    return warning
-
-
-def check_own(folder: Path) -> None:
-    """Raise a ValueError where a folder that frames are to replace holds anything but frames."""
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg")):
-                    raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
-
-
 def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
     """(warning, None) or (None, error): exceptions of one video must not stop the others."""
     try:
-        return convert(*files, size=size, fps=fps), None
+        return write_frame_folder(*files, size=size, fps=fps), None
     except ValueError as error:
         return None, str(error)
 

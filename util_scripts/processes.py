@@ -1,4 +1,4 @@
-"""Processes of the preparing scripts, which end with the script that started them."""
+"""Processes that end with the script that started them; itself no script."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -8,7 +8,7 @@ from threading import Thread
 
 
 def process_pool(n: int) -> ProcessPoolExecutor:
-    """A pool of `n` processes that do not outlive a killed script, to wait for ever or to write beside its next run."""
+    """A pool of `n` processes that end when the script is killed, so that none writes beside its next run."""
     return ProcessPoolExecutor(n, initializer=_end_with_parent)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets import DATASETS
 from datasets.annotation import subset_of
 from datasets.groups import hold_out
 from evaluation.recognition import accuracy_per_level
@@ -26,7 +27,7 @@ from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos, window_power
 from run.model import choose_device, model_of
 from run.predict import predict
-from run.resume import check_tree, resume
+from run.resume import resume
 from training.checkpoint import save_checkpoint, write_whole
 from training.engine import Phase, Trainer
 from training.features import valid_clips
@@ -47,8 +48,8 @@ def own_among_nearest(distances: Tensor, labels: Tensor, node_of: Tensor, ancest
         (P,) int64, 0..n.
     """
     nearest = distances.topk(min(n, len(distances)), dim=0, largest=False).indices  # (n, P)
-    found = ancestors[labels[nearest], level_of[node_of]]  # (n, P), the node of the prototype's level
-    return (found == node_of).sum(0)
+    nodes = ancestors[labels[nearest], level_of[node_of]]  # (n, P), at the prototype's level
+    return (nodes == node_of).sum(0)
 
 
 def staying(own: Tensor, node_of: Tensor, n_nodes: int, least: int) -> Tensor:
@@ -67,15 +68,15 @@ def staying(own: Tensor, node_of: Tensor, n_nodes: int, least: int) -> Tensor:
 
 
 def named(flag: str, numbers: Sequence[int], node_of: Tensor, hierarchy: Hierarchy) -> Tensor:
-    """Which prototypes stay where somebody names them.
+    """Which prototypes stay, by --forbid or --keep.
 
     Args:
-        flag: "forbid" where the numbers are of those that go, "keep" where of those that stay.
-        numbers: 0..P - 1; one that comes twice counts once. node_of: (P,).
+        flag: "forbid" for numbers of prototypes that go, "keep" for numbers of those that stay.
+        numbers: 0..P - 1, repeats allowed. node_of: (P,).
     Returns:
         (P,) bool.
     Raises:
-        ValueError: naming a number that no prototype has, or a node that would lose its last one.
+        ValueError: a number is out of range, or a node would lose its last prototype.
     """
     unknown = [number for number in numbers if not 0 <= number < len(node_of)]
     if unknown:
@@ -129,28 +130,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0 <= least <= n_nearest or n_nearest < 1 or (own_args.retune or 0) < 0:
         raise ValueError("--nearest must be at least 1, --least between 0 and --nearest, and --retune not negative")
     device = choose_device(args.device, args.no_cuda)
-    checkpoint, path = resume(args, given)
+    start = resume(args, given)
+    args, hierarchy, checkpoint, path = start.args, start.hierarchy, start.checkpoint, start.path
     if checkpoint is None:
         raise ValueError(f"{args.result_path}: holds no checkpoint to prune; give one as --resume_path")
     out = (own_args.out or path.parent / "pruned" / path.name).expanduser().resolve()
     if out == path:
         raise ValueError(f"--out {out}: is the checkpoint itself, which stays; give another name")
-    hierarchy = check_tree(args, given, checkpoint, path)
     model, _, record = model_of(checkpoint, path)
     if record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so no prototype is a patch; prune after a push")
     node_of = model.prototype_layer.node_of
     keep = named(flag, getattr(own_args, flag), node_of, hierarchy) if flag else None
     model = model.to(device).eval()
-    videos = hold_out(read_videos(args, hierarchy), checkpoint.get("held_out", ()))
+    videos = hold_out(read_videos(args, hierarchy), checkpoint.get("held_out", ()), DATASETS[args.dataset])
     reader = make_reader(args)
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:
         raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
 
     def loader(some, n):
-        return make_loader(even_clips(args, some, reader, n), n_threads=args.n_threads, device=device,
-                                 batch_size=args.batch_size)
+        return make_loader(even_clips(args, some, reader, n, normalisation=model.normalisation),
+                           n_threads=args.n_threads, device=device, batch_size=args.batch_size)
 
     rows = {}  # by when: accuracy and mean log-probability of the truth, by level
 
@@ -180,14 +181,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if passes:
         retune(model, activations[:, keep], labels, args, passes)
         look("tuned")
-    tell(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
+    print_tables(keep, node_of, hierarchy, rows, by_name=flag == "forbid")
     record = replace(record, earlier=torch.arange(len(keep))).only(keep)
     content = {**checkpoint, "model": model.state_dict(), "optimizers": {},
                "counts": model.prototype_layer.counts.tolist(), "push_record": record.to_dict()}
     content.pop("ways", None)  # of prototypes that may be gone
     save_checkpoint(out, content)
     table = out.parent / "prototypes.json"
-    fresh = own_args.out is None or not table.exists()  # a folder that somebody names may hold another run's
+    fresh = own_args.out is None or not table.exists()  # the folder of --out may hold another run's
     if fresh:
         text = json.dumps(record.rows(hierarchy, node_of[keep]))
         write_whole(table, lambda file: file.write(text.encode()))
@@ -195,12 +196,12 @@ def main(argv: Sequence[str] | None = None) -> None:
           + (f"; {table} has each one's number of before as \"earlier\"" if fresh else ""))
 
 
-def tell(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tuple[list[float], list[float]]], *,
-         by_name: bool) -> None:
-    """Print how many prototypes stay at every level, and what that costs.
+def print_tables(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tuple[list[float], list[float]]],
+                 *, by_name: bool) -> None:
+    """Print how many prototypes stay at every level, and the accuracy before and after.
 
     Args:
-        keep, node_of: (P,). rows: by when it was measured, accuracy and mean log-probability of the truth by level.
+        keep, node_of: (P,). rows: by time of measurement, accuracy and mean log-probability of the truth by level.
         by_name: print every prototype that goes.
     """
     for level, nodes in enumerate(hierarchy.levels):
@@ -217,7 +218,7 @@ def tell(keep: Tensor, node_of: Tensor, hierarchy: Hierarchy, rows: dict[str, tu
 
 @torch.no_grad()
 def clips_of(model: HIPE, loader, n_videos: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """What the prototypes make of all clips, and how near they are to every video.
+    """Activations of the prototypes on all clips, and their distances to every video.
 
     Returns:
         activations (N, P) and labels (N,) of the clips; distances (n_videos, P), of each video's nearest patch,

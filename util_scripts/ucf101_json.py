@@ -8,15 +8,11 @@ import json
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
-from datasets import READERS
-from datasets.annotation import videos_on_disk
-from datasets.reading import file_type_of
+from datasets.on_disk import videos_on_disk
 from options.errors import CommandLine, user_errors
+from util_scripts.annotating import count_frames
 
 
 def read_classes(path: Path) -> list[str]:
@@ -69,29 +65,13 @@ def find_splits(folder: Path) -> list[int]:
     return whole
 
 
-def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
-    """Frames of every video, and a sentence for every one that cannot be read."""
-    def count(path: Path) -> int | str:
-        try:
-            return READERS[file_type_of(path)]().info(path).n_frames
-        except ValueError as error:
-            return str(error)
-
-    # Threads: decoding and waiting for the disk both leave the interpreter free.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        ordered = sorted(paths)
-        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
-    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
-            [n for n in counts if isinstance(n, str)])
-
-
-def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str], Path],
+def annotate(lists: dict[str, list[tuple[str, str]]], paths: dict[tuple[str, str], Path],
              n_frames: dict[Path, int]) -> dict[str, dict]:
     """The `database` of one split: an entry for each listed video that is on disk and can be read.
 
     Args:
         lists: subset -> (class, video) in the list's order.
-        found: path of every video by its class and name, both casefolded.
+        paths: path of every video by its class and name, both casefolded.
         n_frames: of every readable video.
     Raises:
         ValueError: a video that is listed under two subsets or two classes.
@@ -99,7 +79,7 @@ def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str
     database: dict[str, dict] = {}
     for subset, entries in lists.items():
         for label, name in entries:
-            path = found.get((label.casefold(), name.casefold()))
+            path = paths.get((label.casefold(), name.casefold()))
             if path not in n_frames:
                 continue
             key = path.name if path.is_dir() else path.stem  # as it is spelt on disk
@@ -121,19 +101,19 @@ def main(argv: list[str] | None = None) -> None:
         splits = {n: {subset: read_list(args.annotation_dir / f"{kind}list{n}.txt", classes)
                       for kind, subset in (("train", "training"), ("test", "validation"))}
                   for n in find_splits(args.annotation_dir)}
-        found = {video: Path(path) for video, path in videos_on_disk(args.jpg_dir).items()}
+        paths = {video: Path(path) for video, path in videos_on_disk(args.jpg_dir).items()}
         listed = {(label.casefold(), name.casefold())
                   for lists in splits.values() for entries in lists.values() for label, name in entries}
-        if not listed & found.keys():
+        if not listed & paths.keys():
             raise FileNotFoundError(f"{args.jpg_dir}: none of the {len(listed)} listed videos is here; prepare them "
                                     "with util_scripts.generate_video_jpgs, as Class/video")
-        n_frames, broken = count_frames({found[video] for video in listed & found.keys()})
+        n_frames, broken = count_frames({paths[video] for video in listed & paths.keys()})
         for sentence in broken:
             print(f"left out: {sentence}", file=sys.stderr)
         if not n_frames:
             raise ValueError(f"{args.jpg_dir}: none of the listed videos can be read; prepare them again with "
                              "util_scripts.generate_video_jpgs")
-        databases = {n: annotate(lists, found, n_frames) for n, lists in splits.items()}
+        databases = {n: annotate(lists, paths, n_frames) for n, lists in splits.items()}
         args.out_dir.mkdir(parents=True, exist_ok=True)
         for n, database in databases.items():
             file = args.out_dir / f"ucf101_{n}.json"

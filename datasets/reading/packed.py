@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from datasets.reading import VideoInfo, integers, rgb_of, stacked
+from datasets.reading.pictures import rgb_of, stacked
+from datasets.reading.reader import VideoInfo, integers
 
 INDEX_NAME, SHARD_NAME = "index.npy", "shard_{:04d}.bin"
 REMEDY = "pack the data set again with util_scripts.pack_frames"
@@ -80,7 +81,7 @@ class PackedFrames:
             os.close(file)
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Frames by their index from 0; see `datasets.reading`."""
+        """Frames by their index from 0; see `Reader`."""
         folder, row = self._row(path)
         n, shard, start = int(row["n_frames"]), folder / SHARD_NAME.format(int(row["shard"])), int(row["offset"])
         bounds = np.frombuffer(self._bytes(shard, start, 4 * (n + 1)), dtype="<u4").tolist()
@@ -126,10 +127,10 @@ class PackedFrames:
                 self._files[shard] = os.open(shard, os.O_RDONLY)
             file = self._files[shard]
             whole = length > 0 and offset + length <= os.fstat(file).st_size  # else index or offsets are damaged
-            found = os.pread(file, length, offset) if whole else b""
+            content = os.pread(file, length, offset) if whole else b""
         except (OSError, OverflowError) as error:
             raise ValueError(f"{shard}: cannot be read ({error}); {REMEDY}") from error
-        if not whole or len(found) < length:
+        if not whole or len(content) < length:
             raise ValueError(f"{shard}: damaged, or ends within a video; {REMEDY}")
-        return found
+        return content
 

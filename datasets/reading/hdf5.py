@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from datasets.reading import VideoInfo, integers, remember, rgb_of, stacked
+from datasets.reading.pictures import rgb_of, stacked
+from datasets.reading.reader import VideoInfo, integers, remember
 
 NAME, FRAMES = "{}.hdf5", "video"
 # Where a frame is, and what lies there: HDF5's "global heaps", of one or more frames each.
@@ -39,7 +40,7 @@ class Hdf5Frames:
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Frames by their index from 0; see `datasets.reading`."""
+        """Frames by their index from 0; see `Reader`."""
         with _opened(path) as video:
             n = len(video)
             wanted = range(n) if indices is None else integers(indices)

@@ -1,0 +1,50 @@
+"""Decodes video files by PyAV, from the first frame to the last."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
+    """Decode a video file frame by frame, in one thread (loaders and scripts run several processes).
+
+    Yields:
+        (H, W, 3) uint8 RGB as it is to be shown, i.e. turned as phones ask for it; and the stream it is from.
+    Raises:
+        ValueError: when nothing can be read, or nothing more.
+    """
+    for frame, stream in frames_of_file(path):
+        yield picture_of(frame, path), stream
+
+
+def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
+    """As `decode`, but PyAV's frames, whose colours are not converted."""
+    n = 0
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles of any encoding
+            for stream in container.streams.video[:1]:
+                if stream.codec_context is None:  # as PyAV tells of a codec that it does not know
+                    raise ValueError(f"{path}: of an unknown codec; replace the file or take it out")
+                stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
+                for frame in container.decode(stream):
+                    n += 1
+                    yield frame, stream
+    except av.FileNotFoundError as error:
+        raise ValueError(f"{path}: no such video file; check the paths") from error
+    except av.FFmpegError as error:
+        where = f"broken after {n} frames" if n else "not a readable video"
+        raise ValueError(f"{path}: {where} ({error.strerror}); replace the file or take it out") from error
+    if n == 0:
+        raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
+
+
+def picture_of(frame: av.VideoFrame, path: Path) -> np.ndarray:
+    """A frame as it is to be shown, (H, W, 3) uint8 RGB; ValueError where its colours cannot be converted."""
+    try:
+        picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{path}: a frame has no colours that can be shown ({error}); replace the file") from error
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

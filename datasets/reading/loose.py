@@ -1,0 +1,75 @@
+"""Video files, and folders of pictures of any name, as people have them."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.reading.reader import VideoInfo
+from datasets.reading.video_file import VideoFile
+
+IMAGES = (".jpg", ".jpeg", ".png")
+MISSING = 1  # frames that the header of a complete video may promise in excess
+
+
+class LooseFiles:
+    """Reads video files, and folders of pictures in the order of the numbers in their names.
+
+    Attributes:
+        cut: of each file with fewer frames than its header promises, the number of frames and the promised one.
+    """
+
+    def __init__(self) -> None:
+        self._files = VideoFile()
+        self.cut: dict[Path, tuple[int, int]] = {}
+
+    def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Frames by their index from 0; see `Reader`."""
+        if not path.is_dir():
+            return self._files.frames(path, indices)
+        files = frame_files(path)
+        wanted = range(len(files)) if indices is None else [int(i) for i in indices]
+        pictures = []
+        for i in wanted:
+            try:
+                with Image.open(files[i]) as image:
+                    pictures.append(np.asarray(image.convert("RGB")))
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"{files[i]}: not a readable picture ({error}); replace it") from error
+        if len({picture.shape for picture in pictures}) > 1:
+            raise ValueError(f"{path}: frames differ in size; extract them again")
+        return torch.from_numpy(np.stack(pictures))
+
+    def info(self, path: Path) -> VideoInfo:
+        """Number of frames, size and rate; a folder has no rate."""
+        if not path.is_dir():
+            info = self._files.info(path)
+            with av.open(str(path), metadata_errors="replace") as container:
+                promised = container.streams.video[0].frames  # 0 where the container does not tell
+            if promised > info.n_frames + MISSING:
+                self.cut[path] = info.n_frames, promised
+            return info
+        return VideoInfo(len(frame_files(path)), *self.size(path), None)
+
+    def size(self, path: Path) -> tuple[int, int]:
+        """Height and width."""
+        return tuple(self.frames(path, [0]).shape[1:3]) if path.is_dir() else self._files.size(path)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures in a folder, in the order of the numbers in their names.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    if not files:
+        raise ValueError(f"{folder}: no frames in this folder; put in pictures (image_00001.jpg, ...), or give the "
+                         "video file")
+    return sorted(files, key=lambda path: [int(part) if part.isdigit() else part
+                                           for part in re.split(r"(\d+)", path.name)])

@@ -1,0 +1,46 @@
+"""The classes of the embedded set: which objects perform which motions, and the hues of the objects."""
+
+
+
+# grandparent -> parent (the motion) -> the objects that perform it. Each object occurs under four parents.
+TREE = {
+    "One-way Travel": {
+        "Falling": ("Ball", "Book", "Star"),
+        "Rising": ("Book", "Hoop", "Kite"),
+        "Sliding": ("Book", "Hoop", "Star"),
+    },
+    "Repeated Travel": {
+        "Bouncing": ("Ball", "Cross", "Kite"),
+        "Swinging": ("Ball", "Hoop", "Kite"),
+        "Circling": ("Ball", "Book", "Cross"),
+    },
+    "Change on the Spot": {
+        "Spinning": ("Cross", "Kite", "Star"),
+        "Pulsing": ("Cross", "Hoop", "Star"),
+    },
+}
+# (class, object, motion, grandparent) in the class order, which is alphabetical as in UCF-101.
+CLASSES = tuple(
+    sorted(
+        (thing + motion, thing, motion, family)
+        for family, motions in TREE.items()
+        for motion, things in motions.items()
+        for thing in things
+    )
+)
+HUES = {"Ball": 0, "Star": 50, "Cross": 120, "Hoop": 182, "Book": 228, "Kite": 305}  # degrees
+# The kind of each object that shows way 1 of two, with its hue: at least 23 degrees from all others, which is more than
+# the actors of two groups can differ by, and at least 140 from the object's first kind.
+SECOND_KINDS = {
+    "Ball": ("Rugby Ball", 151),
+    "Star": ("Four-pointed Star", 205),
+    "Cross": ("Latin Cross", 267),
+    "Hoop": ("Square Hoop", 332),
+    "Book": ("Open Book", 25),
+    "Kite": ("Delta Kite", 85),
+}
+SHAPE_HUES = HUES | dict(SECOND_KINDS.values())
+MIN_FRAMES = 16  # below, an event is too short for its motion
+MIN_SIZE = 32  # pixels; below, objects are blots
+DESIGN_SIZE = 72  # pixels of a frame; other modules state their lengths for it
+DESIGN_EVENT = 18  # frames of an event; other modules state their speeds for it
