@@ -206,8 +206,8 @@ def key_of(video: Video) -> str:
     return video.part_of or video.name
 
 
-def parse(argv: list[str] | None) -> tuple[argparse.Namespace, set[str], Path | None]:
-    """The flags of main.py, those that were on the command line, and --fix.
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, Path | None]:
+    """The flags of main.py, and --fix.
 
     Raises:
         ValueError: a path is missing, or --fix would replace the annotation file or cannot be written.
