@@ -34,14 +34,15 @@ from attribution import METHODS as ATTRIBUTION
 from benchmarks.scores import demo_line, figures, on_trunk, weizmann_line
 from benchmarks.weizmann import python
 from datasets.video import whole_videos
-from evaluate_explanations import explanation_table
 from evaluation.calibration import fit_temperature, tempered
+from evaluation.measures import ARROWS, MEASURES
 from evaluation.recognition import Believed, recognition_metrics
-from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
+from judging.table import Wanted
 from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES, SCORE_DEFAULTS
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
+from run.judging import Data, explanation_table
 from run.model import choose_device, model_of
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
@@ -175,13 +176,17 @@ def explanation(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[s
         path: a checkpoint. args: methods, heats, videos, steps and processes.
         pooled: whether its softmax head is explained.
     """
-    frame = explanation_table(path, head="softmax" if pooled else "prototypes", methods=args.methods,
-                              heats=() if pooled else args.heats, n_videos=args.videos, steps=args.steps,
-                              n_threads=args.n_threads, no_cuda=args.no_cuda, progress=False)
-    arrows = {1: " ↑", -1: " ↓", 0: ""}
-    of = {"explanations": "", "prototypes": ", over prototypes"}
-    return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}{of[row.table]}: {row.explanation.replace('_', ' ')}, "
-            f"{level_name(int(row.level))}": float(row.mean) for row in frame.itertuples()}
+    wanted = Wanted(head="softmax" if pooled else "prototypes", methods=args.methods,
+                    heats=() if pooled else args.heats, steps=args.steps)
+    frame = explanation_table(path, wanted, Data(n_videos=args.videos), n_threads=args.n_threads,
+                              no_cuda=args.no_cuda, progress=False)
+    over = {"explanations": "", "prototypes": ", over prototypes"}
+    rows = {}
+    for row in frame.itertuples():
+        measure = f"{row.measure} {ARROWS[MEASURES[row.measure].direction]}".rstrip()
+        rows[f"{measure}{over[row.table]}: {row.explanation.replace('_', ' ')}, {level_name(int(row.level))}"] = \
+            float(row.mean)
+    return rows
 
 
 def measured(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:

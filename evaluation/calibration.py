@@ -117,7 +117,7 @@ class RiskCurve:
 
     @property
     def area(self) -> float:
-        """Area under risk against information, 0 best; all from nothing told to everything (trapezoids)."""
+        """Area under risk against information, 0 best: integrated over all thresholds by the trapezoidal rule."""
         return float(-torch.trapezoid(self.risk, self.information))
 
     def threshold_for(self, accuracy: float) -> float:

@@ -270,7 +270,7 @@ def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> 
 
 
 def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured]:
-    from evaluation.summary import MEASURES  # and with it pandas, which takes long
+    from evaluation.measures import ARROWS, MEASURES  # and with it torchvision, which takes long
 
     words = folder / "measures.md"
     title = words.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") if words.is_file() else ""
@@ -288,15 +288,14 @@ def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured
     for (kind, level), cells in parts.items():
         columns = list(dict.fromkeys(explanation for _, explanation in cells))
         rows = []
-        for measure, (direction, meaning) in MEASURES.items():
-            found = [cells.get((measure, column)) for column in columns]
-            known = [cell for cell in found if cell is not None]
+        for name, measure in MEASURES.items():
+            row = {column: cells.get((name, column)) for column in columns}
+            known = [cell for cell in row.values() if cell is not None]
             if known:
-                best = _best(dict(zip(columns, found, strict=True)), direction)
-                rows.append({"measure": measure, "meaning": meaning, "arrow": {1: "↑", -1: "↓", 0: ""}[direction],
+                best = _best(row, measure.direction)
+                rows.append({"measure": name, "meaning": measure.meaning, "arrow": ARROWS[measure.direction],
                              "n": int(max(cell["n"] for cell in known)),
-                             "cells": [cell and {**cell, "best": column in best}
-                                       for column, cell in zip(columns, found, strict=True)]})
+                             "cells": [cell and {**cell, "best": column in best} for column, cell in row.items()]})
         tables.append(Measured(of, title, link(folder / "measures.html"), kind, level, columns, rows))
     return tables
 

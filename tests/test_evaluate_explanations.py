@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,24 +14,20 @@ import evaluate_explanations
 from attribution import METHODS
 from datasets.transforms import normalise
 from datasets.video import Video
-from evaluate_explanations import (
-    DisturbedClips,
-    Judge,
-    Rows,
-    Settings,
-    centre_blob,
-    moved_back,
-    peak_of,
-    served,
-)
 from evaluation.decisions import decision_measures
-from evaluation.faithfulness import nearness, noisy, recompressed
+from evaluation.faithfulness import nearness, noisy, peak_of, recompressed
+from evaluation.measures import MEASURES, Measure
 from evaluation.recognition import pool_windows
-from evaluation.summary import MEASURES
+from evaluation.subjects import ExplainedClip
 from evaluation.typicality import distance_spread
 from explain.match import match_output
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
+from judging.heats import Heats, centre_blob
+from judging.judge import Judge, Settings
+from judging.rows import Rows
+from judging.scenes import DisturbedClips, moved_back
+from judging.table import served
 from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
@@ -203,7 +198,7 @@ def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_
     def forbidden(*_):
         raise AssertionError("all was measured already")
 
-    monkeypatch.setattr(evaluate_explanations.Judge, "rows", forbidden)
+    monkeypatch.setattr(Judge, "rows", forbidden)
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
 
 
@@ -298,18 +293,79 @@ def test_numbers_of_other_settings_are_not_mixed(trained, judged, capsys):
     with pytest.raises(SystemExit):  # points that were held against another truth
         call("--resume_path", trained / "save_1.pth", QUICK, "--truth", trained / "other.json", "--out", judged)
     assert "another truth" in capsys.readouterr().err
-    (judged.parent / "torn").mkdir(exist_ok=True)
-    settings = Settings("p", "d", "prototypes", 4, 1, 1, 1, "none")
-    told = {name: value for name, value in settings.told().items() if name != "window_power"}  # as of before it
-    (judged.parent / "torn" / "old.jsonl").write_text(json.dumps({"settings": told}) + "\n")
-    Rows(judged.parent / "torn" / "old.jsonl", settings, False)
+
+
+def test_rows_of_an_older_version_are_read_and_other_files_refused(tmp_path):
+    """Their settings lack the power of the windows, and have one edition for the whole table."""
+    settings, path = Settings("d", "prototypes", 4, 1, 1, 1, "none"), tmp_path / "rows.jsonl"
+    stored = {name: value for name, value in vars(settings).items() if name != "window_power"} | {"edition": 3}
+    row = {"video": "v", "explanation": "grad", "level": 0, "measures": {"insertion": 0.5}}
+    lines = "".join(json.dumps(line) + "\n" for line in ({"settings": stored}, row))
+    path.write_text(lines)
+    assert Rows(path, settings, False).rows == [row] and path.read_text() == lines
     with pytest.raises(ValueError, match="window_power"):
-        Rows(judged.parent / "torn" / "old.jsonl", replace(settings, window_power=4.0), False)
-    path = judged.parent / "torn" / "rows.jsonl"
+        Rows(path, replace(settings, window_power=4.0), False)
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match=r"rows\.jsonl"):
         Rows(path, settings, False)
     assert Rows(path, settings, True).rows == []
+
+
+@pytest.fixture
+def measures():
+    """MEASURES, for a test to change."""
+    before = dict(MEASURES)
+    yield MEASURES
+    MEASURES.clear()
+    MEASURES.update(before)  # in their order
+
+
+def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, tmp_path, monkeypatch, measures):
+    """And so does a new measure; what no longer exists is left out."""
+    for name in ("rows.jsonl", "prototypes.json"):
+        (tmp_path / name).write_text((judged / name).read_text())
+    old = pd.read_csv(judged / "measures.csv")
+    asked = []
+
+    def changed(of: ExplainedClip) -> float:
+        asked.append(of)
+        return 0.125
+
+    def forbidden(*_):
+        raise AssertionError("no value depends on where a prototype looks")
+
+    measures["flips"] = replace(measures["flips"], edition=4, of_clip=changed)
+    measures["brightness"] = Measure(1, 1, "how bright the clip is", {"a level"}, lambda of: float(of.clip.mean()))
+    del measures["own_needed"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Heats, "of_nodes", forbidden)
+        call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    new = pd.read_csv(tmp_path / "measures.csv")
+    assert len(asked) == 4 and set(new[new.measure == "flips"]["mean"]) == {0.125}  # two videos, two levels
+    assert len(new[new.measure == "brightness"]) == 2 and "own_needed" not in set(new.measure)
+    others = [frame[~frame.measure.isin(["flips", "brightness", "own_needed"])].reset_index(drop=True)
+              for frame in (old, new)]
+    pd.testing.assert_frame_equal(*others)
+    written = (tmp_path / "rows.jsonl").read_text()
+    assert written.startswith((judged / "rows.jsonl").read_text()) and written.count('"settings"') == 2
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    assert (tmp_path / "rows.jsonl").read_text() == written and len(asked) == 4
+
+    measures["insertion"] = replace(measures["insertion"], edition=4, of_clip=lambda of: None)
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    assert "insertion" not in set(pd.read_csv(tmp_path / "measures.csv").measure)  # what it was is not kept
+
+
+def test_prototypes_are_measured_again_where_one_of_their_measures_is_new(trained, judged, tmp_path, measures):
+    for name in ("rows.jsonl", "prototypes.json"):
+        (tmp_path / name).write_text((judged / name).read_text())
+    measures["purity"] = replace(measures["purity"], edition=4,
+                                 of_prototypes=lambda of: torch.full((len(of.node_of),), 0.25))
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    new, old = (pd.read_csv(folder / "measures.csv") for folder in (tmp_path, judged))
+    assert set(new[new.measure == "purity"]["mean"]) == {0.25}
+    pd.testing.assert_frame_equal(*(frame[frame.measure != "purity"] for frame in (new, old)))
+    assert (tmp_path / "rows.jsonl").read_text() == (judged / "rows.jsonl").read_text()
 
 
 def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
@@ -325,16 +381,18 @@ def test_a_peak_is_stable_where_it_stays_with_what_it_is_on():
     """What is in frame 4 is in frame 3 of the clip that begins a frame later, and in frame 5 of an earlier one."""
     heat = torch.zeros(9, 5, 16)
     heat[4, 2, 2] = 1
-    judge = SimpleNamespace(size=tuple(heat.shape), clips=SimpleNamespace(sampler=SimpleNamespace(stride=1)))
+
+    def stable(shift: int, **disturbed: torch.Tensor) -> dict[str, float]:
+        of = ExplainedClip(clip=torch.zeros(3, *heat.shape), probability=None, steps=1, seed=0, heat=heat,
+                           disturbed=disturbed, moved_back=moved_back(shift, 1))
+        return {name: MEASURES[f"stable_{name}"].of_clip(of) for name in disturbed}
+
     for shift in (1, -1):
-        scene = SimpleNamespace(shift=shift)
-        stable = [Judge._stable(judge, scene, heat, {"jitter": heat.roll(by, 0), "noise": heat.roll(by, 0)})
-                  for by in (-3, -2, -1, 0, 1, 2, 3)]
+        found = [stable(shift, jitter=heat.roll(by, 0), noise=heat.roll(by, 0)) for by in (-3, -2, -1, 0, 1, 2, 3)]
         here = [0, 1, 1, 1, 1, 1, 0]  # a quarter of nine frames
-        assert [one["stable_noise"] for one in stable] == here
-        assert [one["stable_jitter"] for one in stable] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
-    moved = Judge._stable(judge, scene, heat, {"noise": heat.roll(3, 2), "jpeg": heat.roll(2, 2)})
-    assert moved == {"stable_noise": 0, "stable_jpeg": 1} and Judge._stable(judge, scene, None, {}) == {}
+        assert [one["noise"] for one in found] == here
+        assert [one["jitter"] for one in found] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
+    assert stable(1, noise=heat.roll(3, 2), jpeg=heat.roll(2, 2)) == {"noise": 0, "jpeg": 1}
 
 
 @pytest.mark.parametrize(("n_frames", "damaged", "shift"), [
