@@ -45,10 +45,10 @@ NEEDS = {
                        "perturbations, which are slow; of prototypes, their peaks on such clips",
     "truth": "where and when the event is (`--truth`); of explanations, a right prediction, too",
     "ways": "in which of several ways a video shows its class (`--truth`)",
-    "one prototype": "the first prototype of the level: `top_prototype`, its other heats, `random` and `centre`",
-    "an order": "prototypes that are taken one after the other: `prototypes`, and `random` in random order",
-    "a level": "all prototypes of a level: `prototypes`",
-    "a push": "prototypes that are patches of known training videos: `prototypes`",
+    "first prototype": "the first prototype of the level: `top_prototype`, its other heats, `random` and `centre`",
+    "prototype order": "prototypes that are taken one after the other: `prototypes`, and `random` in random order",
+    "level of prototypes": "all prototypes of a level: `prototypes`",
+    "push record": "prototypes that are patches of known training videos: `prototypes`",
 }
 
 
@@ -198,10 +198,10 @@ MEASURES = {
         {"box"}, box_hidden),
     "activation_box_only": Measure(
         3, 1, "share of the first prototype's activation left when only the box is sharp",
-        {"box", "one prototype"}, activation_box_only),
+        {"box", "first prototype"}, activation_box_only),
     "activation_box_hidden": Measure(
         3, -1, "share of the first prototype's activation left when only the box is blurred",
-        {"box", "one prototype"}, activation_box_hidden),
+        {"box", "first prototype"}, activation_box_hidden),
     "box_volume": Measure(
         3, 0, "share of the clip that the box holds",
         {"box"}, box_volume),
@@ -237,58 +237,58 @@ MEASURES = {
         {"disturbed clips"}, partial(stable, disturbance="jitter"), partial(mean_stability, disturbance="jitter")),
     "set_size": Measure(
         3, -1, "prototypes that keep 90 % of the evidence, taken greedily (random: in random order)",
-        {"an order"}, set_size),
+        {"prototype order"}, set_size),
     "own_evidence": Measure(
         3, 1, "nats that the node's own prototypes add to its log-probability",
-        {"a level"}, partial(decision, name="own_evidence")),
+        {"level of prototypes"}, partial(decision, name="own_evidence")),
     "ancestors_evidence": Measure(
         3, 0, "nats that its ancestors' prototypes add",
-        {"a level"}, partial(decision, name="ancestors_evidence")),
+        {"level of prototypes"}, partial(decision, name="ancestors_evidence")),
     "descendants_evidence": Measure(
         3, 0, "nats that its descendants' prototypes add",
-        {"a level"}, partial(decision, name="descendants_evidence")),
+        {"level of prototypes"}, partial(decision, name="descendants_evidence")),
     "elsewhere_evidence": Measure(
         3, 0, "nats that all other prototypes add",
-        {"a level"}, partial(decision, name="elsewhere_evidence")),
+        {"level of prototypes"}, partial(decision, name="elsewhere_evidence")),
     "total_evidence": Measure(
         3, 1, "nats that all prototypes together add",
-        {"a level"}, partial(decision, name="total_evidence")),
+        {"level of prototypes"}, partial(decision, name="total_evidence")),
     "off_path": Measure(
         3, -1, "descendants' and all other prototypes' nats over the total, both without their sign",
-        {"a level"}, partial(decision, name="off_path")),
+        {"level of prototypes"}, partial(decision, name="off_path")),
     "own_needed": Measure(
         3, 1, "own nats over ln(siblings), which lift a node from chance to certainty",
-        {"a level"}, partial(decision, name="own_needed")),
+        {"level of prototypes"}, partial(decision, name="own_needed")),
     "silenced": Measure(
         3, 1, "nats that the log-probability falls by without the first prototype",
-        {"a level"}, partial(decision, name="silenced")),
+        {"level of prototypes"}, partial(decision, name="silenced")),
     "silenced_needed": Measure(
         3, 1, "the same over ln(siblings)",
-        {"a level"}, partial(decision, name="silenced_needed")),
+        {"level of prototypes"}, partial(decision, name="silenced_needed")),
     "silenced_three": Measure(
         3, 1, "nats that it falls by without the first three prototypes",
-        {"a level"}, partial(decision, name="silenced_three")),
+        {"level of prototypes"}, partial(decision, name="silenced_three")),
     "flips": Measure(
         3, 1, "where the node is the most probable of its level: another one is without the first prototype",
-        {"a level"}, partial(decision, name="flips")),
+        {"level of prototypes"}, partial(decision, name="flips")),
     "flips_three": Measure(
         3, 1, "where the node is the most probable of its level: another one is without the first three",
-        {"a level"}, partial(decision, name="flips_three")),
+        {"level of prototypes"}, partial(decision, name="flips_three")),
     "similarity": Measure(
         3, 1, "of the first prototype, 1 for the same patch",
-        {"a level"}, partial(decision, name="similarity")),
+        {"level of prototypes"}, partial(decision, name="similarity")),
     "closer_than": Measure(
         3, 1, "share of other nodes' training videos that are less like the first prototype than this clip",
-        {"a level"}, partial(decision, name="closer_than")),
+        {"level of prototypes"}, partial(decision, name="closer_than")),
     "typical": Measure(
         3, 0, "share of its own node's training videos that are less like it than this clip",
-        {"a level"}, partial(decision, name="typical")),
+        {"level of prototypes"}, partial(decision, name="typical")),
     "nearest_own": Measure(
         3, 1, "the nearest of all prototypes of the level is one of the true node",
-        {"a level"}, partial(decision, name="nearest_own")),
+        {"level of prototypes"}, partial(decision, name="nearest_own")),
     "same_way": Measure(
         3, 1, "the first class prototype comes from a video that shows the true class in the same way",
-        {"a level", "ways"}, same_way),
+        {"level of prototypes", "ways"}, same_way),
     "purity": Measure(
         3, 1, "of the ten training videos with the nearest patches, those under the prototype's node",
         set(), of_prototypes=purity),
@@ -306,13 +306,13 @@ MEASURES = {
         {"truth"}, of_prototypes=consistent),
     "self_similarity": Measure(
         3, 1, "similarity to the prototype's own training patch, of the highest there is",
-        {"a push"}, of_prototypes=self_similarity),
+        {"push record"}, of_prototypes=self_similarity),
     "on_event": Measure(
         3, 1, "the prototype's training patch lies on the event, or at most half a cell beside it",
-        {"a push", "truth"}, of_prototypes=on_event),
+        {"push record", "truth"}, of_prototypes=on_event),
     "ways_covered": Measure(
         3, 1, "of the ways in which a class is shown in training, those that its prototypes come from",
-        {"a push", "ways"}, of_prototypes=ways_covered),
+        {"push record", "ways"}, of_prototypes=ways_covered),
 }
 
 

@@ -4,11 +4,10 @@ Reads files alone: metrics.json, the predictions, prototypes.json, opts.json, th
 what evaluate_explanations.py measured. What is missing is said in its place, and how to make it.
 """
 
-import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -16,15 +15,13 @@ from statistics import median
 from jinja2 import UndefinedError
 
 from explain import pages
+from explain.measured import measured_tables
 from explain.names import PARTS, picture_name
 from hierarchy.tree import Hierarchy
 
 REPORT = "report.html"
 FOLDERS = ("local_analysis", "local_analysis_parents")  # where explanations are looked for
-MEASURED = {"explanations": "HIPE's predictions",  # what is explained, by folder
-            "explanations_softmax": "the softmax head's predictions"}
 SUBSETS = ("val", "test", "train")  # whose predictions are shown, where metrics.json does not say
-BASELINES = ("random", "centre", "chance")  # explanations that know nothing
 WORST = 12  # mistakes shown with their explanations; the others are listed
 SHOWN = 40  # stories listed before a button shows the rest
 OPENED = 200  # nodes up to which a tree starts unfolded
@@ -245,77 +242,6 @@ def _mean(values: Iterable[float]) -> float:
     return sum(values) / len(values)
 
 
-@dataclass
-class Measured:
-    """A table of evaluate_explanations.py: of one head, over clips or over prototypes, at one level."""
-
-    of: str  # what is explained
-    title: str  # with the checkpoint and how many videos
-    page: str  # of the plots
-    kind: str  # explanations or prototypes
-    level: int
-    columns: list[str]  # kinds of explanation
-    rows: list[dict]  # measure, meaning, arrow, n; cells in the order of the columns: mean, low, high, best; or None
-
-
-def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> list[Measured]:
-    """The tables of evaluate_explanations.py, where it has written them, but for those that name another model.
-
-    Raises:
-        ValueError: where a measures.csv is something else.
-    """
-    return [table for folder, of in MEASURED.items() if (results / folder / "measures.csv").is_file()
-            for table in _tables(results / folder, of, link)
-            if not (named := re.search(r", model ([0-9a-f]{8})$", table.title)) or model in (None, named[1])]
-
-
-def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured]:
-    from evaluation.measures import ARROWS, MEASURES  # and with it torchvision, which takes long
-
-    words = folder / "measures.md"
-    title = words.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") if words.is_file() else ""
-    parts: dict[tuple[str, int], dict[tuple[str, str], dict]] = {}
-    file = folder / "measures.csv"
-    with file.open(newline="", encoding="utf-8") as lines:
-        try:
-            for row in csv.DictReader(lines):
-                cells = parts.setdefault((row["table"], int(row["level"])), {})
-                cells[row["measure"], row["explanation"]] = {
-                    name: float(row[name]) for name in ("mean", "low", "high", "n")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{file}: not what evaluate_explanations.py writes ({error!r}); run it again") from error
-    tables = []
-    for (kind, level), cells in parts.items():
-        columns = list(dict.fromkeys(explanation for _, explanation in cells))
-        rows = []
-        for name, measure in MEASURES.items():
-            row = {column: cells.get((name, column)) for column in columns}
-            known = [cell for cell in row.values() if cell is not None]
-            if known:
-                best = _best(row, measure.direction)
-                rows.append({"measure": name, "meaning": measure.meaning, "arrow": ARROWS[measure.direction],
-                             "n": int(max(cell["n"] for cell in known)),
-                             "cells": [cell and {**cell, "best": column in best} for column, cell in row.items()]})
-        tables.append(Measured(of, title, link(folder / "measures.html"), kind, level, columns, rows))
-    return tables
-
-
-def _best(cells: dict[str, dict | None], direction: int) -> set[str]:
-    """The columns with the best mean, if chance does not come near: their interval parts from those of the baselines.
-
-    Args:
-        cells: mean, low and high by column. direction: 1 more is better, -1 less, 0 neither.
-    """
-    worth = {column: direction * cell["mean"] for column, cell in cells.items()
-             if cell is not None and column not in BASELINES}
-    if not direction or not worth:
-        return set()
-    near, far = ("low", "high") if direction > 0 else ("high", "low")
-    chance = [direction * cell[far] for column, cell in cells.items() if column in BASELINES and cell is not None]
-    return {column for column, value in worth.items() if value == max(worth.values())
-            and all(direction * cells[column][near] > other for other in chance)}
-
-
 def _mistakes(metrics: dict | None, tree: Hierarchy | None, stories: Sequence[Story]) -> list[dict]:
     """Mistakes, worst first, with both paths, the lowest node that they share, and the story if there is one."""
     told = {story.video: story for story in stories}
@@ -403,7 +329,7 @@ def write_report(results: Path) -> Path:
     try:
         model = (metrics or {}).get("model")
         found = _explanations(results, model)
-        measured = _measured(results, model, lambda path: pages._link(path, results / REPORT))
+        measured = measured_tables(results, model, lambda path: pages._link(path, results / REPORT))
         if not (metrics or predictions or prototypes or found or measured):
             raise ValueError(f"{results}: holds no predictions, prototypes or explanations; run main.py with this "
                              "--result_path first")

@@ -53,10 +53,10 @@ def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
         return {"truth"}
     needs = {"heat", "box", "truth"} | (set() if explanation in RECIPES else {"disturbed clips"})
     if with_prototypes and (explanation in BASELINES or explanation.startswith("top_prototype")):
-        needs |= {"one prototype"}
+        needs |= {"first prototype"}
     if with_prototypes and explanation in ("prototypes", "random"):
-        needs |= {"an order"}
-    return needs | {"a level", "ways"} if explanation == "prototypes" else needs
+        needs |= {"prototype order"}
+    return needs | {"level of prototypes", "ways"} if explanation == "prototypes" else needs
 
 
 class Judge:

@@ -94,7 +94,7 @@ def prototype_rows(model: HIPE, tree: Hierarchy, record: PushRecord, training: V
             test_activations=on_test[name][test_read], test_labels=test_labels[test_read],
             stayed=peaks[name].stayed, covered=peaks[name].covered, **(of_record if own else {}))
         measures = {what: MEASURES[what].of_prototypes(subject) for what in editions("prototypes")
-                    if own or "a push" not in MEASURES[what].needs}
+                    if own or "push record" not in MEASURES[what].needs}
         rows += [{"explanation": name, "level": int(level_of[node_of[p]]), "prototype": p,
                   "measures": {what: round(float(values[p]), 6) for what, values in measures.items()
                                if torch.isfinite(values[p])}} for p in range(len(node_of))]

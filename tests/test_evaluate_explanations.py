@@ -335,7 +335,8 @@ def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, t
         raise AssertionError("no value depends on where a prototype looks")
 
     measures["flips"] = replace(measures["flips"], edition=4, of_clip=changed)
-    measures["brightness"] = Measure(1, 1, "how bright the clip is", {"a level"}, lambda of: float(of.clip.mean()))
+    measures["brightness"] = Measure(1, 1, "how bright the clip is", {"level of prototypes"},
+                                     lambda of: float(of.clip.mean()))
     del measures["own_needed"]
     with monkeypatch.context() as patched:
         patched.setattr(Heats, "of_nodes", forbidden)

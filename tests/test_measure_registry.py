@@ -130,7 +130,9 @@ def test_an_entry_is_complete(name):
 
 def test_every_need_is_told_and_used():
     assert set().union(*(measure.needs for measure in MEASURES.values())) == set(NEEDS)
-    assert not offers("grad", with_prototypes=False) & {"one prototype", "an order", "a level", "ways"}
+    of_prototypes = {"first prototype", "prototype order", "level of prototypes", "ways"}
+    assert not offers("grad", with_prototypes=False) & of_prototypes
+    assert offers("prototypes", with_prototypes=True) & of_prototypes == of_prototypes - {"first prototype"}
     assert offers("chance", with_prototypes=True) == {"truth"}
     assert "disturbed clips" not in offers("3d_ep", with_prototypes=True)
 
