@@ -22,8 +22,8 @@ def bootstrap(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) 
     """
     values = np.asarray(values, dtype=float)
     rng = np.random.default_rng((seed, len(values)))
-    means = np.concatenate([values[rng.integers(len(values), size=(some, len(values)))].mean(1)
-                            for some in [100] * (resamples // 100)])
+    means = np.concatenate([values[rng.integers(len(values), size=(n, len(values)))].mean(1)
+                            for n in [100] * (resamples // 100)])
     return float(values.mean()), *(float(edge) for edge in np.quantile(means, (0.025, 0.975)))
 
 
@@ -42,9 +42,9 @@ def summarise(rows: Iterable[dict], *, seed: int = 0) -> pd.DataFrame:
             if value is not None and np.isfinite(value):
                 values.setdefault((row["table"], row["explanation"], row["level"], measure), []).append(float(value))
     tables, explanations = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
-    known = list(MEASURES)
+    names = list(MEASURES)
     ordered = sorted(values, key=lambda key: (tables.index(key[0]), key[2], explanations.index(key[1]),
-                                              known.index(key[3])))
+                                              names.index(key[3])))
     return pd.DataFrame([(*key, *bootstrap(values[key], seed=seed + zlib.crc32(key[3].encode())), len(values[key]))
                          for key in ordered], columns=COLUMNS)
 

@@ -75,26 +75,32 @@ def fingerprint(name: str, measure: Measure) -> str:
     return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:8]
 
 
+def table() -> str:
+    """The content of editions.json as it is to be."""
+    return "{\n" + ",\n".join(f'"{name}": [{measure.edition}, "{fingerprint(name, measure)}"]'
+                              for name, measure in MEASURES.items()) + "\n}\n"
+
+
 def complaints(stored: dict[str, list]) -> list[str]:
     """What is wrong with a stored table of editions, measure by measure, and what to do."""
     wrong = []
     for name, measure in MEASURES.items():
-        line = f'"{name}": [{measure.edition}, "{fingerprint(name, measure)}"]'
+        entry = [measure.edition, fingerprint(name, measure)]
         if name not in stored:
-            wrong.append(f"{name} is new: add {line} to {EDITIONS.name}")
-        elif stored[name][1] != fingerprint(name, measure) and stored[name][0] == measure.edition:
-            wrong.append(f"{name} changed (its function, or one that it calls). If its values can be others now, raise "
-                         f"its edition in evaluation/measures.py. Then store {line} in {EDITIONS.name}, with the "
-                         "edition that it has then")
-        elif stored[name] != [measure.edition, fingerprint(name, measure)]:
-            wrong.append(f"{name} has the edition {measure.edition}: store {line} in {EDITIONS.name}")
+            wrong.append(f"{name} is new: store {entry} in {EDITIONS.name}")
+        elif stored[name][1] != entry[1] and stored[name][0] == entry[0]:
+            wrong.append(f"{name} changed (its function, one that it calls, or a constant of these): raise its edition "
+                         f"in evaluation/measures.py if its values can change, then store that and {entry[1]} in "
+                         f"{EDITIONS.name}")
+        elif stored[name] != entry:
+            wrong.append(f"{name} has a new edition: store {entry} in {EDITIONS.name}")
     return wrong + [f"{name} is no measure any more: remove it from {EDITIONS.name}" for name in stored
                     if name not in MEASURES]
 
 
 def test_a_changed_measure_has_a_new_edition():
     wrong = complaints(json.loads(EDITIONS.read_text()))
-    assert not wrong, "\n".join(wrong)
+    assert not wrong, "\n".join([*wrong, f"\nThe whole of {EDITIONS.name}, once the editions are right:", table()])
 
 
 def test_a_change_is_noticed(monkeypatch):
@@ -104,7 +110,7 @@ def test_a_change_is_noticed(monkeypatch):
     assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "raise" in complaints(stored)[0]
     monkeypatch.undo()
     monkeypatch.setitem(MEASURES, "box_only", replace(MEASURES["box_only"], edition=4))
-    assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "[4," in complaints(stored)[0]
+    assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "[4, " in complaints(stored)[0]
     monkeypatch.undo()
     monkeypatch.setattr(faithfulness, "BLUR", 1 / 5)
     changed = {text.split()[0] for text in complaints(stored)}
