@@ -30,32 +30,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribution import METHODS as ATTRIBUTION
+from attribution import METHODS
+from benchmarks.result_tables import cells, folded, put, stored_cells
 from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
-from evaluate_explanations import explanation_table
 from evaluation.calibration import fit_temperature, tempered
+from evaluation.measures import ARROWS, MEASURES
 from evaluation.recognition import Believed, recognition_metrics
-from evaluation.summary import MEASURES
 from hierarchy.tree import Hierarchy, level_name
+from judging.table import Wanted
 from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
+from run.judging import Data, explanation_table
 from run.model import choose_device, model_of
 from run.predict import predict
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 
-METHODS = ("softmax head", "published", "ours")
+COLUMNS = ("softmax head", "published", "ours")
 RATES = (0.3, 1.0, 3.0)  # times the recipe's
 LENGTHS = (1, 2)  # times the epochs below
 RATE_NAMES = ("warm_learning_rate", "learning_rate", "head_learning_rate")
-DASH = "\N{EN DASH}"
 MISSING = {  # why a cell is a dash
     "demo": "A softmax head has no prototypes.",
     "weizmann": "A softmax head has no prototypes; pointing, energy and consistency ask where and when the event is, "
                 "which nobody has marked in these videos."}
-MARKS = ("<!-- benchmarks.results begins -->", "<!-- benchmarks.results ends -->")
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,17 @@ def explanation(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[s
         path: a checkpoint. args: methods, heats, videos, steps and processes.
         pooled: whether its softmax head is explained.
     """
-    frame = explanation_table(path, head="softmax" if pooled else "prototypes", methods=args.methods,
-                              heats=() if pooled else args.heats, n_videos=args.videos, steps=args.steps,
-                              n_threads=args.n_threads, no_cuda=args.no_cuda, progress=False)
-    arrows = {1: " ↑", -1: " ↓", 0: ""}
-    of = {"explanations": "", "prototypes": ", over prototypes"}
-    return {f"{row.measure}{arrows[MEASURES[row.measure][0]]}{of[row.table]}: {row.explanation.replace('_', ' ')}, "
-            f"{level_name(int(row.level))}": float(row.mean) for row in frame.itertuples()}
+    wanted = Wanted(head="softmax" if pooled else "prototypes", methods=args.methods,
+                    heats=() if pooled else args.heats, steps=args.steps)
+    frame = explanation_table(path, wanted, Data(n_videos=args.videos), n_threads=args.n_threads,
+                              no_cuda=args.no_cuda, progress=False)
+    over = {"explanations": "", "prototypes": ", over prototypes"}
+    rows = {}
+    for row in frame.itertuples():
+        measure = f"{row.measure} {ARROWS[MEASURES[row.measure].direction]}".rstrip()
+        rows[f"{measure}{over[row.table]}: {row.explanation.replace('_', ' ')}, {level_name(int(row.level))}"] = \
+            float(row.mean)
+    return rows
 
 
 def measured(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str, float]:
@@ -254,91 +258,17 @@ def compare(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], w
     return found
 
 
-def cell(values: Sequence[float | None]) -> str:
-    """A mean over seeds with the least and the largest, a dash where nothing was measured."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return DASH
-    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-    return f"{sum(values) / len(values):.3f}{spread}"
-
-
-Cells = dict[str, dict[str, str]]  # of a table, by method and name of the figure
-
-
-def cells(figures: dict[str, list[dict]]) -> Cells:
-    """Of the figures of every seed, by method."""
-    return {method: {name: cell([row.get(name) for row in rows]) for name in dict.fromkeys(itertools.chain(*rows))}
-            for method, rows in figures.items()}
-
-
-def stored_cells(page: Path, heading: str) -> Cells:
-    """What the tables below a heading on a page hold, as an earlier call has put them there.
-
-    Args:
-        heading: the beginning of the paragraph before the tables; they end at the next paragraph like it.
-    """
-    stored: Cells = {}
-    methods, inside = [], False
-    for line in page.read_text().splitlines() if page.is_file() else ():
-        if ", seeds " in line:
-            inside = line.startswith(heading)
-        if not inside or not line.startswith("| ") or line.startswith("| ---"):
-            continue
-        name, *values = (word.strip() for word in line.strip("|").split("|"))
-        if name:
-            for method, value in zip(methods, values, strict=True):
-                if value != DASH:
-                    stored[method][name] = value
-        else:
-            methods = values
-            stored |= {method: {} for method in methods if method not in stored}
-    return stored
-
-
-def table(columns: Cells) -> str:
-    """A Markdown table: a row a figure, a column a method."""
-    names = list(dict.fromkeys(itertools.chain(*columns.values())))
-    kinds = list(dict.fromkeys(name.partition(":")[0] for name in names))
-    names.sort(key=lambda name: kinds.index(name.partition(":")[0]))
-    lines = ["| | " + " | ".join(columns) + " |", "|" + " --- |" * (1 + len(columns))]
-    lines += ["| " + " | ".join([name, *(column.get(name, DASH) for column in columns.values())]) + " |"
-              for name in names]
-    return "\n".join(lines)
-
-
-def folded(columns: Cells) -> str:
-    """The table of recognition, and that of explanations, which is long, to be unfolded."""
-    recognised, explained = ({method: {name: value for name, value in column.items() if (":" in name) == long}
-                              for method, column in columns.items()} for long in (False, True))
-    if not any(explained.values()):
-        return table(recognised)
-    return (f"{table(recognised)}\n\n<details>\n<summary>Explanations and prototypes, every measure</summary>\n\n"
-            f"{table(explained)}\n\n</details>")
-
-
-def put(page: Path, text: str) -> None:
-    """Write a text between the marks of a page, at its end where it has none."""
-    content = page.read_text() if page.is_file() else "# Results\n"
-    if MARKS[0] in content:
-        before, _, rest = content.partition(MARKS[0])
-        after = rest.partition(MARKS[1])[2]
-    else:
-        before, after = content.rstrip("\n") + "\n\n", "\n"
-    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
-
-
 def search(name: str, seeds: Sequence[int], data: Callable[[int], list[str]], work: Path,
            args: argparse.Namespace) -> None:
     """Print what rates and lengths come to, for published and for ours."""
     lines = {seed: data(seed) for seed in seeds}
-    asked = list(itertools.product(METHODS[1:], RATES, LENGTHS))
+    asked = list(itertools.product(COLUMNS[1:], RATES, LENGTHS))
 
     def trained(method: str, factor: float, length: int) -> list[Path]:
         return [train(name, method, lines[seed], trunks[method, seed], seed, work, factor, length)
                 for seed in seeds]
 
-    trunks = all_trunks(name, METHODS[1:], lines, work, args.jobs)
+    trunks = all_trunks(name, COLUMNS[1:], lines, work, args.jobs)
     print(f"\n{name}\n\n| | rates x | epochs x | class | top | severity | best temperature x |\n|" + " --- |" * 7,
           flush=True)
     for one, paths in zip(asked, each(lambda one: trained(*one), asked, args.jobs), strict=True):
@@ -356,12 +286,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", choices=sorted(SCHEDULES), nargs="+", help="(default: demo, weizmann if given)")
     parser.add_argument("--work", type=Path, default=Path("results/compared"), help="(default: results/compared)")
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: 1 2 3; of a search 100)")
-    parser.add_argument("--columns", choices=METHODS, nargs="+", default=list(METHODS),
+    parser.add_argument("--columns", choices=COLUMNS, nargs="+", default=list(COLUMNS),
                         help="methods to train and measure (default: all)")
     parser.add_argument("--page", type=Path, help="Markdown page to put the tables on (default: they are printed only)")
-    parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(ATTRIBUTION),
+    parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(METHODS),
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
-    parser.add_argument("--heats", nargs="*", default=["grad_cam", "grad"], choices=list(ATTRIBUTION), metavar="METHOD",
+    parser.add_argument("--heats", nargs="*", default=["grad_cam", "grad"], choices=list(METHODS), metavar="METHOD",
                         help="other heat of the first prototype, beside its similarity (default: grad_cam grad)")
     parser.add_argument("--videos", type=int, default=24, help="test videos whose explanations are measured, 0 for all "
                                                                "(default: 24)")
@@ -396,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
         heading = f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest)."
         columns = (stored_cells(args.page, heading) if args.page is not None else {}) | cells(found)
-        columns = {method: columns[method] for method in METHODS if method in columns}
+        columns = {method: columns[method] for method in COLUMNS if method in columns}
         texts.append(f"{heading} {MISSING[name]}\n\n{folded(columns)}")
         print(f"\n{texts[-1]}\n", flush=True)
         if args.page is not None:

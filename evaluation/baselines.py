@@ -1,4 +1,4 @@
-"""What can be told of videos without a network that sees motion: data must not be so easy that this is enough."""
+"""Baselines that see no motion: a data set must not be so easy that they are enough."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 def mean_frame_linear(train_frames: np.ndarray, train_labels: np.ndarray, test_frames: np.ndarray,
                       test_labels: np.ndarray, *, groups: np.ndarray | None = None) -> float:
-    """Accuracy of a linear model on the videos' mean frames: what can be told without looking at motion.
+    """Accuracy of a linear model on the videos' mean frames, which show no motion.
 
     Multinomial logistic regression on standardised pixels; its regularisation is chosen by cross-validation on the
     training part alone.
@@ -22,8 +22,8 @@ def mean_frame_linear(train_frames: np.ndarray, train_labels: np.ndarray, test_f
     Raises:
         ValueError: a class with fewer than two training videos, or a single group.
     """
-    counted = np.unique(train_labels, return_counts=True)[1].min() if groups is None else len(np.unique(groups))
-    folds = min(3, int(counted))
+    smallest = np.unique(train_labels, return_counts=True)[1].min() if groups is None else len(np.unique(groups))
+    folds = min(3, int(smallest))
     if folds < 2:
         raise ValueError("cross-validation needs two training videos of every class, and two groups")
     flat = [np.asarray(frames, dtype=np.float64).reshape(len(frames), -1) for frames in (train_frames, test_frames)]

@@ -1,8 +1,8 @@
-"""Whether probabilities can be believed, and what is still sure where the class is not: temperature and back-off.
+"""Temperature, which makes probabilities honest, and back-off to an ancestor where the class is uncertain.
 
 A video's path is its most probable leaf and that leaf's ancestors, whose probabilities only grow on the way up.
-Back-off climbs it until the probability reaches a threshold; beyond the top stands the root, of which everybody is sure
-and which tells nothing.
+Back-off climbs it until the probability reaches a threshold; beyond the top stands the root, whose probability is 1
+and which holds no information.
 """
 
 import math
@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 BINS = 15
-COLDEST, HOTTEST = 0.01, 20.0  # temperatures looked at
-TINY = 1e-12  # a probability is taken for no less
+COLDEST, HOTTEST = 0.01, 20.0  # temperatures searched
+TINY = 1e-12  # the least probability that a logarithm is taken of
 
 
 def tempered(probs: Tensor, temperature: float) -> Tensor:
@@ -27,8 +27,8 @@ def tempered(probs: Tensor, temperature: float) -> Tensor:
 def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     """The temperature under which the true leaves are most probable (Guo et al., ICML 2017).
 
-    As if there were one video more, whose class is as uncertain as the model says: where all of few videos are right,
-    probabilities of 1 would be best, and would tell others nothing.
+    One more video is added, whose class is as uncertain as the model says: where few videos are all right,
+    probabilities of 1 would fit them best, and no others.
 
     Args:
         probs: (N, K0) of videos that nothing was trained on; labels: (N,) leaves.
@@ -38,7 +38,7 @@ def fit_temperature(probs: Tensor, labels: Tensor) -> float:
     if not len(labels):
         return 1.0
     scores = probs.double().clamp(min=TINY).log()
-    targets = scores.softmax(-1) / len(labels)  # (N, K0): the one more, a share of it from every video
+    targets = scores.softmax(-1) / len(labels)  # (N, K0): the added video, a share of it from every other
     targets.scatter_add_(1, labels[:, None], torch.ones_like(targets[:, :1]))
 
     def loss(coldness: float) -> float:  # convex in 1 / temperature
@@ -78,14 +78,14 @@ def climb(path_probs: Tensor, threshold: float) -> Tensor:
 
 
 def information(n_leaves: Tensor, total: int) -> Tensor:
-    """What naming a node tells, of what naming a leaf tells: 1 - log n / log K0 for a node above n of K0 leaves."""
+    """Information of a node, 1 for a leaf and 0 for the root: 1 - log n / log K0 for a node above n of K0 leaves."""
     if total < 2:
         return torch.zeros_like(n_leaves, dtype=torch.float64)
     return 1 - n_leaves.double().log() / math.log(total)
 
 
 class RiskCurve:
-    """Risk against what is kept, for every threshold that makes a difference.
+    """Risk, coverage and information of back-off at every threshold that makes a difference.
 
     Args:
         path_probs: (N, L). right: (N, L) bool, whether the path's node is above the truth; the root always is.
@@ -99,25 +99,25 @@ class RiskCurve:
     def __init__(self, path_probs: Tensor, right: Tensor, informative: Tensor) -> None:
         probs, n = path_probs.double(), max(len(path_probs), 1)
         beyond = torch.zeros(len(probs), 1, dtype=torch.float64)
-        wrong, told = torch.cat([(~right).double(), beyond], 1), torch.cat([informative.double(), beyond], 1)
+        wrong, info = torch.cat([(~right).double(), beyond], 1), torch.cat([informative.double(), beyond], 1)
         # above its probability, a node gives way to the one above it
-        change = torch.stack([wrong.diff(dim=1), told.diff(dim=1),
+        change = torch.stack([wrong.diff(dim=1), info.diff(dim=1),
                               torch.zeros_like(probs).index_fill_(1, torch.tensor([0]), -1.0)], -1)  # (N, L, 3)
         at, order = probs.cummax(1).values.flatten().sort()
-        start = torch.stack([wrong[:, 0].sum(), told[:, 0].sum(), torch.tensor(float(len(probs)), dtype=torch.float64)])
+        start = torch.stack([wrong[:, 0].sum(), info[:, 0].sum(), torch.tensor(float(len(probs)), dtype=torch.float64)])
         sums = start + torch.cat([torch.zeros(1, 3, dtype=torch.float64), change.flatten(0, 1)[order].cumsum(0)])
-        known, counts = at.unique_consecutive(return_counts=True)
+        distinct, counts = at.unique_consecutive(return_counts=True)
         # at a threshold only what is below it has given way
-        passed = torch.cat([torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)[:len(known)],
+        passed = torch.cat([torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)[:len(distinct)],
                             counts.cumsum(0)])
-        last = torch.nextafter(known[-1:], torch.tensor(2.0, dtype=torch.float64))
-        self.thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), known, last])
+        last = torch.nextafter(distinct[-1:], torch.tensor(2.0, dtype=torch.float64))
+        self.thresholds = torch.cat([torch.zeros(1, dtype=torch.float64), distinct, last])
         self.risk, self.information, self.coverage = (sums[passed] / n).clamp(min=0).unbind(1)
         self.n = len(probs)
 
     @property
     def area(self) -> float:
-        """Area under risk against information, 0 best; all from nothing told to everything (trapezoids)."""
+        """Area under risk against information, 0 best: integrated over all thresholds by the trapezoidal rule."""
         return float(-torch.trapezoid(self.risk, self.information))
 
     def threshold_for(self, accuracy: float) -> float:
@@ -127,8 +127,8 @@ class RiskCurve:
         videos to choose on (n risk + 1) / (n + 1) has to be at most 1 - accuracy.
 
         Returns:
-            0 .. 1; a little above 1, which only the root reaches, where nothing less keeps the promise, or where there
-            are too few videos to promise anything.
+            0 .. 1; a little above 1, which only the root reaches, where no lower one is accurate enough, or where there
+            are too few videos to guarantee anything.
         """
         good = (self.n * self.risk + 1) / (self.n + 1) <= 1 - accuracy + 1e-12
         return float(self.thresholds[good.long().argmax()]) if good.any() else math.nextafter(1.0, 2.0)

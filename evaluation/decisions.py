@@ -1,4 +1,4 @@
-"""Do the prototypes that are shown decide, and do they resemble? Measured on one clip, level by level."""
+"""How much the prototypes of one clip decide, and how similar they are to it, level by level."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from models.hipe import HIPE
 from models.scores import evidence_shares, most_telling
 
 TOP = 3  # prototypes silenced together
-LEAST = 1e-6  # nats of evidence, of which shares can be told
+LEAST = 1e-6  # nats: the least total evidence that shares are taken of
 
 
 class Spread(Protocol):
-    """What a push record says of how near training videos come to a prototype (see training/push.py)."""
+    """How near training videos come to a prototype, as a push record holds it (see training/push.py)."""
 
     def closer_than(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
     def typical(self, prototype: int, distance: float) -> tuple[float, int] | None: ...
@@ -25,12 +25,12 @@ class Spread(Protocol):
 def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path: Sequence[int], *,
                       truth: Sequence[int] | None = None, record: Spread | None = None,
                       levels: Sequence[int] | None = None) -> list[dict[str, float]]:
-    """What each level's prototypes have to do with the decision for the nodes of a path.
+    """Measure what each level's prototypes contribute to the decision for the nodes of a path.
 
     Args:
         activations, distances: (P,) of one clip.
         path: (L,) nodes that are explained, from the leaf up. truth: the same of the true class, where it is known.
-        record: of the push, for what tells how special a likeness is. levels: by default all.
+        record: of the push, for closer_than and typical. levels: by default all.
     Returns:
         for each of the levels, by name:
         own_evidence, ancestors_evidence, descendants_evidence, elsewhere_evidence, total_evidence: nats, see
@@ -61,20 +61,20 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
         nodes = layer.node_levels[level]
         predicted = without[:, nodes.start:nodes.stop].argmax(1) + nodes.start  # (3,)
         first, off = int(order[0]), abs(shares["descendants"] + shares["elsewhere"])
-        found = {f"{name}_evidence": value for name, value in shares.items()} | {
+        values = {f"{name}_evidence": value for name, value in shares.items()} | {
             "off_path": off / abs(shares["total"]) if abs(shares["total"]) > LEAST else math.nan,
             "own_needed": shares["own"] / needed,
             "silenced": float(gains[first]), "silenced_needed": float(gains[first]) / needed,
             "silenced_three": float(whole[node] - without[1, node]),
             "similarity": float(activations[first]) / layer.highest}
-        if predicted[2] == node:  # else it was another one before, too
-            found |= {"flips": float(predicted[0] != node), "flips_three": float(predicted[1] != node)}
+        if predicted[2] == node:  # else another node is the most probable one anyway
+            values |= {"flips": float(predicted[0] != node), "flips_three": float(predicted[1] != node)}
         for name in ("closer_than", "typical") if record is not None else ():
             if (share := getattr(record, name)(first, float(distances[first]))) is not None:
-                found[name] = share[0]
+                values[name] = share[0]
         if truth is not None:
-            some = layer.level(level)
-            nearest = layer.node_of[some][distances[some].argmin()]
-            found["nearest_own"] = float(nearest == truth[level])
-        result.append({name: value for name, value in found.items() if not math.isnan(value)})
+            own_level = layer.level(level)
+            nearest = layer.node_of[own_level][distances[own_level].argmin()]
+            values["nearest_own"] = float(nearest == truth[level])
+        result.append({name: value for name, value in values.items() if not math.isnan(value)})
     return result

@@ -137,6 +137,11 @@ def same_place(peak: Tensor, other: Tensor, tolerance: Tensor) -> Tensor:
     return ((peak - other).abs() <= tolerance).all(-1)
 
 
+def peak_of(heat: Tensor) -> Tensor:
+    """(3,) frame, y, x of the hottest voxel, the first of equals."""
+    return torch.stack(torch.unravel_index(heat.argmax().cpu(), heat.shape))
+
+
 @torch.no_grad()
 def greedy_set(n: int, value: Callable[[Tensor], Tensor], share: float = 0.9) -> list[int]:
     """The prototypes that keep a share of the evidence, taken greedily, each time the one that adds most.

@@ -1,4 +1,4 @@
-"""Does an explanation point at what makes the class what it is? Regions of truth, and points held against them."""
+"""Does an explanation point at the event that makes the class? Where events are, and heat compared with that."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -152,7 +152,7 @@ def on_event(record: Pushed, truth: dict[str, list[Tube]]) -> Tensor:
 
 
 def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, strict: bool = False) -> float:
-    """The probability that a random point of a clip lies in one of the tubes: what pointing must be held against.
+    """The probability that a random point of a clip lies in one of the tubes: what pointing must be compared with.
 
     Args:
         frames: (T,) of the clip in the source. crop: (4,) y0, x0, y1, x1 of the source's pixels that the clip shows.
@@ -164,13 +164,13 @@ def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, stri
     x = np.arange(np.ceil(x0), np.ceil(x1))[None, :]
     hits = 0.0
     for frame in np.asarray(frames).tolist():
-        held = np.zeros(np.broadcast_shapes(y.shape, x.shape), dtype=bool)
+        inside = np.zeros(np.broadcast_shapes(y.shape, x.shape), dtype=bool)
         for tube in tubes:
             if tube.first_frame <= frame < tube.last_frame:
                 left, top, width, height = tube.boxes[frame - tube.first_frame]
                 top, left, bottom, right = (top, left, top + height, left + width) if strict else tube.sweep
-                held |= (top <= y) & (y < bottom) & (left <= x) & (x < right)
-        hits += held.mean()
+                inside |= (top <= y) & (y < bottom) & (left <= x) & (x < right)
+        hits += inside.mean()
     return hits / len(frames)
 
 

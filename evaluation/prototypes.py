@@ -32,12 +32,12 @@ def purity(activations: Tensor, labels: Tensor, node_of: Tensor, membership: Ten
 
 def duplicates(prototypes: Tensor, node_of: Tensor) -> Tensor:
     """Which prototypes (P, C) are the same as an earlier one of their node: (P,) bool."""
-    found = torch.zeros(len(prototypes), dtype=torch.bool)
+    repeated = torch.zeros(len(prototypes), dtype=torch.bool)
     for node in node_of.unique().tolist():
         which = (node_of == node).nonzero()[:, 0]
         distances = torch.cdist(prototypes[which].double(), prototypes[which].double()).square()
-        found[which.cpu()] = (distances.tril(-1) + torch.ones_like(distances).triu() <= SAME).any(1).cpu()
-    return found
+        repeated[which.cpu()] = (distances.tril(-1) + torch.ones_like(distances).triu() <= SAME).any(1).cpu()
+    return repeated
 
 
 def sharing(activations: Tensor, labels: Tensor, node_of: Tensor, ancestors: Tensor,

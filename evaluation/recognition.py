@@ -139,14 +139,14 @@ def _path(probs: Tensor, hierarchy: Hierarchy) -> tuple[Tensor, Tensor]:
 
 def _curve(probs: Tensor, labels: Tensor, hierarchy: Hierarchy) -> RiskCurve:
     predicted, path = _path(probs, hierarchy)
-    told = information(hierarchy.membership.sum(1), hierarchy.n_leaves)  # (K,)
+    informative = information(hierarchy.membership.sum(1), hierarchy.n_leaves)  # (K,)
     above = hierarchy.ancestors[predicted]  # (N, L)
-    return RiskCurve(path, above == hierarchy.ancestors[labels], told[above])
+    return RiskCurve(path, above == hierarchy.ancestors[labels], informative[above])
 
 
 def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hierarchy: Hierarchy, *,
                         believed: Believed) -> dict:
-    """Everything that metrics.json tells of recognition.
+    """Everything that metrics.json holds about recognition.
 
     Args:
         probs: (N, K0) of N >= 1 videos, pooled over their clips. labels: (N,) leaves. names: (N,) of the videos.
@@ -177,15 +177,15 @@ def recognition_metrics(probs: Tensor, labels: Tensor, names: Sequence[str], hie
     curve = _curve(cool, labels, tree)
     answer = climb(cool_path, believed.threshold)  # (N,)
     answered = torch.cat([cool_right, torch.ones(len(labels), 1, dtype=torch.bool)], 1).gather(1, answer[:, None])
-    told = torch.cat([information(tree.membership.sum(1), tree.n_leaves)[ancestors[cool_predicted]],
-                      torch.zeros(len(labels), 1, dtype=torch.float64)], 1).gather(1, answer[:, None])
+    informative = torch.cat([information(tree.membership.sum(1), tree.n_leaves)[ancestors[cool_predicted]],
+                             torch.zeros(len(labels), 1, dtype=torch.float64)], 1).gather(1, answer[:, None])
     return {
         "calibrated": believed.calibrated, "temperature": believed.temperature,
         "target_accuracy": believed.target_accuracy, "threshold": believed.threshold, "levels": levels,
         "severity": None if right[:, 0].all() else mistake_severity(predicted, labels, ancestors),
         "hierarchical": hierarchical_scores(torch.zeros_like(labels), predicted, labels, ancestors),
         "backoff": {"accuracy": float(answered.double().mean()), "coverage_leaf": float((answer == 0).double().mean()),
-                    "information": float(told.mean()), "area": curve.area,
+                    "information": float(informative.mean()), "area": curve.area,
                     "hierarchical": hierarchical_scores(answer, cool_predicted, labels, ancestors),
                     "answers": torch.bincount(answer, minlength=tree.n_levels + 1).tolist(), "curve": curve.points()},
         "nodes": _nodes(right, labels, tree), "confusion": _confusion(predicted, labels, tree),
@@ -197,7 +197,7 @@ def _nll(truth: Tensor) -> float:
 
 
 def _nodes(right: Tensor, labels: Tensor, tree: Hierarchy) -> list[dict]:
-    """Of every node, how many of the videos below it were given to it."""
+    """Of every node, the number of videos below it, and the share of them that is predicted below it."""
     above = tree.ancestors[labels].flatten()
     count = torch.bincount(above, minlength=len(tree)).tolist()
     hits = torch.bincount(above, right.double().flatten(), minlength=len(tree)).tolist()
@@ -269,7 +269,7 @@ class VideoPool:
         self._sum.index_add_(0, videos, (probs[:, :self._sum.shape[1]].double() / unit[places]) ** self.power)
 
     def merge(self, other: "VideoPool") -> None:
-        """Take in what another one saw of other clips, whose items settle ties: the lowest is the best clip."""
+        """Add the clips of another pool; of equally good clips, the one of the lowest item is the best."""
         self.count += other.count
         tied = (other._highest == self._highest) & (other.best < self.best)
         self.best = torch.where((other._highest > self._highest) | tied, other.best, self.best)
@@ -301,7 +301,7 @@ class VideoPool:
 
 
 def pool_windows(log_probs: Tensor, membership: Tensor, power: float) -> tuple[Tensor, int, int]:
-    """What a video is taken for, and the window that shows it best.
+    """Predict a video from its windows, and choose the window that shows the prediction best.
 
     Args:
         log_probs: (N, K) of the video's N >= 1 windows. membership, power: as of a `VideoPool`.

@@ -8,54 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evaluation.measures import ARROWS, MEASURES
+
 RESAMPLES = 1000
 COLUMNS = ["table", "explanation", "level", "measure", "mean", "low", "high", "n"]
-# What is better: +1 more, -1 less, 0 neither.
-MEASURES = {
-    "insertion": (1, "probability while a blurred clip gets sharp, the hottest blocks first"),
-    "deletion": (-1, "probability while the clip fades, the hottest blocks first"),
-    "box_only": (1, "share of the probability that is left when only the box is sharp"),
-    "box_hidden": (-1, "share of the probability that is left when only the box is blurred"),
-    "activation_box_only": (1, "share of the first prototype's activation left when only the box is sharp"),
-    "activation_box_hidden": (-1, "share of the first prototype's activation left when only the box is blurred"),
-    "box_volume": (0, "share of the clip that the box holds"),
-    "pointing": (1, "hottest voxel in the frames of the event and the box it sweeps"),
-    "pointing_strict": (1, "hottest voxel in the event's box of that very frame"),
-    "pointing_space": (1, "hottest voxel where the event passes at any time"),
-    "pointing_time": (1, "hottest voxel in a frame of the event"),
-    "energy": (1, "share of the heat in the event's box of every frame"),
-    "energy_space": (1, "share of the heat where the event passes"),
-    "energy_time": (1, "share of the heat in the frames of the event"),
-    "stable_noise": (1, "peak within a quarter of the frames and an eighth of each side, under noise of 8 grey levels"),
-    "stable_jpeg": (1, "peak within a quarter of the frames and an eighth of each side, after JPEG of quality 50"),
-    "stable_jitter": (1, "peak within a quarter of the frames and an eighth of each side, one frame later"),
-    "set_size": (-1, "prototypes that keep 90 % of the evidence, taken greedily (random: in random order)"),
-    "own_evidence": (1, "nats that the node's own prototypes add to its log-probability"),
-    "ancestors_evidence": (0, "nats that its ancestors' prototypes add"),
-    "descendants_evidence": (0, "nats that its descendants' prototypes add"),
-    "elsewhere_evidence": (0, "nats that all other prototypes add"),
-    "total_evidence": (1, "nats that all prototypes together add"),
-    "off_path": (-1, "descendants' and all other prototypes' nats over the total, both without their sign"),
-    "own_needed": (1, "own nats over ln(siblings), which lift a node from chance to certainty"),
-    "silenced": (1, "nats that the log-probability falls by without the first prototype"),
-    "silenced_needed": (1, "the same over ln(siblings)"),
-    "silenced_three": (1, "nats that it falls by without the first three prototypes"),
-    "flips": (1, "where the node is the most probable of its level: another one is without the first prototype"),
-    "flips_three": (1, "where the node is the most probable of its level: another one is without the first three"),
-    "similarity": (1, "of the first prototype, 1 for the same patch"),
-    "closer_than": (1, "share of other nodes' training videos that are less like the first prototype than this clip"),
-    "typical": (0, "share of its own node's training videos that are less like it than this clip"),
-    "nearest_own": (1, "the nearest of all prototypes of the level is one of the true node"),
-    "same_way": (1, "the first class prototype comes from a video that shows the true class in the same way"),
-    "purity": (1, "of the ten training videos with the nearest patches, those under the prototype's node"),
-    "duplicates": (-1, "prototypes that are the same as an earlier one of their node"),
-    "sharing": (1, "an ancestor's prototype: its AUC for clips of the child it knows worst against other nodes'"),
-    "consistency": (1, "how often a square around the peak covers the part of the event that it covers most often"),
-    "consistent": (1, "prototypes whose consistency is at least .8"),
-    "self_similarity": (1, "similarity to the prototype's own training patch, of the highest there is"),
-    "on_event": (1, "the prototype's training patch lies on the event, or at most half a cell beside it"),
-    "ways_covered": (1, "of the ways in which a class is shown in training, those that its prototypes come from"),
-}
 
 
 def bootstrap(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
@@ -66,8 +22,8 @@ def bootstrap(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) 
     """
     values = np.asarray(values, dtype=float)
     rng = np.random.default_rng((seed, len(values)))
-    means = np.concatenate([values[rng.integers(len(values), size=(some, len(values)))].mean(1)
-                            for some in [100] * (resamples // 100)])
+    means = np.concatenate([values[rng.integers(len(values), size=(n, len(values)))].mean(1)
+                            for n in [100] * (resamples // 100)])
     return float(values.mean()), *(float(edge) for edge in np.quantile(means, (0.025, 0.975)))
 
 
@@ -86,9 +42,9 @@ def summarise(rows: Iterable[dict], *, seed: int = 0) -> pd.DataFrame:
             if value is not None and np.isfinite(value):
                 values.setdefault((row["table"], row["explanation"], row["level"], measure), []).append(float(value))
     tables, explanations = (list(dict.fromkeys(key[i] for key in values)) for i in (0, 1))
-    known = list(MEASURES)
+    names = list(MEASURES)
     ordered = sorted(values, key=lambda key: (tables.index(key[0]), key[2], explanations.index(key[1]),
-                                              known.index(key[3])))
+                                              names.index(key[3])))
     return pd.DataFrame([(*key, *bootstrap(values[key], seed=seed + zlib.crc32(key[3].encode())), len(values[key]))
                          for key in ordered], columns=COLUMNS)
 
@@ -110,14 +66,13 @@ def markdown(frame: pd.DataFrame) -> str:
     lines = []
     for title, part in _parts(frame):
         explanations, measures, cells = _cells(part)
-        arrows = {1: " ↑", -1: " ↓", 0: ""}
-        heads = " | ".join(f"{name}{arrows[MEASURES[name][0]]}" for name in measures)
+        heads = " | ".join(f"{name} {ARROWS[MEASURES[name].direction]}".rstrip() for name in measures)
         lines += [f"## {title}", "", f"| | {heads} |", "| --- |" + " --- |" * len(measures)]
         lines += [f"| {one} | " + " | ".join(cells.get((one, name), "") for name in measures) + " |"
                   for one in explanations]
         lines.append("")
     used = set(frame["measure"])
-    lines += [f"- `{name}`: {meaning}" for name, (_, meaning) in MEASURES.items() if name in used]
+    lines += [f"- `{name}`: {measure.meaning}" for name, measure in MEASURES.items() if name in used]
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +86,7 @@ def _plot(part: pd.DataFrame, measure: str) -> str:
         return left + (value - least) / (most - least) * width
 
     height = step * len(rows) + 24
-    direction = {1: "more is better", -1: "less is better", 0: ""}[MEASURES[measure][0]]
+    direction = {1: "more is better", -1: "less is better", 0: ""}[MEASURES[measure].direction]
     whole = left + width + 60
     lines = [f'<svg viewBox="0 0 {whole} {height}" width="{whole}" height="{height}" role="img" '
              f'aria-label="{html.escape(measure)}">']
@@ -143,7 +98,7 @@ def _plot(part: pd.DataFrame, measure: str) -> str:
                      f'<text x="{left + width + 8}" y="{y + 4}">{row.mean:.3g}</text>')
     lines.append(f'<text x="{left}" y="{height - 2}">{least:.2g}</text><text x="{left + width}" y="{height - 2}" '
                  f'text-anchor="end">{most:.3g}</text></svg>')
-    return (f"<figure><figcaption><b>{html.escape(measure)}</b> {html.escape(MEASURES[measure][1])}"
+    return (f"<figure><figcaption><b>{html.escape(measure)}</b> {html.escape(MEASURES[measure].meaning)}"
             f"{'; ' + direction if direction else ''}</figcaption>{''.join(lines)}</figure>")
 
 

@@ -1,4 +1,4 @@
-"""How near training videos come to each prototype, kept as a few quantiles: is a clip's likeness to it special?
+"""Quantiles of how near training videos come to each prototype, with which a clip's similarity to it is compared.
 
 A prototype's spread are quantiles of the squared distances between it and the nearest patch of every training video,
 of the videos of its own node and of those of other nodes of its level.

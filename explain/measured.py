@@ -1,4 +1,4 @@
-"""The tables that evaluate_explanations.py has written into a results folder, as the report shows them."""
+"""The report's tables of what evaluate_explanations.py measured, read from its files."""
 
 import csv
 import re
@@ -24,7 +24,7 @@ class Measured:
     rows: list[dict]  # measure, meaning, arrow, n; cells in the order of the columns: mean, low, high, best; or None
 
 
-def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> list[Measured]:
+def measured_tables(results: Path, model: str | None, link: Callable[[Path], str]) -> list[Measured]:
     """The tables of evaluate_explanations.py, where it has written them, but for those that name another model.
 
     Raises:
@@ -36,7 +36,8 @@ def _measured(results: Path, model: str | None, link: Callable[[Path], str]) -> 
 
 
 def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured]:
-    from evaluation.summary import MEASURES  # and with it pandas, which takes long
+    """The tables of one folder, in the order of its measures.csv; measures that are not registered are left out."""
+    from evaluation.measures import ARROWS, MEASURES  # and with it torchvision, which takes long
 
     words = folder / "measures.md"
     title = words.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") if words.is_file() else ""
@@ -54,15 +55,14 @@ def _tables(folder: Path, of: str, link: Callable[[Path], str]) -> list[Measured
     for (kind, level), cells in parts.items():
         columns = list(dict.fromkeys(explanation for _, explanation in cells))
         rows = []
-        for measure, (direction, meaning) in MEASURES.items():
-            found = [cells.get((measure, column)) for column in columns]
-            known = [cell for cell in found if cell is not None]
+        for name, measure in MEASURES.items():
+            row = {column: cells.get((name, column)) for column in columns}
+            known = [cell for cell in row.values() if cell is not None]
             if known:
-                best = _best(dict(zip(columns, found, strict=True)), direction)
-                rows.append({"measure": measure, "meaning": meaning, "arrow": {1: "↑", -1: "↓", 0: ""}[direction],
+                best = _best(row, measure.direction)
+                rows.append({"measure": name, "meaning": measure.meaning, "arrow": ARROWS[measure.direction],
                              "n": int(max(cell["n"] for cell in known)),
-                             "cells": [cell and {**cell, "best": column in best}
-                                       for column, cell in zip(columns, found, strict=True)]})
+                             "cells": [cell and {**cell, "best": column in best} for column, cell in row.items()]})
         tables.append(Measured(of, title, link(folder / "measures.html"), kind, level, columns, rows))
     return tables
 

@@ -15,7 +15,7 @@ from statistics import median
 from jinja2 import UndefinedError
 
 from explain import pages
-from explain.measured import _measured
+from explain.measured import measured_tables
 from explain.names import PARTS, picture_name
 from hierarchy.tree import Hierarchy
 
@@ -329,7 +329,7 @@ def write_report(results: Path) -> Path:
     try:
         model = (metrics or {}).get("model")
         found = _explanations(results, model)
-        measured = _measured(results, model, lambda path: pages._link(path, results / REPORT))
+        measured = measured_tables(results, model, lambda path: pages._link(path, results / REPORT))
         if not (metrics or predictions or prototypes or found or measured):
             raise ValueError(f"{results}: holds no predictions, prototypes or explanations; run main.py with this "
                              "--result_path first")

@@ -1,1 +1,1 @@
-"""How explanations are judged: clips, their maps, the measures, and the rows of a table."""
+"""How explanations are judged: clips, their maps, the subjects that measures read, and the rows of a table."""

@@ -7,7 +7,7 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, preparing, results, trunks
+from benchmarks import attribution, embeddings, preparing, result_tables, trunks
 from benchmarks.schedule import costs
 from options.flags import parse_main
 from options.resolve import resolve
@@ -102,13 +102,13 @@ def test_methods_that_were_not_measured_again_keep_their_columns(tmp_path):
     first = {"published": [{"accuracy": 0.5, "deletion: grad": 0.25}, {"accuracy": 0.7, "deletion: grad": 0.5}],
              "ours": [{"accuracy": 0.9, "set size: grad": 3.0}] * 2}
     headings = [f"{name}, seeds 1 2, mean." for name in ("The embedded set", "Weizmann")]
-    assert results.stored_cells(page, headings[0]) == {}
-    results.put(page, "\n\n".join(f"{heading} Words.\n\n{results.folded(results.cells(first))}"
+    assert result_tables.stored_cells(page, headings[0]) == {}
+    result_tables.put(page, "\n\n".join(f"{heading} Words.\n\n{result_tables.folded(result_tables.cells(first))}"
                                   for heading in headings))
     for heading in headings:
-        stored = results.stored_cells(page, heading)
-        assert results.folded(stored) == results.folded(results.cells(first))
+        stored = result_tables.stored_cells(page, heading)
+        assert result_tables.folded(stored) == result_tables.folded(result_tables.cells(first))
         assert stored["published"]["accuracy"] == "0.600 (0.500 to 0.700)"
-        again = stored | results.cells({"ours": [{"accuracy": 1.0}]})
-        assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in results.folded(again)
-        assert "set size" not in results.folded(again)
+        again = stored | result_tables.cells({"ours": [{"accuracy": 1.0}]})
+        assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in result_tables.folded(again)
+        assert "set size" not in result_tables.folded(again)

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,27 +11,18 @@ import torch
 from media import shades, write_frames
 
 import evaluate_explanations
-from attribution import METHODS
 from datasets.transforms import normalise
-from datasets.video import Video
-from evaluate_explanations import (
-    DisturbedClips,
-    Judge,
-    Rows,
-    Settings,
-    centre_blob,
-    moved_back,
-    peak_of,
-    served,
-)
 from evaluation.decisions import decision_measures
 from evaluation.faithfulness import nearness, noisy, recompressed
+from evaluation.measures import MEASURES, Measure
 from evaluation.recognition import pool_windows
-from evaluation.summary import MEASURES
+from evaluation.subjects import ExplainedClip
 from evaluation.typicality import distance_spread
 from explain.match import match_output
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
+from judging.heats import Heats
+from judging.judge import Judge
 from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
@@ -71,7 +61,7 @@ def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
     points = fit_embeddings(tree, dim=8, edge=1.5)
     model = build_model(args, tree, points, 1.0)
     videos = [video for video in read_videos(args, tree) if video.subset == "training"]
-    clips = even_clips(args, videos, make_reader(args), 1)
+    clips = even_clips(args, videos, make_reader(args), 1, normalisation="kinetics")
     device = torch.device("cpu")
     record, kept = push(model, make_loader(clips, n_threads=0, device=device, batch_size=4),
                         names=[video.name for video in videos], device=device, n_clips=len(clips))
@@ -139,7 +129,7 @@ def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
             assert not {"silenced", "own_evidence", "same_way"} & set(row["measures"])
             continue
         video, outputs = videos[row["video"]], []
-        clips = window_clips(args, [video], make_reader(args), 4)
+        clips = window_clips(args, [video], make_reader(args), 4, normalisation="kinetics")
         with torch.no_grad():
             outputs = [model(normalise(clips[i]["clip"][None])) for i in range(len(clips))]
         _, leaf, best = pool_windows(torch.cat([output.log_probs for output in outputs]), tree.membership, 4.0)
@@ -203,7 +193,7 @@ def test_an_interrupted_call_goes_on_and_comes_to_the_same(trained, judged, tmp_
     def forbidden(*_):
         raise AssertionError("all was measured already")
 
-    monkeypatch.setattr(evaluate_explanations.Judge, "rows", forbidden)
+    monkeypatch.setattr(Judge, "rows", forbidden)
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
 
 
@@ -215,7 +205,7 @@ def test_stability_of_prototypes_is_a_loop_over_their_videos(trained, judged):
     args = resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
     videos = [video for video in read_videos(args, tree) if video.subset == "validation"]
-    clips = even_clips(args, videos, make_reader(args), 1)
+    clips = even_clips(args, videos, make_reader(args), 1, normalisation="kinetics")
     stayed: dict[int, dict[str, float]] = {}
     for i, video in enumerate(videos):
         pixels, frames = clips[i]["clip"], clips[i]["frames"]
@@ -298,69 +288,63 @@ def test_numbers_of_other_settings_are_not_mixed(trained, judged, capsys):
     with pytest.raises(SystemExit):  # points that were held against another truth
         call("--resume_path", trained / "save_1.pth", QUICK, "--truth", trained / "other.json", "--out", judged)
     assert "another truth" in capsys.readouterr().err
-    (judged.parent / "torn").mkdir(exist_ok=True)
-    settings = Settings("p", "d", "prototypes", 4, 1, 1, 1, "none")
-    told = {name: value for name, value in settings.told().items() if name != "window_power"}  # as of before it
-    (judged.parent / "torn" / "old.jsonl").write_text(json.dumps({"settings": told}) + "\n")
-    Rows(judged.parent / "torn" / "old.jsonl", settings, False)
-    with pytest.raises(ValueError, match="window_power"):
-        Rows(judged.parent / "torn" / "old.jsonl", replace(settings, window_power=4.0), False)
-    path = judged.parent / "torn" / "rows.jsonl"
-    path.write_text("[1]\n")
-    with pytest.raises(ValueError, match=r"rows\.jsonl"):
-        Rows(path, settings, False)
-    assert Rows(path, settings, True).rows == []
 
 
-def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
-    pooling, convolution = torch.nn.AvgPool3d(4), torch.nn.Conv3d(3, 2, 4, 4)
-    assert served(convolution, (8, 8, 8), None) == list(METHODS)
-    assert "class_feature_pyramid" not in served(pooling, (8, 8, 8), None) and "left out" in capsys.readouterr().err
-    assert served(pooling, (8, 8, 8), ["grad_cam"]) == ["grad_cam"]
-    with pytest.raises(ValueError, match="--methods class_feature_pyramid"):
-        served(pooling, (8, 8, 8), ["grad_cam", "class_feature_pyramid"])
+@pytest.fixture
+def measures():
+    """MEASURES, for a test to change."""
+    before = dict(MEASURES)
+    yield MEASURES
+    MEASURES.clear()
+    MEASURES.update(before)  # in their order
 
 
-def test_a_peak_is_stable_where_it_stays_with_what_it_is_on():
-    """What is in frame 4 is in frame 3 of the clip that begins a frame later, and in frame 5 of an earlier one."""
-    heat = torch.zeros(9, 5, 16)
-    heat[4, 2, 2] = 1
-    judge = SimpleNamespace(size=tuple(heat.shape), clips=SimpleNamespace(sampler=SimpleNamespace(stride=1)))
-    for shift in (1, -1):
-        scene = SimpleNamespace(shift=shift)
-        stable = [Judge._stable(judge, scene, heat, {"jitter": heat.roll(by, 0), "noise": heat.roll(by, 0)})
-                  for by in (-3, -2, -1, 0, 1, 2, 3)]
-        here = [0, 1, 1, 1, 1, 1, 0]  # a quarter of nine frames
-        assert [one["stable_noise"] for one in stable] == here
-        assert [one["stable_jitter"] for one in stable] == (here[1:] + [0] if shift == 1 else [0] + here[:-1])
-    moved = Judge._stable(judge, scene, heat, {"noise": heat.roll(3, 2), "jpeg": heat.roll(2, 2)})
-    assert moved == {"stable_noise": 0, "stable_jpeg": 1} and Judge._stable(judge, scene, None, {}) == {}
+def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, tmp_path, monkeypatch, measures):
+    """And so does a new measure; what no longer exists is left out."""
+    for name in ("rows.jsonl", "prototypes.json"):
+        (tmp_path / name).write_text((judged / name).read_text())
+    old = pd.read_csv(judged / "measures.csv")
+    asked = []
+
+    def changed(of: ExplainedClip) -> float:
+        asked.append(of)
+        return 0.125
+
+    def forbidden(*_):
+        raise AssertionError("no value depends on where a prototype looks")
+
+    measures["flips"] = replace(measures["flips"], edition=4, of_clip=changed)
+    measures["brightness"] = Measure(1, 1, "how bright the clip is", {"level of prototypes"},
+                                     lambda of: float(of.clip.mean()))
+    del measures["own_needed"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Heats, "of_nodes", forbidden)
+        call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    new = pd.read_csv(tmp_path / "measures.csv")
+    assert len(asked) == 4 and set(new[new.measure == "flips"]["mean"]) == {0.125}  # two videos, two levels
+    assert len(new[new.measure == "brightness"]) == 2 and "own_needed" not in set(new.measure)
+    others = [frame[~frame.measure.isin(["flips", "brightness", "own_needed"])].reset_index(drop=True)
+              for frame in (old, new)]
+    pd.testing.assert_frame_equal(*others)
+    written = (tmp_path / "rows.jsonl").read_text()
+    assert written.startswith((judged / "rows.jsonl").read_text()) and written.count('"settings"') == 2
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    assert (tmp_path / "rows.jsonl").read_text() == written and len(asked) == 4
+
+    measures["insertion"] = replace(measures["insertion"], edition=4, of_clip=lambda of: None)
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    assert "insertion" not in set(pd.read_csv(tmp_path / "measures.csv").measure)  # what it was is not kept
 
 
-@pytest.mark.parametrize(("n_frames", "damaged", "shift"), [
-    (12, (), 1), (8, (), -1), (12, (10,), -1), (12, (1, 10), 0)])
-def test_a_clip_is_shifted_to_where_frames_can_be_read(tmp_path, n_frames, damaged, shift):
-    """Clips of 8 frames, the third to the tenth of 12."""
-    write_frames(tmp_path / "v", shades(n_frames), info={"n_frames": n_frames, "height": 24, "width": 32, "fps": 10})
-    for i in damaged:
-        (tmp_path / "v" / f"image_{i + 1:05d}.jpg").write_bytes(b"no picture")
-    video = Video("v", tmp_path / "v", 0, "validation", n_frames, (0, n_frames))
-    args, _ = parse_main(FLAGS.split())
-    args = resolve(args)
-    clips = even_clips(args, [video], make_reader(args), 1)
-    found, item = DisturbedClips(clips, 1)[0], clips[0]
-    assert (found["valid"], found["shift"]) == (shift != 0, shift) and item["valid"]
-    assert found["disturbed"].shape == (3, *item["clip"].shape)
-    if shift == 1:
-        assert torch.equal(found["disturbed"][2, :, :-1], item["clip"][:, 1:])
-    elif shift == -1:
-        assert torch.equal(found["disturbed"][2, :, 1:], item["clip"][:, :-1])
+def test_prototypes_are_measured_again_where_one_of_their_measures_is_new(trained, judged, tmp_path, measures):
+    for name in ("rows.jsonl", "prototypes.json"):
+        (tmp_path / name).write_text((judged / name).read_text())
+    measures["purity"] = replace(measures["purity"], edition=4,
+                                 of_prototypes=lambda of: torch.full((len(of.node_of),), 0.25))
+    call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    new, old = (pd.read_csv(folder / "measures.csv") for folder in (tmp_path, judged))
+    assert set(new[new.measure == "purity"]["mean"]) == {0.25}
+    pd.testing.assert_frame_equal(*(frame[frame.measure != "purity"] for frame in (new, old)))
+    assert (tmp_path / "rows.jsonl").read_text() == (judged / "rows.jsonl").read_text()
 
 
-def test_a_place_is_found_again_in_the_shifted_clip():
-    assert moved_back(1, 2).tolist() == [0.5, 0, 0] and moved_back(-1, 1).tolist() == [-1, 0, 0]
-
-
-def test_the_blob_is_in_the_middle():
-    blob = centre_blob((5, 7, 9))
-    assert blob.shape == (5, 7, 9) and peak_of(blob).tolist() == [2, 3, 4]

@@ -7,7 +7,7 @@ import torch
 from program import DATA, MODEL, call
 from tiny import random_tree
 
-from benchmarks import results
+from benchmarks import result_tables, results
 from benchmarks.ancestors import firing
 from benchmarks.runs import WEIZMANN, WEIZMANN_SCHEDULE
 from options.flags import parse_main
@@ -36,7 +36,7 @@ def called(monkeypatch):
 
 @pytest.mark.parametrize("name", LINES)
 def test_published_and_ours_start_from_one_trunk(name, called, tmp_path):
-    for method in results.METHODS[1:]:
+    for method in results.COLUMNS[1:]:
         path = results.train(name, method, LINES[name], Path("trunk.pth"), 2, tmp_path, 3.0, 2)
         assert path.parent.parent == tmp_path and "_2_3_2" in path.parent.name
     published, ours = called
@@ -66,20 +66,22 @@ def test_the_softmax_head_has_as_many_epochs_of_the_trunk_as_ours(name, called, 
 def test_a_table_has_a_row_a_figure_and_a_column_a_method():
     found = {"softmax head": [{"accuracy": 0.5}, {"accuracy": 1.0}],
              "ours": [{"accuracy": 1.0, "pointing": 0.25}, {"accuracy": 1.0, "pointing": None}]}
-    assert results.table(results.cells(found)).splitlines() == [
+    assert result_tables.table(result_tables.cells(found)).splitlines() == [
         "| | softmax head | ours |", "| --- | --- | --- |",
-        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |", f"| pointing | {results.DASH} | 0.250 |"]
+        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |",
+        f"| pointing | {result_tables.DASH} | 0.250 |"]
 
 
 def test_tables_replace_those_of_an_earlier_call(tmp_path):
     page = tmp_path / "RESULTS.md"
     page.write_text("# Results\n\nBefore.\n")
-    results.put(page, "one")
+    result_tables.put(page, "one")
     page.write_text(page.read_text() + "\nAfter.\n")
-    results.put(page, "two")
+    result_tables.put(page, "two")
     text = page.read_text()
     assert text.startswith("# Results\n\nBefore.\n\n") and text.endswith("\nAfter.\n")
-    assert "two" in text and "one" not in text and text.count(results.MARKS[0]) == text.count(results.MARKS[1]) == 1
+    assert "two" in text and "one" not in text
+    assert [text.count(mark) for mark in result_tables.MARKS] == [1, 1]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -129,8 +131,8 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
     assert all(rows["accuracy, class"]) and all(rows["calibration error, grandparent"])
     assert all(rows["insertion ↑: grad cam, class"]) and all(rows["deletion ↓: random, class"])
     prototypes = rows["box_only ↑: top prototype, grandparent"]
-    assert prototypes[0] == results.DASH and prototypes[1] != results.DASH != prototypes[2]
-    assert rows["deletion ↓: top prototype by grad cam, class"][2] != results.DASH
+    assert prototypes[0] == result_tables.DASH and prototypes[1] != result_tables.DASH != prototypes[2]
+    assert rows["deletion ↓: top prototype by grad cam, class"][2] != result_tables.DASH
     assert rows["sharing ↑, over prototypes: prototypes, parent"][2]
     n_calls = len(calls)
     results.main(words)

@@ -1,0 +1,80 @@
+"""Heat of clips by attribution methods and baselines, for the head that is judged."""
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from attribution import METHODS, VOXELWISE
+from attribution.perturbation import RECIPES, extremal_masks
+from models.geometry import smoothed, upsample
+from models.hipe import HIPE
+
+HEADS = ("prototypes", "softmax")
+BASELINES = ("random", "centre")
+AREA = 0.1  # of a perturbation's mask
+
+
+def centre_blob(size: tuple[int, int, int]) -> Tensor:
+    """Heat that looks at the middle of every clip: (T, H, W), a Gaussian as wide as a quarter of the clip."""
+    axes = [torch.exp(-0.5 * ((torch.arange(n) - (n - 1) / 2) / (n / 4)) ** 2) for n in size]
+    return torch.einsum("t,h,w->thw", *axes)
+
+
+class Heats:
+    """Heat of clips for nodes of the class tree, or for single prototypes.
+
+    Args:
+        model: on its device. head: of HEADS. size: (T, H, W) of a clip. iterations: of a perturbation at most.
+        seed: of methods that draw.
+    """
+
+    def __init__(self, model: HIPE, head: str, size: tuple[int, int, int], *, iterations: int, seed: int) -> None:
+        self.model, self.head, self.size, self.iterations, self.seed = model, head, size, iterations, seed
+        self.to_clip = partial(upsample, size=size, stride=tuple(model.trunk.stride), offset=model.offset)
+
+    def log_probs(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, K) of the head."""
+        clips = clips.contiguous(memory_format=torch.channels_last_3d)
+        if self.head == "softmax":
+            return self.model.node_log_probs(self.model.pooled_log_probs(self.model.trunk(clips)))
+        return self.model(clips).log_probs
+
+    @cached_property
+    def class_weights(self) -> Tensor:
+        """(K, C') of the softmax head; an ancestor's are the mean of its classes'."""
+        member = self.model.membership
+        return member @ self.model.pooled_head.weight / member.sum(1, keepdim=True)
+
+    def of_nodes(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
+        """Heat (T, H, W) of clips by an attribution method or a baseline.
+
+        Args:
+            clips: (3, T, H, W) each. nodes: that are explained, one a clip. seeds: of random heat, one a clip.
+        Raises:
+            KeyboardInterrupt: where a perturbation was interrupted.
+        """
+        if name == "centre":
+            return [centre_blob(self.size)] * len(clips)
+        if name == "random":
+            return [METHODS["random"](None, clip, seed=seed) for clip, seed in zip(clips, seeds, strict=True)]
+        if name in RECIPES:
+            targets = torch.tensor(nodes, device=self.model.device)
+            perturbed = extremal_masks(
+                lambda some, which: self.log_probs(some).gather(1, targets[which][:, None])[:, 0],
+                torch.stack(list(clips)), how=name, areas=(AREA,), iterations=self.iterations)
+            if perturbed.interrupted:
+                raise KeyboardInterrupt
+            return list(perturbed.masks.mean((1, 2)))
+        return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=self.model.trunk,
+                              upsample=self.to_clip, seed=self.seed,
+                              class_weights=self.class_weights[node] if self.head == "softmax" else None)
+                for clip, node in zip(clips, nodes, strict=True)]
+
+    def of_prototypes(self, name: str, clips: Sequence[Tensor], prototypes: Sequence[int]) -> list[Tensor]:
+        """Heat (T, H, W) of clips for the activation of a prototype each, as on cards: single voxels are smoothed."""
+        heats = [METHODS[name](lambda some, p=p: self.model(some).activations[:, p], clip, layer=self.model.trunk,
+                               upsample=self.to_clip, seed=self.seed)
+                 for clip, p in zip(clips, prototypes, strict=True)]
+        return [smoothed(heat) for heat in heats] if name in VOXELWISE else heats
