@@ -1,4 +1,4 @@
-"""Explanations: which prototypes speak for a prediction (match), as pictures (render), as pages (report, summary)."""
+"""Explanations: the prototypes behind a prediction (match), as pictures (render) and pages (pages, report)."""
 
 from explain.explainer import explain_videos, fingerprint
 from explain.pictures import patch_sheet, prototype_pictures

@@ -1,4 +1,4 @@
-"""Explanations as pages: explanation.json and picture files in, self-contained HTML out."""
+"""The pages of explained videos: self-contained HTML from explanation.json and picture files."""
 
 import base64
 import json
@@ -15,11 +15,11 @@ from explain.names import PARTS, picture_name
 
 EXPLANATION, PAGE, STORY = "explanation.json", "index.html", "story.html"
 NARROW = wording.NARROW
-SAME_WINDOW = ("model", "video", "window", "prediction")  # what explanations of other levels have to share
+SAME_WINDOW = ("model", "video", "window", "prediction")  # equal in two explanations of one window at different levels
 
 
 def percent(probability: float) -> str:
-    """97 %, 0.4 %, and never 100 % or 0 % for what is only nearly so."""
+    """A probability in percent: 97 %, 0.4 %, and never rounded to 100 % or 0 %."""
     value = 100 * probability
     if value < 0.1:
         text = "< 0.1 %"
@@ -31,14 +31,14 @@ def percent(probability: float) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A share that was counted or measured, in percent with one decimal; a dash where there was nothing to count."""
+    """A share in percent with at most one decimal; a dash where it is undefined."""
     if value is None:
         return "\N{EN DASH}"
     return f"{100 * value:.1f}".removesuffix(".0") + f"{NARROW}%"
 
 
 def signed(value: float) -> str:
-    """+1.24, −0.031, with a true minus."""
+    """A number with its sign, +1.24 or −0.031, with the minus character."""
     if abs(value) < 0.0005:
         return "0"
     return (f"{value:+.2f}" if abs(value) >= 0.1 else f"{value:+.3f}").replace("-", "\N{MINUS SIGN}")
@@ -51,13 +51,13 @@ def when(seconds: list[float] | None, frames: list[int]) -> str:
 
 
 def above(level: int) -> str:
-    """What a level of the tree is called."""
+    """The heading of a level of the tree."""
     words = ("Class", "One level above the class", "Two levels above the class", "Three levels above the class")
     return words[level] if level < len(words) else f"{level} levels above the class"
 
 
 def _data_uri(path: Path) -> str | None:
-    """A WebP file as the address of an image; None where there is no such file."""
+    """A WebP file as a data URI; None where there is no file."""
     try:
         return f"data:image/webp;base64,{base64.b64encode(path.read_bytes()).decode()}"
     except FileNotFoundError:
@@ -81,25 +81,25 @@ _TEMPLATES = _environment()
 
 
 def _write(target: Path, text: str) -> None:
-    """Write beside and move over: a killed run leaves the old file or the new one, never half of one."""
+    """Write a text file atomically: a killed run leaves the old file or the new one."""
     part = target.with_name(f"{target.name}.part")
     part.write_text(text, encoding="utf-8", errors="replace")
     os.replace(part, target)
 
 
 def write_template(target: Path, template: str, **values: object) -> None:
-    """Write a page from a template of this package, whole or not at all."""
+    """Write a page from a template of this package, atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _write(target, _TEMPLATES.get_template(template).render(**values))
 
 
-def _link(target: Path, page: Path) -> str:
-    """The address of a file as seen from a page."""
+def address(target: Path, page: Path) -> str:
+    """The address of a file relative to a page."""
     return quote(Path(os.path.relpath(target, page.parent)).as_posix())
 
 
 def load(folder: Path | None) -> dict | None:
-    """The explanation in a folder, if it has its page, too, which is written last, and is not of an earlier form."""
+    """The explanation in a folder; None without its page, which is written last, or of an earlier version."""
     if folder is None or not (folder / PAGE).is_file():
         return None
     try:
@@ -110,12 +110,12 @@ def load(folder: Path | None) -> dict | None:
 
 
 def is_current(explanation: dict) -> bool:
-    """Whether an explanation has all that pages show; earlier versions wrote less of it."""
+    """Whether an explanation has all entries that pages show; those of earlier versions lack some."""
     return all("decision" in level for level in explanation["levels"])
 
 
 def start_folder(folder: Path, explanation: dict) -> None:
-    """Write a video's explanation.json, and clear away pictures and pages of an explanation that said otherwise."""
+    """Write a video's explanation.json; pictures and pages of a different explanation are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(explanation, indent=1, allow_nan=False) + "\n"
     target = folder / EXPLANATION
@@ -127,35 +127,36 @@ def start_folder(folder: Path, explanation: dict) -> None:
 
 
 def write_what_if(folder: Path, data: dict | None) -> None:
-    """Write what a video's pages compute with, or do without it."""
+    """Write the data with which a video's pages compute probabilities; None removes the file."""
     if data is None:
         (folder / what_if.FILE).unlink(missing_ok=True)
     else:
         _write(folder / what_if.FILE, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
 
 
-def _asked(folder: Path) -> dict | None:
-    """What the pages of a folder need to be asked: the data, whole and as text for a script, and nodes by name."""
+def what_if_data(folder: Path) -> dict | None:
+    """What the pages of a folder compute with: the data as text for a script, and node ids by name."""
     try:
         data = json.loads((folder / what_if.FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     text = json.dumps(what_if.in_columns(data), separators=(",", ":")).replace("<", "\\u003c")
-    return {"data": text, "ids": {one["name"]: i for i, one in enumerate(data["nodes"])},
+    return {"data": text, "ids": {node["name"]: i for i, node in enumerate(data["nodes"])},
             "hyperbolic": data["formula"]["name"] == "tree_hyperbolic"}
 
 
 def write_pages(folder: Path, beside: Path | None) -> None:
     """Write a video's index.html from its explanation.json and pictures.
 
-    Where `beside` explains the same window by the same model at other levels, both folders' pages link each other and
-    both get the story of all levels.
+    Where the folder `beside` explains the same window by the same model at other levels, the pages of both folders link
+    to each other, and both folders get the story of all levels.
     """
     mine = json.loads((folder / EXPLANATION).read_text(encoding="utf-8"))
     theirs = load(beside)
     if theirs is None or any(mine[key] != theirs.get(key) for key in SAME_WINDOW):
         for place, its in ((folder, mine), (beside, theirs)):
-            if its is not None and (place == folder or (place / PAGE).is_file()):  # which may link what was here before
+            # the other page may link to earlier files of this folder
+            if its is not None and (place == folder or (place / PAGE).is_file()):
                 (place / STORY).unlink(missing_ok=True)
                 _write_page(place, its, None, None)
         return
@@ -169,33 +170,33 @@ def _write_page(folder: Path, explanation: dict, beside: Path | None, other: dic
     levels = sorted(explanation["levels"], key=lambda level: level["level"])
     links = {"overview": f"../{PAGE}"}
     if other is not None:
-        links |= {"story": STORY, "other": _link(beside / PAGE, page),
+        links |= {"story": STORY, "other": address(beside / PAGE, page),
                   "other_levels": sorted(level["level"] for level in other["levels"])}
     _write(page, _TEMPLATES.get_template("video.html").render(
-        explanation=explanation, levels=[(folder, level) for level in levels], links=links, asked=_asked(folder)))
+        explanation=explanation, levels=[(folder, level) for level in levels], links=links, asked=what_if_data(folder)))
 
 
 def _write_story(folder: Path, parts: Iterable[tuple[Path, dict]]) -> None:
-    """All levels from the top down, of the explanations of one window in several folders."""
-    found = {level["level"]: (where, explanation, level) for where, explanation in parts
-             for level in explanation["levels"]}
-    ordered = [found[level] for level in sorted(found, reverse=True)]
+    """Write the story: all levels from the top down, of the explanations of one window in several folders."""
+    by_level = {level["level"]: (where, explanation, level) for where, explanation in parts
+                for level in explanation["levels"]}
+    ordered = [by_level[level] for level in sorted(by_level, reverse=True)]
     links = {"overview": f"../{PAGE}", "pages": [
-        (level["level"], _link(where / PAGE, folder / STORY)) for where, _, level in ordered]}
+        (level["level"], address(where / PAGE, folder / STORY)) for where, _, level in ordered]}
     _write(folder / STORY, _TEMPLATES.get_template("story.html").render(
         explanation=ordered[0][1], levels=[(where, level) for where, _, level in ordered], links=links,
-        asked=_asked(folder)))
+        asked=what_if_data(folder)))
 
 
 def write_overviews(out: Path, beside: Path | None, model: str) -> None:
-    """Write index.html of all explained videos, and the one beside anew, so that both link each other.
+    """Write index.html of all explained videos, and that of the folder beside, so that both link to each other.
 
     Args:
         model: only explanations by this model are listed (see `explainer.fingerprint`).
     """
     folders = [folder for folder in (out, beside) if folder is not None and folder.is_dir()]
     entries = {folder: _entries(folder, model) for folder in folders}
-    if beside in entries and not entries[beside] and (beside / PAGE).is_file():  # of another model, with links to here
+    if beside in entries and not entries[beside] and (beside / PAGE).is_file():  # of another model
         entries[beside] = _entries(beside, None)
         folders.remove(beside)
     filled = [folder for folder in folders if entries[folder]]
@@ -203,13 +204,13 @@ def write_overviews(out: Path, beside: Path | None, model: str) -> None:
         others = [other for other in filled if other != folder] if folder in filled else []
         levels = [sorted({level["level"] for entry in entries[place] for level in entry["explanation"]["levels"]})
                   for place in (folder, *others)]
-        links = {"other": _link(others[0] / PAGE, folder / PAGE), "other_levels": levels[1]} if others else {}
+        links = {"other": address(others[0] / PAGE, folder / PAGE), "other_levels": levels[1]} if others else {}
         _write(folder / PAGE, _TEMPLATES.get_template("overview.html").render(
             entries=entries[folder], levels=levels[0], links=links))
 
 
 def _entries(out: Path, model: str | None) -> list[dict]:
-    """The explanations in a folder that are by a model, or by whichever comes first."""
+    """The explanations in a folder that are of a model; None for the model of the first one."""
     entries = []
     for folder in sorted(path for path in out.iterdir() if path.is_dir()):
         explanation = load(folder)

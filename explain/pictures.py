@@ -17,22 +17,22 @@ from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
 from explain.names import PARTS, file_name, picture_name
 from hierarchy.tree import Hierarchy
 
-CACHED_SOURCES = 48  # prototypes whose pictures are kept from video to video, a few megabytes each
-PROTOTYPE_HEIGHT = 192  # pixels at most, of the pictures of all prototypes, of which there may be thousands
+CACHED_SOURCES = 48  # prototypes whose pictures are cached between videos, a few megabytes each
+PROTOTYPE_HEIGHT = 192  # maximal pixels of the pictures of all prototypes, which may be thousands
 
 
 def read_region(reader: Reader, path: Path, frames: Tensor, crop: Tensor,
                 largest: int = render.LARGEST) -> render.Pixels:
-    """The region of a video that a clip shows, at a good size for looking at it.
+    """The region of a video that a clip shows, scaled for display.
 
     Args:
         frames: (T,) frame indices.
-        crop: (4,) y0, x0, y1, x1 in the video's own pixels; what the reader has stored may be smaller.
-        largest: height in pixels of what is returned.
+        crop: (4,) y0, x0, y1, x1 in the video's own pixels; the stored frames may be smaller.
+        largest: maximal height of the result in pixels.
     Returns:
         (T, H', W', 3) uint8.
     Raises:
-        ValueError, OSError: where the reader cannot read it.
+        ValueError, OSError: where the video cannot be read.
     """
     pixels = np.asarray(reader.frames(path, frames))  # (T, h, w, 3)
     stored, own = np.array(pixels.shape[1:3]), np.array(reader.size(path))
@@ -43,15 +43,15 @@ def read_region(reader: Reader, path: Path, frames: Tensor, crop: Tensor,
 
 
 class Painter:
-    """Draws the pictures of explanations: of each a GIF for people, and a WebP and a still for the pages.
+    """Draws the pictures of explanations, each as a GIF for people, and as a WebP and a still for the pages.
 
     Args:
-        source_videos: training videos by name, for the pictures of where prototypes come from.
+        source_videos: training videos by name, from which prototypes come.
         reader: of those videos.
-        clip_size: (H, W) of the clips that boxes are given in.
-        n_jobs: threads; what costs time here happens in libraries that release the interpreter's lock.
+        clip_size: (H, W) of the clips, in whose pixels boxes are given.
+        n_jobs: threads; most time is spent in libraries that release the interpreter's lock.
     Attributes:
-        missing: names of the training videos that were wanted and could not be read.
+        missing: names of the training videos that could not be read.
     """
 
     def __init__(self, source_videos: Mapping[str, Video], reader: Reader, clip_size: tuple[int, int], *,
@@ -61,17 +61,17 @@ class Painter:
         self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
 
     def paint(self, folder: Path, pixels: render.Pixels, seconds: float, levels: Sequence[LevelMatch]) -> None:
-        """All pictures of one video: the clip, each level's map, and box, heat, source and patch of each prototype,
-        with a GIF of the whole card.
+        """Draw all pictures of one video: the clip, each level's map, and box, heat, source, patch and card of
+        each prototype.
 
         Args:
-            folder: exists.
+            folder: an existing one.
             pixels: (T, H', W', 3), the region that the clip shows.
             seconds: of each frame.
         """
         (folder / PARTS).mkdir(exist_ok=True)
-        matches = [(level.level, rank, found) for level in levels for rank, found in enumerate(level.matches, 1)]
-        sources = {found.prototype: found.source for _, _, found in matches if found.source is not None}
+        matches = [(level.level, rank, match) for level in levels for rank, match in enumerate(level.matches, 1)]
+        sources = {match.prototype: match.source for _, _, match in matches if match.source is not None}
 
         def paint_level(level: LevelMatch) -> None:
             heated = render.overlay(pixels, level.heat)
@@ -80,12 +80,12 @@ class Painter:
             sheet = render.webp(render.contact_sheet(heated))
             (folder / PARTS / f"level{level.level}_sheet.webp").write_bytes(sheet)
 
-        def paint_match(level: int, rank: int, found: Match) -> None:
-            heat = found.heat if found.by_similarity else drawn(found.heat)
+        def paint_match(level: int, rank: int, match: Match) -> None:
+            heat = match.heat if match.by_similarity else drawn(match.heat)
             pictures = {
-                "box": _encode(render.draw_box(pixels, found.box, self.clip_size), seconds, found.peak[0]),
-                "heat": _encode(render.overlay(pixels, heat), seconds, found.peak[0]),
-                **self._drawn.get(found.prototype, {})}
+                "box": _encode(render.draw_box(pixels, match.box, self.clip_size), seconds, match.peak[0]),
+                "heat": _encode(render.overlay(pixels, heat), seconds, match.peak[0]),
+                **self._drawn.get(match.prototype, {})}
             for kind, picture in pictures.items():
                 self._save(folder, picture_name(level, rank, kind), picture)
             card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
@@ -109,7 +109,7 @@ class Painter:
         (folder / PARTS / f"{name}_still.webp").write_bytes(picture["still"])
 
     def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
-        """The training video with the prototype's box, and the patch; nothing where the video cannot be read."""
+        """The training video with the prototype's box, and the patch; empty where the video cannot be read."""
         try:
             video = self.source_videos[source.video]
             pixels = read_region(self.reader, video.path, source.frames, source.crop)
@@ -124,7 +124,7 @@ class Painter:
 
 
 def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes | render.Pixels]:
-    """A picture and its files; `still` is the frame that stands for it where nothing may move."""
+    """A picture with its encoded files; `still` is the index of the frame that replaces it where motion is off."""
     return {"pixels": pixels, "gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
             "still": render.webp(pixels[still:still + 1])}
 
@@ -133,14 +133,14 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
                        reader: Reader, out: Path, n_jobs: int = 1, progress: bool = False) -> list[str]:
     """Draw every matched prototype from the push record alone, without the model.
 
-    Writes two files for each, `<prototype>_<node>.gif`, the clip it comes from with heat and box, and
-    `<prototype>_<node>_patch.png`, its own patch at its peak.
+    Writes two files for each: `<prototype>_<node>.gif`, its source clip with heat and box, and
+    `<prototype>_<node>_patch.png`, its patch at its peak.
 
     Args:
         record: see training/push.py.
         node_of: (P,) int64.
-        videos: training videos by name. reader: of those.
-        out: the folder, which is made.
+        videos: training videos by name. reader: of these videos.
+        out: the folder, which is created.
         n_jobs: threads.
     Returns:
         the names of videos that could not be read, whose prototypes have no picture.
@@ -173,9 +173,9 @@ def patch_sheet(folder: Path, prototypes: Sequence[int], height: int = 96) -> np
     """The patches that `prototype_pictures` drew into a folder, side by side.
 
     Args:
-        prototypes: which, in this order. height: of the sheet, in pixels.
+        prototypes: their numbers, in order. height: of the sheet, in pixels.
     Returns:
-        (height, W, 3) uint8, or None where none of them was drawn.
+        (height, W, 3) uint8, or None where none was drawn.
     """
     files = [file for p in prototypes for file in folder.glob(f"{p:04d}_*_patch.png")]
     pictures = []

@@ -1,7 +1,7 @@
-"""Arrays to pictures: heat and boxes on clips, patches, contact sheets, animated WebP and GIF.
+"""Pictures from arrays: heat and boxes on clips, patches, contact sheets, animated WebP and GIF.
 
-Pixels are uint8 (T, H, W, 3) RGB. Heat maps and boxes are given over the clip that the model saw, which shows the same
-region at another size; everything here scales them, and nothing moves them.
+Pixels are uint8 (T, H, W, 3) RGB. Heat maps and boxes refer to the clip that the model saw, which shows the same region
+at another size; the functions scale them to the picture.
 """
 
 import io
@@ -16,20 +16,20 @@ Pixels = np.ndarray  # (T, H, W, 3) uint8 RGB
 Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open
 
 READABLE = 160  # pixels of height below which a picture is enlarged
-WIDEST = 640  # pixels of width up to which it is
-LARGEST = 256  # pixels of height above which a video is shown smaller
+WIDEST = 640  # maximal width of an enlarged picture in pixels
+LARGEST = 256  # pixels of height above which a video is shrunk
 DEFAULT_FPS = 25.0
 BOX_COLOUR = (255, 214, 10)
 HEAT_ALPHA = 0.75  # opacity of the hottest spot
 
-# Inferno (Smith and van der Walt, CC0) at nine even steps: perceptually even, and readable without colour vision
+# Inferno (Smith and van der Walt, CC0) at nine even steps: perceptually uniform, and readable without colour vision
 _INFERNO = np.array([(0, 0, 4), (31, 12, 72), (85, 15, 109), (136, 34, 106), (186, 54, 85), (227, 89, 51),
                      (249, 140, 10), (249, 201, 50), (252, 255, 164)], dtype=np.float32)
 _PALETTE = np.stack([np.interp(np.linspace(0, 8, 256), np.arange(9), channel) for channel in _INFERNO.T], -1)
 
 
 def enlargement(height: float, largest: int = LARGEST) -> float:
-    """The factor by which to show a picture of this height: whole numbers for tiny ones, below 1 for large ones."""
+    """The factor for a picture of some height: a whole number for small pictures, below 1 for large ones."""
     return float(-(-READABLE // height)) if height < READABLE else min(1.0, largest / height)
 
 
@@ -53,18 +53,18 @@ def resize(pixels: Pixels, size: tuple[int, int], region: tuple[float, float, fl
 
 
 def readable(pixels: Pixels) -> Pixels:
-    """Enlarge tiny pictures by a whole factor, but no further than is wide enough."""
+    """Enlarge small pictures by a whole factor, up to the width WIDEST."""
     _, height, width, _ = pixels.shape
     factor = min(int(enlargement(height)), WIDEST // width)
     return resize(pixels, (height * factor, width * factor)) if factor > 1 else pixels
 
 
 def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
-    """Lay heat over a clip: colour and opacity both grow from the map's smallest to its largest value.
+    """Draw heat over a clip; colour and opacity both grow from the smallest to the largest value of the map.
 
     Args:
         pixels: (T, H', W', 3).
-        heat: (T, H, W), any range; a map without any contrast leaves the clip as it is.
+        heat: (T, H, W), any range; a constant map leaves the clip unchanged.
     Returns:
         (T, H', W', 3).
     """
@@ -74,13 +74,13 @@ def overlay(pixels: Pixels, heat: Tensor) -> Pixels:
         return pixels
     scaled = F.interpolate(((heat - low) / (high - low))[:, None], pixels.shape[1:3], mode="bilinear",
                            align_corners=False)[:, 0].numpy()  # (T, H', W')
-    alpha = HEAT_ALPHA * scaled[..., None] ** 1.5  # middling heat leaves the clip to be seen
+    alpha = HEAT_ALPHA * scaled[..., None] ** 1.5  # the clip stays visible under medium heat
     colours = _PALETTE[(scaled * 255).round().astype(np.uint8)]  # (T, H', W', 3)
     return (pixels * (1 - alpha) + colours * alpha).round().astype(np.uint8)
 
 
 def scale_box(box: Box, clip_size: tuple[int, int], size: tuple[int, int]) -> Box:
-    """Carry a box from clip pixels to those of a picture of the same region; at least one pixel remains.
+    """Scale a box from clip pixels to pixels of a picture of the same region; it keeps at least one pixel.
 
     Args:
         box: in the clip. clip_size: (H, W) of the clip. size: (H', W') of the picture.
@@ -92,7 +92,7 @@ def scale_box(box: Box, clip_size: tuple[int, int], size: tuple[int, int]) -> Bo
 
 
 def draw_box(pixels: Pixels, box: Box, clip_size: tuple[int, int]) -> Pixels:
-    """Draw a box, dark outside and bright inside, on the frames that it spans and on no other.
+    """Draw a box, dark outside and bright inside, on the frames that it spans.
 
     Args:
         pixels: (T, H', W', 3).
@@ -110,13 +110,13 @@ def draw_box(pixels: Pixels, box: Box, clip_size: tuple[int, int]) -> Pixels:
 
 
 def crop_box(pixels: Pixels, box: Box, clip_size: tuple[int, int]) -> Pixels:
-    """What a box holds, over its frames: (t1 - t0, height, width, 3), as sharp as `pixels`."""
+    """The pixels in a box, over its frames: (t1 - t0, height, width, 3)."""
     t0, top, left, t1, bottom, right = scale_box(box, clip_size, pixels.shape[1:3])
     return pixels[t0:t1, top:bottom, left:right]
 
 
 def contact_sheet(pixels: Pixels, *, columns: int = 4, rows: int = 2, gap: int = 4) -> Pixels:
-    """Evenly spaced frames side by side, in reading order: (1, H', W', 3), on a grey for light and dark pages."""
+    """Evenly spaced frames side by side, in reading order: (1, H', W', 3), on grey, for light and dark pages."""
     chosen = np.linspace(0, len(pixels) - 1, columns * rows).round().astype(int).tolist()
     _, height, width, _ = pixels.shape
     sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 128, dtype=np.uint8)
@@ -127,7 +127,7 @@ def contact_sheet(pixels: Pixels, *, columns: int = 4, rows: int = 2, gap: int =
 
 
 def side_by_side(clips: Sequence[Pixels], height: int = 160, gap: int = 6) -> Pixels:
-    """Clips next to each other on white, as long as the first; shorter ones start over.
+    """Clips next to each other on white, as long as the first one; shorter ones repeat.
 
     Args:
         clips: (T_i, H_i, W_i, 3) each. height: of the result in pixels.
@@ -144,11 +144,11 @@ def side_by_side(clips: Sequence[Pixels], height: int = 160, gap: int = 6) -> Pi
 
 
 def seconds_per_frame(frames: Tensor, fps: float | None) -> float:
-    """How long each frame of a clip is shown, for the clip to play at the video's own speed.
+    """Seconds per frame with which a clip plays at the video's own speed.
 
     Args:
         frames: (T,) frame indices in the video; a looped short clip jumps back.
-        fps: of the video; where it is unknown, 25.
+        fps: of the video; None for 25.
     """
     steps = frames.diff()
     forward = steps[steps > 0]
@@ -156,13 +156,13 @@ def seconds_per_frame(frames: Tensor, fps: float | None) -> float:
 
 
 def _durations(n: int, seconds: float, unit: int) -> list[int]:
-    """Milliseconds of each of n frames in multiples of a unit, adding up to the right total."""
+    """Milliseconds of each of n frames in multiples of a unit, rounded so that their sum is exact."""
     ends = np.round(np.arange(n + 1) * seconds * 1000 / unit) * unit
     return np.diff(ends).astype(int).tolist()
 
 
 def gif(pixels: Pixels, seconds: float) -> bytes:
-    """An animated GIF that loops; each frame has its own 256 colours from the octree, which costs 3 ms, not 170.
+    """An animated GIF that loops; each frame has its own 256 colours by octree, the fastest method (3 ms, not 170).
 
     Args:
         pixels: (T, H, W, 3). seconds: of each frame (players slow down below .02).
@@ -175,7 +175,7 @@ def gif(pixels: Pixels, seconds: float) -> bytes:
 
 
 def webp(pixels: Pixels, seconds: float = 0.04, quality: int = 75) -> bytes:
-    """A WebP that loops; of a single frame, a still.
+    """A WebP that loops, or a still for a single frame.
 
     Args:
         pixels: (T, H, W, 3). seconds: of each frame. quality: 0 .. 100.
@@ -191,7 +191,7 @@ def webp(pixels: Pixels, seconds: float = 0.04, quality: int = 75) -> bytes:
 
 
 def png(pixels: Pixels) -> bytes:
-    """The first frame of (T, H, W, 3), lossless."""
+    """The first frame of (T, H, W, 3) as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[0]).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a page needs to compute the model's probabilities by itself, so that a reader may switch prototypes off."""
+"""The data with which a page computes the model's probabilities, so that readers can switch prototypes off."""
 
 from typing import Protocol
 
@@ -18,16 +18,16 @@ class Sources(Protocol):
 
 def what_if(model: HIPE, output: HIPEOutput, hierarchy: Hierarchy, *, record: Sources | None = None,
             checkpoint: str = "") -> dict | None:
-    """The formula of a model's score, and what it is applied to in one clip, in plain types.
+    """The formula of a model's score and its inputs for one clip, in plain types.
 
     Args:
-        output: of that one clip (B = 1).
-        record: where the prototypes come from, if they were pushed.
-        checkpoint: the file, as a command line would name it.
+        output: of the clip (B = 1).
+        record: the sources of the prototypes, if they were pushed.
+        checkpoint: the file, as on a command line.
     Returns:
-        "formula" (see `Score.formula`), "checkpoint", "n_leaves", "highest" (the activation of the very same patch),
+        "formula" (see `Score.formula`), "checkpoint", "n_leaves", "highest" (the activation of an identical patch),
         "nodes" (K of "name", "level", "parent", null at the top) and "prototypes" (P of "node", "activation", "weight",
-        "video"); numbers have the nine digits that tell float32 values apart. None for a score without a formula.
+        "video"); numbers have nine digits, which distinguish float32 values. None for a score without a formula.
     """
     formula, weights = model.score.formula(), model.score.weights
     if formula is None or weights is None:
@@ -49,7 +49,7 @@ def what_if(model: HIPE, output: HIPEOutput, hierarchy: Hierarchy, *, record: So
 
 
 def in_columns(data: dict) -> dict:
-    """The same with a list for each key of the prototypes, which takes half the bytes."""
+    """The result of `what_if` with a list for each key of the prototypes, which takes half the bytes."""
     rows = data["prototypes"]
     return {**data, "prototypes": {key: [row[key] for row in rows]
                                    for key in ("node", "activation", "weight", "video")}}

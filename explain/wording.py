@@ -1,23 +1,23 @@
-"""What the numbers of a card mean, in sentences that hold for every score."""
+"""Sentences about the numbers of a card, which hold for every score."""
 
 from hierarchy.tree import level_name
 
-ALIKE = 0.5  # similarity from which a match counts as good
-COUNTS = 0.1  # nats of contribution from which a prototype matters: a tenth of the probability
+ALIKE = 0.5  # least similarity of a good match
+COUNTS = 0.1  # least contribution, in nats, of a prototype that matters: a tenth of the probability
 NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
-UNLIKE = 0.01  # share of the node's own training videos below which nothing in the clip looks like it
-FEW = 20  # videos below which a share is a rough one
+UNLIKE = 0.01  # share of the node's training videos that are farther, below which a match is none
+FEW = 20  # number of videos below which a share is imprecise
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
 
 def plural(level: int) -> str:
-    """What the nodes of a level are called: classes, parents, grandparents, nodes of level 3."""
+    """The plural of a level: classes, parents, grandparents, nodes of level 3."""
     name = level_name(level)
     return f"nodes of {name}" if name.startswith("level") else name + ("es" if name.endswith("s") else "s")
 
 
 def share(value: float) -> str:
-    """A share in percent, never rounded to all or nothing: 43 %, 99.8 %, > 99.9 %, < 0.1 %."""
+    """A share in percent, never rounded to 100 % or 0 %: 43 %, 99.8 %, > 99.9 %, < 0.1 %."""
     percent = 100 * value
     if percent >= 99.95:
         return f">{NARROW}99.9{NARROW}%"
@@ -27,7 +27,7 @@ def share(value: float) -> str:
 
 
 def closeness(entry: dict, level: int) -> str | None:
-    """How special a match is, against training videos of other nodes; None where that is not known."""
+    """How a match compares with training videos of other nodes; None where unknown."""
     value, count = entry["closer_than"], entry["closer_than_videos"]
     if value is None:
         return None
@@ -43,7 +43,7 @@ def closeness(entry: dict, level: int) -> str | None:
 
 
 def typicality(entry: dict, level: int) -> str | None:
-    """How usual a match is for the node's own training videos; None where that is not known."""
+    """How a match compares with training videos of its own node; None where unknown."""
     value, count = entry["typical"], entry["typical_videos"]
     if value is None:
         return None
@@ -66,7 +66,7 @@ def _few(count: int) -> str:
 
 
 def unlike(level: dict) -> tuple[str, str] | None:
-    """That the best match of a level is none, and how one knows, where it is so."""
+    """A warning that the best match of a level is not a match, with its reason; None where it is a match."""
     first = level["prototypes"][0] if level["prototypes"] else None
     if first is None or first["typical"] is None or first["typical"] >= UNLIKE:
         return None
@@ -77,10 +77,10 @@ def unlike(level: dict) -> tuple[str, str] | None:
 
 
 def judgement(entry: dict, siblings: int) -> tuple[str, str]:
-    """What a card is worth as a reason: "good", "part" or "poor", and a sentence that says so.
+    """The value of a card as a reason: "good", "part" or "poor", and a sentence about it.
 
     Args:
-        siblings: nodes below the parent of the card's node, itself among them.
+        siblings: number of children of the node's parent, the node included.
     """
     node, resembles = entry["node"], entry["similarity"] >= ALIKE
     usual = entry["typical"] is None or entry["typical"] >= UNLIKE

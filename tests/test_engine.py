@@ -13,7 +13,7 @@ from training.engine import (
 )
 from training.features import valid_clips
 from training.log import Meter
-from training.losses import focused_and_background, ways_cross_entropy
+from training.losses import LossWeights, focused_and_background, ways_cross_entropy
 from training.schedule import Step
 
 CPU = torch.device("cpu")
@@ -261,6 +261,13 @@ def test_weights_of_levels():
     some = weights(ce=[1.0, 0.5, 0.25], cluster=[0.8])
     assert some.of("ce", 2, CPU).tolist() == [1, 0.5] and some.of("ce", 5, CPU).tolist() == [1, 0.5, 0.25, 0.25, 0.25]
     assert some.of("cluster", 3, CPU).tolist() == pytest.approx([0.8] * 3) and some.of("coverage", 3, CPU) == 1.0
+
+
+def test_weights_belong_to_losses():
+    assert weights(even=0.0).wants("ce") and not weights(level_ce=[0.0, 0.0]).wants("level_ce")
+    assert weights(level_ce=[0.0, 1.0]).wants("level_ce") and not weights().wants("sharing")
+    with pytest.raises(TypeError, match="clusters"):
+        LossWeights(clusters=1.0)
 
 
 def test_meters_take_means():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import geoopt  # noqa: F401 - warns when it is first imported
 import pytest
 import torch
 from embedding_cases import ROOT, SMALL, UCF101

@@ -124,7 +124,7 @@ def test_wrong_gradients_are_noticed_and_training_stays_in_float32(spoil, monkey
     assert not right_gradients(CPU, torch.float16)
     how = choose_precision("fp16", CPU)
     assert (how.training, how.inference, how.scaler) == (None, torch.float16, None)
-    assert "training in float32" in capsys.readouterr().err
+    assert "float32" in capsys.readouterr().err
 
 
 def test_the_default_on_a_cpu_is_float32():
@@ -171,5 +171,5 @@ def test_without_a_compiler_that_is_said(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compiled)
-    with pytest.raises(ValueError, match=r"^--compile: .*No working C\+\+ compiler found\); .*leave the flag out$"):
+    with pytest.raises(ValueError, match="--compile: .*compiler"):
         check_compiler(CPU)

@@ -48,7 +48,7 @@ def test_predictions_are_pooled_over_the_clips_of_a_video(model, pooled):
 def test_nothing_readable_cannot_be_validated(model):
     batch = noise_batch([0, 1])
     batch["valid"][:] = False
-    with pytest.raises(ValueError, match="not one video"):
+    with pytest.raises(ValueError, match="--no_val"):
         evaluate(model, [batch], torch.tensor([0, 1]), device=CPU)
 
 

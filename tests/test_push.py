@@ -292,9 +292,9 @@ def test_nothing_readable_is_an_error(tree):
     for batch in made:
         batch["valid"][:] = False
     model = small_hipe(tree)
-    with pytest.raises(ValueError, match="not one training clip"):
+    with pytest.raises(ValueError, match="clip"):
         push(model, made, names=NAMES, device=CPU, n_clips=8)
-    with pytest.raises(ValueError, match="not one training clip"):
+    with pytest.raises(ValueError, match="clip"):
         start_prototypes(model, made, device=CPU, generator=torch.Generator())
 
 

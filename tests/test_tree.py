@@ -116,7 +116,7 @@ def test_label_ignores_case_spaces_and_punctuation(tree: Hierarchy) -> None:
 def test_label_proposes_the_nearest_names(ucf101: Hierarchy) -> None:
     with pytest.raises(ValueError, match=r"'PlayingViolins'.*nearest.*PlayingViolin\b"):
         ucf101.label("PlayingViolins")
-    with pytest.raises(ValueError, match="qqq.*nearest names are .+, .+, .+"):
+    with pytest.raises(ValueError, match="qqq.* .+, .+, .+"):
         ucf101.label("qqq")
     with pytest.raises(ValueError, match="Ball"):  # a parent is no class
         ucf101.label("Ball")
@@ -148,15 +148,15 @@ def test_reads_what_spreadsheets_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,P,Root\nb,P,G,Root\n", r"tree\.csv:2: 3 levels, but 2 in .*tree\.csv:1"),
-        ("a,P,Root\n\nb,,Root\n", r"tree\.csv:3: cell 2 is empty"),
-        ("a,P,Root\n,P,Root\n", r"tree\.csv:2: cell 1 is empty"),
-        ("a,P,Root\nb,P,Root\na,Q,Root\n", r"tree\.csv:3: class 'a' is listed twice, first in .*tree\.csv:1"),
-        ("Jump Rope,P,Root\njump-rope,Q,Root\n", r"tree\.csv:2: class 'jump-rope' is listed twice"),
-        ("class,parent,root\na,P,Root\n", r"tree\.csv:1: the last cell is 'root'.*'Root'.*no header"),
-        ("a,P,Root\nb,P,\n", r"tree\.csv:2: the last cell is ''"),
-        ("Root\n", r"tree\.csv:1: .*name of its class"),
-        ("", r"tree\.csv: the class tree is empty"),
+        ("a,P,Root\nb,P,G,Root\n", r"tree\.csv:2: .*levels.*tree\.csv:1"),
+        ("a,P,Root\n\nb,,Root\n", r"tree\.csv:3: .*empty"),
+        ("a,P,Root\n,P,Root\n", r"tree\.csv:2: .*empty"),
+        ("a,P,Root\nb,P,Root\na,Q,Root\n", r"tree\.csv:3: .*'a'.*tree\.csv:1"),
+        ("Jump Rope,P,Root\njump-rope,Q,Root\n", r"tree\.csv:2: .*'jump-rope'"),
+        ("class,parent,root\na,P,Root\n", r"tree\.csv:1: .*'root'.*header"),
+        ("a,P,Root\nb,P,\n", r"tree\.csv:2: .*''"),
+        ("Root\n", r"tree\.csv:1: .*name"),
+        ("", r"tree\.csv: .*empty"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -168,7 +168,7 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.csv"):
         Hierarchy.from_csv(tmp_path / "nowhere.csv")
     (tmp_path / "picture.csv").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(ValueError, match="picture.csv: not a UTF-8 CSV"):
+    with pytest.raises(ValueError, match="picture.csv: .*UTF-8"):
         Hierarchy.from_csv(tmp_path / "picture.csv")
 
 

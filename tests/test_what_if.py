@@ -103,8 +103,8 @@ def test_data_cannot_end_their_script(tmp_path):
     data = what_if(model, output_of(model, torch.rand(len(model.prototype_layer.node_of))), tree)
     data["nodes"][0]["name"] = "</script><script>hit = 1</script><!--"
     pages.write_what_if(tmp_path, data)
-    asked = pages._asked(tmp_path)
+    asked = pages.what_if_data(tmp_path)
     assert "<" not in asked["data"] and json.loads(asked["data"])["nodes"] == data["nodes"]
     pages.write_what_if(tmp_path, None)
-    assert not (tmp_path / FILE).exists() and pages._asked(tmp_path) is None
+    assert not (tmp_path / FILE).exists() and pages.what_if_data(tmp_path) is None
     assert len(fingerprint(model)) == 8
