@@ -1,4 +1,4 @@
-"""Losses that make ancestors' prototypes ancestors: what orthogonality and sharing cost, and what they are good for.
+"""What the orthogonality and sharing losses of ancestors' prototypes cost, and what they improve.
 
     python -m benchmarks.ancestors --demo DIR [--trunk trunk.pth] [--weights 0,0 0.1,0 0,0.05] [--seeds 1 2]
 
@@ -60,10 +60,11 @@ def firing(activations: Tensor, labels: Tensor, hierarchy: Hierarchy, node_of: T
 @torch.no_grad()
 def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, cached: dict[str, Tensor], videos: list[Video],
              truth: dict[str, list[Tube]], power: float = 1.0) -> dict[str, list[float]]:
-    """By measure a figure a level, from the leaf up.
+    """A figure for each measure and level, from the leaf up.
 
     Args:
-        cached: of the test videos' windows. videos: these. truth: of test and training videos. power: of `VideoPool`.
+        cached: features of the test videos' windows. videos: of the test. truth: of test and training videos.
+        power: of `VideoPool`.
     """
     model.eval()
     outputs = [model(batch["clip"]) for batch in FeatureBatches(cached, 48)]
@@ -104,7 +105,7 @@ def measures(model: HIPE, hierarchy: Hierarchy, record: PushRecord, cached: dict
 
 
 def share(values: Sequence[bool]) -> float:
-    """The share that is true."""
+    """Share of true values, nan of none."""
     return sum(values) / len(values) if values else float("nan")
 
 

@@ -21,13 +21,13 @@ WEIGHT_NAMES = ("ce", "cluster", "separation", "background", "coverage", "group"
 
 
 def loss_weights(args: argparse.Namespace) -> LossWeights:
-    """Of all losses, as main.py has them where there are class maps."""
+    """Weights of all losses, as of main.py where there are class maps."""
     return LossWeights(**{name: getattr(args, f"{name}_weight") for name in WEIGHT_NAMES},
                        level_ce=args.level_ce_weight if any(args.level_ce_weight) else 0.0)
 
 
 def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) -> Trainer:
-    """What main.py takes warm and joint steps and tunes with."""
+    """A trainer for warm and joint steps and for tuning, as main.py's."""
     joint = Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay, args.momentum,
                   score_rate=args.score_learning_rate)
     warm = Phase("adam", 0, args.warm_learning_rate, score_rate=args.warm_score_learning_rate)
@@ -39,7 +39,7 @@ def make_trainer(args: argparse.Namespace, model: HIPE, precision: Precision) ->
 
 def softmax_step(args: argparse.Namespace, trunk: nn.Module, n_classes: int, batch: dict,
                  precision: Precision) -> Callable[[], Tensor]:
-    """A step of the trunk under mean pooling and a linear layer; the function returns the loss."""
+    """A training step of the trunk under mean pooling and a linear layer, as a function that returns the loss."""
     head = nn.Linear(trunk.out_channels, n_classes).to(batch["clip"].device)
     parameters = [*trunk.parameters(), *head.parameters()]
     group = {"params": parameters, "lr": args.learning_rate, "weight_decay": args.weight_decay}
@@ -58,7 +58,7 @@ def softmax_step(args: argparse.Namespace, trunk: nn.Module, n_classes: int, bat
 
 
 def trunk_pass(trunk: nn.Module, batch: dict, precision: Precision) -> Callable[[], Tensor]:
-    """Forward and backward of the trunk and nothing else; the function returns a number of it."""
+    """Forward and backward of the trunk alone, as a function that returns a number of the output."""
     def step() -> Tensor:
         with precision.in_training():
             total = trunk(batch["clip"]).float().sum()
@@ -69,10 +69,10 @@ def trunk_pass(trunk: nn.Module, batch: dict, precision: Precision) -> Callable[
 
 
 class Bench:
-    """What a benchmark works on: main.py's default model with fresh weights, and a batch of noise.
+    """main.py's default model with fresh weights, and a batch of noise.
 
     Args:
-        argv: the benchmark's flags, of which those that `parser` does not know are main.py's.
+        parser: of the benchmark's own flags. argv: all flags; the others are main.py's. batch_size: the default.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, argv: list[str] | None, *, batch_size: int) -> None:
@@ -96,7 +96,7 @@ class Bench:
                       "way": torch.randint(args.prototypes_per_node, size[:1])}
 
     def model(self) -> HIPE:
-        """Another model."""
+        """A new model with fresh weights."""
         model = build_model(self.args, self.hierarchy, *self.embedding).to(self.device).train()
         if self.args.compile:
             model.trunk.compile()
@@ -109,7 +109,7 @@ class Bench:
 
 
 def matrix_rate(device: torch.device, repeats: int = 5, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of the fastest of a few products of matrices that fill the device."""
+    """FLOP/s of the fastest of a few products of large matrices."""
     n = 8192 if device.type == "cuda" else 1024
     one, other = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     return 2 * n ** 3 / min(seconds(lambda: (one @ other)[0, 0]) for _ in range(repeats))

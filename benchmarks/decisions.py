@@ -1,4 +1,4 @@
-"""Do the prototypes decide, and do they resemble? Heads of any flags on the same cached features of a trunk.
+"""How far prototypes decide and resemble, for heads of any flags on the same cached features of a trunk.
 
     python -m benchmarks.decisions --demo DIR [--trunk trunk.pth] [--tree_file other.csv] [--seeds 1 2] [other flags]
 
@@ -6,7 +6,7 @@
 make_demo_dataset, generate_video_jpgs and ucf101_json fill it; --trunk a checkpoint whose trunk and softmax head were
 trained on it (default: results/trunk.pth in that folder). The trunk stays as it is: its features of all clips are
 computed once and cached in --work; start, warm epochs, push, merging and tuning run on them as main.py runs them,
-once a seed. Other flags are main.py's; what is not given is the checkpoint's, or the default of the score.
+once a seed. Other flags are main.py's; by default they are the checkpoint's, or those of the score.
 
 Prints, for each seed and in the mean, the accuracy of every stage and of the softmax head of the same trunk over the
 same windows, pooled alike, and for every level the measures of evaluation.decisions over all test videos; pointing by
@@ -50,7 +50,7 @@ CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "
 
 
 def digest_of(demo: Path, state: dict[str, Tensor], args: argparse.Namespace) -> str:
-    """Eight letters that change with all that the trunk's features of a demo's clips depend on."""
+    """Eight letters that depend on everything that decides the trunk's features of a demo's clips."""
     flags = [(name, getattr(args, name)) for name in (*TRUNK, *CLIPS)]
     trunk = [value.numpy().tobytes() for name, value in sorted(state.items()) if name.startswith("trunk.")]
     return hashlib.sha256(repr((str(demo), flags)).encode() + b"".join(trunk)).hexdigest()[:8]
@@ -81,14 +81,14 @@ class Test:
 
     @torch.no_grad()
     def outputs(self, model: HIPE) -> dict[str, Tensor]:
-        """What the model says of every window."""
+        """Outputs of the model for every window."""
         model.eval()
         outputs = [model(batch["clip"]) for batch in FeatureBatches(self.cached, 48)]
         return {name: torch.cat([getattr(one, name) for one in outputs])
                 for name in ("log_probs", "evidence", "activations", "distances", "cells")}
 
     def accuracy(self, model: HIPE) -> list[float]:
-        """By level."""
+        """Accuracies of the model by level."""
         return self.by_level(self.pooled(self.outputs(model)["log_probs"]))
 
     @torch.no_grad()
@@ -100,7 +100,7 @@ class Test:
 
     @torch.no_grad()
     def measures(self, model: HIPE, record: PushRecord) -> tuple[dict[str, float], list[dict[str, float]]]:
-        """Figures of the whole, and of every level."""
+        """Figures of the model, and of every level."""
         out, tree, layer = self.outputs(model), self.tree, model.prototype_layer
         probs = self.pooled(out["log_probs"])
         predicted = probs.argmax(1)

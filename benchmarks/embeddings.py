@@ -1,4 +1,4 @@
-"""How long it takes to embed a class tree, how much memory, and how well the tree is kept.
+"""Time and memory to embed a class tree, and how well the embedding keeps the tree.
 
     python -m benchmarks.embeddings [--nodes 126 244 800 3000 10000] [--dims 10 20 300] [--edge 3]
                                     [--method constructive]

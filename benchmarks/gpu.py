@@ -1,11 +1,11 @@
-"""What a GPU makes of it: clips a second of training and inference, and whether its half precision can be believed.
+"""Clips a second of training and inference on a GPU, and the errors of its half precision.
 
     python -m benchmarks.gpu [--depths 18 50] [--batch_size 128] [--repeats 5] [--no_compile]
 
 Training and inference as main.py does them on a GPU (bf16, channels last), and with --compile, beside the same trunk
-under a pooled softmax head plainly in PyTorch: float32, TF32, and bf16, in PyTorch's own memory format and without
-cuDNN trying its ways. All ways of a depth take turns. The share is that of the card's rate of bf16 matrix products,
-measured here too, which the arithmetic of the trunk comes to. Then every kind of convolution of those trunks, and one
+under a pooled softmax head in plain PyTorch: float32, TF32 and bf16, in PyTorch's own memory format and without
+cuDNN's search for algorithms. All ways of a depth take turns. The share is the trunk's arithmetic over the card's rate
+of bf16 matrix products, measured here too. Then every kind of convolution of those trunks, and one
 whose input has more than 2^31 elements, is computed in bf16 and in float32: the error of output, input gradient and
 weight gradient, relative to their norms.
 """
@@ -31,8 +31,8 @@ TOLERANCE = 0.02  # of a relative error
 
 
 @contextlib.contextmanager
-def as_it_comes(*, tf32: bool) -> Iterator[None]:
-    """PyTorch without cuDNN trying its ways, and with rounding to TF32 or not."""
+def plain_pytorch(*, tf32: bool) -> Iterator[None]:
+    """PyTorch without cuDNN's search for algorithms, and with TF32 or without."""
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark
     cudnn.allow_tf32, products.allow_tf32, cudnn.benchmark = tf32, tf32, False
@@ -49,9 +49,9 @@ def plainly(bench: Bench) -> tuple[HIPE, dict]:
 
 
 def rounded(work: Callable[[], Tensor], allowed: bool) -> Callable[[], Tensor]:
-    """The same work as PyTorch does it by itself, with TF32 or without."""
+    """The same work in plain PyTorch, with TF32 or without."""
     def run() -> Tensor:
-        with as_it_comes(tf32=allowed):
+        with plain_pytorch(tf32=allowed):
             return work()
     return run
 
@@ -102,9 +102,9 @@ def inferences(bench: Bench, *, compiled: bool) -> dict[str, Callable[[], Tensor
 
 
 def table(what: str, work: dict[str, Callable[[], Tensor]], bench: Bench, flops: float, peak: float) -> None:
-    """Print clips a second, times plain float32, share of the matrix rate, and the most memory of a turn."""
+    """Print clips a second, the same over plain float32, share of the matrix rate, and peak memory of a turn."""
     memory = {}
-    for name, step in work.items():  # which is also where cuDNN tries its ways
+    for name, step in work.items():  # the first call includes cuDNN's search
         step()
         torch.cuda.reset_peak_memory_stats(bench.device)
         step()
@@ -119,11 +119,11 @@ def table(what: str, work: dict[str, Callable[[], Tensor]], bench: Bench, flops:
 
 
 def convolutions(bench: Bench) -> dict[tuple, tuple[nn.Conv3d, torch.Size]]:
-    """Every kind of convolution of the trunk, by its shape and its input's, with the whole batch."""
-    found = {}
+    """Every kind of convolution of the trunk on the whole batch, by the shapes of weight and input."""
+    kinds = {}
 
-    def note(module: nn.Conv3d, given: tuple[Tensor, ...]) -> None:
-        found.setdefault((module.weight.shape, module.stride, given[0].shape), (module, given[0].shape))
+    def note(module: nn.Conv3d, inputs: tuple[Tensor, ...]) -> None:
+        kinds.setdefault((module.weight.shape, module.stride, inputs[0].shape), (module, inputs[0].shape))
 
     trunk = bench.model().trunk
     hooks = [module.register_forward_pre_hook(note) for module in trunk.modules() if isinstance(module, nn.Conv3d)]
@@ -131,7 +131,7 @@ def convolutions(bench: Bench) -> dict[tuple, tuple[nn.Conv3d, torch.Size]]:
         trunk(bench.batch["clip"])
     for hook in hooks:
         hook.remove()
-    return found
+    return kinds
 
 
 def errors(weight: Tensor, size: torch.Size, **options: tuple) -> list[float]:
@@ -158,7 +158,7 @@ def errors(weight: Tensor, size: torch.Size, **options: tuple) -> list[float]:
 
 
 def parity(bench: Bench) -> float:
-    """Print what bf16 convolutions err by, at the worst of all kinds; the largest error."""
+    """Print the largest errors of bf16 convolutions over all kinds; returns the largest of these."""
     kinds = [(f"{bench.args.model_depth}: {tuple(module.weight.shape)}, stride {module.stride}, input {tuple(size)}",
               module.weight, size, {"stride": module.stride, "padding": module.padding, "groups": module.groups})
              for module, size in convolutions(bench).values()]
@@ -167,21 +167,21 @@ def parity(bench: Bench) -> float:
         kinds.append((f"more than 2^31 elements: (64, 64, 3, 3, 3), input ({n}, 64, 16, 28, 28)",
                       torch.randn(64, 64, 3, 3, 3, device=bench.device) / 41, torch.Size((n, 64, 16, 28, 28)),
                       {"padding": 1}))
-    found = {}
-    with as_it_comes(tf32=False):
+    rows = {}
+    with plain_pytorch(tf32=False):
         for name, weight, size, options in kinds:
             try:
-                found[name] = errors(weight, size, **options)
+                rows[name] = errors(weight, size, **options)
             except torch.OutOfMemoryError:
                 print(f"| {name} | not enough memory | | |")
             torch.cuda.empty_cache()
-    print(f"\nbf16 against float32, {len(found)} kinds of convolution; the largest error of each, and where\n\n"
+    print(f"\nbf16 against float32, {len(rows)} kinds of convolution; the largest error of each, and where\n\n"
           "| of | error | where |\n| --- | --- | --- |")
     for i, of in enumerate(("output", "input gradient", "weight gradient")):
-        where = max(found, key=lambda name: found[name][i] if found[name][i] == found[name][i] else float("inf"))
-        print(f"| {of} | {found[where][i]:.1e} | {where} |")
-    worst = max(error if error == error else float("inf") for row in found.values() for error in row)
-    wrong = [name for name, row in found.items() if not max(row) <= TOLERANCE]
+        where = max(rows, key=lambda name: rows[name][i] if rows[name][i] == rows[name][i] else float("inf"))
+        print(f"| {of} | {rows[where][i]:.1e} | {where} |")
+    worst = max(error if error == error else float("inf") for row in rows.values() for error in row)
+    wrong = [name for name, row in rows.items() if not max(row) <= TOLERANCE]
     print(f"wrong by more than {TOLERANCE}: {'; '.join(wrong) or 'none'}", flush=True)
     return worst
 
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Print all tables; the largest error of a bf16 convolution by depth.
 
     Raises:
-        ValueError: where there is no GPU.
+        ValueError: there is no GPU.
     """
     if not torch.cuda.is_available():
         raise ValueError("benchmarks.gpu needs a CUDA GPU; benchmarks.step and benchmarks.inference run on a CPU")
@@ -199,13 +199,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--depths", type=int, nargs="+", default=[18, 50], help="of 3D-ResNets (default: 18 50)")
     parser.add_argument("--no_compile", action="store_true", help="leave out what --compile does")
     own, others = parser.parse_known_args(argv)
-    found = {}
+    largest = {}
     peak = 0.0
     for depth in own.depths:
         flags = [*others, "--model_depth", str(depth)]
         bench = Bench(CommandLine(allow_abbrev=False), flags, batch_size=128)
         if not peak:
-            with as_it_comes(tf32=False):
+            with plain_pytorch(tf32=False):
                 single = matrix_rate(bench.device)
             peak = matrix_rate(bench.device, dtype=BF16)
             print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; "
@@ -218,8 +218,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         torch.cuda.empty_cache()
         table("inference", inferences(bench, compiled=not own.no_compile), bench, forward, peak)
         torch.cuda.empty_cache()
-        found[f"bf16 error, 3D-ResNet-{depth}"] = parity(bench)
-    return found
+        largest[f"bf16 error, 3D-ResNet-{depth}"] = parity(bench)
+    return largest
 
 
 if __name__ == "__main__":

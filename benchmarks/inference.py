@@ -21,7 +21,7 @@ WAYS = ("plain", "channels_last", "fp16", "bf16", "compile", "compile_bf16")
 
 
 def forward(bench: Bench, way: str) -> Callable[[], Tensor]:
-    """A pass over the batch in one way; the function returns a number of it."""
+    """A pass over the batch in one way, as a function that returns a number of the output."""
     model, clips = bench.model().eval(), bench.batch["clip"]
     if way == "plain":
         model, clips = model.to(memory_format=torch.contiguous_format), clips.contiguous()
@@ -38,7 +38,7 @@ def forward(bench: Bench, way: str) -> Callable[[], Tensor]:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print the clips a second of every way; the ratios by name."""
+    """Print the clips a second of every way; returns the ratios by name."""
     parser = CommandLine(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's.")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["channels_last", "bf16"],

@@ -42,7 +42,7 @@ from util_scripts.storing import pack, write_frame_folder, write_hdf5_file
 
 
 class Published(Dataset):
-    """Clips as the published loader makes them, from the same places as ours."""
+    """Clips of the published loader, with the same frames and crops as ours."""
 
     def __init__(self, clips: VideoClips) -> None:
         self.clips, self.transform = clips, clips.transform
@@ -73,7 +73,7 @@ def place(clips: VideoClips, step: int, i: int) -> tuple[Path, list[int], np.ran
 
 
 def pillow_alone(clips: VideoClips, step: int) -> None:
-    """Nothing but Pillow's decoder on the files of an epoch's clips."""
+    """Decode the frames of an epoch's clips by Pillow, and no more."""
     for i in range(len(clips)):
         path, frames, _ = place(clips, step, i)
         for frame in frames:
@@ -82,7 +82,7 @@ def pillow_alone(clips: VideoClips, step: int) -> None:
 
 
 def decoder_alone(clips: VideoClips, step: int) -> None:
-    """Nothing but the decoder that we use on the files of an epoch's clips."""
+    """Decode the frames of an epoch's clips by our decoder, and no more."""
     for i in range(len(clips)):
         path, frames, _ = place(clips, step, i)
         for frame in frames:
@@ -90,7 +90,7 @@ def decoder_alone(clips: VideoClips, step: int) -> None:
 
 
 def whole_videos_decoded(clips: VideoClips, step: int) -> None:
-    """Every video of an epoch decoded from its first frame to its last."""
+    """Decode every video of an epoch from its first frame to its last."""
     for video in clips.videos:
         for _ in decode(video.path):
             pass
@@ -169,7 +169,7 @@ def measure_start(n: int, folder: Path) -> None:
 
 
 def resident(pids: Iterator[int]) -> float:
-    """MB of memory of processes, what they share divided among them; nan where the system does not tell."""
+    """MB of memory of processes, shared memory divided among them; nan where the system does not count it."""
     total = 0
     for pid in pids:
         try:
@@ -190,7 +190,7 @@ def measure_memory(args: argparse.Namespace, files: list[Path]) -> None:
     order = [batch for epoch in range(args.epochs)
              for batch in EpochBatches(len(clips), args.batch_size, seed=1, epoch=epoch)]
     per_epoch, used = len(order) // args.epochs, []
-    workers = args.memory_workers  # on however few cores, which make_loader would look at
+    workers = args.memory_workers  # make_loader would limit them to the cores
     loader = DataLoader(clips, num_workers=workers, batch_sampler=order, worker_init_fn=quiet_worker)
     for i, _ in enumerate(loader):
         if i % per_epoch == per_epoch - 1:

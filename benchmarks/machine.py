@@ -7,7 +7,7 @@ import torch
 
 
 def machine(*, no_cuda: bool) -> str:
-    """The processor, or the GPU where there is one that may be used, in words."""
+    """Name of the GPU, or of the processor where there is none or `no_cuda`."""
     if torch.cuda.is_available() and not no_cuda:
         return torch.cuda.get_device_name()
     names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -37,12 +37,12 @@ def published(layer: PrototypeLayer, features: Tensor) -> Tensor:
 
 
 def ours(layer: PrototypeLayer, features: Tensor) -> Tensor:
-    """The same here."""
+    """(B, P) squared distances to the nearest cell, by this project's layer."""
     return layer(features)[0]
 
 
 def masked(layer: PrototypeLayer, features: Tensor) -> Tensor:
-    """(B, P) sums of the distances that a training step looks at."""
+    """(B, P) sums of the distances that a training step uses."""
     value = torch.rand(features.shape[0], features[0, 0].numel(), device=features.device)
     return sum(nearest for nearest, _ in layer.nearest(features, focused_and_background(value, 0.04, 0.8)))
 
@@ -62,7 +62,7 @@ def run(search: Callable, layer: PrototypeLayer, features: Tensor) -> None:
 def peak(search: Callable, layer: PrototypeLayer, features: Tensor) -> int:
     """Bytes that a search takes, forward and backward, at its peak."""
     if features.device.type == "cuda":
-        run(search, layer, features)  # in which cuDNN tries its ways
+        run(search, layer, features)  # with cuDNN's search for algorithms
         torch.cuda.reset_peak_memory_stats(features.device)
         before = torch.cuda.memory_allocated(features.device)
         run(search, layer, features)
@@ -70,7 +70,7 @@ def peak(search: Callable, layer: PrototypeLayer, features: Tensor) -> int:
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     process = context.Process(target=measure, args=(answers, search, layer, features))
-    # memory that was freed would be used again, and not be counted, if it were not given back to the system
+    # freed memory must go back to the system: used again, it would not count
     with mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_=str(1 << 16)):
         process.start()
     process.join()
@@ -83,15 +83,15 @@ def peak(search: Callable, layer: PrototypeLayer, features: Tensor) -> int:
 def measure(answers: multiprocessing.SimpleQueue, search: Callable, layer: PrototypeLayer, features: Tensor) -> None:
     """Put the answer of `peak` into a queue, in a process that does nothing else."""
     features = features.clone()
-    run(search, layer, features[:1])  # with which the libraries make themselves at home
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+    run(search, layer, features[:1])  # the libraries allocate their own memory
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = counted("VmRSS")
     run(search, layer, features)
     answers.put(counted("VmHWM") - before)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print the peaks; the ratio by name."""
+    """Print the peaks; returns the ratio by name."""
     parser = CommandLine(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=32)

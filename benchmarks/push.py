@@ -50,19 +50,19 @@ def made_videos(folder: Path, n: int, n_classes: int) -> list[Video]:
 
 
 def timed(work: Callable, *args, **kwargs) -> tuple[object, float]:
-    """What a call returns, which here always ends on the CPU and so waits for a GPU, and the seconds it takes."""
+    """The result of a call and its seconds; results here end on the CPU, so that a GPU is waited for."""
     began = time.perf_counter()
     return work(*args, **kwargs), time.perf_counter() - began
 
 
 def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeats: int, folder: Path) -> float:
-    """Time everything in an empty folder, and print a table and the ratio, which is returned."""
+    """Time all parts in an empty folder, and print a table and the ratio; returns the ratio."""
     torch.manual_seed(args.manual_seed)
     device, n = choose_device(args.device, args.no_cuda), max(1, n_clips // args.push_clips)
     precision = choose_precision(args.amp, device)  # of evaluation, and of all pushes but the last
     model = build_model(args, hierarchy, *fresh_embedding(args, hierarchy, cache=None)).to(device)
-    known = read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
-    by_name = {video.name: video for video in [video for video in known if video.subset == "training"][:n]}
+    videos = read_videos(args, hierarchy) if args.video_path else made_videos(folder, n, hierarchy.n_leaves)
+    by_name = {video.name: video for video in [video for video in videos if video.subset == "training"][:n]}
     reader = make_reader(args)
     clips = even_clips(args, list(by_name.values()), reader, args.push_clips, normalisation=model.normalisation)
     loader = make_loader(clips, n_threads=args.n_threads, batch_size=args.batch_size, device=device)
@@ -70,19 +70,19 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
     for _ in range(repeats + 1):
         _, evaluation = timed(predict, model, loader, len(by_name), device=device, precision=precision)
         with mock.patch.object(Image.Image, "save") as save:
-            (record, kept), pushing = timed(push, model, loader, names=list(by_name), device=device,
+            (record, neck), pushing = timed(push, model, loader, names=list(by_name), device=device,
                                             n_clips=len(clips), precision=precision)
         assert not save.called and set(folder.iterdir()) == there, "the push wrote a picture"
-        turns.append((evaluation, pushing))  # of which the first warms up
+        turns.append((evaluation, pushing))  # the first turn warms up
     trainer = Trainer(model, {"tune": Phase("adam", 0, 1e-3)}, LossWeights(ce=args.ce_weight, group=1e-4))
-    activations, tuning = timed(kept.activations, model.prototype_layer, device)
+    activations, tuning = timed(neck.activations, model.prototype_layer, device)
     for i in range(args.tune_iterations):
-        tuning += timed(lambda i=i: float(trainer.tune(Step("tune", 1, i), 0.0, activations, kept.labels)["loss"]))[1]
+        tuning += timed(lambda i=i: float(trainer.tune(Step("tune", 1, i), 0.0, activations, neck.labels)["loss"]))[1]
     _, drawing = timed(prototype_pictures, record, hierarchy, model.prototype_layer.node_of.cpu(), videos=by_name,
                        reader=reader, out=folder / "img")
     evaluation, pushing = (statistics.median(times) for times in zip(*turns[1:], strict=True))
     ratios = sorted(b / a for a, b in turns[1:])
-    print(f"{len(kept.labels)} clips, {len(record.video)} prototypes ({len(record.video) - record.video.count(None)} "
+    print(f"{len(neck.labels)} clips, {len(record.video)} prototypes ({len(record.video) - record.video.count(None)} "
           f"matched), {device}, {torch.get_num_threads()} threads\n\n| what | seconds |\n| --- | --- |\n"
           f"| evaluation | {evaluation:.3f} |\n| push | {pushing:.3f} |\n| tuning, {args.tune_iterations} passes | "
           f"{tuning:.3f} |\n| pictures | {drawing:.3f} |\n\nratio {statistics.median(ratios):.3f} ({ratios[0]:.3f} to "
@@ -91,7 +91,7 @@ def measure(args: argparse.Namespace, hierarchy: Hierarchy, n_clips: int, repeat
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print what takes how long; the ratio by name."""
+    """Print times and the ratio; returns the ratio by name."""
     parser = CommandLine(prog="python -m benchmarks.push", allow_abbrev=False,
                          description=__doc__.splitlines()[0], epilog="The other flags are main.py's.")
     parser.add_argument("--n_clips", type=int, default=48, help="at most, three of each video (default: 48)")
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         raise ValueError("--n_clips and --repeats must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
         args, hierarchy = fresh(args)
-        found = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))
-    return {"push / evaluation": found}
+        ratio = measure(args, hierarchy, own.n_clips, own.repeats, Path(folder))
+    return {"push / evaluation": ratio}
 
 
 if __name__ == "__main__":

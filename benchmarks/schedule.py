@@ -25,7 +25,7 @@ TUNED = 128  # how many times the batch stands for a training set in a tuning pa
 
 
 def prices(bench: Bench) -> dict[str, float]:
-    """The median seconds a clip of every kind of pass."""
+    """Median seconds a clip of every kind of pass."""
     args, batch, model = bench.args, bench.batch, bench.model()
     n, device = args.batch_size, bench.device
     trainer = make_trainer(args, model, bench.precision)
@@ -44,27 +44,27 @@ def prices(bench: Bench) -> dict[str, float]:
             return model.eval()(batch["clip"]).log_probs
 
     def pushed() -> torch.Tensor:
-        record, kept = push(model, [whole], names=[str(i) for i in range(n)], device=device, n_clips=n,
+        record, neck = push(model, [whole], names=[str(i) for i in range(n)], device=device, n_clips=n,
                             precision=bench.precision)
-        return record.distance if kept.features.numel() else record.maps
+        return record.distance if neck.features.numel() else record.maps
 
-    def entered(kind: str, given: dict) -> torch.Tensor:
-        trainer.kind = None  # what went before may have left the model in eval mode
-        return trainer.step(Step(kind, 1, 0), 0.0, given)["loss"]
+    def step(kind: str, clips: dict) -> torch.Tensor:
+        trainer.kind = None  # another pass may have left the model in eval mode
+        return trainer.step(Step(kind, 1, 0), 0.0, clips)["loss"]
 
     cached = {"trunk": features(), "label": batch["label"], "way": batch["way"]}
     # the one gradient step of a tuning pass is shared by all clips of a training set
     activations = model(batch["clip"]).activations.detach().cpu().repeat(TUNED, 1)
     labels = whole["label"].repeat(TUNED)
-    work = {"training": lambda: entered("joint", batch), "warm": lambda: entered("warm", batch),
-            "warm, cached": lambda: entered("warm", cached), "trunk": features, "evaluation": evaluate, "push": pushed,
+    work = {"training": lambda: step("joint", batch), "warm": lambda: step("warm", batch),
+            "warm, cached": lambda: step("warm", cached), "trunk": features, "evaluation": evaluate, "push": pushed,
             "tuning": lambda: trainer.tune(Step("tune", 1, 0), 0.0, activations, labels)["loss"]}
     times = in_turns({name: (lambda do=do: do().sum()) for name, do in work.items()}, bench.own.repeats)
     return {name: statistics.median(row) / (len(labels) if name == "tuning" else n) for name, row in times.items()}
 
 
 def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[float, float, float]]:
-    """By part of the schedule, seconds a training video: here; published with cheap; and with dear tuning passes."""
+    """Seconds a training video of each part: here; as published with cheap, and with dear tuning passes."""
     warm = min(args.warm_epochs, args.n_epochs)
     joint = (args.n_epochs - warm) * price["training"]
     pushes = len(push_epochs(n_epochs=args.n_epochs, warm_epochs=args.warm_epochs, push_start=args.push_start,
@@ -83,7 +83,7 @@ def costs(args: argparse.Namespace, price: dict[str, float]) -> dict[str, tuple[
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print the prices and the costs; the ratios by name."""
+    """Print the prices and the costs; returns the ratios by name."""
     parser = CommandLine(prog="python -m benchmarks.schedule", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=8)

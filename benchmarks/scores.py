@@ -1,5 +1,4 @@
-"""What the score in embedding space does to recognition: the tree in hyperbolic or Euclidean space against one-hot
-classes.
+"""Recognition by scores in embedding space: the tree in hyperbolic or Euclidean space against one-hot classes.
 
     python -m benchmarks.scores [--demo demo] [--weizmann DIR [--test_actors 1 2]] [--seeds 1 2 3]
 

@@ -4,7 +4,7 @@
 
 HIPE is what main.py trains by default on UCF-101's tree: 3D-ResNet-18, 16 frames, 126 nodes of six prototypes (of ten
 with --prototypes_per_node 10); its step is forward, all losses, backward and optimiser. The softmax head's step is
-written out plainly below, with the same trunk, memory format, optimiser and input; beside it stands the trunk alone,
+`bench.softmax_step`, with the same trunk, memory format, optimiser and input; beside it stands the trunk alone,
 forward and backward, and what share of the machine's rate of float32 matrix products, measured here too, its arithmetic
 reaches. All take turns in one process, so that a machine that slows down does so for all; of each turn the ratio is
 taken, and of these the median. Only the ratio travels from one machine to another.
@@ -23,7 +23,7 @@ GOAL = 1.03
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print what takes how long; the ratios by name."""
+    """Print times and ratios; returns the ratios by name."""
     parser = CommandLine(prog="python -m benchmarks.step", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's.")
     bench = Bench(parser, argv, batch_size=8)
@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trunk_pass(bench.model().trunk, batch, precision)()
     rate = flops.get_total_flops() / statistics.median(times["trunk alone"])
     share = rate / matrix_rate(bench.device)
-    found = ratio(times, "HIPE", "softmax")
+    to_softmax = ratio(times, "HIPE", "softmax")
     print(f"{bench}, {len(model.prototype_layer.node_of)} prototypes\n\n{table(times)}\n\n"
-          f"ratio {found:.3f} (in {bench.own.repeats} turns; goal: at most {GOAL})\n"
+          f"ratio {to_softmax:.3f} (in {bench.own.repeats} turns; goal: at most {GOAL})\n"
           f"trunk alone: {rate / 1e9:.1f} GFLOP/s, {share:.2f} of the rate of float32 matrix products")
-    return {"training step / softmax head": found, "training step / trunk alone": ratio(times, "HIPE", "trunk alone"),
-            "trunk / matrix products": share}
+    return {"training step / softmax head": to_softmax,
+            "training step / trunk alone": ratio(times, "HIPE", "trunk alone"), "trunk / matrix products": share}
 
 
 if __name__ == "__main__":

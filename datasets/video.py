@@ -58,8 +58,8 @@ class _Strings(Sequence[str]):
 
 
 class VideoTable(Sequence[Video]):
-    """Videos in a few arrays: a list of a million objects takes long to make, and loader processes copy what they read
-    of it.
+    """Videos in a few arrays, because a list of a million objects is slow to make, and loader processes copy what they
+    read of it.
 
     Attributes:
         labels: (N,) int64. n_frames: (N,) int64. segments: (N, 2) int64. names: N strings.
@@ -135,17 +135,17 @@ class VideoClips(Dataset):
     `dataset[step, i]` is item i at a step (training: the epoch), `dataset[i]` is item i at step 0. An item is a pair of
     a video and the number of a clip in it, as the sampler counts them.
 
-    A video that cannot be read is warned of once a process, by name. When training (a `RandomClip` sampler) the next
+    Each process warns once, by name, of a video that cannot be read. When training (a `RandomClip` sampler) the next
     readable item takes its place; else its items come as zeros with `valid` False.
 
     Args:
         videos: the records; `dataset.videos` keeps them in this order, as a table.
         sampler: which frames make a clip.
         transform: frames (T, H, W, 3) uint8 and a generator -> clip (3, T, size, size) uint8, crop (4,), flip.
-        reader: turns paths into frames; see `datasets.reading`.
+        reader: of the frames; see `datasets.reading.Reader`.
         seed: non-negative.
         strict: raise ValueError for what cannot be read.
-        normalisation: of `transforms.NORMALISATIONS`, what the clips are to go through on the device.
+        normalisation: of `transforms.NORMALISATIONS`, applied to the clips on the device.
     """
 
     def __init__(self, videos: Sequence[Video], *, sampler: RandomClip | EvenClips | SlidingWindows,
@@ -154,7 +154,7 @@ class VideoClips(Dataset):
         self.videos = videos if isinstance(videos, VideoTable) else VideoTable(videos)
         self.sampler, self.transform, self.reader = sampler, transform, reader
         self.seed, self.strict, self.normalisation = seed, strict, normalisation
-        # indices of the videos that this process warned of, or found missing from what its loaders gave it
+        # indices of the videos that this process warned of, or that were missing from its loaders' batches
         self.unreadable: set[int] = set()
         self._spans = self.videos.segments.copy()  # the frames to take clips from
         for v in (self._spans[:, 1] <= self._spans[:, 0]).nonzero()[0].tolist():
@@ -185,9 +185,9 @@ class VideoClips(Dataset):
         if not 0 <= i < len(self):
             raise IndexError(f"item {i} of {len(self)}")
         for j in range(i, i + (len(self) if self.sampler.random else 1)):
-            found = self._read(step, j % len(self))
-            if found is not None:
-                return found | {"asked": i}
+            clip = self._read(step, j % len(self))
+            if clip is not None:
+                return clip | {"asked": i}
         if self.sampler.random:
             raise ValueError("none of the videos can be read; see the warnings above")
         size = self.transform.size
@@ -204,7 +204,7 @@ class VideoClips(Dataset):
         v = int(self.item_video[i])
         path, (first, last) = self.videos.path(v), self._spans[v].tolist()
         if last <= first:
-            return None  # told when the dataset was made
+            return None  # warned of when the dataset was made
         rng = seed_of(self.seed, step, i)
         frames = first + self.sampler(last - first, int(self.item_clip[i]), rng)  # (T,)
         try:

@@ -19,8 +19,11 @@ from options.errors import CommandLine
 
 
 class Listed(NamedTuple):
-    """One line of an official list: the entry's key, its subset, its class (None: not told), its place under the folder
-    of videos, and its frames from 1, the end exclusive (None: the whole video)."""
+    """One line of an official list.
+
+    key: of its entry. subset: training, validation or testing. label: class, None where the list has none. place: under
+    the folder of videos. segment: half-open range of frames from 1, None for the whole video.
+    """
 
     key: str
     subset: str
@@ -30,7 +33,7 @@ class Listed(NamedTuple):
 
 
 def parser_of(description: str, lists: str, videos: str) -> CommandLine:
-    """A command line of official lists, videos, and what to write."""
+    """A command line with the official lists, the folder of videos and the file to write."""
     parser = CommandLine(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotation_dir", type=Path, help=lists)
     parser.add_argument("video_dir", type=Path, help=videos)
@@ -39,7 +42,7 @@ def parser_of(description: str, lists: str, videos: str) -> CommandLine:
 
 
 def read_text(path: Path) -> str:
-    """The content of an official list; FileNotFoundError, ValueError naming it where it is no text."""
+    """The content of an official list; raises FileNotFoundError, or ValueError where it is no text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -86,7 +89,7 @@ def number(row: dict[str, str], name: str, path: Path) -> int:
 
 
 def read_json(path: Path) -> object:
-    """The content of an official JSON file; FileNotFoundError, ValueError as `read_csv`."""
+    """The content of an official JSON file; raises as `read_csv`."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -96,12 +99,12 @@ def read_json(path: Path) -> object:
 
 
 def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed], video_dir: Path) -> None:
-    """Write an annotation file of the listed videos that are on disk and can be read; say how many are not.
+    """Write an annotation file of the listed videos that are on disk and can be read; print how many are not.
 
     Args:
         out: the JSON. labels: all classes. listed: in the lists' order. video_dir: frame folders or video files.
     Raises:
-        FileNotFoundError: none of the videos is there. ValueError: none can be read, or one is listed in two ways.
+        FileNotFoundError: no video is there. ValueError: none can be read, or one is listed in two ways.
     """
     paths = videos_at(video_dir, dict.fromkeys(video.place for video in listed))
     paths = {place: Path(path) for place, path in paths.items()}
@@ -135,7 +138,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
 
 
 def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
-    """Frames of every video, and a sentence for every one that cannot be read."""
+    """Number of frames of every readable video, and a sentence for each of the others."""
     def count(path: Path) -> int | str:
         try:
             return READERS[file_type_of(path)]().info(path).n_frames

@@ -1,7 +1,6 @@
-"""The whole job on the embedded data: prepare, train, push, infer, evaluate, explain, and say how good it is.
+"""The whole job on the embedded data: prepare, train, push, infer, evaluate, explain, and summarise.
 
-Runs the project's own command lines, one after the other, and recomputes every figure of the summary from the files
-that they leave.
+Runs the project's own command lines one after the other, and computes the summary from the files that they leave.
 """
 
 import json
@@ -19,7 +18,7 @@ from training.checkpoint import newest_whole
 from util_scripts.demo_flags import BATCH, TRAINING
 from util_scripts.demo_summary import summarise, table
 
-# Flags of main.py that the demo needs as it sets them.
+# Flags of main.py that the demo sets itself.
 OF_DEMO = ("--root_path", "--result_path", "--resume_path", "--video_path", "--annotation_path", "--dataset",
            "--no_train", "--inference", "--inference_subset")
 

@@ -8,10 +8,10 @@ from options.errors import CommandLine, user_errors
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """See that nothing but an embedding, its table and a picture would be written over.
+    """Refuse to replace anything but an embedding, its table and a picture.
 
     Raises:
-        ValueError: naming the path, where something else would be.
+        ValueError: another file would be replaced; names its path.
     """
     out = args.out
     if out.is_dir():

@@ -24,7 +24,7 @@ from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
 
 
 def finished(folder: Path) -> dict | None:
-    """The info.json of a folder of frames; None where it is not whole, or promises more frames than there are."""
+    """The info.json of a folder of frames; None where it is damaged, or states more frames than there are."""
     try:
         info = json.loads((folder / INFO_NAME).read_text())
         with os.scandir(folder) as entries:
@@ -35,7 +35,7 @@ def finished(folder: Path) -> dict | None:
 
 
 def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
-    """Whether the frames of a finished folder are those that these settings make, as far as its info.json tells."""
+    """Whether a finished folder was made with these settings, as far as its info.json tells."""
     if "asked_size" in info:
         return (info["asked_size"], info.get("asked_fps")) == (size, fps_text(fps))
     try:  # written before the settings were
@@ -46,7 +46,7 @@ def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
 
 
 def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
-    """(warning, None) or (None, error): exceptions of one video must not stop the others."""
+    """(warning, None) or (None, error), because an exception of one video would stop the others."""
     try:
         return write_frame_folder(*files, size=size, fps=fps), None
     except ValueError as error:

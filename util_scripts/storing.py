@@ -103,7 +103,7 @@ def frame_folders(jpg_dir: Path) -> Iterator[Path]:
 
 
 def read_files(folder: Path) -> tuple[list[bytes], VideoInfo]:
-    """The bytes of the JPEG files of a video, and what is known of its source.
+    """The bytes of the JPEG files of a video, and its source's info.
 
     Raises:
         ValueError: where frames are missing or are no JPEG files.
