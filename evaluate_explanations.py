@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from attribution import METHODS
-from attribution.feature_pyramid import feature_pyramid
-from attribution.perturbation import RECIPES, extremal_masks
+from attribution import METHODS, options_of, parse_options
+from attribution.feature_pyramid import refusal
+from attribution.perturbation import extremal_masks
 from datasets import READERS
 from datasets.annotation import subset_of
 from datasets.groups import hold_out
@@ -52,15 +52,17 @@ from evaluation.prototypes import CONSISTENT, consistency, covered_parts, duplic
 from evaluation.recognition import pool_windows
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint, write_report
+from explain.heat import heat_of
 from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
-from models.geometry import box_of, cell_centre, points_to_source, upsample
+from models.geometry import box_of, cell_centre, points_to_source
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import PrototypeLayer
 from options.errors import user_errors
 from options.flags import device_flags, parse_given
+from run.choosing import choose, stored_flags
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
-from run.explaining import choose, heat_method, stored_flags
+from run.methods import options_flag
 from run.model import choose_device, model_of
 from run.paths import under_root
 from training.checkpoint import load_checkpoint, write_whole
@@ -91,11 +93,13 @@ class Settings:
     seed: int
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
+    options: str = ""  # of attribution methods, as --options sets them
     edition: int = 3  # of what is measured: the third tells what prototypes have to do with the decision
 
     def told(self) -> dict:
         """As the first line of rows.jsonl has it."""
-        return {name: value for name, value in vars(self).items() if name != "checkpoint"}
+        return {name: value for name, value in vars(self).items()
+                if name != "checkpoint" and not (name == "options" and not value)}
 
 
 @dataclass(frozen=True)
@@ -254,23 +258,23 @@ class Judge:
         if name == "random":
             return [METHODS["random"](None, clip, seed=seed) for clip, seed in zip(clips, seeds, strict=True)]
         targets = torch.tensor(nodes, device=self.device)
-        if name in RECIPES:
+        common = {"seed": self.settings.seed, "areas": (AREA,), "iterations": self.settings.iterations}
+        options = options_of(name, **common) | parse_options(self.settings.options.split(), METHODS).get(name, {})
+        if METHODS[name].optimises:
             found = extremal_masks(lambda some, which: self.log_probs(some).gather(1, targets[which][:, None])[:, 0],
-                                   torch.stack(list(clips)), how=name, areas=(AREA,),
-                                   iterations=self.settings.iterations)
+                                   torch.stack(list(clips)), how=name, **options)
             if found.interrupted:
                 raise KeyboardInterrupt
             return list(found.masks.mean((1, 2)))
         trunk = self.model.trunk
-        onto = partial(upsample, size=self.size, stride=tuple(trunk.stride), offset=self.model.offset)
         if prototypes is not None:
-            explained = heat_method(name)[1]
-            return [explained(lambda some, p=p: self.model(some).activations[:, p], clip, layer=trunk,
-                              upsample=onto, seed=self.settings.seed)
+            return [heat_of(name, lambda some, p=p: self.model(some).activations[:, p], clip, trunk=trunk,
+                            score="activation", highest=self.model.prototype_layer.highest, smooth=True,
+                            options=options)
                     for clip, p in zip(clips, prototypes, strict=True)]
-        return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=trunk, upsample=onto,
-                              seed=self.settings.seed,
-                              class_weights=self.class_weights[node] if self.settings.head == "softmax" else None)
+        return [heat_of(name, lambda some, node=node: self.log_probs(some)[:, node], clip, trunk=trunk,
+                        class_weights=self.class_weights[node] if self.settings.head == "softmax" else None,
+                        options=options)
                 for clip, node in zip(clips, nodes, strict=True)]
 
     # --- measures
@@ -300,7 +304,7 @@ class Judge:
             chosen = [scenes[i] for i in some]
             nodes = [self.tree.path_ids(scene.leaf)[level] for scene in chosen]
             before = self._maps(explanation, level, chosen, nodes, [own[i] for i in some], "")
-            after = {} if explanation in RECIPES else {
+            after = {} if explanation in METHODS and METHODS[explanation].optimises else {
                 what: self._maps(explanation, level, chosen, nodes, [own[i] for i in some], what)
                 for what in DISTURBANCES}
             for j, (i, scene) in enumerate(zip(some, chosen, strict=True)):
@@ -637,7 +641,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
                       iterations: int = 2000, heats: Sequence[str] = (), prototypes: bool = True, n_threads: int = 0, batch_size: int = 4,
                       device: str | None = None, no_cuda: bool = False, seed: int = 1, root_path: str | None = None,
                       video_path: str | None = None, annotation_path: str | None = None, file_type: str | None = None,
-                      inference_stride: int | None = None, overwrite: bool = False,
+                      inference_stride: int | None = None, options: Sequence[str] = (), overwrite: bool = False,
                       progress: bool = True) -> pd.DataFrame:
     """Measure the explanations of a checkpoint and return the table; also writes it (see docs/FORMATS.md).
 
@@ -658,7 +662,7 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
         n_threads: processes on the CPU, 0 for this one. batch_size: clips whose perturbations are found together.
         seed: of random heat, noise and resampling. root_path .. inference_stride: as the flags of local_analysis.py.
-        overwrite: measure again what is in `out`.
+        options: of attribution methods, METHOD.NAME=VALUE each. overwrite: measure again what is in `out`.
     Returns:
         a row each of table ("explanations" over clips, "prototypes" over prototypes), explanation ("prototypes": a
         level's map, "top_prototype": its first prototype, an attribution method, "random", "centre", "chance": what
@@ -669,7 +673,8 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
     """
     path = Path(checkpoint)
     wrong = [method for method in (*(methods or ()), *heats) if method not in METHODS]
-    if unable := [method for method in heats if method in (*RECIPES, *BASELINES)]:
+    if unable := [method for method in heats
+                  if method in BASELINES or method in METHODS and METHODS[method].optimises]:
         raise ValueError(f"--heats {unable[0]}: cannot be made of a prototype here; choose gradients, grad_cam or "
                          "class_feature_pyramid")
     if wrong or head not in HEADS:
@@ -687,12 +692,13 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
             raise ValueError(f"level {level} is not in the class tree of {path}; it has the levels 0 to "
                              f"{tree.n_levels - 1}")
     given = {"root_path": root_path, "video_path": video_path, "annotation_path": annotation_path}
-    call = argparse.Namespace(**given | {"root_path": root_path or "."}, file_type=file_type, videos=videos,
-                              subset=subset, n_videos=n_videos, inference_stride=inference_stride)
+    call = argparse.Namespace(**given | {"root_path": root_path or "."}, file_type=file_type,
+                              inference_stride=inference_stride)
     stored = stored_flags(content, call, {name for name, value in given.items() if value is not None})
     stored.memory_gb = 0.0
     known = hold_out(read_videos(stored, tree), content.get("held_out", ()))
-    chosen, reader = choose(call, whole_videos(known)), make_reader(stored)
+    chosen = choose(whole_videos(known), names=videos, subset=subset, n=n_videos)
+    reader = make_reader(stored)
     given_truth, truth = truth, _truth_file(truth, Path(stored.annotation_path))
     if truth is None:
         print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
@@ -705,10 +711,11 @@ def explanation_table(checkpoint: str | Path, *, out: str | Path | None = None, 
         print(f"{told}, so pointing and energy are not measured", file=sys.stderr)
     settings = Settings(str(path), _digest(content), head, steps, iterations, stored.inference_stride, seed,
                         hashlib.sha256(truth.read_bytes()).hexdigest()[:8] if truth else "none",
-                        window_power(stored))
+                        window_power(stored), " ".join(options))
     folder = Path(out) if out else path.parent / ("explanations" if head == "prototypes" else "explanations_softmax")
     folder.mkdir(parents=True, exist_ok=True)
 
+    parse_options(options, [*(METHODS if methods is None else methods), *heats])
     methods = served(model.eval().trunk, (stored.sample_duration, stored.sample_size, stored.sample_size), methods)
     levels = list(range(tree.n_levels)) if levels is None else list(dict.fromkeys(levels))
     own = (*OWN, *(f"top_prototype{HEAT_OF}{method}" for method in dict.fromkeys(heats)))
@@ -752,12 +759,10 @@ def served(trunk: nn.Module, size: tuple[int, int, int], methods: Sequence[str] 
     chosen, pyramid = list(METHODS if methods is None else methods), "class_feature_pyramid"
     if pyramid not in chosen:
         return chosen
-    try:
-        feature_pyramid(lambda clips: trunk(clips).flatten(1).sum(1), torch.zeros(3, *size), layer=trunk, depth=1)
-    except ValueError as error:
+    if reason := refusal(trunk, torch.zeros(3, *size)):
         if methods is not None:
-            raise ValueError(f"--methods {pyramid}: {error}") from error
-        print(f"{pyramid} is left out: {error}", file=sys.stderr)
+            raise ValueError(f"--methods {pyramid}: {reason}")
+        print(f"{pyramid} is left out: {reason}", file=sys.stderr)
         chosen.remove(pyramid)
     return chosen
 
@@ -819,12 +824,14 @@ class Rows:
         try:
             first, *self.rows = map(json.loads, whole) if whole else ({"settings": settings.told()},)
             first["settings"].setdefault("window_power", 1.0)  # of before it: the mean
-            differ = [name for name, value in settings.told().items() if first["settings"].get(name) != value]
+            asked = {"options": "", **settings.told()}  # written where there are any
+            differ = [name for name, value in asked.items()
+                      if first["settings"].get(name, "" if name == "options" else None) != value]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: not what this script writes ({error}); --overwrite measures afresh") from error
         if differ:
             raise ValueError(f"{path}: measured with another {differ[0]} ({first['settings'].get(differ[0])}, not "
-                             f"{settings.told()[differ[0]]}); --overwrite measures afresh, --out writes elsewhere")
+                             f"{asked[differ[0]]}); --overwrite measures afresh, --out writes elsewhere")
         text = "".join(whole) or json.dumps(first) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
 
@@ -854,6 +861,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
     parser.add_argument("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
     parser.add_argument("--heats", nargs="*", default=["grad"], choices=list(METHODS), metavar="METHOD", help="make the first prototype's heat by these methods, too, beside its similarity (default: grad, as cards have it)")
+    options_flag(parser)
     parser.add_argument("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside the annotation)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")

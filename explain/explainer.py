@@ -3,8 +3,8 @@
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
 from explain import pages, render
 from explain.evidence import Evidence, kept_activation
+from explain.heat import heat_of
 from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
-from models.geometry import box_to_source, points_to_source, upsample
+from models.geometry import box_to_source, points_to_source
 from models.hipe import HIPE, HIPEOutput
 
 UPSAMPLE = "upsample"  # the heat that is similarity itself
@@ -195,12 +196,51 @@ def fingerprint(model: HIPE) -> str:
     return hashlib.sha256(b"".join(weight.detach().cpu().numpy().tobytes() for weight in weights)).hexdigest()[:8]
 
 
-def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, record: PushRecordLike | None,
-                   levels: Sequence[int], out: Path, beside: Path | None = None,
-                   source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
-                   heat: tuple[str, Callable[..., Tensor]] | None = None, pictures: bool = True, batch_size: int = 8,
-                   n_jobs: int = 0, progress: bool = True, power: float = 1.0,
-                   checkpoint: str = "save_200.pth") -> list[dict]:
+@dataclass(frozen=True)
+class Sources:
+    """Where prototypes come from.
+
+    Args:
+        record: of the push; None where nothing was pushed yet.
+        videos: training videos by name.
+        reader: of those; None for the reader of the clips that are explained.
+    """
+
+    record: PushRecordLike | None = None
+    videos: Mapping[str, Video] = field(default_factory=dict)
+    reader: Reader | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationSettings:
+    """How videos are explained.
+
+    Args:
+        k: prototypes a level.
+        heat: the attribution method (see attribution/) that explains each prototype's activation, or "upsample" for
+            the similarity of the cells.
+        heat_options: of that method.
+        pictures: False writes explanation.json alone.
+        batch_size: windows at a time. n_jobs: processes that load them.
+        progress: show a bar.
+        power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
+        checkpoint: the model's file, which pages name in commands.
+    """
+
+    k: int = 3
+    heat: str = UPSAMPLE
+    heat_options: Mapping[str, object] = field(default_factory=dict)
+    pictures: bool = True
+    batch_size: int = 8
+    n_jobs: int = 0
+    progress: bool = True
+    power: float = 1.0
+    checkpoint: str = "save_200.pth"
+
+
+def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, levels: Sequence[int], out: Path,
+                   beside: Path | None = None, sources: Sources | None = None,
+                   settings: ExplanationSettings | None = None) -> list[dict]:
     """Explain every video of a dataset, each in a folder of its own under `out`.
 
     A folder holds `explanation.json` and, with pictures, GIFs, `index.html`, `what_if.json` where the score has a
@@ -210,90 +250,78 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
     Args:
         model: in eval mode, on its device.
         clips: the videos' windows (SlidingWindows, EvalTransform), as for inference.
-        record: where the prototypes come from; None where nothing was pushed yet.
         levels: which to explain, 0 for the classes.
         beside: where other levels of the same videos are explained, if anywhere.
-        source_videos: training videos by name. source_reader: of those; by default the one of `clips`.
-        k: prototypes a level.
-        heat: name and function of the attribution method (see attribution/) that explains each prototype's activation;
-            by default the similarity of the cells, upsampled.
-        pictures: False writes explanation.json alone.
-        batch_size: windows at a time. n_jobs: processes that load them.
-        power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
-        checkpoint: the model's file, which pages name in commands.
     Returns:
         the contents of each explanation.json; a video that cannot be read has none.
     Raises:
         ValueError: for a level that the tree does not have, or where no video could be read.
     """
+    sources, settings = sources or Sources(), settings or ExplanationSettings()
     wrong = [level for level in levels if not 0 <= level < hierarchy.n_levels]
     if wrong or not levels:
         raise ValueError(f"level {wrong} is not in the class tree; it has the levels 0 to {hierarchy.n_levels - 1}")
-    source_videos, source_reader = source_videos or {}, source_reader or clips.reader
+    record, source_reader = sources.record, sources.reader or clips.reader
     out.mkdir(parents=True, exist_ok=True)
     size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
-    narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model),
-                         heat[0] if heat else UPSAMPLE)
-    painter = Painter(source_videos, source_reader, size[1:])
+    narrator = _Narrator(hierarchy, size, sources.videos, source_reader, fingerprint(model), settings.heat)
+    painter = Painter(sources.videos, source_reader, size[1:])
     explanations, skipped = [], []
-    videos = tqdm(_windows(model, clips, batch_size, n_jobs), desc="explaining", unit="video",
-                  total=len(clips.videos), disable=not progress)
+    videos = tqdm(_windows(model, clips, settings.batch_size, settings.n_jobs), desc="explaining", unit="video",
+                  total=len(clips.videos), disable=not settings.progress)
     for index, windows in videos:
         video = clips.videos[index]
         if not windows:
             skipped.append(video.name)
             continue
         log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
-        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, power)
+        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, settings.power)
         window = windows[best]
         pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
-        found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf,
-                             heat_of=heat and _heat_of(model, clip, heat[1]))
-        evidence = _evidence(model, clip, [one for level in found for one in level.matches], batch_size)
+        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
+        matches = match_output(model, window.output, size, levels, settings.k, record=record, leaf=leaf, heat_of=heat)
+        evidence = _evidence(model, clip, [match for level in matches for match in level.matches], settings.batch_size)
         try:
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
-                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in found])
-        explanation = narrator.video(video, fps, window, probs, leaf, found, evidence, measures)
+                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
+        explanation = narrator.video(video, fps, window, probs, leaf, matches, evidence, measures)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
         pages.start_folder(folder, explanation)
-        if pictures:
+        if settings.pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
-            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), found)
-            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record, checkpoint=checkpoint))
+            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), matches)
+            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record,
+                                                checkpoint=settings.checkpoint))
             pages.write_pages(folder, beside and beside / folder.name)
     if not explanations:
         raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")
-    if pictures:
+    if settings.pictures:
         pages.write_overviews(out, beside, narrator.model_id)
     _warn("videos could not be read and are not explained", skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
     return explanations
 
 
-def _heat_of(model: HIPE, clip: Tensor, method: Callable[..., Tensor]) -> Callable[[int], Tensor]:
-    """From a prototype to the heat (T, H, W) that an attribution method finds for its activation in a clip."""
-    def heat(prototype: int) -> Tensor:
-        with torch.enable_grad():
-            return method(lambda clips: model(clips).activations[:, prototype], clip, layer=model.trunk,
-                          score="activation", highest=model.prototype_layer.highest,
-                          upsample=partial(upsample, size=tuple(clip.shape[1:]), stride=tuple(model.trunk.stride),
-                                           offset=model.offset)).detach().cpu()
-
-    return heat
+def _heat(model: HIPE, clip: Tensor, settings: ExplanationSettings, prototype: int) -> Tensor:
+    """Heat (T, H, W) of a prototype's activation in a clip."""
+    return heat_of(settings.heat, lambda clips: model(clips).activations[:, prototype], clip, trunk=model.trunk,
+                   score="activation", highest=model.prototype_layer.highest, smooth=True,
+                   options=settings.heat_options)
 
 
 def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], batch_size: int) -> dict[int, Evidence]:
     """By prototype, what is left of its activation with its box alone and without it."""
-    found = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip, [one.box for one in matches],
-                            [one.prototype for one in matches], batch_size=batch_size)
-    return {one.prototype: evidence for one, evidence in zip(matches, found, strict=True)}
+    evidence = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip,
+                               [match.box for match in matches], [match.prototype for match in matches],
+                               batch_size=batch_size)
+    return {match.prototype: held for match, held in zip(matches, evidence, strict=True)}
 
 
 def _warn(what: str, names: Sequence[str] | set[str]) -> None:
