@@ -29,15 +29,17 @@ _perturbation = {
     "variants": Option(str, ("preserve",), "mask that keeps the score, that kills it, or both", choices=VARIANTS,
                        several=True),
     "perturbation": Option(str, "blur", "what becomes of voxels outside the mask", choices=PERTURBATIONS),
-    "iterations": Option(int, 2000, "iterations of the optimisation at most", least=1),
+    "iterations": Option(int, 2000, "iterations at most; Ctrl-C ends them with the best mask so far", least=1),
     "patience": Option(int, 200, "iterations without progress that finish a mask", least=1),
-    "step": Option(int, None, "pixels between two points of the mask's grid (default: by the frame)", least=1),
-    "sigma": Option(float, None, "width of the mask's kernel in pixels (default: by the frame)", least=0, inside=True),
+    "step": Option(int, None, "pixels between two points of the mask's grid, by default in proportion to the frame",
+                   least=1),
+    "sigma": Option(float, None, "width of the mask's kernel in pixels, by default in proportion to the frame", least=0,
+                    inside=True),
     "published_energy": Option(bool, False, "use the published energy and rate, in which a score can pay for any area")}
 _pyramid = {
     "theta": Option(float, THETA, "least share of a channel in the pyramid", least=0, most=1),
     "depth": Option(int, DEPTH, "convolutions that the pyramid goes down", least=1),
-    "top_n": Option(int, None, "channels followed from each channel at most (default: all that reach theta)", least=1),
+    "top_n": Option(int, None, "channels followed from each channel at most, by default all that reach theta", least=1),
     "level": Option(int, 0, "layer whose channels are the heat, 0 for the features that the score reads", least=0)}
 
 METHODS = {method.name: method for method in (

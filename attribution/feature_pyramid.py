@@ -252,6 +252,6 @@ def class_feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *,
     Returns:
         (T, H, W), not negative.
     """
-    found = feature_pyramid(score_fn, clip, layer=layer, class_weights=class_weights, theta=theta, depth=depth,
-                            top_n=top_n)
-    return found.tube(level, tuple(clip.shape[1:]))
+    pyramid = feature_pyramid(score_fn, clip, layer=layer, class_weights=class_weights, theta=theta, depth=depth,
+                              top_n=top_n)
+    return pyramid.tube(level, tuple(clip.shape[1:]))

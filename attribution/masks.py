@@ -17,7 +17,7 @@ ELLIPSOID = (7, 11, 11)  # frames, pixels, pixels
 class _SmoothMax(torch.autograd.Function):
     """Pool what every grid point around a pixel, times its weight there, to a soft maximum: sum x e^20x / sum e^20x.
 
-    Pixels at the same phase of the grid's step share their weights. So pixels are kept phase by phase, and the
+    Pixels at the same phase of the grid's step share their weights. So pixels are stored phase by phase, and the
     neighbours' terms are summed as they come: of (2 r + 1)^2 unfolded copies of the mask none is ever stored.
     """
 
@@ -200,7 +200,7 @@ def roughness(masks: Tensor, areas: Tensor) -> Tensor:
     tiles = masks[:, :, :rows * high, :columns * wide].unflatten(3, (columns, wide)).unflatten(2, (rows, high))
     slices = torch.einsum("ntryck,dyk->dntrc", tiles, kernel / kernel.sum())  # each ellipsoid's share of each frame
     n_starts = masks.shape[1] - long + 1
-    means = sum(one[:, i:i + n_starts] for i, one in enumerate(slices)).flatten(1)
+    means = sum(shares[:, i:i + n_starts] for i, shares in enumerate(slices)).flatten(1)
     n, volume = means.shape[1], int(math.prod(ELLIPSOID) * 0.5236)  # of an ellipsoid in its box: pi / 6
     full = torch.ceil(areas.double() * masks[0].numel() / volume).long().clamp(max=n - 1)  # (n,)
     ones = _step_function(means[:, None], n - full)[:, 0]

@@ -48,9 +48,10 @@ class Option:
         Raises:
             ValueError: saying what is allowed.
         """
-        for one in value if self.several and value is not None else (value,):
-            if value is not None and not self._allowed(one):
-                raise ValueError(f"{self.range}, not {one:g}" if isinstance(one, float) else f"{self.range}, not {one}")
+        for part in value if self.several and value is not None else (value,):
+            if value is not None and not self._allowed(part):
+                written = f"{part:g}" if isinstance(part, float) else part
+                raise ValueError(f"{self.range}, not {written}")
         return value
 
     @property
@@ -58,9 +59,10 @@ class Option:
         """What is allowed, in words: "must be at least 1"."""
         if self.choices:
             return f"must be one of {', '.join(self.choices)}"
+        if self.least is None:
+            return "must be any value"
         if self.most is None:
-            return "must be any value" if self.least is None else \
-                f"must be {'more than' if self.inside else 'at least'} {self.least:g}"
+            return f"must be {'more than' if self.inside else 'at least'} {self.least:g}"
         return f"must be between {self.least:g} and {self.most:g}"
 
     def _allowed(self, value: object) -> bool:
@@ -101,17 +103,17 @@ class Method:
     voxelwise: bool = False
     optimises: bool = False
 
-    def __call__(self, score_fn: Callable[[Tensor], Tensor], clip: Tensor, **given: object) -> Tensor:
+    def __call__(self, score_fn: Callable[[Tensor], Tensor], clip: Tensor, **keywords: object) -> Tensor:
         """Heat (T, H, W) of a clip.
 
         Args:
             score_fn: (B, 3, T, H, W) -> (B,). clip: (3, T, H, W).
-            given: any of CONTEXT, of which the method takes what it needs, and options that it declares.
+            keywords: any of CONTEXT, of which the method takes what it needs, and options that it declares.
         Raises:
             ValueError: for an option that it does not declare.
         """
-        options = self.checked({name: value for name, value in given.items() if name not in CONTEXT})
-        context = {name: value for name, value in given.items() if name in self.needs}
+        options = self.checked({name: value for name, value in keywords.items() if name not in CONTEXT})
+        context = {name: value for name, value in keywords.items() if name in self.needs}
         return self.function(score_fn, clip, **context, **options)
 
     def checked(self, options: Mapping[str, object]) -> dict[str, object]:

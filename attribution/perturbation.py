@@ -25,7 +25,7 @@ FALLS = 1e-3  # relative; an energy that falls by less than that counts as one t
 TOLERANCE = 0.015  # by which a mask may miss its area before that counts for more than the score
 MISSED = 1e4  # the energy by which masks are compared grows by that for an area of 1 beyond the tolerance
 CLOSING = 0.25  # share of the iterations that is left to the area of masks which miss theirs; in these
-AIMING = 16.0  # the area that the penalty is told moves by that times the miss, and ...
+AIMING = 16.0  # the area that the penalty gets moves by that times the miss, and ...
 PRESSURE = 1e3  # ... where it cannot move further, the area counts by up to so much more
 PUBLISHED_GRID = 16 ** 3  # points of the grid of 16 frames of 112 pixels
 
@@ -86,7 +86,7 @@ class Optimisation:
         iterations: at most.
         patience: a mask is finished when its energy has not fallen for so many iterations; None for never.
         tolerance: where the energy has settled on a mask that misses its area by more (or in the last quarter of the
-            iterations), the penalty is told another area, and at last weighs more, until it does not; None for the
+            iterations), the penalty gets another area, and at last weighs more, until it does not; None for the
             published energy alone, in which a score can pay for any area.
         step, sigma: of the mask (see `SmoothMask`); by default 7 and 11 pixels for frames of 112, 7 and 23 for 224, as
             published, and in proportion for others.
@@ -169,12 +169,12 @@ def extremal_masks(score_fn: Callable[[Tensor, Tensor], Tensor], clips: Tensor, 
     clip_of, area_of, variant_of = (axis.flatten() for axis in torch.meshgrid(
         *(torch.arange(n, device=clips.device) for n in shape), indexing="ij"))
     wanted = torch.tensor(areas, device=clips.device, dtype=clips.dtype)[area_of]  # (n,)
-    kept, deleted = (torch.tensor([variant in names for variant in variants], device=clips.device)[variant_of]
+    preserving, deleting = (torch.tensor([variant in names for variant in variants], device=clips.device)[variant_of]
                      for names in (("preserve", "dual"), ("delete", "dual")))
     best = _Best(clips.new_ones(len(wanted), n_frames, *operator.grid))
     values, speed = best.values.clone(), None
     rate = rate or RATE * max(1.0, values[0].numel() / PUBLISHED_GRID)
-    # of masks that miss their area: how much more it counts for them, and which one the penalty is told
+    # of masks that miss their area: how much more it counts for them, and which area the penalty gets
     pressure, aimed, closing = torch.ones_like(wanted), wanted.clone(), max(1.0, CLOSING * iterations)
     active = torch.arange(len(wanted), device=clips.device)
     losses, reached, snapshots = [], [], []
@@ -190,13 +190,13 @@ def extremal_masks(score_fn: Callable[[Tensor, Tensor], Tensor], clips: Tensor, 
             with torch.enable_grad():
                 mask, padded = operator(values)  # (n, T, H, W), (n, T, H', W')
                 items = torch.arange(len(active), device=clips.device)
-                rows = torch.cat((items[kept[active]], items[deleted[active]]))
-                inverse = torch.arange(len(rows), device=clips.device) >= kept[active].sum()
+                rows = torch.cat((items[preserving[active]], items[deleting[active]]))
+                inverse = torch.arange(len(rows), device=clips.device) >= preserving[active].sum()
                 shown = torch.where(inverse[:, None, None, None], 1 - mask[rows], mask[rows])
                 scores = score_fn(degraded(shown, clip_of[active][rows]), clip_of[active][rows])
                 loss = _score_loss(scores, inverse, settings.score, settings.highest)
                 loss = torch.zeros_like(wanted[active]).index_add(0, rows, loss)
-                loss = loss / (kept[active].int() + deleted[active].int())
+                loss = loss / (preserving[active].int() + deleting[active].int())
                 if i == 0 and not loss.isfinite().all():
                     wrong = int(clip_of[~loss.isfinite()][0])
                     raise ValueError(f"{how} needs finite scores, and that of clip {wrong} is not; look for NaN in the "
@@ -213,7 +213,7 @@ def extremal_masks(score_fn: Callable[[Tensor, Tensor], Tensor], clips: Tensor, 
                 best.see(active, values.detach(), (data + last_weight * area).detach() + MISSED * missed, i)
                 losses.append(_scattered(loss.detach(), active, len(wanted)))
                 reached.append(_scattered(reach, active, len(wanted)))
-                settled = i - best.found[active] >= (patience or 2 * iterations) / 2
+                settled = i - best.improved[active] >= (patience or 2 * iterations) / 2
                 due = (missed > 0) & (settled | (i >= iterations - closing))
                 aimed[active[due]] = (aimed[active[due]] - AIMING / closing * off[due]).clamp(0, 1)
                 due &= (aimed[active] <= 0) | (aimed[active] >= 1)
@@ -222,7 +222,7 @@ def extremal_masks(score_fn: Callable[[Tensor, Tensor], Tensor], clips: Tensor, 
                 values = (values - rate * speed).clamp(0, 1)
                 if i % settings.every == 0:
                     snapshots.append(best.values.index_copy(0, active, values))
-                going = i - best.found[active] < (patience or iterations + 1)
+                going = i - best.improved[active] < (patience or iterations + 1)
                 if not going.all() and (not terms.smooth_weight or smooth):
                     active, values, speed = active[going], values[going], speed[going]
                     if len(active) == 0:
@@ -245,12 +245,12 @@ def _stacked(rows: list[Tensor], shape: tuple[int, int, int], like: Tensor) -> T
 
 
 class _Best:
-    """The values of lowest energy of every mask, and when they were found."""
+    """The values of lowest energy of every mask, and the iteration of the last marked fall."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
-        self.found = torch.zeros(len(values), dtype=torch.int64, device=values.device)
-        self.last = torch.full_like(self.found, -1)
+        self.improved = torch.zeros(len(values), dtype=torch.int64, device=values.device)
+        self.last = torch.full_like(self.improved, -1)
         self.energy = torch.full((len(values),), torch.inf, device=values.device, dtype=values.dtype)
         self._mark = self.energy.clone()  # the energy that a fall is counted from
 
@@ -264,7 +264,7 @@ class _Best:
         self.values[which[better]] = values[better]
         fell = energy < self._mark[which] * (1 - FALLS)
         self._mark[which[fell]] = energy[fell]
-        self.found[which[fell]] = iteration
+        self.improved[which[fell]] = iteration
         self.last[which] = iteration
 
 
@@ -282,5 +282,5 @@ def extremal_perturbation(score_fn: Callable[[Tensor], Tensor], clip: Tensor, **
     Returns:
         (T, H, W) in 0 .. 1.
     """
-    found = extremal_masks(lambda clips, _: score_fn(clips), clip[None], **options)
-    return found.masks[0].mean((0, 1))
+    extremal = extremal_masks(lambda clips, _: score_fn(clips), clip[None], **options)
+    return extremal.masks[0].mean((0, 1))

@@ -87,38 +87,38 @@ class Trace(TorchDispatchMode):
         self._tail = WeakIdKeyDictionary()  # the tensor that is, so far, a convolution's response
         self._known[clip] = _Known({}, Grid())
 
-    def __torch_dispatch__(self, func, types, given=(), named=None):
-        named = named or {}
+    def __torch_dispatch__(self, func, types, operands=(), keywords=None):
+        keywords = keywords or {}
         name = func.overloadpacket.__name__
-        inputs = [value for value in tree_flatten((given, named))[0] if isinstance(value, Tensor)]
+        inputs = [value for value in tree_flatten((operands, keywords))[0] if isinstance(value, Tensor)]
         known = [value for value in inputs if value in self._known]
         if name.endswith("_") and known and inputs[0] in self._tail and len(known) > 1:
             conv = self._tail.pop(inputs[0])  # another tensor is about to be added in its place
             self.convs[conv].response = inputs[0].clone()
-        output = func(*given, **named)
+        output = func(*operands, **keywords)
         if known:
-            if name == "convolution" and not given[6]:
-                self._convolution(given, output)
+            if name == "convolution" and not operands[6]:
+                self._convolution(operands, output)
             else:
-                self._follow(func, name.removesuffix("_"), given, named, known, output)
+                self._follow(func, name.removesuffix("_"), operands, keywords, known, output)
         return output
 
     def origins(self, tensor: Tensor) -> dict[int, Tensor]:
         """(C,) channel numbers of every convolution that a (B, C, ...) tensor comes from."""
         known = self._known.get(tensor)
-        found = {} if known is None else known.origins
-        return {conv: index.flatten() for conv, index in found.items()
+        origins = {} if known is None else known.origins
+        return {conv: index.flatten() for conv, index in origins.items()
                 if index.numel() == tensor.shape[1] and index.dim() > 1 and index.shape[1] == tensor.shape[1]}
 
     def grid(self, tensor: Tensor) -> Grid:
         """Where a tensor's cells lie in the clip."""
         return self._known[tensor].grid
 
-    def _convolution(self, given: tuple, output: Tensor) -> None:
-        x, weight, groups = given[0], given[1], given[8]
+    def _convolution(self, operands: tuple, output: Tensor) -> None:
+        x, weight, groups = operands[0], operands[1], operands[8]
         name = self._names.get(id(weight)) or f"convolution {len(self.convs)}"
         cells = [axis for axis in range(x.dim()) if axis != 1]
-        stride, padding, dilation = (_per_axis(value, x.dim() - 2) for value in given[3:6])
+        stride, padding, dilation = (_per_axis(value, x.dim() - 2) for value in operands[3:6])
         reach = [(length - 1) * gap + 1 for length, gap in zip(weight.shape[2:], dilation, strict=True)]
         grid = self.grid(x).windows(reach, stride, padding)
         self.convs.append(Conv(name, weight.flatten(2).mean(2).float(), groups, x.mean(cells).float(),
@@ -127,49 +127,49 @@ class Trace(TorchDispatchMode):
         self._known[output] = _Known({len(self.convs) - 1: here}, grid)
         self._tail[output] = len(self.convs) - 1
 
-    def _grid(self, name: str, given: tuple, x: Tensor, output: Tensor) -> Grid:
+    def _grid(self, name: str, operands: tuple, x: Tensor, output: Tensor) -> Grid:
         """Where the cells of an output lie, from those of x."""
         before, n = self.grid(x), x.dim() - 2
         if name in _MOVING or output.dim() != x.dim() or n not in (2, 3):
             return before
         if name in _POOLING:
-            kernel = _per_axis(given[1], n)
-            stride = _per_axis(given[2], n) if len(given) > 2 and given[2] else kernel
-            return before.windows(kernel, stride, _per_axis(given[3] if len(given) > 3 else 0, n))
+            kernel = _per_axis(operands[1], n)
+            stride = _per_axis(operands[2], n) if len(operands) > 2 and operands[2] else kernel
+            return before.windows(kernel, stride, _per_axis(operands[3] if len(operands) > 3 else 0, n))
         if name == "constant_pad_nd":
-            front = [*given[1][::2], *[0] * n][:n][::-1]  # told from the last axis on
+            front = [*operands[1][::2], *[0] * n][:n][::-1]  # listed from the last axis on
             return before.windows([1] * n, [1] * n, front)
-        if name == "slice" and len(given) > 4:
-            along = [given[4] if axis == given[1] % x.dim() else 1 for axis in range(2, x.dim())]
+        if name == "slice" and len(operands) > 4:
+            along = [operands[4] if axis == operands[1] % x.dim() else 1 for axis in range(2, x.dim())]
             return before.windows([1] * n, along, [0] * n)
         if name in _ALONG_CHANNELS:
             return before
-        # anything else that makes less of more, as pooling to a given size does
+        # anything else that makes less of more, as pooling to a operands size does
         ratios = [max(1, round(a / b)) if b else 1 for a, b in zip(x.shape[2:], output.shape[2:], strict=True)]
         return before.windows(ratios, ratios, [0] * n)
 
-    def _follow(self, func, name: str, given: tuple, named: dict, known: list[Tensor], output: object) -> None:
+    def _follow(self, func, name: str, operands: tuple, keywords: dict, known: list[Tensor], output: object) -> None:
         outputs = list(output) if isinstance(output, list | tuple) else [output]
         if name in _MIXING or not isinstance(outputs[0], Tensor):
             return
         sources = sorted({conv for value in known for conv in self._known[value].origins})
         if name in _MOVING or name in _ALONG_CHANNELS or name == "constant_pad_nd":
-            moved = {conv: self._moved(func, name, given, named, conv, len(outputs)) for conv in sources}
+            moved = {conv: self._moved(func, name, operands, keywords, conv, len(outputs)) for conv in sources}
         else:
-            moved = {conv: [self._kept(value, outputs[0], conv) for value in known] for conv in sources}
-            moved = {conv: [next((index for index in found if index is not None), None)]
-                     for conv, found in moved.items()}
+            moved = {conv: [self._unmoved(value, outputs[0], conv) for value in known] for conv in sources}
+            moved = {conv: [next((index for index in indices if index is not None), None)]
+                     for conv, indices in moved.items()}
             outputs = outputs[:1]
         widest = max(known, key=Tensor.numel)
         tail = self._tail.get(known[0])
-        for i, one in enumerate(outputs):
-            origins = {conv: found[i] for conv, found in moved.items() if found[i] is not None}
-            self._known[one] = _Known(origins, self._grid(name, given, widest, one))
-            if tail is not None and len(known) == 1 and one.shape == known[0].shape:
-                self.convs[tail].response = one
-                self._tail[one] = tail
+        for i, result in enumerate(outputs):
+            origins = {conv: indices[i] for conv, indices in moved.items() if indices[i] is not None}
+            self._known[result] = _Known(origins, self._grid(name, operands, widest, result))
+            if tail is not None and len(known) == 1 and result.shape == known[0].shape:
+                self.convs[tail].response = result
+                self._tail[result] = tail
 
-    def _kept(self, value: Tensor, output: Tensor, conv: int) -> Tensor | None:
+    def _unmoved(self, value: Tensor, output: Tensor, conv: int) -> Tensor | None:
         """Channel numbers after an operation that leaves channels where they are."""
         index = self._known[value].origins.get(conv)
         if index is None or output.dim() < 2:
@@ -180,7 +180,7 @@ class Trace(TorchDispatchMode):
             return index.flatten().view(1, -1, *[1] * (output.dim() - 2))
         return None
 
-    def _moved(self, func, name: str, given: tuple, named: dict, conv: int, n_outputs: int) -> list[Tensor]:
+    def _moved(self, func, name: str, operands: tuple, keywords: dict, conv: int, n_outputs: int) -> list[Tensor]:
         """Channel numbers after an operation that moves values: what it makes of the numbers themselves."""
         def numbers(value: object, full: bool) -> object:
             if not isinstance(value, Tensor):
@@ -194,28 +194,28 @@ class Trace(TorchDispatchMode):
 
         if name in _ALONG_CHANNELS:
             place = _ALONG_CHANNELS[name]
-            first = given[0][0] if name == "cat" else given[0]
-            axis = named.get("dim", given[place] if len(given) > place else 0) % first.dim()
-            thin = [self._thin(value) for value in (given[0] if name == "cat" else [first])]
+            first = operands[0][0] if name == "cat" else operands[0]
+            axis = keywords.get("dim", operands[place] if len(operands) > place else 0) % first.dim()
+            thin = [self._thin(value) for value in (operands[0] if name == "cat" else [first])]
             if axis == 1 and all(thin):
                 full = False
             elif all(thin):  # along time or space: all stays where it is
-                kept = [self._known[value].origins[conv] for value in (given[0] if name == "cat" else [first])
+                origins = [self._known[value].origins[conv] for value in (operands[0] if name == "cat" else [first])
                         if value in self._known and conv in self._known[value].origins]
-                return kept[:1] * n_outputs
+                return origins[:1] * n_outputs
             else:
                 full = True
         elif name == "constant_pad_nd":
-            pads, index = list(given[1]), self._known[given[0]].origins[conv]
-            if not self._thin(given[0]):  # the channels are another axis than the second
-                return [_thinned(F.pad(index.expand(given[0].shape), pads, value=-1))]
-            channel = pads[2 * (given[0].dim() - 2):2 * (given[0].dim() - 1)]
-            return [F.pad(index, [0, 0] * (given[0].dim() - 2) + channel, value=-1)] if channel else [index]
+            pads, index = list(operands[1]), self._known[operands[0]].origins[conv]
+            if not self._thin(operands[0]):  # the channels are another axis than the second
+                return [_thinned(F.pad(index.expand(operands[0].shape), pads, value=-1))]
+            channel = pads[2 * (operands[0].dim() - 2):2 * (operands[0].dim() - 1)]
+            return [F.pad(index, [0, 0] * (operands[0].dim() - 2) + channel, value=-1)] if channel else [index]
         else:
             full = True
-        found = func(*tree_map(lambda value: numbers(value, full), given), **named)
-        found = list(found) if isinstance(found, list | tuple) else [found]
-        return [_thinned(index) for index in found]
+        moved = func(*tree_map(lambda value: numbers(value, full), operands), **keywords)
+        moved = list(moved) if isinstance(moved, list | tuple) else [moved]
+        return [_thinned(index) for index in moved]
 
     def _thin(self, value: Tensor) -> bool:
         """Whether a tensor's channels are its second axis."""

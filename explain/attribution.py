@@ -1,4 +1,4 @@
-"""What attribution methods explain, a model (Subject) and windows of videos (Shown), and the heat that they find."""
+"""What attribution methods explain, a model (Subject) and windows of videos (Window), and the heat that they give."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Window:
     """A window of a video that is explained."""
 
     video: Video
@@ -143,25 +143,25 @@ def find_windows(subject: Subject, clips: VideoClips, *, batch_size: int,
 
 
 def windows_to_explain(subject: Subject, clips: VideoClips, question: Question, *, batch_size: int,
-                       power: float) -> list[Shown]:
+                       power: float) -> list[Window]:
     """The surest window of every video that can be read; arguments and errors as `find_windows`."""
-    shown = []
+    windows = []
     for index, item, log_probs, leaf in find_windows(subject, clips, batch_size=batch_size, power=power):
         video = clips.videos[index]
         clip = normalise(item["clip"].to(subject.device), subject.normalisation)
-        shown.append(Shown(video, clip, item["frames"], item["crop"], log_probs,
-                           *question.target_of(subject, video, leaf)))
-    return shown
+        windows.append(Window(video, clip, item["frames"], item["crop"], log_probs,
+                              *question.target_of(subject, video, leaf)))
+    return windows
 
 
-def attribute(method: str, subject: Subject, question: Question, shown: Sequence[Shown], *,
+def attribute(method: str, subject: Subject, question: Question, windows: Sequence[Window], *,
               options: Mapping[str, object], batch_size: int) -> Iterator[Attribution]:
-    """Clips as one method finishes them.
+    """Windows as one method finishes them.
 
     Args:
         options: that the method declares. batch_size: clips whose masks are optimised together.
     """
-    targets = torch.tensor([one.target for one in shown], device=subject.device)
+    targets = torch.tensor([window.target for window in windows], device=subject.device)
     outputs = subject.log_probs if question.prototype is None else subject.activations
 
     def score(clips: Tensor, which: Tensor) -> Tensor:  # (n, 3, T, H, W), places (n,) -> (n,)
@@ -169,45 +169,45 @@ def attribute(method: str, subject: Subject, question: Question, shown: Sequence
 
     if METHODS[method].optimises:
         known = {"score": question.score, "highest": subject.highest} | METHODS[method].checked(options)
-        for first in range(0, len(shown), batch_size):
-            clips = torch.stack([one.clip for one in shown[first:first + batch_size]])
+        for first in range(0, len(windows), batch_size):
+            clips = torch.stack([window.clip for window in windows[first:first + batch_size]])
 
             def score_some(clips: Tensor, which: Tensor, first: int = first) -> Tensor:
                 return score(clips, which + first)
 
             yield from _masks(method, score_some, clips, first, known)
         return
-    for i, one in enumerate(shown):
+    for i, window in enumerate(windows):
         def score_one(clips: Tensor, i: int = i) -> Tensor:
             return score(clips, torch.full((len(clips),), i, device=clips.device))
 
         if method == "class_feature_pyramid":  # its files hold the whole pyramid
-            weights = None if subject.head is None else subject.head[one.target]
+            weights = None if subject.head is None else subject.head[window.target]
             checked = METHODS[method].checked(options)
             level = checked.pop("level", 0)
-            pyramid = feature_pyramid(score_one, one.clip, layer=subject.trunk, class_weights=weights, **checked)
-            yield Attribution(i, pyramid.tube(level, tuple(one.clip.shape[1:])), pyramid)
+            pyramid = feature_pyramid(score_one, window.clip, layer=subject.trunk, class_weights=weights, **checked)
+            yield Attribution(i, pyramid.tube(level, tuple(window.clip.shape[1:])), pyramid)
         else:
-            yield Attribution(i, heat_of(method, score_one, one.clip, trunk=subject.trunk, score=question.score,
+            yield Attribution(i, heat_of(method, score_one, window.clip, trunk=subject.trunk, score=question.score,
                                          highest=subject.highest, options=options))
 
 
 def _masks(how: str, score: Callable[[Tensor, Tensor], Tensor], clips: Tensor, first: int,
            options: Mapping[str, object]) -> Iterator[Attribution]:
     """A batch of clips (n, 3, T, H, W), the first of them at place `first`, by one optimisation."""
-    found = extremal_masks(score, clips, how=how, progress=True, **options)
-    if found.interrupted:
-        print(f"{how}: interrupted; these are the best masks after {len(found.losses)} iterations", file=sys.stderr)
+    extremal = extremal_masks(score, clips, how=how, progress=True, **options)
+    if extremal.interrupted:
+        print(f"{how}: interrupted; these are the best masks after {len(extremal.losses)} iterations", file=sys.stderr)
     variants = options.get("variants", ("preserve",))
     for i in range(len(clips)):
         lines = []
         for v, variant in enumerate(variants):
-            areas = found.areas[i, :, v]
+            areas = extremal.areas[i, :, v]
             off = (areas - areas.new_tensor(options["areas"])).abs()
             for area, asked, miss in zip(areas.tolist(), options["areas"], off.tolist(), strict=True):
                 text = f"area {area:.2f}, asked for {asked:g}" + (": not reached" if miss > AREA_MISS else "")
                 lines.append((f"{variant}: {text}" if len(variants) > 1 else text,
-                              miss > AREA_MISS and not found.interrupted))
-        stopped = ", interrupted" if found.interrupted else ""
-        lines.append((f"{int(found.iterations[i].max())} iterations{stopped}", False))
-        yield Attribution(first + i, found.masks[i].mean((0, 1)), None, lines)
+                              miss > AREA_MISS and not extremal.interrupted))
+        stopped = ", interrupted" if extremal.interrupted else ""
+        lines.append((f"{int(extremal.iterations[i].max())} iterations{stopped}", False))
+        yield Attribution(first + i, extremal.masks[i].mean((0, 1)), None, lines)

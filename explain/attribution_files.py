@@ -11,7 +11,7 @@ from attribution import METHODS
 from attribution.feature_pyramid import FeaturePyramid
 from datasets.reading import Reader
 from explain import attribution_page, render
-from explain.attribution import Attribution, Question, Shown, Subject
+from explain.attribution import Attribution, Question, Subject, Window
 from explain.names import file_name
 from explain.pages import percent
 from explain.pictures import read_region
@@ -27,7 +27,7 @@ def unusual_options(options: Mapping[str, object], asked: Sequence[str] = ()) ->
     """Notes on options that change what a map shows.
 
     Args:
-        options: of a method. asked: names of those that are noted in any case.
+        options: of a method. asked: names of those that are noted whatever their value.
     """
     def text(value: object) -> str:
         return " and ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
@@ -38,25 +38,25 @@ def unusual_options(options: Mapping[str, object], asked: Sequence[str] = ()) ->
     return notes
 
 
-def facts_of(subject: Subject, one: Shown) -> list[tuple[str, str]]:
+def facts_of(subject: Subject, window: Window) -> list[tuple[str, str]]:
     """The true class and the two that are most probable in this window, with their probabilities there."""
     tree, n = subject.hierarchy, subject.hierarchy.n_leaves
-    probability = one.log_probs[:n].double().exp()
-    label = one.video.label
+    probability = window.log_probs[:n].double().exp()
+    label = window.video.label
     true = f"{tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "not known"
     likeliest = [f"{tree.full_name(leaf)}, {percent(float(probability[leaf]))}"
                  for leaf in probability.argsort(descending=True)[:2].tolist()]
     return [("true class", true), *zip(("likeliest in this window", "then"), likeliest, strict=False)]
 
 
-def margin_of(subject: Subject, one: Shown, method: str, notes: Sequence[str],
+def margin_of(subject: Subject, window: Window, method: str, notes: Sequence[str],
               lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """The text beside a contact sheet: method, target, notes, true class, likeliest classes, and frames."""
-    (_, true), *likeliest = facts_of(subject, one)
-    return [(method, True), (f"for {one.title}", False), *((note, False) for note in notes), *lines,
-            (f"true: {true}" if one.video.label >= 0 else "true class not known", True),
+    (_, true), *likeliest = facts_of(subject, window)
+    return [(method, True), (f"for {window.title}", False), *((note, False) for note in notes), *lines,
+            (f"true: {true}" if window.video.label >= 0 else "true class not known", True),
             *((f"{rank}. {text}", False) for rank, (_, text) in enumerate(likeliest, 1)),
-            (one.video.name, False), (f"frames {int(one.frames.min())} to {int(one.frames.max())}", False)]
+            (window.video.name, False), (f"frames {int(window.frames.min())} to {int(window.frames.max())}", False)]
 
 
 def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int], title: str,
@@ -133,59 +133,62 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def window(self, one: Shown) -> tuple[render.Pixels, float]:
+    def pixels_of(self, window: Window) -> tuple[render.Pixels, float]:
         """The frames of a clip, and how many seconds each is shown."""
-        pixels = read_region(self.reader, one.video.path, one.frames, one.crop)
+        pixels = read_region(self.reader, window.video.path, window.frames, window.crop)
         try:
-            fps = self.reader.info(one.video.path).fps
+            fps = self.reader.info(window.video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
-        return pixels, render.seconds_per_frame(one.frames, fps)
+        return pixels, render.seconds_per_frame(window.frames, fps)
 
-    def clip(self, one: Shown) -> attribution_page.Panel:
+    def clip(self, window: Window) -> attribution_page.Panel:
         """The clip itself, on the page."""
-        pixels, seconds = self.window(one)
-        return attribution_page.Panel("clip", f"frames {int(one.frames.min())} to {int(one.frames.max())}",
+        pixels, seconds = self.pixels_of(window)
+        return attribution_page.Panel("clip", f"frames {int(window.frames.min())} to {int(window.frames.max())}",
                                       render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))
 
-    def method(self, method: str, one: Shown, name: str, found: Attribution) -> attribution_page.Panel:
+    def method(self, method: str, window: Window, name: str, attribution: Attribution) -> attribution_page.Panel:
         """Write the files of a clip and a method, which are called `name`."""
-        (pixels, seconds), folder = self.window(one), self.folder(method)
+        (pixels, seconds), folder = self.pixels_of(window), self.folder(method)
         folder.mkdir(parents=True, exist_ok=True)
-        heat = found.heat.detach().float().cpu()
+        heat = attribution.heat.detach().float().cpu()
         np.save(folder / f"{name}.npy", heat.numpy())
         visible = attribution_page.drawn(heat, smooth=METHODS[method].voxelwise)
-        shown = render.overlay(pixels, visible)
-        (folder / f"{name}.gif").write_bytes(render.gif(shown, seconds))
+        overlay = render.overlay(pixels, visible)
+        (folder / f"{name}.gif").write_bytes(render.gif(overlay, seconds))
         notes = list(self.notes.get(method, ()))
         if heat.amax() <= heat.amin():
             notes.append("an empty map: all alike")
-        sheet = attribution_page.heat_sheet(pixels, visible, margin_of(self.subject, one, method, notes, found.lines))
+        margin = margin_of(self.subject, window, method, notes, attribution.lines)
+        sheet = attribution_page.heat_sheet(pixels, visible, margin)
         (folder / f"{name}.png").write_bytes(render.png(sheet))
-        drawing = None if found.pyramid is None else self._pyramid(folder, name, one, found.pyramid, pixels, heat)
+        drawing = None
+        if attribution.pyramid is not None:
+            drawing = self._pyramid(folder, name, window, attribution.pyramid, pixels, heat)
         peak = int(heat.amax((1, 2)).argmax())
-        hottest = [f"hottest in frame {int(one.frames[peak])}"] if heat.amax() > heat.amin() else []
-        return attribution_page.Panel(method, "; ".join([*hottest, *notes]), render.webp(shown, seconds),
-                                      render.webp(shown[peak:peak + 1]), render.webp(sheet), drawing)
+        hottest = [f"hottest in frame {int(window.frames[peak])}"] if heat.amax() > heat.amin() else []
+        return attribution_page.Panel(method, "; ".join([*hottest, *notes]), render.webp(overlay, seconds),
+                                      render.webp(overlay[peak:peak + 1]), render.webp(sheet), drawing)
 
-    def _pyramid(self, folder: Path, name: str, one: Shown, pyramid: FeaturePyramid, pixels: render.Pixels,
+    def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid, pixels: render.Pixels,
                  heat: Tensor) -> bytes:
         """Write a pyramid's picture, graph and tubes, and return the picture for the page."""
-        title, size = one.title, tuple(heat.shape)
+        title, size = window.title, tuple(heat.shape)
         if self.question.prototype is None:
-            title += f", {percent(float(one.log_probs[one.target].double().exp()))}"
-        picture = attribution_page.pyramid_picture(pixels, pyramid_rows(pyramid, size, title, one.video.name))
+            title += f", {percent(float(window.log_probs[window.target].double().exp()))}"
+        picture = attribution_page.pyramid_picture(pixels, pyramid_rows(pyramid, size, title, window.video.name))
         (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
         (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
         if self.tubes != "none":
             np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, size, self.tubes == "kernels"))
         return render.webp(picture)
 
-    def write_page(self, shown: Sequence[Shown], panels: Sequence[Mapping[str, attribution_page.Panel]]) -> None:
+    def write_page(self, windows: Sequence[Window], panels: Sequence[Mapping[str, attribution_page.Panel]]) -> None:
         """Write the page of what is done."""
         order = ("clip", *self.notes)
-        entries = [attribution_page.Entry(one.video.name, one.title, facts_of(self.subject, one),
+        entries = [attribution_page.Entry(window.video.name, window.title, facts_of(self.subject, window),
                                           [done[key] for key in order if key in done])
-                   for one, done in zip(shown, panels, strict=True)]
+                   for window, done in zip(windows, panels, strict=True)]
         title = f"Attribution, {self.subject.name}" + (f", {self.label}" if self.label else "")
         attribution_page.write_page(self.page, title, entries)

@@ -56,8 +56,8 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
                     yield current, windows
                 current, windows = video, []
             if batch["valid"][i]:
-                one = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
-                windows.append(_Window(one, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
+                single = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
+                windows.append(_Window(single, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
     if current is not None:
         yield current, windows
 
@@ -90,8 +90,8 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(found, window, fps, evidence) | {"decision": _decision(measured)}
-                       for found, measured in zip(levels, measures, strict=True)],
+            "levels": [self._level(level, window, fps, evidence) | {"decision": _decision(measured)}
+                       for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
             "fps": fps and _rounded(fps, 3),
@@ -99,23 +99,24 @@ class _Narrator:
             "heat": self.heat,
         }
 
-    def _level(self, found: LevelMatch, window: _Window, fps: float | None, evidence: Mapping[int, Evidence]) -> dict:
+    def _level(self, level: LevelMatch, window: _Window, fps: float | None,
+               evidence: Mapping[int, Evidence]) -> dict:
         tree = self.hierarchy
-        nodes = torch.tensor(tree.levels[found.level])
+        nodes = torch.tensor(tree.levels[level.level])
         probability = window.output.log_probs[0].double().exp().cpu()
         others = nodes[probability[nodes].argsort(descending=True)].tolist()
-        others.remove(found.node)
+        others.remove(level.node)
         return {
-            "level": found.level,
-            "node": tree.full_name(found.node),
-            "probability": _rounded(found.probability),
-            "prototypes": [self._prototype(one, found.probability, window, fps, evidence[one.prototype])
-                           for one in found.matches],
+            "level": level.level,
+            "node": tree.full_name(level.node),
+            "probability": _rounded(level.probability),
+            "prototypes": [self._prototype(match, level.probability, window, fps, evidence[match.prototype])
+                           for match in level.matches],
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
             "n_nodes": len(nodes),
-            "siblings": self._siblings(found.node),
-            "shares": {group: _rounded(value) for group, value in found.shares.items()},
+            "siblings": self._siblings(level.node),
+            "shares": {group: _rounded(value) for group, value in level.shares.items()},
         }
 
     def _siblings(self, node: int) -> int:
@@ -124,35 +125,35 @@ class _Narrator:
         return sum(self.hierarchy.path(other)[1:] == above
                    for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
 
-    def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None,
+    def _prototype(self, match: Match, probability: float, window: _Window, fps: float | None,
                    evidence: Evidence) -> dict:
         size = self.size[1:]
-        box = box_to_source(found.box, window.frames, window.crop, size)
+        box = box_to_source(match.box, window.frames, window.crop, size)
         return {
-            "prototype": found.prototype,
-            "node": self.hierarchy.full_name(found.node),
-            "path": list(self.hierarchy.path(found.node)),
-            "similarity": _rounded(found.similarity),
-            "activation": _rounded(found.activation),
-            **_shares("closer_than", found.closer_than),
-            **_shares("typical", found.typical),
-            "weight": None if found.weight is None else _rounded(found.weight),
-            "evidence": None if found.evidence is None else _rounded(found.evidence),
-            "stands_by": found.stands_by,
-            "stands_for": found.stands_for,
-            "contribution": _rounded(found.contribution),
-            "probability_without": _rounded(probability * math.exp(-found.contribution)),
-            "peak": points_to_source(torch.tensor(found.peak), window.frames, window.crop, size).tolist(),
+            "prototype": match.prototype,
+            "node": self.hierarchy.full_name(match.node),
+            "path": list(self.hierarchy.path(match.node)),
+            "similarity": _rounded(match.similarity),
+            "activation": _rounded(match.activation),
+            **_shares("closer_than", match.closer_than),
+            **_shares("typical", match.typical),
+            "weight": None if match.weight is None else _rounded(match.weight),
+            "evidence": None if match.evidence is None else _rounded(match.evidence),
+            "stands_by": match.stands_by,
+            "stands_for": match.stands_for,
+            "contribution": _rounded(match.contribution),
+            "probability_without": _rounded(probability * math.exp(-match.contribution)),
+            "peak": points_to_source(torch.tensor(match.peak), window.frames, window.crop, size).tolist(),
             "box": list(box),
             "seconds": _seconds(box[0], box[3], fps),
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
-            "source": self._source(found),
-            "heat": UPSAMPLE if found.by_similarity else self.heat,
+            "source": self._source(match),
+            "heat": UPSAMPLE if match.by_similarity else self.heat,
         }
 
-    def _source(self, found: Match) -> dict | None:
-        source = found.source
+    def _source(self, match: Match) -> dict | None:
+        source = match.source
         if source is None:
             return None
         fps = self._fps(source.video)
@@ -180,7 +181,7 @@ def _shares(name: str, share: tuple[float, int] | None) -> dict:
 
 
 def _decision(measures: Mapping[str, float]) -> dict:
-    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest one."""
+    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest."""
     asked = {name: measures.get(name) for name in ("flips", "flips_three", "nearest_own")}
     return {"silenced_three": _rounded(measures["silenced_three"]),
             **{name: None if value is None else bool(value) for name, value in asked.items()}}

@@ -12,7 +12,7 @@ from datasets.reading import CachedReader, Reader
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips, whole_videos
-from explain.attribution import AREA_MISS, Question, Shown, Subject, attribute, windows_to_explain
+from explain.attribution import AREA_MISS, Question, Subject, Window, attribute, windows_to_explain
 from explain.attribution_files import Writer, unusual_options
 from explain.names import file_name
 from hierarchy.tree import Hierarchy
@@ -108,11 +108,11 @@ def leave_out(methods: Sequence[str], unserved: Sequence[str], reason: str, *, b
     return [method for method in methods if method not in unserved]
 
 
-def file_names(shown: Sequence[Shown]) -> list[str]:
+def file_names(windows: Sequence[Window]) -> list[str]:
     """A name for the files of each clip; videos of one name are told apart by their folder and extension."""
-    names = [one.video.name for one in shown]
-    return [file_name(name if names.count(name) == 1 else f"{one.video.path.parent.name} {one.video.path.name}")
-            for name, one in zip(names, shown, strict=True)]
+    names = [window.video.name for window in windows]
+    return [file_name(name if names.count(name) == 1 else f"{window.video.path.parent.name} {window.video.path.name}")
+            for name, window in zip(names, windows, strict=True)]
 
 
 def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
@@ -144,38 +144,38 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
                        transform=EvalTransform(size), reader=reader)
     warn_of_short(clips, reader)
     question = Question(args.target, args.level or 0, args.prototype)
-    shown = windows_to_explain(subject, clips, question, batch_size=args.batch_size, power=window_power(stored))
-    if not shown:
+    windows = windows_to_explain(subject, clips, question, batch_size=args.batch_size, power=window_power(stored))
+    if not windows:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and "
                          "--root_path")
-    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, shown[0].clip)):
+    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, windows[0].clip)):
         methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
     writer = Writer(subject, question, reader, out=Path(args.out).expanduser().resolve(), label=args.save_label,
                     notes=notes, tubes=args.tubes)
-    write(writer, subject, question, shown, options=options, batch_size=args.batch_size)
-    return len(shown), writer.page
+    write(writer, subject, question, windows, options=options, batch_size=args.batch_size)
+    return len(windows), writer.page
 
 
-def write(writer: Writer, subject: Subject, question: Question, shown: Sequence[Shown], *,
+def write(writer: Writer, subject: Subject, question: Question, windows: Sequence[Window], *,
           options: dict[str, dict[str, object]], batch_size: int) -> None:
     """Write what every method of the writer tells of every clip, and the page of what is done, also after Ctrl-C."""
-    names = file_names(shown)
-    panels = [{"clip": writer.clip(one)} for one in shown]
+    names = file_names(windows)
+    panels = [{"clip": writer.clip(window)} for window in windows]
     try:
         # perturbations last, and step, which refuses short clips, before the others: what cannot be is said at once
         for method in sorted(writer.notes, key=lambda method: (METHODS[method].optimises, method != "step")):
             missed = 0
-            for found in attribute(method, subject, question, shown, options=options[method], batch_size=batch_size):
-                place = found.place
-                panels[place][method] = writer.method(method, shown[place], names[place], found)
-                missed += found.missed
+            for result in attribute(method, subject, question, windows, options=options[method], batch_size=batch_size):
+                place = result.place
+                panels[place][method] = writer.method(method, windows[place], names[place], result)
+                missed += result.missed
             if missed:
                 remedy = "raise --num_iter"
                 remedy += ", or leave out --published_energy" * bool(options[method]["published_energy"])
-                print(f"warning: {method}: {missed} of {len(shown)} clips have masks whose area is more than "
+                print(f"warning: {method}: {missed} of {len(windows)} clips have masks whose area is more than "
                       f"{AREA_MISS:g} off what was asked for; {remedy}", file=sys.stderr)
-            print(f"{method}: {len(shown)} clips", flush=True)
+            print(f"{method}: {len(windows)} clips", flush=True)
     finally:
         if any(len(done) > 1 for done in panels):
-            writer.write_page(shown, panels)
+            writer.write_page(windows, panels)

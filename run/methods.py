@@ -13,9 +13,14 @@ DEFAULTS = {"perturb_area": [0.1], "manual_seed": 1}
 ONE = ("variants",)  # options whose flag takes one value, though the methods take several
 
 
-def _takers(name: str) -> list[str]:
-    """The methods that take an option of that name."""
-    return [method.name for method in METHODS.values() if name in method.options]
+def _takers(name: str, option: Option) -> list[str]:
+    """The methods that take this very option by that name; another option may have the same name elsewhere."""
+    return [method.name for method in METHODS.values() if method.options.get(name) == option]
+
+
+def _published(name: str) -> Option:
+    """The option that a published flag sets."""
+    return next(method.options[name] for method in METHODS.values() if name in method.options)
 
 
 def _written(value: object) -> str:
@@ -38,7 +43,7 @@ def options_help() -> str:
     lines = []
     for method in METHODS.values():
         for name, option in method.options.items():
-            line = f"{name} of {', '.join(_takers(name))}: {_described(option)}"
+            line = f"{name} of {', '.join(_takers(name, option))}: {_described(option)}"
             if line not in lines:
                 lines.append(line)
     return ("options of attribution methods, such as smooth_grad.noise=0.2 3d_ep.areas=0.05,0.1. "
@@ -53,18 +58,17 @@ def options_flag(group: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
 def published_flags(group: argparse._ArgumentGroup) -> None:
     """The published flags; they hold for all methods that take the option, and --options goes before them."""
     for flag, name in PUBLISHED.items():
-        takers = _takers(name)
-        option = METHODS[takers[0]].options[name]
-        text = f"of {', '.join(takers)}: {option.help}"
+        option = _published(name)
+        text, of = option.help, f"of {', '.join(_takers(name, option))}"
         if option.type is bool:
-            group.add_argument(f"--{flag}", action="store_true", help=text)
+            group.add_argument(f"--{flag}", action="store_true", help=f"{text} ({of})")
             continue
         several = option.several and name not in ONE
         default = DEFAULTS.get(flag, option.default[0] if name in ONE else option.default)
         if default is not None:
-            text += f" (default: {_written(default).replace(',', ' ')})"
+            of += f"; default: {_written(default).replace(',', ' ')}"
         group.add_argument(f"--{flag}", type=option.type, nargs="+" if several else None, default=default,
-                           choices=option.choices or None, help=text)
+                           choices=option.choices or None, help=f"{text} ({of})")
 
 
 def method_options(args: argparse.Namespace, methods: Iterable[str]) -> dict[str, dict[str, object]]:
@@ -74,17 +78,16 @@ def method_options(args: argparse.Namespace, methods: Iterable[str]) -> dict[str
         ValueError: naming the flag whose value is out of range; see `parse_options`.
     """
     methods = list(methods)
+    options: dict[str, dict[str, object]] = {method: {} for method in methods}
     for flag, name in PUBLISHED.items():
-        value = getattr(args, flag)
+        option, value = _published(name), getattr(args, flag)
+        if option.several:
+            value = (value,) if name in ONE else tuple(value)
         try:
-            METHODS[_takers(name)[0]].options[name].checked([value] if name in ONE else value)
+            option.checked(value)
         except ValueError as error:
             raise ValueError(f"--{flag} {error}") from error
+        for method in set(methods) & set(_takers(name, option)):
+            options[method][name] = value
     given = parse_options(args.options, methods)
-    options = {}
-    for method in methods:
-        flags = {name: tuple([value] if name in ONE else value) if METHODS[method].options[name].several else value
-                 for flag, name in PUBLISHED.items() if name in METHODS[method].options
-                 for value in (getattr(args, flag),)}
-        options[method] = flags | given.get(method, {})
-    return options
+    return {method: values | given.get(method, {}) for method, values in options.items()}

@@ -83,6 +83,13 @@ def test_published_flags_keep_their_values():
     assert given["smooth_grad"]["steps"] == 4 and given["integrated_grad"]["steps"] == 3
 
 
+def test_another_option_of_a_published_name_keeps_its_own_default(monkeypatch):
+    other = Method("deep", lambda score_fn, clip, depth=9: None, {"depth": Option(int, 9, "layers", least=1)})
+    monkeypatch.setitem(METHODS, "deep", other)
+    options = method_options(flags("--depth", "2"), ["deep", "class_feature_pyramid"])
+    assert options["deep"] == {} and options["class_feature_pyramid"]["depth"] == 2
+
+
 @pytest.mark.parametrize(("word", "message"), [
     ("smooth_grad", "METHOD.NAME=VALUE"), ("saliency.steps=1", "saliency"), ("grad_cam.steps=1", "not among"),
     ("smooth_grad.stepps=1", "smooth_grad has no option stepps"), ("smooth_grad.steps=0", "smooth_grad.steps must be")])
