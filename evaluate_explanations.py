@@ -1,4 +1,4 @@
-"""How good are the explanations: prototypes of every level and attribution methods on the same model and clips, measured.
+"""How good are the explanations? Measures prototypes of every level and attribution methods on the same clips.
 
 Writes explanations/ beside the checkpoint: measures.csv, measures.md, measures.html and, clip by clip, rows.jsonl, from
 which a call that was interrupted goes on.
@@ -15,44 +15,58 @@ from explain import write_report
 from judging.heats import HEADS
 from judging.table import Wanted
 from options.errors import user_errors
-from options.flags import device_flags, parse_given
+from options.flags import device_flags
+from options.parsing import parse_given
+from options.ranges import AMOUNT, COUNT
 from run.judging import Data, explanation_table, folder_of
+from run.methods import options_flag
 from run.paths import under_root
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="evaluate_explanations.py", description=__doc__.splitlines()[0],
                                      allow_abbrev=False)
-    parser.add_argument("--resume_path", required=True, help="checkpoint to judge; it carries all other flags")
-    parser.add_argument("--head", default="prototypes", choices=HEADS, help="whose predictions are explained: HIPE's, or those of the softmax head of the trunk epochs (default: prototypes)")
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), metavar="METHOD", help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre always)")
-    parser.add_argument("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
-    parser.add_argument("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
-    parser.add_argument("--heats", nargs="*", default=["grad"], choices=list(METHODS), metavar="METHOD", help="make the first prototype's heat by these methods, too, beside its similarity (default: grad, as cards have it)")
-    parser.add_argument("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside the annotation)")
+    add = parser.add_argument
+    add("--resume_path", required=True, help="checkpoint to judge; it carries all other flags")
+    add("--head", default="prototypes", choices=HEADS,
+        help="whose predictions are explained: HIPE's, or those of the softmax head of the trunk epochs (default: "
+             "prototypes)")
+    add("--methods", nargs="*", choices=list(METHODS), metavar="METHOD",
+        help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre "
+             "always)")
+    add("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
+    add("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
+    add("--heats", nargs="*", default=["grad"], choices=list(METHODS), metavar="METHOD",
+        help="make the first prototype's heat by these methods, too, beside its similarity (default: grad, as cards "
+             "have it)")
+    options_flag(parser)
+    add("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside "
+                        "the annotation)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
-    which.add_argument("--n_videos", type=int, default=24, help="how many, spread over the classes; 0 for all (default: 24)")
-    parser.add_argument("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"of insertion and deletion (default: {STEPS})")
-    parser.add_argument("--iterations", type=int, default=2000, help="of a perturbation at most (default: 2000)")
-    parser.add_argument("--no_prototypes", action="store_true", help="leave out the table of the prototypes as such")
-    parser.add_argument("--out", help="folder to write (default: explanations beside the checkpoint)")
-    parser.add_argument("--overwrite", action="store_true", help="measure again what is in --out")
-    parser.add_argument("--root_path", help="folder that relative paths hang off, when the data has moved (default: .)")
-    parser.add_argument("--video_path", help="folder of the videos, when it has moved")
-    parser.add_argument("--annotation_path", help="annotation JSON, when it has moved")
-    parser.add_argument("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
-    parser.add_argument("--inference_stride", type=int, help="frames from one window to the next (default: the checkpoint's)")
-    parser.add_argument("--batch_size", type=int, default=4, help="clips whose perturbations are found together (default: 4)")
-    parser.add_argument("--n_threads", type=int, default=0, help="processes that share the clips (default: 0, this one)")
-    parser.add_argument("--manual_seed", type=int, default=1, help="of random heat, noise and resampling (default: 1)")
+    which.add_argument("--n_videos", type=AMOUNT, default=24,
+                       help="how many, spread over the classes; 0 for all (default: 24)")
+    add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
+    add("--steps", type=COUNT, default=STEPS, help=f"of insertion and deletion (default: {STEPS})")
+    add("--iterations", type=COUNT, default=2000, help="of a perturbation at most (default: 2000)")
+    add("--no_prototypes", action="store_true", help="leave out the table of the prototypes as such")
+    add("--out", help="folder to write (default: explanations beside the checkpoint)")
+    add("--overwrite", action="store_true", help="measure again what is in --out")
+    add("--root_path", help="folder that relative paths hang off, when the data has moved (default: .)")
+    add("--video_path", help="folder of the videos, when it has moved")
+    add("--annotation_path", help="annotation JSON, when it has moved")
+    add("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
+    add("--inference_stride", type=COUNT, help="frames from one window to the next (default: the checkpoint's)")
+    add("--batch_size", type=COUNT, default=4, help="clips whose perturbations are found together (default: 4)")
+    add("--n_threads", type=AMOUNT, default=0, help="processes that share the clips (default: 0, this one)")
+    add("--manual_seed", type=AMOUNT, default=1, help="of random heat, noise and resampling (default: 1)")
     device_flags(parser)
-    args, _ = parse_given(parser, argv)
-    for name, least in (("n_videos", 0), ("steps", 1), ("iterations", 1), ("batch_size", 1), ("n_threads", 0),
-                        ("manual_seed", 0), ("inference_stride", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    return parse_given(parser, argv)[0]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
     root = argparse.Namespace(root_path=args.root_path or ".")
     path, out, truth = (None if place is None else under_root(root, place)
                         for place in (args.resume_path, args.out, args.truth))

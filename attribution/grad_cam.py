@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 
 def grad_cam(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,
-             upsample: Callable[[Tensor], Tensor] | None = None, **_others: object) -> Tensor:
+             upsample: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Where a layer's channels, each weighted by its mean gradient, speak for the score: the positive part.
 
     Args:
@@ -17,10 +16,11 @@ def grad_cam(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Mo
         layer: a module whose output is (B, C, t, h, w).
         upsample: (t, h, w) -> (T, H, W). One that knows where the layer's cells are centred lets the heat's peak stand
             at the centre of the best cell; the default, trilinear, takes them for tiles of the clip.
-        _others: options of other methods, so that one call serves them all.
     Returns:
         (T, H, W), not negative; all zero where nothing speaks for the score.
     """
+    from captum.attr import LayerGradCam  # takes seconds
+
     heat = LayerGradCam(score_fn, layer).attribute(clip[None], relu_attributions=True)  # (1, 1, t, h, w)
     if upsample is None:
         return F.interpolate(heat.detach(), clip.shape[1:], mode="trilinear")[0, 0]

@@ -1,9 +1,9 @@
-"""Heat from gradients of the score with respect to the voxels, by captum."""
+"""Heat from gradients of the score with respect to the voxels, by captum, which is imported when a method runs: that
+takes seconds."""
 
 from collections.abc import Callable
 
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
 from torch import Tensor
 
 POLARITIES: dict[str, Callable[[Tensor], Tensor]] = {  # the part of signed attributions that is heat
@@ -25,33 +25,36 @@ def _leaf(clip: Tensor) -> Tensor:
     return clip.detach()[None].requires_grad_()
 
 
-def grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
+def grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive") -> Tensor:
     """The gradient of the score (Simonyan et al., ICLR workshop 2014): what would change it most.
 
     Args:
         score_fn: (B, 3, T, H, W) -> (B,).
         clip: (3, T, H, W).
         polarity: "positive" for what speaks for the score, "negative" for what speaks against it, or "both".
-        _others: options of other methods, so that one call serves them all.
     Returns:
         (T, H, W), not negative: the sum over colours.
     Raises:
         ValueError: for a polarity of another name.
     """
+    from captum.attr import Saliency
+
     return _heat(Saliency(score_fn).attribute(_leaf(clip), abs=False), polarity)
 
 
-def grad_input(score_fn: Score, clip: Tensor, *, polarity: str = "positive", **_others: object) -> Tensor:
+def grad_input(score_fn: Score, clip: Tensor, *, polarity: str = "positive") -> Tensor:
     """The gradient times the clip: what a linear score would consist of. Arguments and result as `grad`."""
+    from captum.attr import InputXGradient
+
     return _heat(InputXGradient(score_fn).attribute(_leaf(clip)), polarity)
 
 
 def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", steps: int = STEPS, noise: float = 0.15,
-                seed: int = 0, batch_size: int = 4, **_others: object) -> Tensor:
+                seed: int = 0, batch_size: int = 4) -> Tensor:
     """The gradient's mean over noisy copies of the clip (Smilkov et al., 2017).
 
     Args:
-        score_fn, clip, polarity, _others: as in `grad`.
+        score_fn, clip, polarity: as in `grad`.
         steps: how many copies.
         noise: standard deviation, as a share of the clip's range of values.
         seed: of the noise; the random state of the caller is left as it was.
@@ -59,6 +62,8 @@ def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", st
     Returns:
         (T, H, W), not negative.
     """
+    from captum.attr import NoiseTunnel, Saliency
+
     spread = float(noise * (clip.amax() - clip.amin()))
     devices = [clip.device] if clip.is_cuda else []
     with torch.random.fork_rng(devices=devices):
@@ -70,19 +75,21 @@ def smooth_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", st
 
 
 def integrated_grad(score_fn: Score, clip: Tensor, *, polarity: str = "positive", steps: int = STEPS,
-                    baseline: Tensor | None = None, batch_size: int = 4, **_others: object) -> Tensor:
+                    baseline: Tensor | None = None, batch_size: int = 4) -> Tensor:
     """Gradients along the straight path from a baseline to the clip, times its length (Sundararajan et al., ICML 2017).
 
     Positive minus negative heat sums to score(clip) - score(baseline), as well as `steps` points tell.
 
     Args:
-        score_fn, clip, polarity, _others: as in `grad`.
+        score_fn, clip, polarity: as in `grad`.
         steps: points of the Gauss-Legendre rule.
         baseline: (3, T, H, W); by default zeros, the mean colour of a normalised clip.
         batch_size: points at a time.
     Returns:
         (T, H, W), not negative.
     """
+    from captum.attr import IntegratedGradients
+
     start = None if baseline is None else baseline[None]
     return _heat(IntegratedGradients(score_fn).attribute(_leaf(clip), baselines=start, n_steps=steps,
                                                          internal_batch_size=batch_size), polarity)

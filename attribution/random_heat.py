@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 
-def random_heat(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, seed: int = 0, **_others: object) -> Tensor:
+def random_heat(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, seed: int = 0) -> Tensor:
     """Independent uniform noise.
 
     Args:
         score_fn: not asked.
         clip: (3, T, H, W).
         seed: the same seed gives the same heat for clips of the same size.
-        _others: options of other methods, so that one call serves them all.
     Returns:
         (T, H, W) in [0, 1).
     """

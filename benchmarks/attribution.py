@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribution.feature_pyramid import feature_pyramid
-from attribution.perturbation import AREA_WEIGHT, RECIPES, Pyramid, SmoothMask, extremal_masks
+from attribution.masks import Degradations, SmoothMask
+from attribution.perturbation import AREA_WEIGHT, ENERGIES, extremal_masks
 from benchmarks.machine import machine
 from models import TRUNKS, ResNet3D
 from options.errors import CommandLine, user_errors
@@ -60,9 +61,9 @@ def unfolded_masks(values: Tensor, weights: Tensor, padding: int, k: int) -> Ten
 
 def naive_masks(score: Callable[[Tensor], Tensor], clip: Tensor, iterations: int) -> Tensor:
     """3d_ep of one clip (3, T, H, W), plainly: the mask (T, H, W) after the last iteration."""
-    recipe, size = RECIPES["3d_ep"], tuple(clip.shape[2:])
+    weights_of, size = ENERGIES["3d_ep"], tuple(clip.shape[2:])
     weights, padding, k = unfolded_weights(size, clip.device)
-    levels = Pyramid(clip[None], levels=LEVELS).levels[:, 0].movedim(2, 0)  # (T, levels, 3, H, W)
+    levels = Degradations(clip[None], levels=LEVELS).levels[:, 0].movedim(2, 0)  # (T, levels, 3, H, W)
     values = torch.ones(clip.shape[1], 1, *(math.ceil(n / STEP) for n in size), device=clip.device, requires_grad=True)
     optimiser = torch.optim.SGD([values], lr=0.05, momentum=0.9, dampening=0.9)
     reference = None
@@ -77,7 +78,7 @@ def naive_masks(score: Callable[[Tensor], Tensor], clip: Tensor, iterations: int
         if reference is None:
             reference = (torch.arange(padded.numel(), device=clip.device) >= int(padded.numel() * (1 - AREA))).float()
         area = (padded.flatten().sort().values - reference).square().mean()
-        energy = -recipe.score_weight * score(shown[:, 0].movedim(0, 1)[None]).sum() + AREA_WEIGHT * area
+        energy = -weights_of.score_weight * score(shown[:, 0].movedim(0, 1)[None]).sum() + AREA_WEIGHT * area
         optimiser.zero_grad()
         energy.backward()
         optimiser.step()

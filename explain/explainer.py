@@ -3,8 +3,8 @@
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +20,13 @@ from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
 from explain import pages, render
 from explain.evidence import Evidence, kept_activation
+from explain.heat import heat_of
 from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
-from models.geometry import box_to_source, points_to_source, upsample
+from models.geometry import box_to_source, points_to_source
 from models.hipe import HIPE, HIPEOutput
 
 UPSAMPLE = "upsample"  # the heat that is similarity itself
@@ -55,8 +56,8 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
                     yield current, windows
                 current, windows = video, []
             if batch["valid"][i]:
-                one = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
-                windows.append(_Window(one, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
+                single = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
+                windows.append(_Window(single, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
     if current is not None:
         yield current, windows
 
@@ -89,8 +90,8 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(found, window, fps, evidence) | {"decision": _decision(measured)}
-                       for found, measured in zip(levels, measures, strict=True)],
+            "levels": [self._level(level, window, fps, evidence) | {"decision": _decision(measured)}
+                       for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
             "fps": fps and _rounded(fps, 3),
@@ -98,23 +99,24 @@ class _Narrator:
             "heat": self.heat,
         }
 
-    def _level(self, found: LevelMatch, window: _Window, fps: float | None, evidence: Mapping[int, Evidence]) -> dict:
+    def _level(self, level: LevelMatch, window: _Window, fps: float | None,
+               evidence: Mapping[int, Evidence]) -> dict:
         tree = self.hierarchy
-        nodes = torch.tensor(tree.levels[found.level])
+        nodes = torch.tensor(tree.levels[level.level])
         probability = window.output.log_probs[0].double().exp().cpu()
         others = nodes[probability[nodes].argsort(descending=True)].tolist()
-        others.remove(found.node)
+        others.remove(level.node)
         return {
-            "level": found.level,
-            "node": tree.full_name(found.node),
-            "probability": _rounded(found.probability),
-            "prototypes": [self._prototype(one, found.probability, window, fps, evidence[one.prototype])
-                           for one in found.matches],
+            "level": level.level,
+            "node": tree.full_name(level.node),
+            "probability": _rounded(level.probability),
+            "prototypes": [self._prototype(match, level.probability, window, fps, evidence[match.prototype])
+                           for match in level.matches],
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
             "n_nodes": len(nodes),
-            "siblings": self._siblings(found.node),
-            "shares": {group: _rounded(value) for group, value in found.shares.items()},
+            "siblings": self._siblings(level.node),
+            "shares": {group: _rounded(value) for group, value in level.shares.items()},
         }
 
     def _siblings(self, node: int) -> int:
@@ -123,35 +125,35 @@ class _Narrator:
         return sum(self.hierarchy.path(other)[1:] == above
                    for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
 
-    def _prototype(self, found: Match, probability: float, window: _Window, fps: float | None,
+    def _prototype(self, match: Match, probability: float, window: _Window, fps: float | None,
                    evidence: Evidence) -> dict:
         size = self.size[1:]
-        box = box_to_source(found.box, window.frames, window.crop, size)
+        box = box_to_source(match.box, window.frames, window.crop, size)
         return {
-            "prototype": found.prototype,
-            "node": self.hierarchy.full_name(found.node),
-            "path": list(self.hierarchy.path(found.node)),
-            "similarity": _rounded(found.similarity),
-            "activation": _rounded(found.activation),
-            **_shares("closer_than", found.closer_than),
-            **_shares("typical", found.typical),
-            "weight": None if found.weight is None else _rounded(found.weight),
-            "evidence": None if found.evidence is None else _rounded(found.evidence),
-            "stands_by": found.stands_by,
-            "stands_for": found.stands_for,
-            "contribution": _rounded(found.contribution),
-            "probability_without": _rounded(probability * math.exp(-found.contribution)),
-            "peak": points_to_source(torch.tensor(found.peak), window.frames, window.crop, size).tolist(),
+            "prototype": match.prototype,
+            "node": self.hierarchy.full_name(match.node),
+            "path": list(self.hierarchy.path(match.node)),
+            "similarity": _rounded(match.similarity),
+            "activation": _rounded(match.activation),
+            **_shares("closer_than", match.closer_than),
+            **_shares("typical", match.typical),
+            "weight": None if match.weight is None else _rounded(match.weight),
+            "evidence": None if match.evidence is None else _rounded(match.evidence),
+            "stands_by": match.stands_by,
+            "stands_for": match.stands_for,
+            "contribution": _rounded(match.contribution),
+            "probability_without": _rounded(probability * math.exp(-match.contribution)),
+            "peak": points_to_source(torch.tensor(match.peak), window.frames, window.crop, size).tolist(),
             "box": list(box),
             "seconds": _seconds(box[0], box[3], fps),
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
-            "source": self._source(found),
-            "heat": UPSAMPLE if found.by_similarity else self.heat,
+            "source": self._source(match),
+            "heat": UPSAMPLE if match.by_similarity else self.heat,
         }
 
-    def _source(self, found: Match) -> dict | None:
-        source = found.source
+    def _source(self, match: Match) -> dict | None:
+        source = match.source
         if source is None:
             return None
         fps = self._fps(source.video)
@@ -179,7 +181,7 @@ def _shares(name: str, share: tuple[float, int] | None) -> dict:
 
 
 def _decision(measures: Mapping[str, float]) -> dict:
-    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest one."""
+    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest."""
     asked = {name: measures.get(name) for name in ("flips", "flips_three", "nearest_own")}
     return {"silenced_three": _rounded(measures["silenced_three"]),
             **{name: None if value is None else bool(value) for name, value in asked.items()}}
@@ -195,12 +197,51 @@ def fingerprint(model: HIPE) -> str:
     return hashlib.sha256(b"".join(weight.detach().cpu().numpy().tobytes() for weight in weights)).hexdigest()[:8]
 
 
-def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, record: PushRecordLike | None,
-                   levels: Sequence[int], out: Path, beside: Path | None = None,
-                   source_videos: Mapping[str, Video] | None = None, source_reader: Reader | None = None, k: int = 3,
-                   heat: tuple[str, Callable[..., Tensor]] | None = None, pictures: bool = True, batch_size: int = 8,
-                   n_jobs: int = 0, progress: bool = True, power: float = 1.0,
-                   checkpoint: str = "save_200.pth") -> list[dict]:
+@dataclass(frozen=True)
+class Sources:
+    """Where prototypes come from.
+
+    Args:
+        record: of the push; None where nothing was pushed yet.
+        videos: training videos by name.
+        reader: of those; None for the reader of the clips that are explained.
+    """
+
+    record: PushRecordLike | None = None
+    videos: Mapping[str, Video] = field(default_factory=dict)
+    reader: Reader | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationSettings:
+    """How videos are explained.
+
+    Args:
+        k: prototypes a level.
+        heat: the attribution method (see attribution/) that explains each prototype's activation, or "upsample" for
+            the similarity of the cells.
+        heat_options: of that method.
+        pictures: False writes explanation.json alone.
+        batch_size: windows at a time. n_jobs: processes that load them.
+        progress: show a bar.
+        power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
+        checkpoint: the model's file, which pages name in commands.
+    """
+
+    k: int = 3
+    heat: str = UPSAMPLE
+    heat_options: Mapping[str, object] = field(default_factory=dict)
+    pictures: bool = True
+    batch_size: int = 8
+    n_jobs: int = 0
+    progress: bool = True
+    power: float = 1.0
+    checkpoint: str = "save_200.pth"
+
+
+def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, levels: Sequence[int], out: Path,
+                   beside: Path | None = None, sources: Sources | None = None,
+                   settings: ExplanationSettings | None = None) -> list[dict]:
     """Explain every video of a dataset, each in a folder of its own under `out`.
 
     A folder holds `explanation.json` and, with pictures, GIFs, `index.html`, `what_if.json` where the score has a
@@ -210,90 +251,78 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, reco
     Args:
         model: in eval mode, on its device.
         clips: the videos' windows (SlidingWindows, EvalTransform), as for inference.
-        record: where the prototypes come from; None where nothing was pushed yet.
         levels: which to explain, 0 for the classes.
         beside: where other levels of the same videos are explained, if anywhere.
-        source_videos: training videos by name. source_reader: of those; by default the one of `clips`.
-        k: prototypes a level.
-        heat: name and function of the attribution method (see attribution/) that explains each prototype's activation;
-            by default the similarity of the cells, upsampled.
-        pictures: False writes explanation.json alone.
-        batch_size: windows at a time. n_jobs: processes that load them.
-        power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
-        checkpoint: the model's file, which pages name in commands.
     Returns:
         the contents of each explanation.json; a video that cannot be read has none.
     Raises:
         ValueError: for a level that the tree does not have, or where no video could be read.
     """
+    sources, settings = sources or Sources(), settings or ExplanationSettings()
     wrong = [level for level in levels if not 0 <= level < hierarchy.n_levels]
     if wrong or not levels:
         raise ValueError(f"level {wrong} is not in the class tree; it has the levels 0 to {hierarchy.n_levels - 1}")
-    source_videos, source_reader = source_videos or {}, source_reader or clips.reader
+    record, source_reader = sources.record, sources.reader or clips.reader
     out.mkdir(parents=True, exist_ok=True)
     size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
-    narrator = _Narrator(hierarchy, size, source_videos, source_reader, fingerprint(model),
-                         heat[0] if heat else UPSAMPLE)
-    painter = Painter(source_videos, source_reader, size[1:])
+    narrator = _Narrator(hierarchy, size, sources.videos, source_reader, fingerprint(model), settings.heat)
+    painter = Painter(sources.videos, source_reader, size[1:])
     explanations, skipped = [], []
-    videos = tqdm(_windows(model, clips, batch_size, n_jobs), desc="explaining", unit="video",
-                  total=len(clips.videos), disable=not progress)
+    videos = tqdm(_windows(model, clips, settings.batch_size, settings.n_jobs), desc="explaining", unit="video",
+                  total=len(clips.videos), disable=not settings.progress)
     for index, windows in videos:
         video = clips.videos[index]
         if not windows:
             skipped.append(video.name)
             continue
         log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
-        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, power)
+        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, settings.power)
         window = windows[best]
         pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
-        found = match_output(model, window.output, size, levels, k, record=record, leaf=leaf,
-                             heat_of=heat and _heat_of(model, clip, heat[1]))
-        evidence = _evidence(model, clip, [one for level in found for one in level.matches], batch_size)
+        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
+        matches = match_output(model, window.output, size, levels, settings.k, record=record, leaf=leaf, heat_of=heat)
+        evidence = _evidence(model, clip, [match for level in matches for match in level.matches], settings.batch_size)
         try:
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
             fps = None
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
-                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in found])
-        explanation = narrator.video(video, fps, window, probs, leaf, found, evidence, measures)
+                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
+        explanation = narrator.video(video, fps, window, probs, leaf, matches, evidence, measures)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
         pages.start_folder(folder, explanation)
-        if pictures:
+        if settings.pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
-            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), found)
-            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record, checkpoint=checkpoint))
+            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), matches)
+            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record,
+                                                checkpoint=settings.checkpoint))
             pages.write_pages(folder, beside and beside / folder.name)
     if not explanations:
         raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")
-    if pictures:
+    if settings.pictures:
         pages.write_overviews(out, beside, narrator.model_id)
     _warn("videos could not be read and are not explained", skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
     return explanations
 
 
-def _heat_of(model: HIPE, clip: Tensor, method: Callable[..., Tensor]) -> Callable[[int], Tensor]:
-    """From a prototype to the heat (T, H, W) that an attribution method finds for its activation in a clip."""
-    def heat(prototype: int) -> Tensor:
-        with torch.enable_grad():
-            return method(lambda clips: model(clips).activations[:, prototype], clip, layer=model.trunk,
-                          score="activation", highest=model.prototype_layer.highest,
-                          upsample=partial(upsample, size=tuple(clip.shape[1:]), stride=tuple(model.trunk.stride),
-                                           offset=model.offset)).detach().cpu()
-
-    return heat
+def _heat(model: HIPE, clip: Tensor, settings: ExplanationSettings, prototype: int) -> Tensor:
+    """Heat (T, H, W) of a prototype's activation in a clip."""
+    return heat_of(settings.heat, lambda clips: model(clips).activations[:, prototype], clip, trunk=model.trunk,
+                   score="activation", highest=model.prototype_layer.highest, smooth=True,
+                   options=settings.heat_options)
 
 
 def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], batch_size: int) -> dict[int, Evidence]:
     """By prototype, what is left of its activation with its box alone and without it."""
-    found = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip, [one.box for one in matches],
-                            [one.prototype for one in matches], batch_size=batch_size)
-    return {one.prototype: evidence for one, evidence in zip(matches, found, strict=True)}
+    evidence = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip,
+                               [match.box for match in matches], [match.prototype for match in matches],
+                               batch_size=batch_size)
+    return {match.prototype: held for match, held in zip(matches, evidence, strict=True)}
 
 
 def _warn(what: str, names: Sequence[str] | set[str]) -> None:

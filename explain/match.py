@@ -16,7 +16,7 @@ Box = tuple[int, int, int, int, int, int]
 
 
 class PushRecordLike(Protocol):
-    """Where every prototype was found in the training set, as far as explanations read it (see training/push.py)."""
+    """Where every prototype lies in the training set, as far as explanations read it (see training/push.py)."""
 
     video: list[str | None]  # (P,), None where no clip matched
     frames: Tensor  # (P, T) frame indices in the video
@@ -52,7 +52,7 @@ class Match:
     activation: float  # similarity of the clip's nearest patch, as the score gets it
     similarity: float  # the share that is of the highest there is, 0 .. 1
     contribution: float  # log p(node) - log p(node without this prototype), nats
-    heat: Tensor  # (T, H, W) similarity, upsampled to the clip, or what an attribution method found
+    heat: Tensor  # (T, H, W) similarity, upsampled to the clip, or by an attribution method
     peak: tuple[int, int, int]  # frame, y, x in the clip: the centre of the nearest patch, or of such heat its maximum
     box: Box  # around the peak, in the clip's frames and pixels
     source: Source | None  # None where no training clip matched
@@ -95,9 +95,9 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         output: of that one clip (B = 1).
         size: (T, H, W) of the clip.
         levels, k, record, leaf: as in `match`.
-        heat_of: from a prototype to another heat (T, H, W) than its similarity, whose peak and box are then given,
-            but for heat that is flat and patches that are the prototype's own; the levels' maps stay the sums of
-            similarity.
+        heat_of: from a prototype to another heat (T, H, W) than its similarity, whose peak and box the matches
+            then have, except for flat heat and patches that are the prototype's own; the levels' maps stay the sums
+            of similarity.
     """
     layer, stride = model.prototype_layer, tuple(model.trunk.stride)
     grid = tuple(output.features.shape[2:])
@@ -118,20 +118,21 @@ def match_output(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], le
         matches = []
         for i in most_telling(gains, evidence[which])[:k].tolist():
             j = int(which[i])
-            found = heat_of(j) if heat_of is not None and float(distances[j]) > OWN_PATCH else None
-            if found is None or found.amax() <= found.amin():
-                found, heat, peak = None, upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
+            heat = heat_of(j) if heat_of is not None and float(distances[j]) > OWN_PATCH else None
+            by_similarity = heat is None or bool(heat.amax() <= heat.amin())
+            if by_similarity:
+                heat, peak = upsample(maps[i], size, stride, model.offset).cpu(), centres[j]
             else:
-                heat, peak = found, torch.stack(torch.unravel_index(found.argmax(), found.shape))
-            told = {} if record is None else {
+                peak = torch.stack(torch.unravel_index(heat.argmax(), heat.shape))
+            known = {} if record is None else {
                 "closer_than": record.closer_than(j, float(distances[j])),
                 "typical": record.typical(j, float(distances[j])),
                 "stands_for": 1 if record.stands_for is None else len(record.stands_for[j])}
             if weights is not None:
-                told |= {"weight": float(weights[j]), "evidence": float(evidence[j]), "stands_by": bool(stands_by[j])}
+                known |= {"weight": float(weights[j]), "evidence": float(evidence[j]), "stands_by": bool(stands_by[j])}
             matches.append(Match(j, node, float(activations[j]), float(activations[j]) / layer.highest,
                                  float(gains[i]), heat, tuple(peak.tolist()), box_of(heat), source_of(record, j),
-                                 found is None, **told))
+                                 by_similarity, **known))
         together = torch.einsum("n,nthw->thw", gains.clamp(min=0).to(maps.dtype), maps)
         result.append(LevelMatch(level, node, float(output.log_probs[0, node].exp()), matches,
                                  upsample(together, size, stride, model.offset).cpu(),

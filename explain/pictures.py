@@ -12,7 +12,7 @@ from tqdm import tqdm
 from datasets.reading import Reader
 from datasets.video import Video
 from explain import render
-from explain.attributed import drawn
+from explain.attribution_page import drawn
 from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
 from explain.names import PARTS, file_name, picture_name
 from hierarchy.tree import Hierarchy

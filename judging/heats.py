@@ -1,14 +1,14 @@
 """Heat of clips by attribution methods and baselines, for the head that is judged."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from attribution import METHODS, VOXELWISE
-from attribution.perturbation import RECIPES, extremal_masks
-from models.geometry import smoothed, upsample
+from attribution import METHODS, options_of, parse_options
+from attribution.perturbation import extremal_masks
+from explain.heat import heat_of
 from models.hipe import HIPE
 
 HEADS = ("prototypes", "softmax")
@@ -27,12 +27,18 @@ class Heats:
 
     Args:
         model: on its device. head: of HEADS. size: (T, H, W) of a clip. iterations: of a perturbation at most.
-        seed: of methods that draw.
+        seed: of methods that draw. options: of methods, METHOD.NAME=VALUE each, which go before the others.
     """
 
-    def __init__(self, model: HIPE, head: str, size: tuple[int, int, int], *, iterations: int, seed: int) -> None:
+    def __init__(self, model: HIPE, head: str, size: tuple[int, int, int], *, iterations: int, seed: int,
+                 options: Sequence[str] = ()) -> None:
         self.model, self.head, self.size, self.iterations, self.seed = model, head, size, iterations, seed
-        self.to_clip = partial(upsample, size=size, stride=tuple(model.trunk.stride), offset=model.offset)
+        self.options = parse_options(options, METHODS)
+
+    def _options(self, name: str) -> dict[str, object]:
+        """Of the method of that name."""
+        common = options_of(name, seed=self.seed, areas=(AREA,), iterations=self.iterations)
+        return common | self.options.get(name, {})
 
     def log_probs(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, K) of the head."""
@@ -59,22 +65,22 @@ class Heats:
             return [centre_blob(self.size)] * len(clips)
         if name == "random":
             return [METHODS["random"](None, clip, seed=seed) for clip, seed in zip(clips, seeds, strict=True)]
-        if name in RECIPES:
+        if METHODS[name].optimises:
             targets = torch.tensor(nodes, device=self.model.device)
             perturbed = extremal_masks(
                 lambda some, which: self.log_probs(some).gather(1, targets[which][:, None])[:, 0],
-                torch.stack(list(clips)), how=name, areas=(AREA,), iterations=self.iterations)
+                torch.stack(list(clips)), how=name, **self._options(name))
             if perturbed.interrupted:
                 raise KeyboardInterrupt
             return list(perturbed.masks.mean((1, 2)))
-        return [METHODS[name](lambda some, node=node: self.log_probs(some)[:, node], clip, layer=self.model.trunk,
-                              upsample=self.to_clip, seed=self.seed,
-                              class_weights=self.class_weights[node] if self.head == "softmax" else None)
+        return [heat_of(name, lambda some, node=node: self.log_probs(some)[:, node], clip, trunk=self.model.trunk,
+                        class_weights=self.class_weights[node] if self.head == "softmax" else None,
+                        options=self._options(name))
                 for clip, node in zip(clips, nodes, strict=True)]
 
     def of_prototypes(self, name: str, clips: Sequence[Tensor], prototypes: Sequence[int]) -> list[Tensor]:
         """Heat (T, H, W) of clips for the activation of a prototype each, as on cards: single voxels are smoothed."""
-        heats = [METHODS[name](lambda some, p=p: self.model(some).activations[:, p], clip, layer=self.model.trunk,
-                               upsample=self.to_clip, seed=self.seed)
-                 for clip, p in zip(clips, prototypes, strict=True)]
-        return [smoothed(heat) for heat in heats] if name in VOXELWISE else heats
+        return [heat_of(name, lambda some, p=p: self.model(some).activations[:, p], clip, trunk=self.model.trunk,
+                        score="activation", highest=self.model.prototype_layer.highest, smooth=True,
+                        options=self._options(name))
+                for clip, p in zip(clips, prototypes, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribution.perturbation import RECIPES
+from attribution import METHODS
 from datasets.transforms import normalise
 from datasets.video import VideoClips
 from evaluation.measures import MEASURES
@@ -41,6 +41,16 @@ class Settings:
     seed: int
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
+    options: str = ""  # of attribution methods, as --options takes them
+
+    def stored(self) -> dict:
+        """As files have them: options where there are any."""
+        return {name: value for name, value in vars(self).items() if name != "options" or value}
+
+
+def is_optimised(explanation: str) -> bool:
+    """Whether a clip's heat is found by optimisation, which takes too long for disturbed clips as well."""
+    return explanation in METHODS and METHODS[explanation].optimises
 
 
 def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
@@ -51,7 +61,7 @@ def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
     """
     if explanation == "chance":
         return {"truth"}
-    needs = {"heat", "box", "truth"} | (set() if explanation in RECIPES else {"disturbed clips"})
+    needs = {"heat", "box", "truth"} | (set() if is_optimised(explanation) else {"disturbed clips"})
     if with_prototypes and (explanation in BASELINES or explanation.startswith("top_prototype")):
         needs |= {"first prototype"}
     if with_prototypes and explanation in ("prototypes", "random"):
@@ -72,7 +82,8 @@ class Judge:
         model, self.tree, self.record = load()
         self.model = model.to(device).eval().requires_grad_(False)
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
-        self.heats = Heats(self.model, settings.head, self.size, iterations=settings.iterations, seed=settings.seed)
+        self.heats = Heats(self.model, settings.head, self.size, iterations=settings.iterations, seed=settings.seed,
+                           options=settings.options.split())
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return normalise(pixels.to(self.device), self.clips.normalisation)

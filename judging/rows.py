@@ -15,7 +15,7 @@ from judging.judge import Judge, Key, Load, Settings
 from judging.scenes import DISTURBANCES, Truth
 from training.checkpoint import write_whole
 
-BEFORE = {"window_power": 1.0}  # settings of files that are older than these: the mean
+BEFORE = {"window_power": 1.0, "options": ""}  # settings of files that lack them: the mean, and no options
 
 
 def _stored(settings: dict, table: str) -> tuple[dict, dict[str, int]]:
@@ -62,7 +62,7 @@ class Rows:
             raise ValueError(f"{path}: measured with another {name} ({before}, not {now}); --overwrite measures "
                              "afresh, --out writes elsewhere")
         if known != self.editions:
-            whole.append(json.dumps({"settings": vars(settings) | {"editions": self.editions}}) + "\n")
+            whole.append(json.dumps({"settings": settings.stored() | {"editions": self.editions}}) + "\n")
         write_whole(path, lambda file: file.write("".join(whole).encode()))
 
     def _take(self, row: dict, known: dict[str, int]) -> None:

@@ -9,15 +9,14 @@ import pandas as pd
 import torch
 from torch import nn
 
-from attribution import METHODS
-from attribution.feature_pyramid import feature_pyramid
-from attribution.perturbation import RECIPES
+from attribution import METHODS, parse_options
+from attribution.feature_pyramid import refusal
 from datasets.video import VideoClips
 from evaluation.faithfulness import STEPS
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint
 from judging.heats import BASELINES, HEADS
-from judging.judge import HEAT_OF, OWN, Load, Settings
+from judging.judge import HEAT_OF, OWN, Load, Settings, is_optimised
 from judging.prototypes import Loader, prototype_rows
 from judging.rows import Rows, stored_prototypes
 from judging.scenes import Truth
@@ -35,6 +34,7 @@ class Wanted:
     heats: attribution methods by which the first prototype's heat is made, too, as cards have it.
     prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
     steps: of insertion and deletion. iterations: of a perturbation at most.
+    options: of attribution methods, METHOD.NAME=VALUE each.
     seed: of random heat, noise and resampling.
 
     Raises:
@@ -49,15 +49,17 @@ class Wanted:
     prototypes: bool = True
     steps: int = STEPS
     iterations: int = 2000
+    options: Sequence[str] = ()
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if unable := [method for method in self.heats if method in (*RECIPES, *BASELINES)]:
+        if unable := [method for method in self.heats if method in BASELINES or is_optimised(method)]:
             raise ValueError(f"--heats {unable[0]}: cannot be made of a prototype here; choose gradients, grad_cam or "
                              "class_feature_pyramid")
         for method in (*(self.methods or ()), *self.heats):
             if method not in METHODS:
                 raise ValueError(f"{method}: choose one of {', '.join(METHODS)}")
+        parse_options(self.options, [*(METHODS if self.methods is None else self.methods), *self.heats])
         if self.head not in HEADS:
             raise ValueError(f"{self.head}: choose one of {', '.join(HEADS)}")
 
@@ -142,11 +144,9 @@ def served(trunk: nn.Module, size: tuple[int, int, int], methods: Sequence[str] 
     chosen, pyramid = list(METHODS if methods is None else methods), "class_feature_pyramid"
     if pyramid not in chosen:
         return chosen
-    try:
-        feature_pyramid(lambda clips: trunk(clips).flatten(1).sum(1), torch.zeros(3, *size), layer=trunk, depth=1)
-    except ValueError as error:
+    if reason := refusal(trunk, torch.zeros(3, *size)):
         if methods is not None:
-            raise ValueError(f"--methods {pyramid}: {error}") from error
-        print(f"{pyramid} is left out: {error}", file=sys.stderr)
+            raise ValueError(f"--methods {pyramid}: {reason}")
+        print(f"{pyramid} is left out: {reason}", file=sys.stderr)
         chosen.remove(pyramid)
     return chosen

@@ -19,8 +19,8 @@ from judging.judge import Settings
 from judging.scenes import Truth, load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from models.hipe import HIPE
+from run.choosing import choose, stored_flags
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
-from run.explaining import choose, stored_flags
 from run.model import choose_device, model_of
 from training.checkpoint import load_checkpoint
 from training.push import PushRecord
@@ -80,13 +80,14 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     stored = stored_flags(content, call, {name for name, value in moves.items() if value is not None})
     stored = stored.replaced(memory_gb=0.0)
     videos = hold_out(read_videos(stored, tree), content.get("held_out", ()), DATASETS[stored.dataset])
-    chosen, reader = choose(call, whole_videos(videos)), make_reader(stored)
+    chosen = choose(whole_videos(videos), names=data.videos, subset=data.subset, n=data.n_videos)
+    reader = make_reader(stored)
     file = Path(truth) if truth is not None else truth_beside(Path(stored.annotation_path))
     known = load_truth(file).of(videos)
     _tell(file, known.of(chosen), len(chosen), insisted=truth is not None)
     settings = Settings(_digest(content), wanted.head, wanted.steps, wanted.iterations, stored.inference_stride,
                         wanted.seed, hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file else "none",
-                        window_power(stored))
+                        window_power(stored), " ".join(wanted.options))
     folder = Path(out) if out else folder_of(path, wanted.head)
     folder.mkdir(parents=True, exist_ok=True)
     subset, seen = data.subset or "val", {"normalisation": model.normalisation}

@@ -11,7 +11,7 @@ from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips
 from evaluation.summary import summarise, write_tables
-from explain import explain_videos, pages, render
+from explain import ExplanationSettings, Sources, explain_videos, pages, render
 from explain.names import PARTS, file_name
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
@@ -111,11 +111,12 @@ def explained(root: Path, score: str) -> tuple[Path, HIPE, torch.Tensor]:
                     torch.tensor([0.0, 32, 96, 128]), maps, (8, 48, 48))
     clips = VideoClips([Video(EVIL, Path(EVIL), 0, "validation", 20, (0, 20))], sampler=SlidingWindows(8, 6),
                        transform=EvalTransform(48), reader=reader)
+    sources = Sources(record, {"train": Video("train", Path("train"), 0, "training", 20, (0, 20))})
+    settings = ExplanationSettings(progress=False, checkpoint="my results/save_14.pth")
     classes, above = root / "local_analysis", root / "local_analysis_parents"
     for levels, out, beside in (([0], classes, above), ([1, 2], above, classes)):
-        (found,) = explain_videos(model, clips, hierarchy=tree, record=record, levels=levels, out=out, beside=beside,
-                                  source_videos={"train": Video("train", Path("train"), 0, "training", 20, (0, 20))},
-                                  progress=False, checkpoint="my results/save_14.pth")
+        (found,) = explain_videos(model, clips, hierarchy=tree, levels=levels, out=out, beside=beside, sources=sources,
+                                  settings=settings)
     item = next(clips[i] for i in range(len(clips)) if int(clips[i]["frames"].min()) == found["window"][0])
     with torch.no_grad():
         activations = model(normalise(item["clip"])[None]).activations[0]

@@ -18,7 +18,7 @@ EVENT = [Tube(4, np.array([[30.0, 10, 12, 12]] * 8))]
 class BrightTrunk(nn.Module):
     """One cell of 4 frames and 8 x 8 pixels sees how bright it is."""
 
-    stride, out_channels = (4, 8, 8), 1
+    stride, offset, out_channels = (4, 8, 8), (1, 3, 3), 1
 
     def forward(self, clips):
         return nn.functional.avg_pool3d(clips.mean(1, keepdim=True), self.stride)
@@ -27,7 +27,7 @@ class BrightTrunk(nn.Module):
 class BrightModel:
     """Class 1 is brightness, class 0 its absence."""
 
-    trunk, offset = BrightTrunk(), (1, 3, 3)
+    trunk = BrightTrunk()
 
     def pooled_log_probs(self, features):
         logit = features.mean((2, 3, 4))

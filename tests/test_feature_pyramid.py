@@ -9,7 +9,8 @@ from torch import nn
 from trunks import light, small
 
 from attribution import METHODS
-from attribution.feature_pyramid import Grid, feature_pyramid, spread
+from attribution.feature_pyramid import feature_pyramid, spread
+from attribution.trace import Grid
 from models import TRUNKS
 from models.geometry import upsample
 from models.resnet3d import ResNet3D

@@ -8,7 +8,7 @@ import torch
 from tiny import STRIDE, tiny_hipe
 from torch import nn
 
-from attribution import METHODS
+from attribution import METHODS, options_of
 from attribution.grad_cam import grad_cam
 from attribution.random_heat import random_heat
 from models import TRUNKS
@@ -102,7 +102,7 @@ def test_random_heat_is_a_function_of_its_seed(clip):
 def test_methods_keep_the_contract(name, network, clip):
     conv, score, _ = network
     heat = METHODS[name](score, clip, layer=conv, upsample=functools.partial(upsample, size=SIZE, stride=STRIDE),
-                         seed=3, iterations=2, steps=2)
+                         **options_of(name, seed=3, iterations=2, steps=2))
     assert heat.shape == SIZE and heat.isfinite().all() and not heat.requires_grad
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy import CELLS, INSIDE, REGION, SIZE, STRIDE, Toy, toy_clip
 
-from attribution import METHODS
+from attribution import METHODS, options_of
 from attribution.gradients import POLARITIES, grad, grad_input, integrated_grad, smooth_grad
 from models.geometry import upsample
 
@@ -57,8 +57,9 @@ def test_an_unknown_polarity_is_an_error(clip):
 def test_every_method_finds_the_region(name, clip):
     torch.manual_seed(0)
     toy = Toy()
-    heat = METHODS[name](toy.log_prob, clip, layer=toy, upsample=lambda maps: upsample(maps, SIZE, STRIDE), steps=8,
-                         areas=[0.05], iterations=130 if name == "step" else 60, sigma=4, step=7, perturbation="fade")
+    options = options_of(name, areas=[0.05], iterations=130 if name == "step" else 60, sigma=4, step=7,
+                         perturbation="fade", steps=8)
+    heat = METHODS[name](toy.log_prob, clip, layer=toy, upsample=lambda maps: upsample(maps, SIZE, STRIDE), **options)
     assert heat.shape == SIZE and heat.min() >= 0 and not heat.requires_grad
     assert float(heat[INSIDE].mean()) > 2.5 * float(heat[~INSIDE].mean())
     peak = torch.unravel_index(heat.argmax(), SIZE)

@@ -8,78 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torchvision
+from attributable import TRUNK_LINE, attribution_folder, call
 from media import shades, write_frames, write_video
 from PIL import Image
-from trunks import HEADS, SMALL, light, on_meta
+from trunks import CPU
 
 import local_attribution
 from attribution import METHODS
-from attribution.feature_pyramid import feature_pyramid
 from attribution.perturbation import extremal_masks
-from datasets.reading import CachedReader, LooseFiles
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import VideoClips
-from explain import attributed
-from hierarchy.embeddings import fit_embeddings
-from hierarchy.tree import Hierarchy
-from models import TRUNKS
-from models.geometry import smoothed
-from models.resnet3d import ResNet3D
-from options.errors import user_errors
-from options.flags import parse_main
-from options.resolve import resolve
-from run.model import build_model, check_size
-from training.checkpoint import load_checkpoint, save_checkpoint
-
-ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
-TRUNK = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1")
-CLIPS = "--sample_size 24 --sample_duration 8 --no_gpu --num_iter 2 --steps 2"
+from explain import attribution, attribution_page
+from explain.attribution import find_windows
+from run import subjects
+from run.attributing import pick_videos
+from run.model import check_size
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Weights of a trunk with a head, class names, a checkpoint, and videos of several kinds."""
-    root = tmp_path_factory.mktemp("attribution")
-    torch.manual_seed(0)
-    trunk = ResNet3D(10, widen_factor=0.125, conv1_t_size=3)
-    state = {f"module.{key}": value for key, value in trunk.state_dict().items()}
-    torch.save({"state_dict": state}, root / "headless.pth")
-    state |= {"module.fc.weight": torch.randn(3, trunk.out_channels), "module.fc.bias": torch.zeros(3)}
-    torch.save({"state_dict": state}, root / "trunk.pth")
-    (root / "classes.json").write_text(json.dumps([row[0] for row in ROWS]))
-
-    write_frames(root / "clips" / "run-first one", shades(12))
-    write_frames(root / "clips" / "wave-x-y", shades(8)[::-1])
-    write_video(root / "clips" / "Jump" / "leap.avi", shades(9))
-
-    flags = f"{TRUNK} --sample_size 24 --sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8"
-    args, _ = parse_main(flags.split())
-    args = resolve(args)
-    tree = Hierarchy.from_rows(ROWS)
-    points = fit_embeddings(tree, dim=8, edge=1.5)
-    model = build_model(args, tree, points, 1.0)
-    args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
-    save_checkpoint(root / "save_1.pth", {
-        "done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
-        "embedding": {"points": points, "c": 1.0}, "model": model.state_dict(), "optimizers": {}, "rng": {},
-        "push_record": None})
-    database = {}
-    for i, (name, *_) in enumerate(ROWS):
-        info = {"n_frames": 12, "height": 24, "width": 32, "fps": 10}
-        write_frames(root / "jpg" / name / f"v_{name}_g01_c01", np.roll(shades(12), i, 2), info=info)
-        database[f"v_{name}_g01_c01"] = {"subset": "validation", "annotations": {"label": name, "segment": [1, 13]}}
-    (root / "a.json").write_text(json.dumps({"labels": [row[0] for row in ROWS], "database": database}))
-    return root
-
-
-def call(root: Path, line: str, *more: str) -> None:
-    with user_errors():
-        local_attribution.main([*line.split(), "--root_path", str(root), *more])
-
-
-TRUNK_LINE = f"--pretrain_path trunk.pth --classes classes.json {TRUNK} {CLIPS}"
+    return attribution_folder(tmp_path_factory.mktemp("attribution"))
 
 
 def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, capsys):
@@ -120,33 +69,11 @@ def test_a_checkpoint_explains_classes_ancestors_and_prototypes(root, tmp_path, 
     assert f">{title}</h2>" in (tmp_path / f"{where.replace('/', '-')}.html").read_text()
 
 
-def test_a_checkpoint_of_the_trunk_epochs_is_explained_by_its_softmax_head(root, tmp_path, capsys):
-    content = load_checkpoint(root / "save_1.pth") | {"done": ["trunk", 1, 1]}
-    torch.manual_seed(0)
-    content["model"]["pooled_head.weight"] = torch.randn_like(content["model"]["pooled_head.weight"])
-    save_checkpoint(tmp_path / "trunk.pth", content)
-    path = ["--resume_path", str(tmp_path / "trunk.pth")]
-    args, _ = local_attribution.parse([*path, "--root_path", str(root), "--no_gpu"])
-    args.where = torch.device("cpu")
-    subject = local_attribution.hipe_subject(args, content, tmp_path / "trunk.pth")
-    clips = torch.randn(2, 3, 8, 24, 24)
-    expected = subject.trunk(clips).mean((2, 3, 4)) @ subject.head[:3].T + content["model"]["pooled_head.bias"]
-    found = subject.log_probs(clips)
-    torch.testing.assert_close(found[:, :3], expected.log_softmax(-1))
-    torch.testing.assert_close(found[:, :3].exp().sum(1), found[:, 3:].exp().sum(1))
-    call(root, "--videos v_Jump_g01_c01 --level 1 --no_gpu --vis_method class_feature_pyramid", *path, "--out",
-         str(tmp_path))
-    assert (tmp_path / "class_feature_pyramid" / "trunk" / "level1" / "v_Jump_g01_c01.npy").exists()
-    with pytest.raises(SystemExit):
-        call(root, "--videos v_Jump_g01_c01 --prototype 1 --no_gpu", *path)
-    assert "leave out --prototype" in capsys.readouterr().err
-
-
 def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(METHODS, "smooth_grad", interrupt)
+    monkeypatch.setitem(METHODS, "smooth_grad", replace(METHODS["smooth_grad"], function=interrupt))
     with pytest.raises(SystemExit) as stop:
         call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method random smooth_grad", "--out", str(tmp_path))
     said = capsys.readouterr().err.strip().splitlines()
@@ -161,7 +88,7 @@ def test_masks_of_an_interrupted_perturbation_ask_for_no_more_iterations(root, t
     def cut_off(*args, **kwargs):
         return replace(extremal_masks(*args, **kwargs), interrupted=True)
 
-    monkeypatch.setattr(local_attribution, "extremal_masks", cut_off)
+    monkeypatch.setattr(attribution, "extremal_masks", cut_off)
     call(root, f"{TRUNK_LINE} --videos_dir clips --n_videos 1 --vis_method 3d_ep", "--out", str(tmp_path))
     said = capsys.readouterr().err
     assert "3d_ep: interrupted; these are the best masks after 2 iterations" in said and "raise --num_iter" not in said
@@ -191,63 +118,17 @@ def test_weights_that_are_not_numbers_are_said(root, capsys):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_published_energy_holds_no_area(root, tmp_path, monkeypatch, published):
-    seen, margins, before = [], [], local_attribution.extremal_masks
-    monkeypatch.setattr(local_attribution, "extremal_masks",
+    seen, margins, before = [], [], attribution.extremal_masks
+    monkeypatch.setattr(attribution, "extremal_masks",
                         lambda *words, **named: (seen.append(named), before(*words, **named))[1])
-    monkeypatch.setattr(attributed, "heat_sheet",
+    monkeypatch.setattr(attribution_page, "heat_sheet",
                         lambda pixels, heat, margin: (margins.append(dict(margin)), pixels)[1])
     call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method 3d_ep {'--published_energy' * published}", "--out",
          str(tmp_path))
-    assert {name: seen[0][name] for name in ("tolerance", "rate") if name in seen[0]} == (
-        {"tolerance": None, "rate": 0.05} if published else {})
+    assert seen[0]["published_energy"] == published
     area, = (text for text in margins[0] if text.startswith("area"))
     assert "asked for 0.1: not reached" in area and margins[0][area]  # two iterations reach none; it stands out
     assert "leap" in margins[0]
-
-
-def test_drawn_channels_lead_to_drawn_ones_by_their_strongest_links():
-    torch.manual_seed(0)
-    trunk = ResNet3D(10, widen_factor=0.25, conv1_t_size=3).eval()
-    weights = torch.randn(trunk.out_channels)
-    pyramid = feature_pyramid(lambda clips: trunk(clips).mean((2, 3, 4)) @ weights, torch.randn(3, 8, 32, 32),
-                              layer=trunk, class_weights=weights)
-    first, *below = local_attribution.pyramid_rows(pyramid, (8, 32, 32), "Run, 90 %", "a video")
-    assert first.title == "Run, 90 %" and "a video" in first.note and not first.above
-    rows, shares = [first, *below], dict(zip(map(tuple, pyramid.edges.tolist()), pyramid.shares.tolist(), strict=True))
-    for i, row in enumerate(below, 1):
-        for here, channel in enumerate(row.channels):
-            links = [(other, there) for other, there, place in row.above if place == here]
-            assert 1 <= len(links) <= local_attribution.LINKS
-            all_links = [share for (other, above, layer, lower), share in shares.items()
-                         if (layer, lower) == (i, channel) and above in rows[other].channels]
-            drawn = [shares[other, rows[other].channels[there], i, channel] for other, there in links]
-            assert drawn == sorted(all_links, reverse=True)[:local_attribution.LINKS]
-        assert len(row.tubes) == len(row.channels) <= local_attribution.PICTURED
-
-
-def test_lines_of_a_pyramid_do_not_run_behind_pictures():
-    pixels, tube = np.full((2, 20, 20, 3), 7, np.uint8), torch.zeros(2, 20, 20)
-    rows = [attributed.PyramidRow("a", "", tube, [3], tube[None]),
-            attributed.PyramidRow("b", "", tube, [5], tube[None], [(0, 0, 0)]),
-            attributed.PyramidRow("c", "", tube, [4], tube[None], [(0, 0, 0), (1, 0, 0)])]
-    picture, = attributed.pyramid_picture(pixels, rows)
-    inside = (picture == 7).all(-1)
-    assert inside.sum() == 6 * attributed.CELL ** 2
-    blue = (picture == attributed.TRACES[0]).all(-1)
-    assert blue.any(1)[inside.any(1)].all()  # a frame of that colour in each row, and the line that passes the second
-
-
-def test_voxelwise_heat_is_smoothed_for_drawing_alone(root, tmp_path):
-    heat = torch.zeros(9, 40, 40)
-    heat[4, 20, 20] = 1
-    smooth = smoothed(heat)
-    torch.testing.assert_close(smooth.sum(), torch.tensor(1.0))
-    assert smooth.argmax() == heat.argmax() and smooth.max() < 0.2
-    torch.testing.assert_close(smoothed(torch.ones(3, 8, 5)), torch.ones(3, 8, 5))
-    assert torch.equal(attributed.drawn(heat), heat)
-    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method random", "--out", str(tmp_path))
-    assert torch.equal(torch.from_numpy(np.load(tmp_path / "random" / "resnet-10" / "leap.npy")),
-                       METHODS["random"](None, torch.empty(3, 8, 24, 24), seed=1))
 
 
 def test_a_file_of_no_known_class(root, tmp_path):
@@ -282,26 +163,10 @@ def test_clips_smaller_than_a_trunks_tiles_are_said():
         check_size(trunk, (1, 8, 8))
 
 
-def test_frames_are_read_in_the_order_of_their_numbers(tmp_path):
-    for i, name in enumerate(("f2.png", "f10.png", "f1.png")):
-        Image.fromarray(np.full((4, 6, 3), 10 * i, np.uint8)).save(tmp_path / name)
-    reader = CachedReader(LooseFiles(), 10 ** 6)
-    assert reader.frames(tmp_path)[:, 0, 0, 0].tolist() == [20, 0, 10]
-    assert reader.info(tmp_path).n_frames == 3 and reader.size(tmp_path) == (4, 6)
-
-
 def test_trunks_may_be_called_as_elsewhere():
     args, _ = local_attribution.parse(["--model", "r2plus1d", "--vis_method", "perturb", "grad", "--pretrain_path", "x",
                                        "--video", "y"])
     assert args.model == "r2plus1d_18" and args.vis_method == ["3d_ep", "grad"]
-
-
-def test_class_names_may_be_a_list_or_indices(root, tmp_path):
-    for content in (["b", "a"], {"a": 1, "b": 0}, {"labels": ["b", "a"]}):
-        (tmp_path / "c.json").write_text(json.dumps(content))
-        args, _ = local_attribution.parse(["--classes", "c.json", "--root_path", str(tmp_path), "--pretrain_path", "x",
-                                           "--video", "y"])
-        assert local_attribution.class_names(args) == ["b", "a"]
 
 
 def test_what_a_map_shows_that_is_not_the_usual_is_said(root, tmp_path):
@@ -322,42 +187,13 @@ def test_an_empty_map_has_no_hottest_frame(root, tmp_path):
     assert page.count("an empty map: all alike") == 3 and "hottest" not in page
 
 
-def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, capsys):
-    """And goes on with the others; asked for by name it is an error."""
-    class Mixer(torch.nn.Module):
-        depths, out_channels, stride, offset = (), 4, (8, 24, 24), (0, 0, 0)
-
-        def __init__(self):
-            super().__init__()
-            self.conv, self.mix = torch.nn.Conv3d(3, 3, 1), torch.nn.Linear(3 * 8 * 24 * 24, 4)
-
-        def forward(self, clips):
-            return self.mix(self.conv(clips).flatten(1)).view(-1, 4, 1, 1, 1)
-
-    trunk, head = Mixer(), {"fc.weight": torch.randn(3, 4), "fc.bias": torch.zeros(3)}
-    torch.save({"state_dict": trunk.state_dict() | head}, root / "mixer.pth")
-    monkeypatch.setattr(local_attribution, "build_trunk", lambda args: trunk)
-    words = f"{TRUNK_LINE} --pretrain_path mixer.pth --video clips/run-first --num_iter 1"
-    call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y")) + " --vis_method all", "--out",
-         str(tmp_path))
-    said = capsys.readouterr().err
-    assert "class_feature_pyramid is left out: it cannot explain this trunk" in said
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
-        method.replace("*", "_x_") for method in METHODS if method != "class_feature_pyramid"}
-    with pytest.raises(SystemExit) as stop:
-        call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y"))
-             + " --vis_method class_feature_pyramid")
-    said = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and said.startswith("error: --vis_method class_feature_pyramid cannot explain")
-
-
 def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
     """One a video, and a batch."""
     args, _ = local_attribution.parse([*f"{TRUNK_LINE} --batch_size 1 --inference_stride 1".split(), "--root_path",
                                        str(root), "--videos_dir", "clips"])
-    args.where, alive = torch.device("cpu"), set()
-    subject = local_attribution.trunk_subject(args)
-    videos, reader = local_attribution.pick_videos(args, set(), None, subject.hierarchy)
+    alive = set()
+    subject = subjects.trunk_subject(args, CPU)
+    videos, reader = pick_videos(args, set(), None, subject.hierarchy)
     clips = VideoClips(videos, sampler=SlidingWindows(8, 1), transform=EvalTransform(24), reader=reader)
     most, read = [0], VideoClips.__getitem__
 
@@ -369,7 +205,7 @@ def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
         return item
 
     monkeypatch.setattr(VideoClips, "__getitem__", counted)
-    found = local_attribution.find_windows(subject, clips, args, 4.0)
+    found = find_windows(subject, clips, batch_size=1, power=4.0)
     assert len(found) == 3 and len(clips) >= 8 and most[0] <= 5
 
 
@@ -413,13 +249,6 @@ def test_bad_input_is_one_sentence(root, capsys, monkeypatch, videos, flags, mes
     assert stop.value.code == 2 and len(said) == 1 and said[0].startswith("error: ") and message in said[0]
 
 
-def test_class_names_of_kinetics_are_asked_for(root, capsys):
-    with pytest.raises(SystemExit):
-        call(root, f"--pretrain_path trunk.pth --pretrain_dataset kinetics {TRUNK} {CLIPS} --videos_dir clips")
-    said = capsys.readouterr().err
-    assert "--pretrain_dataset kinetics" in said and "--classes classes.json" in said and "torchvision" in said
-
-
 @pytest.mark.parametrize(("flags", "message"), [("--level 2", "levels 0 to 1"), ("--prototype 10", "prototypes 0 to 9"),
                                                 ("--level 0 --prototype 1", "contradict"),
                                                 ("--prototype 1 --target Run", "contradict"),
@@ -429,48 +258,3 @@ def test_what_a_checkpoint_does_not_have(root, capsys, flags, message):
     with pytest.raises(SystemExit) as stop:
         call(root, f"--resume_path save_1.pth --no_gpu {flags}")
     assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
-# --- heads as they are published
-
-
-@pytest.mark.parametrize("name", light(TRUNKS))
-def test_every_published_head_is_found(name, tmp_path, monkeypatch):
-    """By its name in the published layout, as a layer or a convolution of one cell."""
-    options = SMALL.get(name, {})
-    trunk = on_meta(name, **options).to_empty(device="cpu")
-    n, key = trunk.out_channels, HEADS.get(name, "fc")
-    weight, bias = torch.randn(3, n), torch.randn(3)
-    shape = (3, n, 1, 1, 1) if name in ("i3d", "s3d") else (3, n)
-    content = {"state_dict": {f"module.{key}": torch.zeros_like(value) for key, value in trunk.state_dict().items()}
-               | {f"module.{key}.weight": weight.view(shape), f"module.{key}.bias": bias}}
-    for module in ("models.weights", "local_attribution"):
-        monkeypatch.setattr(f"{module}.read_state", lambda path: content)
-    read = "class_token" if name == "mvit_v2_s" else "forward"
-    monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
-    monkeypatch.setattr(local_attribution, "build_trunk", lambda args: trunk)
-    (tmp_path / "c.json").write_text('["a", "b", "c"]')
-    args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
-                                       "x", "--pretrain_path", "weights.pth", "--vis_method", "grad"])
-    args.where = torch.device("cpu")
-    subject = local_attribution.trunk_subject(args)
-    assert torch.equal(subject.head, weight)
-    expected = (weight.sum(1) + bias).log_softmax(0).expand(2, -1)
-    torch.testing.assert_close(subject.log_probs(None), expected, atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize(("name", "size"), [("r3d_18", 64), ("mc3_18", 64), ("r2plus1d_18", 64), ("s3d", 224),
-                                            ("mvit_v2_s", 224), ("swin3d_t", 64)])
-def test_trunks_predict_what_torchvisions_networks_do(name, size, tmp_path):
-    torch.manual_seed(0)
-    network = getattr(torchvision.models.video, name)(weights=None, num_classes=3).eval()
-    torch.save(network.state_dict(), tmp_path / "w.pth")
-    (tmp_path / "c.json").write_text('["a", "b", "c"]')
-    args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
-                                       "x", "--pretrain_path", "w.pth", "--vis_method", "grad"])
-    args.where = torch.device("cpu")
-    clips = torch.randn(2, 3, 16, size, size)
-    torch.testing.assert_close(local_attribution.trunk_subject(args).log_probs(clips),
-                               network(clips).log_softmax(-1), atol=1e-4, rtol=1e-4)

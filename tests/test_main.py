@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ from program import (
 )
 
 from attribution import METHODS
+from explain.heat import heat_of
 from models.geometry import box_of, smoothed
-from run.explaining import heat_method
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
 
@@ -250,7 +251,7 @@ def test_heat_is_by_any_method_and_mistakes_are_explained(whole, tmp_path, capsy
     results.mkdir()
     shutil.copy(whole / "save_3.pth", results)
     explain = ["--resume_path", results / "save_3.pth", "--no_img", "--k", 1]
-    for words, said in ((["--heat", "fire"], "choose upsample or one of grad"),
+    for words, said in ((["--heat", "fire"], "--heat: invalid choice: 'fire'"),
                         (["--mistakes", 2], "metrics.json: no such file, so no mistakes are known")):
         with pytest.raises(SystemExit) as ended:
             explain_classes(*explain, *words)
@@ -274,12 +275,12 @@ def test_heat_of_single_voxels_is_smoothed():
         return clips[:, 0, 3, 10, 20] * 2
 
     clip = torch.zeros(3, 8, 24, 32)
-    name, method = heat_method("grad")
-    heat = method(score, clip)
-    assert name == "grad" and torch.stack(torch.unravel_index(heat.argmax(), heat.shape)).tolist() == [3, 10, 20]
+    trunk = SimpleNamespace(stride=(1, 1, 1))
+    heat = heat_of("grad", score, clip, trunk=trunk, smooth=True)
+    assert torch.stack(torch.unravel_index(heat.argmax(), heat.shape)).tolist() == [3, 10, 20]
     torch.testing.assert_close(heat, smoothed(METHODS["grad"](score, clip)))
     assert box_of(heat)[1] < 10
-    assert heat_method("grad_cam")[1] is METHODS["grad_cam"] and heat_method("upsample") is None
+    assert torch.equal(heat_of("grad", score, clip, trunk=trunk), METHODS["grad"](score, clip))
 
 
 def test_short_videos_and_unpushed_prototypes_are_told_of(data, whole, tmp_path, capsys):

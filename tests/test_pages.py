@@ -13,11 +13,12 @@ from pages import Page
 from PIL import Image, ImageSequence
 from tiny import MemoryReader, Record, Spot, tiny_hipe
 
+from attribution import METHODS, Method
 from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video, VideoClips
 from explain import pages
-from explain.explainer import explain_videos
+from explain.explainer import ExplanationSettings, Sources, explain_videos
 from explain.names import file_name
 from explain.pictures import prototype_pictures
 from explain.report import write_report
@@ -42,10 +43,12 @@ def world():
     record = Record(["train"] * len(model.prototype_layer.node_of), torch.arange(12, 20),
                     torch.tensor([0.0, 32, 96, 128]), maps, (8, SIZE, SIZE))
 
-    def explain(out: Path, levels=(0,), n=4, **options):
+    def explain(out: Path, levels=(0,), n=4, beside=None, source_videos=None, **options):
+        known = {"train": source} if source_videos is None else source_videos
         clips = VideoClips(videos[:n], sampler=SlidingWindows(8, 6), transform=EvalTransform(SIZE), reader=reader)
-        return explain_videos(model, clips, hierarchy=tree, record=record, levels=levels, out=out,
-                              **{"source_videos": {"train": source}, "batch_size": 3, "progress": False} | options)
+        return explain_videos(model, clips, hierarchy=tree, levels=levels, out=out, beside=beside,
+                              sources=Sources(record, known),
+                              settings=ExplanationSettings(**{"batch_size": 3, "progress": False} | options))
 
     explain.clips = VideoClips(videos, sampler=SlidingWindows(8, 6), transform=EvalTransform(SIZE), reader=reader)
     explain.model, explain.tree, explain.record = model, tree, record
@@ -89,7 +92,7 @@ def test_the_brightest_prototypes_peak_is_on_the_spot(world, tmp_path):
     assert peaks and all(SPOT.holds(*peak) for peak in peaks)
 
 
-def test_cards_say_whether_their_boxes_hold(world, tmp_path):
+def test_cards_say_whether_their_boxes_hold(world, tmp_path, monkeypatch):
     """The brightest prototypes match the spot alone; a heat that points to a dark corner is found out."""
     brightest = set(range(0, len(world.model.prototype_layer.node_of), 3))
 
@@ -98,15 +101,16 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path):
                 if entry["prototype"] in brightest and one["window"][1] >= 15}
 
     def corner(score_fn, clip, **options):
-        assert torch.is_grad_enabled() and score_fn(clip[None]).shape == (1,) and "upsample" in options
+        assert torch.is_grad_enabled() and score_fn(clip[None]).shape == (1,) and set(options) == {"upsample"}
         heat = torch.zeros(clip.shape[1:])
         heat[0, :8, :8], heat[0, 2, 3] = 1, 2
         return heat
 
+    monkeypatch.setitem(METHODS, "in the corner", Method("in the corner", corner, needs=("upsample",)))
     parents = tmp_path / "parents"
     world(parents, levels=(1, 2), beside=tmp_path / "corner")
-    own, cornered = bright_ones(tmp_path / "own"), bright_ones(tmp_path / "corner", heat=("in the corner", corner),
-                                                                beside=parents)
+    own = bright_ones(tmp_path / "own")
+    cornered = bright_ones(tmp_path / "corner", heat="in the corner", beside=parents)
     assert own and set(own) == set(cornered)
     for name, (explanation, entry) in own.items():
         assert explanation["heat"] == "upsample" and entry["box_test"]["holds"]

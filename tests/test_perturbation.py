@@ -8,17 +8,8 @@ import torch
 import torch.nn.functional as F
 from toy import INSIDE, Toy, toy_clip
 
-from attribution.perturbation import (
-    AREA_WEIGHT,
-    AREAS,
-    ELLIPSOID,
-    RECIPES,
-    Pyramid,
-    SmoothMask,
-    area_penalty,
-    extremal_masks,
-    roughness,
-)
+from attribution.masks import ELLIPSOID, Degradations, SmoothMask, area_penalty, roughness
+from attribution.perturbation import AREA_WEIGHT, AREAS, ENERGIES, extremal_masks
 from models.resnet3d import ResNet3D
 
 
@@ -75,7 +66,7 @@ def test_any_sigma_covers_the_frame(sigma):
 @pytest.mark.parametrize("kind", ["blur", "fade"])
 def test_the_pyramid_goes_from_ruin_to_the_clip(kind):
     clips = torch.randn(2, 3, 2, 9, 12)
-    pyramid = Pyramid(clips, kind=kind, strongest=4)
+    pyramid = Degradations(clips, kind=kind, strongest=4)
     which = torch.tensor([1, 0, 1])
     torch.testing.assert_close(pyramid(torch.ones(3, 2, 9, 12), which), clips[which])
     torch.testing.assert_close(pyramid(torch.zeros(3, 2, 9, 12), which), pyramid.levels[0, which])
@@ -89,10 +80,10 @@ def test_the_pyramid_goes_from_ruin_to_the_clip(kind):
 
 def test_a_blur_is_a_gaussian_and_keeps_what_is_even():
     clips = torch.ones(1, 3, 1, 60, 61)
-    torch.testing.assert_close(Pyramid(clips).levels, torch.ones(8, 1, 3, 1, 60, 61))
+    torch.testing.assert_close(Degradations(clips).levels, torch.ones(8, 1, 3, 1, 60, 61))
     clips = torch.zeros(1, 3, 1, 60, 61)
     clips[..., 30, 30] = 1
-    row = Pyramid(clips, strongest=5).levels[0, 0, 0, 0, 30]
+    row = Degradations(clips, strongest=5).levels[0, 0, 0, 0, 30]
     torch.testing.assert_close(row / row[30], torch.exp(-(torch.arange(61) - 30.0) ** 2 / 50) * (row > 0), atol=1e-5,
                                rtol=1e-4)
 
@@ -163,7 +154,7 @@ def fair_penalty(rows, area):
 
 def naive_values(score, clip, how, area, variant, iterations, sigma):
     """One mask of one clip, by torch's own optimiser, sorting and unfolded weights: the grid after every iteration."""
-    recipe, size = RECIPES[how], tuple(clip.shape[2:])
+    recipe, size = ENERGIES[how], tuple(clip.shape[2:])
     values = torch.ones(clip.shape[1], *(math.ceil(n / 7) for n in size), requires_grad=True)
     optimiser = torch.optim.SGD([values], lr=0.05, momentum=0.9, dampening=0.9)
     weight, history = AREA_WEIGHT, []
@@ -189,10 +180,10 @@ def naive_values(score, clip, how, area, variant, iterations, sigma):
     return torch.stack(history)
 
 
-@pytest.mark.parametrize("how", RECIPES)
+@pytest.mark.parametrize("how", ENERGIES)
 def test_batched_masks_are_those_of_a_naive_optimisation(how, monkeypatch):
-    recipe = RECIPES[how]
-    monkeypatch.setitem(RECIPES, how, dataclasses.replace(recipe, smooth_start=4))
+    recipe = ENERGIES[how]
+    monkeypatch.setitem(ENERGIES, how, dataclasses.replace(recipe, smooth_start=4))
     toy, clips, areas = Toy(), torch.stack([toy_clip(0), toy_clip(1)]), (0.05, 0.3)
     found = extremal_masks(toy.log_prob, clips, how=how, areas=areas, variants=("preserve", "delete", "dual"),
                            perturbation="fade", iterations=8, step=7, sigma=4, every=1, patience=None,
@@ -223,18 +214,18 @@ def optimised():
     def score(clips, _):
         return F.logsigmoid(8 * (clips[(slice(None), slice(None), *WIDE)].mean((1, 2, 3, 4)) - 0.5))
     with pytest.MonkeyPatch.context() as patch:  # the smooth term joins before the area is closed in on
-        patch.setitem(RECIPES, "step", dataclasses.replace(RECIPES["step"], smooth_start=30))
+        patch.setitem(ENERGIES, "step", dataclasses.replace(ENERGIES["step"], smooth_start=30))
         return {how: extremal_masks(score, clip[None], how=how, perturbation="fade", step=3, sigma=2, iterations=120,
-                                    patience=None, every=119) for how in RECIPES}
+                                    patience=None, every=119) for how in ENERGIES}
 
 
-@pytest.mark.parametrize("how", RECIPES)
+@pytest.mark.parametrize("how", ENERGIES)
 def test_masks_have_their_areas(how, optimised):
     assert optimised[how].areas[0, :, 0].tolist() == pytest.approx(list(AREAS), abs=0.02)
     assert optimised[how].masks.min() >= 0 and optimised[how].masks.max() <= 1
 
 
-@pytest.mark.parametrize("how", RECIPES)
+@pytest.mark.parametrize("how", ENERGIES)
 def test_masks_cover_the_region(how, optimised):
     mask, inside = optimised[how].masks[0, AREAS.index(ENOUGH[how]), 0], wide_region()
     assert mask[inside].mean() > 0.7 and mask[inside].mean() > 3 * mask[~inside].mean()
@@ -258,7 +249,7 @@ def test_the_published_energy_alone_pays_for_any_area():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", RECIPES)
+@pytest.mark.parametrize("how", ENERGIES)
 def test_masks_of_a_real_trunk_have_their_areas(how):
     """Of a 3D-ResNet that reads noise, whose score no small area keeps."""
     torch.manual_seed(0)
@@ -368,6 +359,16 @@ def test_an_activation_is_a_share_of_the_highest():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         extremal_masks(Toy().log_prob, toy_clip()[None], **options)
+
+
+def test_the_published_energy_has_no_tolerance_and_its_own_rate():
+    toy, clips = Toy(), toy_clip()[None]
+    how = {"areas": (0.1,), "iterations": 12, "patience": 4, "sigma": 4, "perturbation": "fade"}
+    published, spelt, ours = (extremal_masks(lambda clips, _: toy.log_prob(clips), clips, **how, **more).masks
+                              for more in ({"published_energy": True}, {"tolerance": None, "rate": 0.05}, {}))
+    assert torch.equal(published, spelt) and not torch.equal(published, ours)
+    with pytest.raises(TypeError, match="tolerence"):
+        extremal_masks(lambda clips, _: toy.log_prob(clips), clips, tolerence=0.1)
 
 
 def test_step_needs_frames_for_its_ellipsoid():

@@ -9,7 +9,7 @@ from trunks import save
 
 import local_attribution
 from datasets.transforms import normalise
-from explain import explainer
+from explain import attribution, explainer
 from models import TRUNKS
 from training import features
 from training.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ def test_clips_are_normalised_as_the_weights_saw_theirs(data, tmp_path, monkeypa
             return normalise(clips, kind, *flip)
         monkeypatch.setattr(where, "normalise", normalising)
 
-    for where in (features, explainer, local_attribution, export):
+    for where in (features, explainer, attribution, export):
         record(where)
     published = TRUNKS["resnet"](10, widen_factor=0.125).state_dict()
     path = save(tmp_path, {key: value for key, value in published.items() if not key.endswith("num_batches_tracked")})
@@ -81,8 +81,8 @@ def test_clips_are_normalised_as_the_weights_saw_theirs(data, tmp_path, monkeypa
     local_attribution.main(["--resume_path", str(results / "save_2.pth"), "--root_path", str(data), "--n_videos", "1",
                             "--vis_method", "random", "--no_cuda", "--out", str(tmp_path / "out")])
     export.main(["--resume_path", str(results / "save_2.pth"), "--format", "torchscript", str(tmp_path / "served.pt")])
-    assert seen == dict.fromkeys(("training.features", "explain.explainer", "local_attribution", "util_scripts.export"),
-                                 {kind})
+    assert seen == dict.fromkeys(
+        ("training.features", "explain.explainer", "explain.attribution", "util_scripts.export"), {kind})
     assert load_checkpoint(results / "save_2.pth")["args"]["normalisation"] == kind
     with pytest.raises(SystemExit):
         call("--resume_path auto --result_path", results, CALL, "--normalisation imagenet")

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribution import METHODS
 from datasets.reading import JpegFolder, VideoFile
 from datasets.transforms import EvalTransform, normalise
 from datasets.video import Video
@@ -17,9 +16,10 @@ from evaluation.baselines import mean_frame_linear
 from evaluation.decisions import decision_measures
 from evaluation.localisation import Tube, points_at, random_hits
 from evaluation.recognition import accuracy_per_level
+from explain.heat import heat_of
 from hierarchy.tree import Hierarchy
 from models import HIPE
-from models.geometry import points_to_source, upsample
+from models.geometry import points_to_source
 from run.data import make_loader, make_reader, window_clips, window_power
 from run.predict import predict
 from training.push import PushRecord
@@ -48,9 +48,8 @@ def window_of(video: Video, explanation: dict, size: int) -> Tensor:
 def grad_cam_peak(model: HIPE, clip: Tensor, explanation: dict, label: int) -> tuple[int, int, int]:
     """Where Grad-CAM of the trunk's pooled head peaks for a class, in an explanation's window: source frame, y, x."""
     extent = tuple(clip.shape[1:])
-    heat = METHODS["grad_cam"](lambda clips: model.pooled_log_probs(model.trunk(clips))[:, label], clip,
-                               layer=model.trunk,
-                               upsample=lambda maps: upsample(maps, extent, model.trunk.stride, model.offset))
+    heat = heat_of("grad_cam", lambda clips: model.pooled_log_probs(model.trunk(clips))[:, label], clip,
+                   trunk=model.trunk)
     peak, frames = torch.stack(torch.unravel_index(heat.argmax(), heat.shape)), torch.arange(*explanation["window"])
     return tuple(points_to_source(peak, frames, torch.tensor(explanation["crop"]), extent[1:]).tolist())
 

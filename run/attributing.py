@@ -1,0 +1,177 @@
+"""What local_attribution.py does: explains windows of videos by attribution methods, and writes files and a page."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attribution import METHODS, parse_options
+from attribution.feature_pyramid import refusal
+from datasets.loose import single_video, videos_in
+from datasets.reading import CachedReader, Reader
+from datasets.reading.loose import LooseFiles, frame_files
+from datasets.sampling import SlidingWindows
+from datasets.transforms import EvalTransform
+from datasets.video import Video, VideoClips, whole_videos
+from explain.attribution import AREA_MISS, Question, Subject, Window, attribute, windows_to_explain
+from explain.attribution_files import Writer, unusual_options
+from explain.names import file_name
+from hierarchy.tree import Hierarchy
+from options.flags import model_flags, parse_main
+from run.choosing import MEMORY_GB, choose, spread, stored_flags
+from run.data import make_reader, read_videos, window_power
+from run.methods import method_options
+from run.model import check_size, choose_device
+from run.paths import under_root
+from run.resume import stored_args
+from run.subjects import hipe_subject, trunk_subject
+from training.checkpoint import load_checkpoint
+
+GRID_METHODS = ("grad_cam", "class_feature_pyramid")  # explain by the grid of features that a head reads
+
+
+def chosen_methods(args: argparse.Namespace) -> list[str]:
+    """The methods that --vis_method names, or all of them."""
+    return list(METHODS) if "all" in args.vis_method else list(dict.fromkeys(args.vis_method))
+
+
+def check_flags(args: argparse.Namespace, given: set[str]) -> None:
+    """Raise ValueError for flags that contradict each other, and for flags that are missing."""
+    method_options(args, chosen_methods(args))
+    if args.resume_path is None and (args.level or args.prototype is not None):
+        raise ValueError("--level and --prototype need a HIPE checkpoint; give it as --resume_path")
+    if args.level is not None and args.prototype is not None:
+        raise ValueError("--level and --prototype contradict each other; give one of them")
+    if args.resume_path is None and not args.pretrain_path:
+        raise ValueError("nothing to explain with; give a HIPE checkpoint as --resume_path, or a trunk's weights as "
+                         "--pretrain_path")
+    if args.resume_path is None and not (args.videos_dir or args.video):
+        raise ValueError("no videos; give their folder as --videos_dir, or a file as --video")
+    known = argparse.ArgumentParser()
+    model_flags(known)
+    of_trunks = {"classes", "pretrain_dataset", *(action.dest for action in known._actions)} & given
+    if args.resume_path is not None and of_trunks:
+        raise ValueError(f"--{min(of_trunks)} and --resume_path contradict each other, for the checkpoint tells that; "
+                         "leave one of them out")
+    if args.prototype is not None and "target" in given:
+        raise ValueError("--prototype and --target contradict each other; give one of them")
+    if args.videos_dir and args.video:
+        raise ValueError("--videos_dir and --video contradict each other; give one of them")
+
+
+def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None,
+                hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
+    """The videos to explain, and what reads them."""
+    if args.videos_dir or args.video:
+        reader = CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
+        if args.videos_dir:
+            videos = videos_in(under_root(args, args.videos_dir), hierarchy)
+            return spread(videos, args.n_videos if "n_videos" in given else 0), reader
+        file = args.video.expanduser().resolve()
+        if file.is_dir():
+            frame_files(file)
+        return [single_video(file, reader.info(file).n_frames)], reader
+    stored = stored_flags(checkpoint, args, given)
+    return choose(whole_videos(read_videos(stored, hierarchy)), names=args.videos, subset=args.subset,
+                  n=args.n_videos), make_reader(stored)
+
+
+def warn_of_short(clips: VideoClips, reader: Reader) -> None:
+    """A warning for videos that end before their header says, and one for those that are shorter than a clip."""
+    files = reader.reader if isinstance(reader, CachedReader) else reader
+    if isinstance(files, LooseFiles) and files.cut:
+        path, (n_frames, promised) = next(iter(files.cut.items()))
+        print(f"warning: {len(files.cut)} of {len(clips.videos)} videos are cut short: {path} has {n_frames} of the "
+              f"{promised} frames that it promises; replace the file", file=sys.stderr)
+    if clips.looped:
+        duration = clips.sampler.duration
+        print(f"warning: {clips.looped} of {len(clips.videos)} videos have fewer frames than the clip of {duration} "
+              "(--sample_duration), which shows them repeatedly", file=sys.stderr)
+
+
+def leave_out(methods: Sequence[str], unserved: Sequence[str], reason: str, *, by_name: bool) -> list[str]:
+    """The methods without those that a trunk cannot serve, which are reported.
+
+    Args:
+        by_name: whether the methods were asked for by name, and not by `all`.
+    Raises:
+        ValueError: for an unserved method that was asked for by name.
+    """
+    for method in (method for method in methods if method in unserved):
+        if by_name:
+            raise ValueError(f"--vis_method {method} {reason}")
+        print(f"{method} is left out: it {reason}", file=sys.stderr)
+    return [method for method in methods if method not in unserved]
+
+
+def file_names(windows: Sequence[Window]) -> list[str]:
+    """A name for the files of each clip; videos of one name are told apart by their folder and extension."""
+    names = [window.video.name for window in windows]
+    return [file_name(name if names.count(name) == 1 else f"{window.video.path.parent.name} {window.video.path.name}")
+            for name, window in zip(names, windows, strict=True)]
+
+
+def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
+    """Explain all videos by all methods; what is done before Ctrl-C is kept, and laid out on the page.
+
+    Returns:
+        the number of clips, and the page.
+    """
+    device = choose_device(args.device, args.no_cuda)
+    methods, by_name = chosen_methods(args), "all" not in args.vis_method
+    options, asked = method_options(args, methods), parse_options(args.options, methods)
+    checkpoint = None
+    if args.resume_path:
+        path = under_root(args, args.resume_path)
+        checkpoint = load_checkpoint(path)
+        subject = hipe_subject(args, checkpoint, path, device)
+    else:
+        subject = trunk_subject(args, device)
+        if hasattr(subject.trunk, "class_token"):
+            methods = leave_out(methods, GRID_METHODS, "explains by a grid of features, and the head of "
+                                f"{args.model} reads none, but a class token; use gradients or perturbations",
+                                by_name=by_name)
+    stored = parse_main([])[0] if checkpoint is None else stored_args(checkpoint)
+    size, duration, stride = (getattr(args, name) or getattr(stored, name)
+                              for name in ("sample_size", "sample_duration", "sample_t_stride"))
+    check_size(subject.trunk, (duration, size, size))
+    videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
+    clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
+                       transform=EvalTransform(size), reader=reader)
+    warn_of_short(clips, reader)
+    question = Question(args.target, args.level or 0, args.prototype)
+    windows = windows_to_explain(subject, clips, question, batch_size=args.batch_size, power=window_power(stored))
+    if not windows:
+        raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and "
+                         "--root_path")
+    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, windows[0].clip)):
+        methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
+    notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
+    writer = Writer(subject, question, reader, out=Path(args.out).expanduser().resolve(), label=args.save_label,
+                    notes=notes, tubes=args.tubes)
+    write(writer, subject, question, windows, options=options, batch_size=args.batch_size)
+    return len(windows), writer.page
+
+
+def write(writer: Writer, subject: Subject, question: Question, windows: Sequence[Window], *,
+          options: dict[str, dict[str, object]], batch_size: int) -> None:
+    """Write what every method of the writer tells of every clip, and the page of what is done, also after Ctrl-C."""
+    names = file_names(windows)
+    panels = [{"clip": writer.clip(window)} for window in windows]
+    try:
+        # perturbations last, and step, which refuses short clips, before the others: what cannot be is said at once
+        for method in sorted(writer.notes, key=lambda method: (METHODS[method].optimises, method != "step")):
+            missed = 0
+            for result in attribute(method, subject, question, windows, options=options[method], batch_size=batch_size):
+                place = result.place
+                panels[place][method] = writer.method(method, windows[place], names[place], result)
+                missed += result.missed
+            if missed:
+                remedy = "raise --num_iter"
+                remedy += ", or leave out --published_energy" * bool(options[method]["published_energy"])
+                print(f"warning: {method}: {missed} of {len(windows)} clips have masks whose area is more than "
+                      f"{AREA_MISS:g} off what was asked for; {remedy}", file=sys.stderr)
+            print(f"{method}: {len(windows)} clips", flush=True)
+    finally:
+        if any(len(done) > 1 for done in panels):
+            writer.write_page(windows, panels)

@@ -1,0 +1,115 @@
+"""What local_attribution.py explains: the model of a HIPE checkpoint, or a trunk under a published head."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from explain.attribution import Subject
+from hierarchy.tree import Hierarchy
+from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
+from options.flags import parse_main
+from options.resolve import resolve
+from run.model import build_trunk, channels_last, model_of
+from run.paths import HERE, under_root
+
+
+def class_names(args: argparse.Namespace) -> list[str]:
+    """The trunk's class names, in the order of its outputs.
+
+    Raises:
+        ValueError, FileNotFoundError: where they are not given, or the file holds something else.
+    """
+    if not args.classes:
+        if args.pretrain_dataset.lower() == "ucf101":
+            tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
+            return list(tree.names[:tree.n_leaves])
+        if args.pretrain_dataset.lower().startswith("kinetics"):
+            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped; "
+                             "give them as --classes classes.json, which for Kinetics-400 a line of README.md writes "
+                             "from torchvision")
+        raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
+                         "ucf101")
+    path = under_root(args, args.classes)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path}: no such file; check --classes") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); write a list of class names") from error
+    content = content.get("labels", content) if isinstance(content, dict) else content
+    if (isinstance(content, dict) and all(isinstance(index, int) for index in content.values())
+            and sorted(content.values()) == list(range(len(content)))):
+        content = sorted(content, key=content.get)
+    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{path}: not a list of class names, nor names with the indices 0, 1, ...; mend --classes")
+    return content
+
+
+def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
+    """A trunk under mean pooling and a linear layer, both from --pretrain_path; one with a class token under that.
+
+    Raises:
+        ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes.
+    """
+    full, _ = parse_main([])
+    for name in vars(full):
+        if hasattr(args, name) and getattr(args, name) is not None:
+            setattr(full, name, getattr(args, name))
+    full = resolve(full)
+    hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
+    trunk = build_trunk(full)
+    named = is_named(args.pretrain_path)
+    path = args.pretrain_path if named else under_root(args, args.pretrain_path)
+    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes)
+    state = rename(unwrap(fetch_named(trunk, path) if named else read_state(path))[0], trunk.state_dict())
+    weights = [key for key in loaded.dropped if key.endswith("weight") and state[key].dim() > 1
+               and state[key].flatten(1).shape[1] == trunk.out_channels]
+    if len(weights) != 1:
+        raise ValueError(f"{path}: holds no classification head over {trunk.out_channels} channels; give weights with "
+                         "one (fc.weight, fc.bias)")
+    weight = state[weights[0]].flatten(1).float()
+    if len(weight) != hierarchy.n_leaves:
+        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names "
+                         f"{hierarchy.n_leaves}; mend one of them")
+    bias = state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
+    head = nn.Linear(trunk.out_channels, len(weight))
+    head.load_state_dict({"weight": weight, "bias": bias})
+    whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(device).eval()
+    whole.requires_grad_(False)
+    pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk(clips).mean((2, 3, 4)))
+    return Subject(f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
+                   lambda clips: whole["head"](pooled(clips)).log_softmax(-1),
+                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight)
+
+
+def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device: torch.device) -> Subject:
+    """The model of a HIPE checkpoint; of the trunk epochs the softmax head, for the prototypes know nothing yet.
+
+    Raises:
+        ValueError: for a level or a prototype that the model does not have.
+    """
+    model, hierarchy, _ = model_of(checkpoint, path)
+    model = model.to(device).eval().requires_grad_(False)
+    if args.level is not None and not 0 <= args.level < hierarchy.n_levels:
+        raise ValueError(f"--level {args.level} is not in the class tree of {path}; it has the levels 0 to "
+                         f"{hierarchy.n_levels - 1}")
+    n = len(model.prototype_layer.node_of)
+    if args.prototype is not None and not 0 <= args.prototype < n:
+        raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
+    normalisation = model.normalisation
+    if checkpoint["done"] and checkpoint["done"][0] == "trunk":
+        if args.prototype is not None:
+            raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later "
+                             "checkpoint, or leave out --prototype")
+        # an ancestor's weights are the mean of its classes'
+        weights = model.membership @ model.pooled_head.weight / model.membership.sum(1, keepdim=True)
+        return Subject("trunk", str(path), hierarchy, model.trunk,
+                       lambda clips: model.node_log_probs(model.pooled_log_probs(model.trunk(clips))), normalisation,
+                       device, head=weights)
+    return Subject("hipe", str(path), hierarchy, model.trunk, lambda clips: model(clips).log_probs, normalisation,
+                   device, lambda clips: model(clips).activations, model.prototype_layer.node_of.tolist(),
+                   highest=model.prototype_layer.highest)
