@@ -46,7 +46,7 @@ from training.push import PushRecord
 
 TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
          "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",
-         "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
+         "normalisation", "video_path", "annotation_path", "manual_seed", *TRUNK_FLAGS)
 CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "train_crop_min_ratio")
 
 

@@ -1,8 +1,6 @@
 """Trunks, prototypes and the model that joins them.
 
-A trunk is a network (B, 3, T, H, W) -> (B, out_channels, t, h, w) with its `stride` (t, h, w). Its class names the
-`depths` it comes in, empty where there is only one; the `options` of its constructor that flags set; and its default
-`strides` in time and space, None where they cannot be changed.
+A new trunk is a file with a subclass of `Trunk` (models/trunk.py, which says what it states) and a line in `TRUNKS`.
 """
 
 from models.densenet3d import DenseNet3D
@@ -16,6 +14,7 @@ from models.resnet2p1d import ResNet2Plus1D
 from models.resnet3d import ResNet3D
 from models.resnext3d import ResNeXt3D
 from models.torchvision_video import MC318, R3D18, S3D, MViTV2S, R2Plus1D18, Swin3DT
+from models.trunk import Trunk
 from models.tsm import TSMMobileNetV2, TSMResNet50
 from models.wideresnet3d import WideResNet3D
 
@@ -25,4 +24,4 @@ TRUNKS = {
     "s3d": S3D, "mvit_v2_s": MViTV2S, "swin3d_t": Swin3DT, "i3d": I3D, "i3d_resnet50": I3DResNet50,
     "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet}
 
-__all__ = ["HIPE", "TRUNKS", "HIPEOutput", "PrototypeLayer", "ResNet3D"]
+__all__ = ["HIPE", "TRUNKS", "HIPEOutput", "PrototypeLayer", "ResNet3D", "Trunk"]

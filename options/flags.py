@@ -9,7 +9,7 @@ from datasets.transforms import NORMALISATIONS
 from models import TRUNKS
 from models.hipe import NECKS
 from models.scores import SCORES
-from options.recipes import PAPER, PAPER_DEFAULTS, SCORE_DEFAULTS
+from options.recipes import PAPER, PAPER_DEFAULTS, SCORE_DEFAULTS, TRUNK_FLAGS
 from training.engine import OPTIMIZERS
 from training.precision import DTYPES
 from training.schedule import SCHEDULERS
@@ -51,13 +51,12 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", default="resnet", choices=sorted(TRUNKS), help="trunk (default: %(default)s)")
     depths = sorted({depth for trunk in TRUNKS.values() for depth in trunk.depths})
     group.add_argument("--model_depth", type=int, choices=depths, help="layers of the trunk, where it comes in several depths (default: 18, else the smallest)")
-    group.add_argument("--resnet_shortcut", default="B", choices=("A", "B"), help="A: zero padding, B: convolution (default: B)")
-    group.add_argument("--resnet_widen_factor", type=float, default=1.0, help="multiplies the trunk's channels (default: 1)")
-    group.add_argument("--wide_resnet_k", type=int, default=2, help="multiplies the channels of wideresnet's stages (default: 2)")
-    group.add_argument("--resnext_cardinality", type=int, default=32, help="groups of resnext's convolutions (default: 32)")
-    group.add_argument("--conv1_t_size", type=int, default=7, help="frames that conv1 sees, odd (default: 7)")
+    for flag, option in TRUNK_FLAGS.items():
+        if isinstance(option.default, bool):
+            group.add_argument(f"--{flag}", action="store_true", help=option.help)
+        else:
+            group.add_argument(f"--{flag}", type=type(option.default), default=option.default, choices=option.choices or None, help=option.help)
     group.add_argument("--conv1_t_stride", type=int, help="stride of conv1 in time; the first of --temporal_strides")
-    group.add_argument("--no_max_pool", action="store_true", help="stem without max-pool; strides 1 in second place")
     group.add_argument("--temporal_strides", type=int, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 or their like (default of resnet and its kin: 1 2 2 1 1, published 1 2 2 2 2; of others: as published)")
     group.add_argument("--spatial_strides", type=int, nargs=5, help="the same in space (default: as published, mostly 2 2 2 2 2)")
     group.add_argument("--pretrain_path", help="published weights of the trunk: a file, or a name of torchvision's such as KINETICS400_V1")

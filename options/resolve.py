@@ -12,13 +12,13 @@ def _resolve_trunk(args: argparse.Namespace) -> None:
     """The trunk's depth and strides, and that it has what its flags ask for."""
     trunk = TRUNKS[args.model]
     if args.model_depth is None and trunk.depths:
-        args.model_depth = 18 if 18 in trunk.depths else min(trunk.depths)
+        args.model_depth = trunk.default_depth
     elif args.model_depth is not None and args.model_depth not in trunk.depths:
         remedy = f"choose one of {', '.join(map(str, trunk.depths))}" if trunk.depths else "leave the flag out"
         raise ValueError(f"--model {args.model} does not come in --model_depth {args.model_depth}; {remedy}")
-    useless = [flag for option, (flag, default) in TRUNK_FLAGS.items()
-               if option not in trunk.options and getattr(args, flag) != default]
-    useless += [flag for flag in ("temporal_strides", "spatial_strides") if flag not in trunk.options and getattr(args, flag)]
+    own = {option.flag for option in trunk.options.values()}
+    useless = [flag for flag, option in TRUNK_FLAGS.items() if flag not in own and getattr(args, flag) != option.unset]
+    useless += [flag for flag in ("temporal_strides", "spatial_strides") if trunk.strides is None and getattr(args, flag)]
     if args.conv1_t_stride is not None and "conv1_t_size" not in trunk.options:
         useless.append("conv1_t_stride")
     if useless:

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from media import shades, write_frames, write_video
 from PIL import Image
-from trunks import HEADS, SMALL, light, on_meta
+from trunks import light, on_meta
 
 import local_attribution
 from attribution import METHODS
@@ -437,16 +437,15 @@ def test_what_a_checkpoint_does_not_have(root, capsys, flags, message):
 @pytest.mark.parametrize("name", light(TRUNKS))
 def test_every_published_head_is_found(name, tmp_path, monkeypatch):
     """By its name in the published layout, as a layer or a convolution of one cell."""
-    options = SMALL.get(name, {})
-    trunk = on_meta(name, **options).to_empty(device="cpu")
-    n, key = trunk.out_channels, HEADS.get(name, "fc")
+    kind = TRUNKS[name]
+    trunk = on_meta(name, **kind.small).to_empty(device="cpu")
+    n, key = trunk.out_channels, kind.layouts[0].heads[0]
     weight, bias = torch.randn(3, n), torch.randn(3)
     shape = (3, n, 1, 1, 1) if name in ("i3d", "s3d") else (3, n)
     content = {"state_dict": {f"module.{key}": torch.zeros_like(value) for key, value in trunk.state_dict().items()}
                | {f"module.{key}.weight": weight.view(shape), f"module.{key}.bias": bias}}
-    for module in ("models.weights", "local_attribution"):
-        monkeypatch.setattr(f"{module}.read_state", lambda path: content)
-    read = "class_token" if name == "mvit_v2_s" else "forward"
+    monkeypatch.setattr("models.weights.read_state", lambda path: content)
+    read = "class_token" if hasattr(kind, "class_token") else "forward"
     monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
     monkeypatch.setattr(local_attribution, "build_trunk", lambda args: trunk)
     (tmp_path / "c.json").write_text('["a", "b", "c"]')
