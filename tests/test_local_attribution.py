@@ -24,7 +24,7 @@ from datasets.video import VideoClips
 from explain import attributed
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
-from models import TRUNKS
+from models import TRUNKS, Trunk
 from models.geometry import smoothed
 from models.resnet3d import ResNet3D
 from options.errors import user_errors
@@ -324,8 +324,8 @@ def test_an_empty_map_has_no_hottest_frame(root, tmp_path):
 
 def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, capsys):
     """And goes on with the others; asked for by name it is an error."""
-    class Mixer(torch.nn.Module):
-        depths, out_channels, stride, offset = (), 4, (8, 24, 24), (0, 0, 0)
+    class Mixer(Trunk):
+        out_channels, stride = 4, (8, 24, 24)
 
         def __init__(self):
             super().__init__()
