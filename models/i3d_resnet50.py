@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.resnet3d import HARA, IMAGES
-from models.trunk import Stride, Trunk, five_strides, he_init, product
+from models.resnet3d import HARA, IMAGES, kind_of
+from models.trunk import State, Stride, Trunk, five_strides, he_init, product
 
 
 def inflate(module: nn.Module) -> nn.Module:
@@ -62,3 +62,7 @@ class I3DResNet50(Trunk):
         """Features of clips: (B, 3, T, H, W) normalised -> (B, 2048, t, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return kind_of(state) == "plain"

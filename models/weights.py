@@ -115,9 +115,9 @@ def layout_of(state: State, trunk: type[Trunk] | None = None) -> Layout | None:
     return next((layout for layout in known if layout.is_of(state)), None)
 
 
-def flags_of(state: State, trunk: type[Trunk] | None = None) -> dict[str, object]:
-    """The flags that make a trunk of a state dict's shapes, as far as these tell them; trunk as in `layout_of`."""
-    names = layouts().get(layout_of(state, trunk), [])
+def flags_of(state: State) -> dict[str, object]:
+    """The flags that make a trunk of a state dict's shapes, as far as these tell them."""
+    names = layouts().get(layout_of(state), [])
     name = next((name for name in names if TRUNKS[name].is_of(state)), None)
     if name is None:
         return {}
@@ -198,7 +198,7 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
         channels = _seen_channels(state[convs[0]], own[convs[0]]) if alone else None
         grown = sum(len(keys) for kind, keys in problems.items() if kind != "missing") > 1
         cause = (f"the likeliest cause: made for {channels} input channels (optical flow?)" if channels else
-                 likeliest_cause(published, before, type(trunk), grown=grown))
+                 likeliest_cause(published, before, grown=grown, sized=bool(trunk.depths)))
         check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
             "check --model")
         raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}; {cause}; {check}")
@@ -250,20 +250,20 @@ def _seen_channels(kernel: Tensor, own: Tensor) -> int | None:
     return theirs[1] if same and theirs[1] != ours[1] else None
 
 
-def likeliest_cause(state: State, own: State, trunk: type[Trunk], *, grown: bool) -> str:
+def likeliest_cause(state: State, own: State, *, grown: bool, sized: bool) -> str:
     """Which flag would explain that a state dict does not fit a trunk's, `own`.
 
     Args:
         grown: whether there is more in it than a damaged file would have: other keys, or several other shapes.
+        sized: whether the trunk comes in depths; one that does not has no flags that would make it as the file's.
     """
     strange = "the likeliest cause: a damaged file, or one of other code"
     try:
-        theirs, ours = flags_of(state, trunk), flags_of(own, trunk)
+        theirs, ours = flags_of(state), flags_of(own)
     except IndexError:  # kernels without the axes of a kernel
         return strange
     differ = any(value != ours.get(flag, value) for flag, value in theirs.items())
-    # a trunk without depths has no flags that would make it as the file's
-    if "--model" in theirs and (theirs["--model"] != ours.get("--model") or (differ and not trunk.depths)):
+    if "--model" in theirs and (theirs["--model"] != ours.get("--model") or (differ and not sized)):
         return "the likeliest cause: another network, " + " ".join(f"{flag} {value}" for flag, value in theirs.items())
     other = [f"{flag} {value} ({ours[flag]} here)" for flag, value in theirs.items() if value != ours.get(flag, value)]
     if other:
