@@ -11,6 +11,7 @@ from options.errors import user_errors
 from options.flags import device_flags, model_flags
 from options.parsing import parse_given
 from options.ranges import AMOUNT, COUNT
+from options.trunks import trunk_flags
 from run.attributing import check_flags, explain
 from run.methods import options_flag, published_flags
 
@@ -63,6 +64,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--save_label", default="",
         help="name of this run below the method and the model (default: none; level1, prototype17, ...)")
     model_flags(parser)
+    trunk_flags(parser)
     device_flags(parser)
     parser.add_argument("--no_gpu", dest="no_cuda", action="store_true", help="the same as --no_cuda")
     words = list(sys.argv[1:] if argv is None else argv)

@@ -36,7 +36,7 @@ from models import HIPE
 from models.geometry import cell_centre, points_to_source
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
-from options.recipes import TRUNK_FLAGS
+from options.trunks import TRUNK_FLAGS
 from run.data import read_videos, window_power
 from run.model import build_model, fresh_embedding
 from run.resume import fresh, stored_args
@@ -45,7 +45,7 @@ from training.push import PushRecord
 
 TRUNK = ("model", "model_depth", "conv1_t_stride", "no_max_pool", "temporal_strides", "spatial_strides", "sample_size",
          "sample_duration", "sample_t_stride", "batch_size", "trunk_epochs", "inference_stride", "train_jitter",
-         "normalisation", "video_path", "annotation_path", "manual_seed", *(flag for flag, _ in TRUNK_FLAGS.values()))
+         "normalisation", "video_path", "annotation_path", "manual_seed", *TRUNK_FLAGS)
 CLIPS = ("cache_features", "push_clips", "train_crop", "train_crop_min_scale", "train_crop_min_ratio")
 
 

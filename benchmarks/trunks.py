@@ -1,17 +1,21 @@
 """What each trunk costs: parameters, operations, clips a second forward, and memory of a training step.
 
     python -m benchmarks.trunks [--models resnet i3d ...] [--batch_size 2] [--sample_size 112] [--no_time]
+    python -m benchmarks.trunks --readme
 
 Parameters and operations (two a multiply-add) are exact and the same everywhere; --no_time prints only these. Every
-trunk is measured in a process of its own with its default strides, on one kind of clip for all.
+trunk is measured in a process of its own with its default strides, on one kind of clip for all. --readme measures
+nothing: it writes README.md's table of trunks anew, from what their classes state.
 """
 
 import argparse
 import multiprocessing
+import re
 import resource
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,6 +26,40 @@ from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk, channels_last, choose_device
+
+README = Path(__file__).parents[1] / "README.md"
+HEADER = ("| `--model` | depths | `--pretrain_path`: layouts of files | torchvision's networks, by name "
+          "| published for clips of | cells in time, of 16 frames |")
+
+
+def readme_table() -> str:
+    """README.md's table of trunks: a line for each, of what its class states."""
+    rows = [HEADER, "| --- | --- | --- | --- | --- | --- |"]
+    stated = [option.flag for trunk in TRUNKS.values() for option in trunk.options.values()]
+    for name, trunk in TRUNKS.items():
+        with torch.device("meta"):
+            cells = trunk().cells((16, *[trunk.clip[1]] * 2))[0]
+        depths = [*map(str, trunk.depths)] if len(trunk.depths) > 1 else []
+        own = [f"`--{option.flag}`" for option in trunk.options.values() if stated.count(option.flag) == 1]
+        layouts = dict.fromkeys(layout.name for layout in trunk.layouts)
+        named = list(trunk.torchvision_names.values()) or [trunk.torchvision_name] * bool(trunk.torchvision_name)
+        clip = f"{trunk.clip[0]} x {trunk.clip[1]} x {trunk.clip[1]}"
+        rows.append(f"| {' '.join([f'`{name}`', *own])} | {' '.join(depths)} | {', '.join(layouts)} | "
+                    f"{' '.join(named)} | {clip} | {cells} |")
+    return "".join(f"{' '.join(row.split())}\n" for row in rows)
+
+
+def write_readme() -> None:
+    """Put the table into README.md, in place of the one that is there.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    text = README.read_text(encoding="utf-8")
+    whole, n = re.subn(r"^\| `--model` \|.*\n(\|.*\n)*", lambda _: readme_table(), text, flags=re.MULTILINE)
+    if n != 1:
+        raise ValueError(f"{README}: holds {n} tables of trunks; there should be one, beginning with | `--model` |")
+    README.write_text(whole, encoding="utf-8")
 
 
 def exact(args: argparse.Namespace) -> dict:
@@ -80,7 +118,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="passes, after one not counted (default: 3)")
     parser.add_argument("--no_time", action="store_true", help="only what no machine changes")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
+    parser.add_argument("--readme", action="store_true", help="only write README.md's table of trunks")
     own = parser.parse_args()
+    if own.readme:
+        write_readme()
+        return
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
     timed = "" if own.no_time else " clips/s, forward | MB, training step |"

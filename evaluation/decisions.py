@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.contributions import evidence_shares, most_telling
 from models.hipe import HIPE
-from models.scores import evidence_shares, most_telling
 
 TOP = 3  # prototypes silenced together
 LEAST = 1e-6  # nats: the least total evidence that shares are taken of
@@ -34,8 +34,8 @@ def decision_measures(model: HIPE, activations: Tensor, distances: Tensor, path:
     Returns:
         for each of the levels, by name:
         own_evidence, ancestors_evidence, descendants_evidence, elsewhere_evidence, total_evidence: nats, see
-        `models.scores.evidence_shares`; off_path: descendants' and all others' over the total, absolute, where there
-        is a total; own_needed: own_evidence / ln(siblings), where there are two or more;
+        `models.contributions.evidence_shares`; off_path: descendants' and all others' over the total, absolute, where
+        there is a total; own_needed: own_evidence / ln(siblings), where there are two or more;
         silenced: nats that the most contributing prototype adds to log p(node); silenced_needed: over ln(siblings);
         silenced_three: nats of the three most contributing ones together; flips, flips_three: 1 where without it, or
         without them, another node of the level is more probable; where the node is the most probable one with them;

@@ -7,10 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from models.contributions import evidence_shares, most_telling
 from models.geometry import box_of, cell_centre, upsample
 from models.hipe import HIPE, HIPEOutput
 from models.prototypes import OWN_PATCH
-from models.scores import evidence_shares, most_telling
 
 Box = tuple[int, int, int, int, int, int]
 

@@ -16,6 +16,7 @@ from models.resnet2p1d import ResNet2Plus1D
 from models.resnet3d import ResNet3D
 from models.resnext3d import ResNeXt3D
 from models.torchvision_video import MC318, R3D18, S3D, MViTV2S, R2Plus1D18, Swin3DT
+from models.trunk import Trunk
 from models.tsm import TSMMobileNetV2, TSMResNet50
 from models.wideresnet3d import WideResNet3D
 
@@ -25,5 +26,6 @@ TRUNKS = {
     "s3d": S3D, "mvit_v2_s": MViTV2S, "swin3d_t": Swin3DT, "i3d": I3D, "i3d_resnet50": I3DResNet50,
     "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet}
 
-__all__ = ["HIPE", "TRUNKS", "HIPEOutput", "PrototypeLayer", "ResNet3D"]
 DEPTHS = {depth for trunk in TRUNKS.values() for depth in trunk.depths}  # of all trunks, for --model_depth
+
+__all__ = ["DEPTHS", "HIPE", "TRUNKS", "HIPEOutput", "PrototypeLayer", "ResNet3D", "Trunk"]

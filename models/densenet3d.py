@@ -1,12 +1,14 @@
 """3D DenseNets (Huang et al., CVPR 2017) with the parameter names of Hara et al. (CVPR 2018)."""
 
-from collections import OrderedDict
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, conv, five_strides, he_init, offset_of, product
+from models.resnet3d import CONV1_T_SIZE, MAX_POOL, WIDEN, conv, table_key
+from models.trunk import Layout, State, Stride, Trunk, five_strides, he_init, offset_of, own_name, product
 
 DEPTHS = {121: (6, 12, 24, 16), 169: (6, 12, 32, 32), 201: (6, 12, 48, 32), 264: (6, 12, 64, 48)}
 
@@ -32,7 +34,28 @@ class Transition(nn.Sequential):
             pool=nn.AvgPool3d(stride, stride=stride)))
 
 
-class DenseNet3D(nn.Module):
+def numbered_from_0(key: str) -> str:
+    """A key with the stem's layers numbered as in torchvision and in Hara's first release."""
+    return re.sub(r"^features\.(conv|norm)1\.", r"features.\g<1>0.", key)
+
+
+def with_dots(key: str) -> str:
+    """The same with the layers of a block named as in torchvision's files and in Hara's first release (norm.1)."""
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", numbered_from_0(key))
+
+
+def _layouts() -> tuple[Layout, ...]:
+    """Those of each publisher, with each naming of keys."""
+    publishers = ({"name": "Hara's DenseNets", "flat": False, "uncounted": "activitynet"},
+                  {"name": "2D DenseNets", "flat": True, "normalisation": "imagenet"})
+    namings = ((own_name, "1", "1"), (with_dots, "0", r"\.1"), (numbered_from_0, "0", "1"))
+    block = r"features\.denseblock1\.denselayer1\.norm"
+    return tuple(Layout(signs=(rf"features\.(conv|norm){stem}\.", rf"{block}{layer}\."), naming=naming,
+                        heads=("classifier",), **published)
+                 for published in publishers for naming, stem, layer in namings)
+
+
+class DenseNet3D(Trunk):
     """The convolutional part of a 3D-DenseNet, its last batch-norm and ReLU included.
 
     Grids are rounded down, since the transitions pool without padding.
@@ -48,11 +71,17 @@ class DenseNet3D(nn.Module):
     """
 
     depths = tuple(DEPTHS)
-    options = ("temporal_strides", "spatial_strides", "widen_factor", "conv1_t_size", "max_pool")
+    default_depth = 121
+    options = {"widen_factor": WIDEN, "conv1_t_size": CONV1_T_SIZE, "max_pool": MAX_POOL}
     strides = ((1, 2, 2, 1, 1), (2, 2, 2, 2, 2))
+    places = ("conv1", "max-pool", "transition1", "transition2", "transition3")
+    rounding = "down"
+    layouts = _layouts()
+    torchvision_names = {depth: f"densenet{depth}" for depth in DEPTHS if depth != 264}
+    small = {"depth": 121, "widen_factor": 0.125}
 
-    def __init__(self, depth: int = 121, *, temporal_strides: Sequence[int] = (1, 2, 2, 1, 1),
-                 spatial_strides: Sequence[int] = (2, 2, 2, 2, 2), widen_factor: float = 1.0, conv1_t_size: int = 7,
+    def __init__(self, depth: int = 121, *, temporal_strides: Sequence[int] = strides[0],
+                 spatial_strides: Sequence[int] = strides[1], widen_factor: float = 1.0, conv1_t_size: int = 7,
                  max_pool: bool = True) -> None:
         super().__init__()
         if depth not in DEPTHS:
@@ -81,8 +110,7 @@ class DenseNet3D(nn.Module):
                 channels //= 2
         self.features.add_module("norm5", nn.BatchNorm3d(channels))
         self.out_channels = channels
-        # whose ImageNet weights fit when they are inflated
-        self.torchvision_name = None if depth == 264 else f"densenet{depth}"
+        self.torchvision_name = self.torchvision_names.get(depth)  # its ImageNet weights fit when they are inflated
         self.stride: Stride = product(strides)
         padded = [((1, 1, 1), (0, 0, 0), stride) for stride in strides[:2]]
         self.offset = offset_of(padded + [(stride, (0, 0, 0), stride) for stride in strides[2:]])
@@ -91,3 +119,11 @@ class DenseNet3D(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, t, h, w)."""
         return self.features(clips).relu()
+
+    @classmethod
+    def arguments_of(cls, state: State) -> dict[str, object]:
+        counts = Counter(re.findall(r"denseblock(\d)\.denselayer\d+\.norm\.?1\.weight", " ".join(state)))
+        stem = state.get("features.conv1.weight", state.get("features.conv0.weight"))
+        return {"depth": table_key(DEPTHS, tuple(counts[i] for i in "1234")),
+                **({} if stem is None else {"widen_factor": stem.shape[0] / 64}),
+                **({} if stem is None or stem.dim() < 5 else {"conv1_t_size": stem.shape[2]})}

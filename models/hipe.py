@@ -56,13 +56,13 @@ NECKS = {"levels": _levels_neck, "sigmoid": _shared_neck(nn.ReLU, nn.Sigmoid),
 
 @dataclass
 class HIPEOutput:
-    """What the model says of B clips, and why."""
+    """Predictions for B clips, and the prototype activations that they are made of."""
 
     log_probs: Tensor  # (B, K), consistent: a node's probability is the sum of its leaves'
     evidence: Tensor  # (B, K) nats of each node, which log_probs are made of; in embedding space tangents (B, D)
     activations: Tensor  # (B, P), similarity of the nearest patch, 0 .. prototype_layer.highest
     distances: Tensor  # (B, P), squared L2 of the nearest patch
-    cells: Tensor  # (B, P), its flat position in (t, h, w)
+    cells: Tensor  # (B, P), flat position of that patch in (t, h, w)
     features: Tensor  # (B, C or L C, t, h, w), the neck's output
     masked: tuple[Tensor, ...] = ()  # each (B, P), squared L2 of the nearest patch in one of the masks given
 
@@ -111,7 +111,7 @@ class HIPE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the parameters."""
         return self.prototype_layer.prototypes.device
 
     @property
@@ -134,9 +134,9 @@ class HIPE(nn.Module):
 
     @torch.no_grad()
     def keep(self, which: Tensor) -> None:
-        """Do without some of the prototypes: which (P,) bool, those that stay, of every node at least one.
+        """Remove all prototypes but some: which (P,) bool, those that stay, at least one of every node.
 
-        Neither layer nor score is the same module afterwards.
+        The prototype layer and the score are replaced by new modules.
         """
         layer, score = self.prototype_layer, self.score
         which = which.to(layer.node_of.device)
@@ -159,11 +159,11 @@ class HIPE(nn.Module):
         return self.pooled_head(trunk_features.mean((2, 3, 4))).log_softmax(-1)
 
     def class_map(self, trunk_features: Tensor, labels: Tensor) -> Tensor:
-        """Where the pooled head sees a class: its class weights applied to every cell (Zhou et al., CVPR 2016).
+        """Class activation maps of the pooled head: its class weights at every cell (Zhou et al., CVPR 2016).
 
         Args:
             trunk_features: (B, C', t, h, w).
-            labels: (B,) int64, the leaf whose map is wanted of each clip.
+            labels: (B,) int64, the leaf of each clip's map.
         Returns:
             (B, t, h, w).
         """

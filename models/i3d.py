@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, five_strides, he_init, offset_of, product
+from models.trunk import Layout, Stride, Trunk, five_strides, he_init, offset_of, product
 
 # channels of the branches of each block: 1x1x1; 1x1x1 and 3x3x3; 1x1x1 and 3x3x3; 1x1x1 after the pooling
 MIXED = {
@@ -72,7 +72,7 @@ class Mixed(nn.Module):
         return torch.cat((self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))), 1)
 
 
-class I3D(nn.Module):
+class I3D(Trunk):
     """The convolutional part of I3D, up to Mixed_5c.
 
     Args:
@@ -81,9 +81,11 @@ class I3D(nn.Module):
         ValueError: where they are not five each.
     """
 
-    depths = ()
-    options = ("temporal_strides", "spatial_strides")
     strides = ((2, 1, 1, 2, 2), (2, 2, 2, 2, 2))
+    places = ("Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "MaxPool3d_3a_3x3", "MaxPool3d_4a_3x3", "MaxPool3d_5a_2x2")
+    clip = (64, 224)
+    layouts = (Layout("the PyTorch port of I3D", (r"Conv3d_1a_7x7\.conv3d\.weight",),
+                      heads=("logits.conv3d", "logits"), normalisation="i3d"),)
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
                  spatial_strides: Sequence[int] = strides[1]) -> None:

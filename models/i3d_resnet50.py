@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, five_strides, he_init, product
+from models.resnet3d import HARA, IMAGES, kind_of
+from models.trunk import State, Stride, Trunk, five_strides, he_init, product
 
 
 def inflate(module: nn.Module) -> nn.Module:
@@ -26,7 +27,7 @@ def inflate(module: nn.Module) -> nn.Module:
     return module
 
 
-class I3DResNet50(nn.Module):
+class I3DResNet50(Trunk):
     """Inflated ResNet-50 (Carreira and Zisserman, CVPR 2017) without temporal strides: T frames give T cells in time.
 
     16 x 224 x 224 pixels give 16 x 7 x 7 cells.
@@ -36,10 +37,11 @@ class I3DResNet50(nn.Module):
         ValueError: where they are not five each.
     """
 
-    depths = ()
-    options = ("temporal_strides", "spatial_strides")
     strides = ((1, 1, 1, 1, 1), (2, 2, 2, 2, 2))
     out_channels = 2048
+    clip = (16, 224)
+    layouts = (IMAGES, HARA)
+    heavy = True
     torchvision_name = "resnet50"
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
@@ -60,3 +62,7 @@ class I3DResNet50(nn.Module):
         """Features of clips: (B, 3, T, H, W) normalised -> (B, 2048, t, h, w)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clips))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return kind_of(state) == "plain"

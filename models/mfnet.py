@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, five_strides, he_init, product
+from models.trunk import Layout, Stride, Trunk, five_strides, he_init, product
 
 FIBERS = 16
 UNITS = (3, 4, 6, 3)  # of conv2, conv3, conv4 and conv5
+SIGNS = (r"conv2\.B01\.conv_i1\.conv\.weight",)
 
 
 class Preactivated(nn.Module):
@@ -49,7 +50,7 @@ class Unit(nn.Module):
         return self.conv_m2(self.conv_m1(mixed)) + self.conv_w1(x)
 
 
-class MFNet(nn.Module):
+class MFNet(Trunk):
     """The convolutional part of MF-Net, its last batch-norm and ReLU included.
 
     Args:
@@ -59,9 +60,11 @@ class MFNet(nn.Module):
         ValueError: where they are not five each.
     """
 
-    depths = ()
-    options = ("temporal_strides", "spatial_strides")
     strides = ((1, 2, 1, 1, 1), (2, 1, 2, 2, 2))
+    places = ("max-pool", "conv2", "conv3", "conv4", "conv5")
+    clip = (16, 224)
+    layouts = (Layout("MF-Net", SIGNS, flat=False, heads=("classifier",), normalisation="mfnet"),
+               Layout("2D MF-Net", SIGNS, flat=True, heads=("classifier",), normalisation="mfnet"))
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
                  spatial_strides: Sequence[int] = strides[1]) -> None:

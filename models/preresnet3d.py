@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.resnet3d import ResNet3D, Stride, conv
+from models.resnet3d import HARA, ResNet3D, conv
+from models.trunk import Stride
 
 
 class PreActBasicBlock(nn.Module):
@@ -52,4 +53,6 @@ class PreActResNet3D(ResNet3D):
     """ResNet3D of pre-activation blocks; as published, neither batch-norm nor ReLU follows the last one."""
 
     blocks = (PreActBasicBlock, PreActBottleneck)
+    kind = "preactivated"
+    layouts = (HARA,)
     torchvision_names = {}

@@ -97,9 +97,9 @@ class PrototypeLayer(nn.Module):
         return features.float().flatten(2).unflatten(1, (self.n_groups, -1))
 
     def search(self, features: Tensor, which: slice = slice(None)) -> Tensor:
-        """Squared distances up to a constant per prototype, by one matrix product: good for finding, not for using.
+        """Squared distances up to a constant per prototype, by one matrix product: they rank patches, no more.
 
-        The expanded form is off by about 1e-5 near zero, so `distance` recomputes what was found; no gradient.
+        The expanded form is off by about 1e-5 near zero, so `distance` recomputes the nearest patch; no gradient.
 
         Args:
             features: (B, S C, t, h, w). which: n of the prototypes.
@@ -151,12 +151,13 @@ class PrototypeLayer(nn.Module):
         Returns:
             what `forward` returns, for all patches and then for each mask.
         """
-        found = []
+        positions = []  # of each block of prototypes: the nearest of all patches, then of each mask's
         for which in blocks(self.prototypes):
             near = self.search(features, which)  # (B, n, N)
-            found.append([near.argmin(-1), *(near.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)])
-        cells = [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
-        return [(self.distance(features, chosen), chosen) for chosen in cells]
+            masked = (near.masked_fill(~mask[:, None], torch.inf).argmin(-1) for mask in masks)
+            positions.append([near.argmin(-1), *masked])
+        cells = [torch.cat(parts, 1) for parts in zip(*positions, strict=True)]
+        return [(self.distance(features, nearest), nearest) for nearest in cells]
 
     def maps(self, features: Tensor, which: Tensor) -> Tensor:
         """Exact squared distances of some prototypes to every patch.
@@ -204,7 +205,7 @@ def chosen_distance(x: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
 
 
 class ChosenDistance(torch.autograd.Function):
-    """`chosen_distance` with its gradient, for which patches are looked up again: (B, P, C) are kept by nobody."""
+    """`chosen_distance` with its gradient, which gathers the patches again instead of storing (B, P, C)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, prototypes: Tensor, cells: Tensor) -> Tensor:
@@ -215,14 +216,14 @@ class ChosenDistance(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, prototypes, cells = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        of_x = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]) if wanted[0] else None
-        of_prototypes = torch.empty_like(prototypes) if wanted[1] else None
+        needs = ctx.needs_input_grad
+        of_x = x.new_zeros(x.shape[0] * x.shape[1], x.shape[2]) if needs[0] else None
+        of_prototypes = torch.empty_like(prototypes) if needs[1] else None
         for which in blocks(prototypes):
             slopes, rows = differences(x, prototypes[which], cells[:, which])
             slopes.mul_(2 * gradient[:, which, None])  # (B, n, C)
-            if wanted[0]:
+            if needs[0]:
                 of_x.index_add_(0, rows, slopes.flatten(0, 1))
-            if wanted[1]:
+            if needs[1]:
                 of_prototypes[which] = -slopes.sum(0)
         return None if of_x is None else of_x.view_as(x), of_prototypes, None

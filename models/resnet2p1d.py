@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.resnet3d import Block, ResNet3D, Stride, conv
+from models.resnet3d import Block, ResNet3D, conv
+from models.trunk import Layout, State, Stride
 
 
 def middle_channels(in_channels: int, out_channels: int, t_size: int, size: int) -> int:
@@ -73,7 +74,12 @@ class ResNet2Plus1D(ResNet3D):
     """ResNet3D of split convolutions, the stem included."""
 
     blocks = (SplitBasicBlock, SplitBottleneck)
+    layouts = (Layout("Hara's R(2+1)D", (r"conv1_s\.weight",), uncounted="activitynet"),)
     torchvision_names = {}
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return True
 
     def _make_stem(self, channels: int, t_size: int, stride: Stride) -> None:
         add_split(self, 1, 3, channels, stride, t_size=t_size, size=7)

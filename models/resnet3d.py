@@ -1,12 +1,12 @@
 """3D residual networks with the parameter names of Hara et al. (CVPR 2018), whose Kinetics weights load unchanged."""
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Stride = tuple[int, int, int]
+from models.trunk import Layout, Option, State, Stride, Trunk, five_strides, he_init, product
 
 
 def conv(kernel: int, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1)) -> nn.Conv3d:
@@ -89,45 +89,36 @@ DEPTHS: dict[int, tuple[int, int, int, int]] = {
     200: (3, 24, 36, 3)}
 
 
-def five_strides(temporal: Sequence[int], spatial: Sequence[int]) -> list[Stride]:
-    """(t, h, w) strides of the five places where a trunk may subsample.
-
-    Raises:
-        ValueError: where they are not five each.
-    """
-    if len(temporal) != 5 or len(spatial) != 5:
-        raise ValueError("strides are five integers, of conv1, max-pool, layer2, layer3, layer4 or their like")
-    return [(t, s, s) for t, s in zip(temporal, spatial, strict=True)]
+def table_key(table: Mapping[int, tuple[int, ...]], counts: tuple[int, ...]) -> int | str:
+    """The depth with these numbers of blocks, or the numbers where no depth has them."""
+    return next((depth for depth, blocks in table.items() if blocks == counts), " ".join(map(str, counts)) + " blocks")
 
 
-def product(strides: Sequence[Stride]) -> Stride:
-    """The stride of a whole trunk: (t, h, w)."""
-    return tuple(math.prod(along) for along in zip(*strides, strict=True))
+SHORTCUT = Option("resnet_shortcut", "B", "A: zero padding, B: convolution (default: B)", choices=("A", "B"))
+WIDEN = Option("resnet_widen_factor", 1.0, "multiplies the trunk's channels (default: 1)", least=0, above=True)
+CONV1_T_SIZE = Option("conv1_t_size", 7, "frames that conv1 sees, odd (default: 7)", odd=True)
+MAX_POOL = Option("no_max_pool", True, "stem without max-pool; strides 1 in second place")
+# All of Hara et al.'s residual networks, and torchvision's for images, have these names. A network whose stem is a
+# Sequential (stem.0.weight) is another, even if its blocks are named alike.
+SIGNS = (r"(conv1|bn1)\.weight", r"layer1\.0\.conv1\.weight")
+HARA = Layout("Hara's ResNets", SIGNS, flat=False, uncounted="activitynet")
+IMAGES = Layout("2D ResNets", SIGNS, flat=True, normalisation="imagenet")
 
 
-def offset_of(layers: Sequence[tuple[Stride, Stride, Stride]]) -> Stride:
-    """The centre of a trunk's first cell in frames and pixels, rounded down.
-
-    Args:
-        layers: kernel, padding in front and stride, each (t, h, w), of the layers that subsample or are padded
-            unevenly, in their order.
-    """
-    centre, jump = [0.0, 0.0, 0.0], [1, 1, 1]
-    for kernel, pad, stride in layers:
-        for i in range(3):
-            centre[i] += ((kernel[i] - 1) / 2 - pad[i]) * jump[i]
-            jump[i] *= stride[i]
-    return tuple(int(at) for at in centre)
+def kind_of(state: State) -> str:
+    """Of which kind the blocks are that have these shapes: "plain", "preactivated", "grouped" or "wide"."""
+    conv1, bn1 = state.get("layer2.0.conv1.weight"), state.get("layer2.0.bn1.weight")
+    conv2, conv3 = state.get("layer2.0.conv2.weight"), state.get("layer2.0.conv3.weight")
+    if conv1 is not None and bn1 is not None and bn1.shape[0] == conv1.shape[1] != conv1.shape[0]:
+        return "preactivated"
+    if conv2 is None or conv3 is None:
+        return "plain"
+    if conv2.shape[0] != conv2.shape[1]:
+        return "grouped"
+    return "wide" if conv3.shape[0] == 2 * conv2.shape[0] else "plain"
 
 
-def he_init(network: nn.Module) -> None:
-    """Start every convolution as He et al. (ICCV 2015) do, by its fan-out."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-class ResNet3D(nn.Module):
+class ResNet3D(Trunk):
     """The convolutional part of a 3D-ResNet: no pooling over the grid and no classifier.
 
     Args:
@@ -143,15 +134,21 @@ class ResNet3D(nn.Module):
     """
 
     depths: tuple[int, ...] = tuple(DEPTHS)
-    options = ("temporal_strides", "spatial_strides", "shortcut", "widen_factor", "conv1_t_size", "max_pool")
+    default_depth = 18
+    options: Mapping[str, Option] = {"shortcut": SHORTCUT, "widen_factor": WIDEN, "conv1_t_size": CONV1_T_SIZE,
+                                     "max_pool": MAX_POOL}
     strides = ((1, 2, 2, 1, 1), (2, 2, 2, 2, 2))
+    layouts: tuple[Layout, ...] = (HARA, IMAGES)
+    small: Mapping[str, object] = {"depth": 10, "widen_factor": 0.125}
+    kind = "plain"  # of its blocks, by `kind_of`
     blocks: tuple[type[nn.Module], type[nn.Module]] = (BasicBlock, Bottleneck)
     planes = (64, 128, 256, 512)
     # torchvision's 2D networks whose ImageNet weights fit when they are inflated
-    torchvision_names = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101", 152: "resnet152"}
+    torchvision_names: Mapping[int, str] = {18: "resnet18", 34: "resnet34", 50: "resnet50", 101: "resnet101",
+                                            152: "resnet152"}
 
-    def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] = (1, 2, 2, 1, 1),
-                 spatial_strides: Sequence[int] = (2, 2, 2, 2, 2), shortcut: str = "B", widen_factor: float = 1.0,
+    def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] = strides[0],
+                 spatial_strides: Sequence[int] = strides[1], shortcut: str = "B", widen_factor: float = 1.0,
                  conv1_t_size: int = 7, max_pool: bool = True) -> None:
         super().__init__()
         if depth not in self.depths:
@@ -207,3 +204,23 @@ class ResNet3D(nn.Module):
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, t, h, w)."""
         x = self.maxpool(self._stem(clips))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return kind_of(state) == cls.kind
+
+    @classmethod
+    def arguments_of(cls, state: State) -> dict[str, object]:
+        blocks = {tuple(map(int, place)) for place in re.findall(r"\blayer(\d)\.(\d+)\.", " ".join(state))}
+        counts = tuple(sum(layer == i for layer, _ in blocks) for i in (1, 2, 3, 4))
+        deep = "layer1.0.conv3.weight" in state
+        stem = state.get("conv1.weight", state.get("conv1_t.weight"))
+        return {"depth": table_key({depth: n for depth, n in DEPTHS.items() if (depth >= 50) == deep}, counts),
+                "shortcut": "B" if "layer2.0.downsample.0.weight" in state else "A",
+                **({} if stem is None or stem.dim() < 5 else {"conv1_t_size": stem.shape[2]}),
+                **cls.widths_of(state, stem)}
+
+    @classmethod
+    def widths_of(cls, state: State, stem: Tensor | None) -> dict[str, object]:
+        """The arguments among these on which numbers of channels depend; stem: the weights of the first convolution."""
+        return {} if stem is None else {"widen_factor": stem.shape[0] / 64}

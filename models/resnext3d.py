@@ -1,8 +1,9 @@
 """3D ResNeXt (Xie et al., CVPR 2017) with the parameter names of Hara et al. (CVPR 2018)."""
 
-from torch import nn
+from torch import Tensor, nn
 
-from models.resnet3d import Bottleneck, ResNet3D, Stride, conv
+from models.resnet3d import Bottleneck, ResNet3D, conv
+from models.trunk import Option, State, Stride
 from models.wideresnet3d import StemOfItsWeights
 
 
@@ -32,7 +33,11 @@ class ResNeXt3D(StemOfItsWeights):
     """
 
     depths = (50, 101, 152, 200)
-    options = (*ResNet3D.options, "cardinality")
+    default_depth = 50
+    options = {**ResNet3D.options,
+               "cardinality": Option("resnext_cardinality", 32, "groups of resnext's convolutions (default: 32)")}
+    small = {"depth": 50, "widen_factor": 0.25, "cardinality": 4}
+    kind = "grouped"
     blocks = (ResNeXtBottleneck, ResNeXtBottleneck)
     planes = (128, 256, 512, 1024)
     torchvision_names = {50: "resnext50_32x4d"}
@@ -49,3 +54,10 @@ class ResNeXt3D(StemOfItsWeights):
     def _block(self, kind: type[nn.Module], in_channels: int, planes: int, stride: Stride,
                downsample: nn.Module | None) -> nn.Module:
         return kind(in_channels, planes, stride, downsample, self.cardinality)
+
+    @classmethod
+    def widths_of(cls, state: State, stem: Tensor | None) -> dict[str, object]:
+        middle = state.get("layer2.0.conv2.weight")
+        if middle is None:
+            return super().widths_of(state, stem)
+        return {"cardinality": middle.shape[0] // middle.shape[1]}

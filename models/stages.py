@@ -1,11 +1,11 @@
-"""The parts of a trunk, in their order: what is frozen when fine-tuning begins in its middle, and what each makes."""
+"""The parts of a trunk in their order: freezing those before fine-tuning begins, and the feature maps of each."""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEADS = ("fc", "classifier")
+CLASSIFIERS = ("fc", "classifier")  # published names that freeze the whole trunk
 
 
 def stages(trunk: nn.Module) -> dict[str, nn.Module]:
@@ -16,17 +16,17 @@ def stages(trunk: nn.Module) -> dict[str, nn.Module]:
 
 
 def stages_before(trunk: nn.Module, begin: str | None) -> list[nn.Module]:
-    """What stays as it is when fine-tuning begins at a part of the trunk (Hara et al.'s --ft_begin_module).
+    """The parts that are not trained when fine-tuning begins at a part of the trunk (Hara et al.'s --ft_begin_module).
 
     Args:
-        begin: the name of the part; of the published classifier, which freezes the whole trunk; or None for nothing.
+        begin: name of the part; that of the published classifier freezes the whole trunk, None freezes nothing.
     Raises:
-        ValueError: naming the parts there are, where it is none of them.
+        ValueError: listing the parts, where `begin` is none of them.
     """
     if not begin:
         return []
     parts = stages(trunk)
-    if begin in HEADS:
+    if begin in CLASSIFIERS:
         return list(parts.values())
     if begin not in parts:
         raise ValueError(f"--ft_begin_module {begin}: the trunk has no such part; choose one of {', '.join(parts)}, or "
@@ -35,7 +35,7 @@ def stages_before(trunk: nn.Module, begin: str | None) -> list[nn.Module]:
 
 
 def freeze(parts: Sequence[nn.Module], *, statistics: bool) -> None:
-    """Take parts of a trunk out of training; with `statistics`, their batch-norms use and keep what they know."""
+    """Exclude parts of a trunk from training; with `statistics` their batch-norms use fixed running statistics."""
     for part in parts:
         part.requires_grad_(False)
         for module in part.modules():
@@ -44,20 +44,20 @@ def freeze(parts: Sequence[nn.Module], *, statistics: bool) -> None:
 
 
 def stage_maps(trunk: nn.Module, clips: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """A trunk's features, and what each of its parts makes of the clips on the way to them.
+    """A trunk's features, and the feature maps of each of its parts.
 
-    A trunk that is trained on classes forgets what its classes do not need; its earlier parts still tell it.
+    A trunk that is trained on classes discards what does not separate them; the maps of its earlier parts keep it.
 
     Args:
-        clips: (B, 3, T, H, W). The trunk may have a method of this name itself, for what it was given instead of clips.
+        clips: (B, 3, T, H, W). A trunk with its own method `stage_maps` may take another input instead of clips.
     Returns:
-        (B, C', t, h, w), and of every part that makes maps over time, height and width (B, C_i, t, h, w), averaged onto
-        the same cells; the features are the last of them.
+        features (B, C', t, h, w), and the maps (B, C_i, t, h, w) of every part whose output has time, height and width,
+        averaged onto the same cells; the features are the last of them.
     """
     if hasattr(trunk, "stage_maps"):
         return trunk.stage_maps(clips)
     maps: list[Tensor] = []
-    hooks = [part.register_forward_hook(lambda _part, _given, made: maps.append(made))
+    hooks = [part.register_forward_hook(lambda _part, _inputs, output: maps.append(output))
              for part in stages(trunk).values()]
     try:
         features = trunk(clips)
@@ -65,6 +65,7 @@ def stage_maps(trunk: nn.Module, clips: Tensor) -> tuple[Tensor, list[Tensor]]:
         for hook in hooks:
             hook.remove()
     grid, size = features.shape[2:], clips.shape[2:]
-    finer = [made for made in maps if isinstance(made, Tensor) and made.dim() == 5 and len(made) == len(clips)
-             and all(n <= m <= most for n, m, most in zip(grid, made.shape[2:], size, strict=True))]
-    return features, [*(F.adaptive_avg_pool3d(made.float(), grid) for made in finer if made is not features), features]
+    finer = [output for output in maps if isinstance(output, Tensor) and output.dim() == 5 and len(output) == len(clips)
+             and all(n <= m <= most for n, m, most in zip(grid, output.shape[2:], size, strict=True))]
+    pooled = [F.adaptive_avg_pool3d(output.float(), grid) for output in finer if output is not features]
+    return features, [*pooled, features]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models.resnet3d import Stride, five_strides, offset_of, product
+from models.trunk import Layout, State, Stride, Trunk, five_strides, offset_of, product
 
 
 def set_stride(convs: nn.Module, stride: Stride) -> None:
@@ -16,7 +16,14 @@ def set_stride(convs: nn.Module, stride: Stride) -> None:
         first.stride = stride
 
 
-class VideoResNet(nn.Module):
+# A split convolution is a Sequential in a Sequential, which tells R(2+1)D from its relatives.
+RESNETS = Layout("torchvision's video ResNets", (r"stem\.0\.weight", r"layer1\.0\.conv1\.0\.weight"),
+                 normalisation="torchvision")
+SPLIT = Layout("torchvision's R(2+1)D", (r"stem\.3\.weight", r"layer1\.0\.conv1\.0\.0\.weight"),
+               normalisation="torchvision")
+
+
+class VideoResNet(Trunk):
     """A network of Tran et al. (CVPR 2018) without pooling over the grid and classifier.
 
     Args:
@@ -28,10 +35,11 @@ class VideoResNet(nn.Module):
     """
 
     depths = (18,)
-    options = ("temporal_strides", "spatial_strides")
+    default_depth = 18
     strides = ((1, 1, 2, 2, 2), (2, 1, 2, 2, 2))
+    places = ("stem", None, "layer2", "layer3", "layer4")
     out_channels = 512
-    torchvision_name: str
+    layouts = (RESNETS,)
 
     def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] | None = None,
                  spatial_strides: Sequence[int] | None = None) -> None:
@@ -60,6 +68,11 @@ class R3D18(VideoResNet):
     """3D convolutions throughout."""
 
     torchvision_name = "r3d_18"
+    heavy = True
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return not MC318.is_of(state)
 
 
 class MC318(VideoResNet):
@@ -68,14 +81,21 @@ class MC318(VideoResNet):
     torchvision_name = "mc3_18"
     strides = ((1, 1, 1, 1, 1), (2, 1, 2, 2, 2))
 
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        kernel = state.get("layer2.0.conv1.0.weight")
+        return kernel is not None and kernel.shape[2:3] == (1,)
+
 
 class R2Plus1D18(VideoResNet):
     """Convolutions split into space and time."""
 
     torchvision_name = "r2plus1d_18"
+    layouts = (SPLIT,)
+    heavy = True
 
 
-class S3D(nn.Module):
+class S3D(Trunk):
     """Separable Inception (Xie et al., ECCV 2018).
 
     Grids are rounded down in the last pooling, which has no padding.
@@ -85,10 +105,13 @@ class S3D(nn.Module):
         ValueError: where they are not five each.
     """
 
-    depths = ()
-    options = ("temporal_strides", "spatial_strides")
     strides = ((2, 1, 1, 2, 2), (2, 2, 2, 2, 2))
+    places = ("conv1", "max-pool 1", "max-pool 2", "max-pool 3", "max-pool 4")
+    rounding = "down"
     out_channels = 1024
+    clip = (128, 224)
+    layouts = (Layout("torchvision's S3D", (r"features\.0\.0\.0\.weight",), heads=("classifier.1",),
+                      normalisation="torchvision"),)
     torchvision_name = "s3d"
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
@@ -111,16 +134,17 @@ class S3D(nn.Module):
         return self.features(clips)
 
 
-class MViTV2S(nn.Module):
+class MViTV2S(Trunk):
     """Multiscale vision transformer v2, small (Li et al., CVPR 2022): the tokens of its last block, normalised.
 
     The class token takes part in the attention and is then left out. Clips of another size than 16 x 224 x 224 see
     the relative positions interpolated, as the library does it.
     """
 
-    depths, options, strides = (), (), None
     out_channels = 768
     stride: Stride = (2, 32, 32)
+    clip = (16, 224)
+    layouts = (Layout("torchvision's MViT", (r"pos_encoding\.class_token",), heads=("head.1",), normalisation="mvit"),)
     torchvision_name = "mvit_v2_s"
 
     def __init__(self) -> None:
@@ -148,13 +172,15 @@ class MViTV2S(nn.Module):
         return self.norm(tokens), grid
 
 
-class Swin3DT(nn.Module):
+class Swin3DT(Trunk):
     """Video Swin transformer, tiny (Liu et al., CVPR 2022): the tokens of its last block, normalised."""
 
-    depths, options, strides = (), (), None
     out_channels = 768
     stride: Stride = (2, 32, 32)
     offset: Stride = (0, 15, 15)  # its cells are tiles
+    clip = (32, 224)
+    layouts = (Layout("torchvision's video Swin", (r"patch_embed\.proj\.weight",), heads=("head",),
+                      normalisation="imagenet"),)
     torchvision_name = "swin3d_t"
 
     def __init__(self) -> None:

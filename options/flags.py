@@ -1,10 +1,11 @@
 """Every flag of main.py, with its unit and default."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from options.parsing import Names, parse_given, parser_of
-from options.ranges import AMOUNT, COUNT, MOMENTUM, ODD, POSITIVE, PROBABILITY, SHARE, WEIGHT
+from options.ranges import AMOUNT, COUNT, MOMENTUM, POSITIVE, PROBABILITY, SHARE, WEIGHT
 from options.recipes import PAPER, RECIPES
 
 DATASETS, READERS = Names("datasets", "DATASETS"), Names("datasets", "READERS")
@@ -56,13 +57,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model", "defaults with a bar: of the tree scores | of the embedded ones")
     group.add_argument("--model", default="resnet", choices=TRUNKS, metavar="NAME", help="trunk (default: %(default)s)")
     group.add_argument("--model_depth", type=int, choices=Names("models", "DEPTHS"), metavar="N", help="layers of the trunk, where it comes in several depths (default: 18, else the smallest)")
-    group.add_argument("--resnet_shortcut", default="B", choices=("A", "B"), help="A: zero padding, B: convolution (default: B)")
-    group.add_argument("--resnet_widen_factor", type=POSITIVE, default=1.0, help="multiplies the trunk's channels (default: 1)")
-    group.add_argument("--wide_resnet_k", type=COUNT, default=2, help="multiplies the channels of wideresnet's stages (default: 2)")
-    group.add_argument("--resnext_cardinality", type=COUNT, default=32, help="groups of resnext's convolutions (default: 32)")
-    group.add_argument("--conv1_t_size", type=ODD, default=7, help="frames that conv1 sees, odd (default: 7)")
     group.add_argument("--conv1_t_stride", type=COUNT, help="stride of conv1 in time; the first of --temporal_strides")
-    group.add_argument("--no_max_pool", action="store_true", help="stem without max-pool; strides 1 in second place")
     group.add_argument("--temporal_strides", type=COUNT, nargs=5, help="strides in time of conv1, pool, layer2, layer3, layer4 or their like (default of resnet and its kin: 1 2 2 1 1, published 1 2 2 2 2; of others: as published)")
     group.add_argument("--spatial_strides", type=COUNT, nargs=5, help="the same in space (default: as published, mostly 2 2 2 2 2)")
     group.add_argument("--pretrain_path", help="published weights of the trunk: a file, or a name of torchvision's such as KINETICS400_V1")
@@ -187,6 +182,9 @@ def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, s
     parser = parser_of("main.py", "Train, push, evaluate and run HIPE.", FIRST)
     for add in (data_flags, model_flags, schedule_flags, run_flags):
         add(parser)
+    if not {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):  # the short help needs no PyTorch
+        from options.trunks import trunk_flags
+        trunk_flags(parser)
     args, given = parse_given(parser, argv)
     if args.paper:
         margin = float(args.prototype_channels or RECIPES["embedded"]["prototype_channels"])

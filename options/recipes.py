@@ -2,10 +2,10 @@
 
 
 
-# What the weights or the pushed prototypes depend on: a resumed run takes these from its checkpoint and no other.
-WEIGHT_FLAGS = ("model", "model_depth", "resnet_shortcut", "resnet_widen_factor", "wide_resnet_k",
-                "resnext_cardinality", "conv1_t_size", "conv1_t_stride", "no_max_pool", "temporal_strides",
-                "spatial_strides", "neck", "neck_channels", "similarity", "similarity_scale", "standardise",
+# What the weights or the pushed prototypes depend on, beside the flags of trunks: a resumed run takes these from its
+# checkpoint and no other.
+WEIGHT_FLAGS = ("model", "model_depth", "conv1_t_stride", "temporal_strides", "spatial_strides", "neck",
+                "neck_channels", "similarity", "similarity_scale", "standardise",
                 "prototype_channels", "prototypes_per_node", "n_classes", "score", "c", "T", "learn_T", "emb_dim",
                 "edge", "emb_file", "last_scale", "random_last", "paper",
                 "pretrain_path", "normalisation", "calibrate", "sample_size", "sample_duration", "sample_t_stride")
@@ -16,10 +16,6 @@ CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train"
               "compile", "deterministic", "tensorboard", "no_img", "strict")
 # What checkpoints from before a flag were made with, where that is not the flag's default.
 LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
-# By option of a trunk's constructor, its flag and what that is when nobody sets it.
-TRUNK_FLAGS = {"shortcut": ("resnet_shortcut", "B"), "widen_factor": ("resnet_widen_factor", 1.0),
-               "k": ("wide_resnet_k", 2), "cardinality": ("resnext_cardinality", 32),
-               "conv1_t_size": ("conv1_t_size", 7), "max_pool": ("no_max_pool", False)}
 # Defaults of the flags that nobody gives. Training starts from published weights (--pretrain_path) or from scratch. The
 # score decides at every branching of the tree, or by distances to embedded classes. A tree score takes "frozen" where
 # the trunk's weights are published ones and stay as they are. --paper takes "paper" on top, and margins that are the

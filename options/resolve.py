@@ -6,7 +6,8 @@ from typing import NoReturn
 
 from models import TRUNKS
 from models.scores import SCORES, TreeScore
-from options.recipes import PAPER, RECIPES, TRUNK_FLAGS
+from options.recipes import PAPER, RECIPES
+from options.trunks import TRUNK_FLAGS
 
 
 class Flags(argparse.Namespace):
@@ -77,14 +78,15 @@ def _resolve_trunk(flags: argparse.Namespace) -> None:
     """The trunk's depth and strides, and that it has what its flags ask for."""
     trunk = TRUNKS[flags.model]
     if flags.model_depth is None and trunk.depths:
-        flags.model_depth = 18 if 18 in trunk.depths else min(trunk.depths)
+        flags.model_depth = trunk.default_depth
     elif flags.model_depth is not None and flags.model_depth not in trunk.depths:
         remedy = f"choose one of {', '.join(map(str, trunk.depths))}" if trunk.depths else "leave the flag out"
         raise ValueError(f"--model {flags.model} does not come in --model_depth {flags.model_depth}; {remedy}")
-    useless = [flag for option, (flag, default) in TRUNK_FLAGS.items()
-               if option not in trunk.options and getattr(flags, flag) != default]
+    own = {option.flag for option in trunk.options.values()}
+    useless = [flag for flag, option in TRUNK_FLAGS.items()
+               if flag not in own and getattr(flags, flag) != option.unset]
     useless += [flag for flag in ("temporal_strides", "spatial_strides")
-                if flag not in trunk.options and getattr(flags, flag)]
+                if trunk.strides is None and getattr(flags, flag)]
     if flags.conv1_t_stride is not None and "conv1_t_size" not in trunk.options:
         useless.append("conv1_t_stride")
     if useless:

@@ -18,6 +18,7 @@ from explain.attribution_files import Writer, unusual_options
 from explain.names import file_name
 from hierarchy.tree import Hierarchy
 from options.flags import model_flags, parse_main
+from options.trunks import trunk_flags
 from run.choosing import MEMORY_GB, choose, spread, stored_flags
 from run.data import make_reader, read_videos, window_power
 from run.methods import method_options
@@ -49,6 +50,7 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError("no videos; give their folder as --videos_dir, or a file as --video")
     known = argparse.ArgumentParser()
     model_flags(known)
+    trunk_flags(known)
     of_trunks = {"classes", "pretrain_dataset", *(action.dest for action in known._actions)} & given
     if args.resume_path is not None and of_trunks:
         raise ValueError(f"--{min(of_trunks)} and --resume_path contradict each other, for the checkpoint tells that; "

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from hierarchy.embeddings import find_embeddings
 from hierarchy.tree import Hierarchy
-from models import HIPE, TRUNKS
+from models import HIPE, TRUNKS, Trunk
 from models.scores import SCORES
 from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
-from options.recipes import TRUNK_FLAGS
 from run.paths import HERE
 from run.resume import stored_args, stored_normalisation
 from training.push import PushRecord
@@ -44,15 +43,15 @@ def choose_device(device: str | None, no_cuda: bool) -> torch.device:
     return torch.device("cuda")
 
 
-def build_trunk(args: argparse.Namespace) -> nn.Module:
+def build_trunk(args: argparse.Namespace) -> Trunk:
     """A fresh trunk as the flags say."""
     trunk = TRUNKS[args.model]
-    options = {option: getattr(args, flag) for option, (flag, _) in TRUNK_FLAGS.items()}
-    options |= {"temporal_strides": args.temporal_strides, "spatial_strides": args.spatial_strides,
-                "max_pool": not args.no_max_pool}
+    arguments = {name: option.value(getattr(args, option.flag)) for name, option in trunk.options.items()}
+    if trunk.strides is not None:
+        arguments |= {"temporal_strides": args.temporal_strides, "spatial_strides": args.spatial_strides}
     if trunk.depths:
-        options["depth"] = args.model_depth
-    return trunk(**{name: value for name, value in options.items() if name == "depth" or name in trunk.options})
+        arguments["depth"] = args.model_depth
+    return trunk(**arguments)
 
 
 def check_size(trunk: nn.Module, size: tuple[int, int, int]) -> None:

@@ -11,6 +11,7 @@ from models.weights import is_named
 from options.flags import parse_main
 from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
 from options.resolve import Flags, filled, resolve
+from options.trunks import TRUNK_FLAGS
 from run.paths import DATA_PATHS, find_file, moved, under_root
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
 
@@ -91,7 +92,7 @@ def _take_over(args: argparse.Namespace, given: set[str], checkpoint: dict, path
         ValueError: where a given one contradicts the checkpoint's weights.
     """
     stored = vars(stored_args(checkpoint)) | {"normalisation": stored_normalisation(checkpoint)}
-    for name in WEIGHT_FLAGS:
+    for name in (*WEIGHT_FLAGS, *TRUNK_FLAGS):
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name not in ("conv1_t_stride", "no_max_pool") and getattr(args, name) != stored[name]:
             raise _contradiction(path, name, getattr(args, name), stored[name])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from explain.attribution import Subject
 from hierarchy.tree import Hierarchy
-from models.weights import fetch_named, is_named, load_pretrained, read_state, rename, unwrap
+from models.weights import is_named, load_pretrained
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk, channels_last, model_of
@@ -62,11 +62,10 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
     full = resolve(full)
     hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
     trunk = build_trunk(full)
-    named = is_named(args.pretrain_path)
-    path = args.pretrain_path if named else under_root(args, args.pretrain_path)
+    path = args.pretrain_path if is_named(args.pretrain_path) else under_root(args, args.pretrain_path)
     loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes)
-    state = rename(unwrap(fetch_named(trunk, path) if named else read_state(path))[0], trunk.state_dict())
-    weights = [key for key in loaded.dropped if key.endswith("weight") and state[key].dim() > 1
+    state = loaded.head
+    weights = [key for key in state if key.endswith("weight") and state[key].dim() > 1
                and state[key].flatten(1).shape[1] == trunk.out_channels]
     if len(weights) != 1:
         raise ValueError(f"{path}: holds no classification head over {trunk.out_channels} channels; give weights with "

@@ -39,11 +39,11 @@ def attribution_folder(root: Path) -> Path:
 
     flags = f"{TRUNK} --sample_size 24 --sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8"
     args, _ = parse_main(flags.split())
+    args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     args = resolve(args)
     tree = Hierarchy.from_rows(ROWS)
     points = fit_embeddings(tree, dim=8, edge=1.5)
     model = build_model(args, tree, points, 1.0)
-    args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
     save_checkpoint(root / "save_1.pth", {
         "done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
         "embedding": {"points": points, "c": 1.0}, "model": model.state_dict(), "optimizers": {}, "rng": {},

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from evaluation.decisions import decision_measures
 from hierarchy import Hierarchy, fit_embeddings
+from models.contributions import evidence_shares, most_telling
 from models.hipe import HIPE
-from models.scores import HyperbolicTreeScore, TreeScore, evidence_shares, most_telling
+from models.scores import HyperbolicTreeScore, TreeScore
 
 
 class Record:

@@ -56,8 +56,8 @@ def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     args, _ = parse_main([*FLAGS.split(), *flags])
-    args = resolve(args)
     args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
+    args = resolve(args)
     points = fit_embeddings(tree, dim=8, edge=1.5)
     model = build_model(args, tree, points, 1.0)
     videos = [video for video in read_videos(args, tree) if video.subset == "training"]
@@ -118,8 +118,8 @@ def test_decisions_are_those_of_the_window_that_is_explained(trained, judged):
     model, tree, record = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
-    args = resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
+    args = resolve(args)
     videos = {video.name: video for video in read_videos(args, tree)}
     ways = {name: entry["way"] for name, entry in json.loads((trained / "truth.json").read_text()).items()}
     rows = [json.loads(line) for line in (judged / "rows.jsonl").read_text().splitlines()[1:]]
@@ -202,8 +202,8 @@ def test_stability_of_prototypes_is_a_loop_over_their_videos(trained, judged):
     model, tree, _ = model_of(load_checkpoint(trained / "save_1.pth"), "save_1.pth")
     model.eval()
     args, _ = parse_main(FLAGS.split())
-    args = resolve(args)
     args.video_path, args.annotation_path = str(trained / "jpg"), str(trained / "a.json")
+    args = resolve(args)
     videos = [video for video in read_videos(args, tree) if video.subset == "validation"]
     clips = even_clips(args, videos, make_reader(args), 1, normalisation="kinetics")
     stayed: dict[int, dict[str, float]] = {}

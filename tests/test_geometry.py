@@ -7,6 +7,7 @@ import torch
 from datasets.sampling import EvenClips
 from datasets.transforms import EvalTransform
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
+from models.i3d import I3D
 
 GRIDS = [((4, 4, 4), (4, 32, 32), (16, 112, 112)), ((2, 4, 3), (4, 8, 16), (7, 32, 40)),
          ((1, 1, 1), (16, 9, 8), (16, 9, 8)), ((3, 5, 2), (1, 1, 1), (3, 5, 2))]
@@ -46,6 +47,19 @@ def test_upsampling_is_linear_between_the_centres():
 
 def test_upsampling_keeps_a_constant_and_one_cell():
     assert torch.equal(upsample(torch.full((1, 1, 1), 3.0), (5, 6, 7), (5, 6, 7)), torch.full((5, 6, 7), 3.0))
+
+
+def test_offsets_reach_what_is_drawn():
+    """Heat and centre agree, and both know the offset: 5 frames, 23 rows and columns for the first cell of I3D."""
+    with torch.device("meta"):
+        trunk = I3D()
+    assert (trunk.stride, trunk.offset) == ((8, 32, 32), (5, 23, 23))
+    maps = torch.zeros(2, 2, 2)
+    maps[1, 0, 1] = 1
+    heat = upsample(maps, (16, 64, 64), trunk.stride, trunk.offset)
+    centre = cell_centre(torch.tensor(5), (2, 2, 2), trunk.stride, (16, 64, 64), trunk.offset)
+    assert centre.tolist() == [13, 23, 55] and heat[13, 23, 55] == 1
+    assert heat[12, 23, 55] < 1 and heat[13, 24, 55] < 1 and heat[13, 23, 54] < 1
 
 
 def test_the_box_is_around_the_blob_that_holds_the_peak():

@@ -9,8 +9,8 @@ import torch
 from tiny import STRIDE, Record, tiny_hipe
 
 from explain.match import match, match_output
+from models.contributions import evidence_shares
 from models.geometry import upsample
-from models.scores import evidence_shares
 
 SIZE = (8, 24, 40)
 

@@ -196,8 +196,12 @@ def test_what_it_cost_is_told(whole, tmp_path, capsys):
 def test_groups_held_out_to_calibrate_on_stay_held_out(whole, tmp_path, monkeypatch):
     checkpoint = load_checkpoint(whole / "save_3.pth")
     seen, even_clips = [], prune.even_clips
-    monkeypatch.setattr(prune, "even_clips", lambda args, videos, *rest, **how: seen.append({video.name for video in videos})
-                        or even_clips(args, videos, *rest, **how))
+
+    def noted(args, videos, *rest, **how):
+        seen.append({video.name for video in videos})
+        return even_clips(args, videos, *rest, **how)
+
+    monkeypatch.setattr(prune, "even_clips", noted)
     held_out = ["v_Run_g01_c01"]
     for name, groups in (("all", []), ("fewer", held_out)):
         save_checkpoint(tmp_path / f"{name}.pth", checkpoint | {"held_out": groups})

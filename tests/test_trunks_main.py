@@ -16,9 +16,13 @@ from training.checkpoint import load_checkpoint
 from util_scripts import export
 
 NARROW = "--model_depth 10 --resnet_widen_factor .125"
-SMALL = {"resnet": NARROW, "preresnet": NARROW, "resnet2p1d": NARROW, "wideresnet": "--resnet_widen_factor .125",
-         "resnext": "--resnet_widen_factor .25 --resnext_cardinality 4", "densenet": "--resnet_widen_factor .125"}
 SIZE = "--sample_size 32 --sample_duration 8 --prototype_channels 6 --prototypes_per_node 2 --emb_dim 8"
+
+
+def small_flags(name: str) -> str:
+    """The flags that make a trunk as small as `small` says."""
+    flags = {"depth": "model_depth", **{argument: option.flag for argument, option in TRUNKS[name].options.items()}}
+    return " ".join(f"--{flags[argument]} {value}" for argument, value in TRUNKS[name].small.items())
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +34,7 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("name", TRUNKS)
 def test_the_whole_job(data, tmp_path, name):
     results = tmp_path / "results"
-    flags = f"--model {name} {SMALL.get(name, '')} {SIZE} {QUICK} --trunk_epochs 0 --optimizer sgd --no_val"
+    flags = f"--model {name} {small_flags(name)} {SIZE} {QUICK} --trunk_epochs 0 --optimizer sgd --no_val"
     call("--root_path", data, "--result_path", results, DATA, flags, CALL, "--inference")
     assert len(json.loads((results / "val.json").read_text())["results"]) == 4
     call("--resume_path auto --result_path", results, CALL, "--n_epochs 2 --push_start 1 --push_every 1")
@@ -93,7 +97,7 @@ def test_clips_are_normalised_as_the_weights_saw_theirs(data, tmp_path, monkeypa
 def test_clips_smaller_than_a_trunk_wants(data, tmp_path, capsys, name, size):
     with pytest.raises(SystemExit) as caught:
         call("--root_path", data, "--result_path", tmp_path / "results", DATA, CALL, QUICK, SIZE, size, "--model", name,
-             SMALL.get(name, ""))
+             small_flags(name))
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "too small for this trunk; raise --sample_duration or --sample_size" in said
 

@@ -1,31 +1,22 @@
 """Small trunks for tests, and the names of all."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models import TRUNKS
+from models import TRUNKS, Trunk
+from models.resnet3d import ResNet3D
 
 CPU = torch.device("cpu")
-NARROW = {"depth": 10, "widen_factor": 0.125}
-SMALL = {"resnet": NARROW, "preresnet": NARROW, "resnet2p1d": NARROW,
-         "wideresnet": {"depth": 50, "widen_factor": 0.125},
-         "resnext": {"depth": 50, "widen_factor": 0.25, "cardinality": 4},
-         "densenet": {"depth": 121, "widen_factor": 0.125}}
 ALL_DEPTHS = [pytest.param(name, depth, marks=[pytest.mark.slow] * (i > 0)) for name, trunk in TRUNKS.items()
               for i, depth in enumerate(trunk.depths or (None,))]
-# large ones, of which a smaller relative is always tested: mc3_18, i3d, tsm_mobilenetv2
-HEAVY = {"r3d_18", "r2plus1d_18", "i3d_resnet50", "tsm_resnet50"}
-ROUNDS_DOWN = {"densenet", "s3d"}  # they pool without padding
 PUBLISHED = {"temporal_strides": (1, 2, 2, 2, 2), "spatial_strides": (2, 2, 2, 2, 2)}
-HARA = {name: TRUNKS[name] for name in ("resnet", "preresnet", "wideresnet", "resnext", "resnet2p1d")}
+HARA = {name: trunk for name, trunk in TRUNKS.items() if issubclass(trunk, ResNet3D)}
 
 
 def light(names) -> list:
     """The names, the heavy ones among them as slow tests."""
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in names]
+    return [pytest.param(name, marks=[pytest.mark.slow] * TRUNKS[name].heavy) for name in names]
 
 
 def shuffle(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -39,9 +30,9 @@ def shuffle(network: nn.Module, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
-def small(name: str, **options) -> nn.Module:
+def small(name: str, **options) -> Trunk:
     torch.manual_seed(0)
-    return shuffle(TRUNKS[name](**{**SMALL.get(name, {}), **options}))
+    return shuffle(TRUNKS[name](**{**TRUNKS[name].small, **options}))
 
 
 @torch.no_grad()
@@ -53,7 +44,7 @@ def damp(trunk: nn.Module) -> nn.Module:
     return trunk
 
 
-def on_meta(name: str, depth: int | None = None, **options) -> nn.Module:
+def on_meta(name: str, depth: int | None = None, **options) -> Trunk:
     """Shapes only, nothing is computed."""
     with torch.device("meta"):
         return TRUNKS[name](**({} if depth is None else {"depth": depth}), **options)
@@ -61,11 +52,6 @@ def on_meta(name: str, depth: int | None = None, **options) -> nn.Module:
 
 def clips(batch: int = 1, size: tuple[int, int, int] = (8, 32, 32)) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
-def grid(name: str, trunk: nn.Module, size: tuple[int, int, int]) -> tuple[int, ...]:
-    rounded = math.floor if name in ROUNDS_DOWN else math.ceil
-    return tuple(rounded(length / stride) for length, stride in zip(size, trunk.stride, strict=True))
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
@@ -76,7 +62,3 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 def save(tmp_path, content):
     torch.save(content, tmp_path / "kinetics.pth")
     return tmp_path / "kinetics.pth"
-
-
-HEADS = {"i3d": "logits.conv3d", "tsm_resnet50": "new_fc", "tsm_mobilenetv2": "new_fc", "densenet": "classifier",
-         "mfnet": "classifier", "s3d": "classifier.1", "mvit_v2_s": "head.1", "swin3d_t": "head"}
