@@ -42,8 +42,10 @@ class _Help(argparse.Action):
         for action in parser._actions:
             if self.names is not None and action.dest not in self.names and not isinstance(action, _Help):
                 action.help = argparse.SUPPRESS
-            elif self.names is None and isinstance(action.choices, Names):
-                action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
+            if isinstance(action.choices, Names):
+                if self.names is None:
+                    action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
+                action.choices = None  # argparse would look them up to format the help
         parser.print_help()
         parser.exit()
 

@@ -22,7 +22,7 @@ from models import TRUNKS
 from models.resnet3d import WIDEN, BasicBlock
 from models.trunk import Layout, Trunk, five_strides, he_init, product
 from models.weights import flags_of, layout_of, load_pretrained
-from options.recipes import TRUNK_FLAGS
+from options.trunks import TRUNK_FLAGS
 
 
 @pytest.mark.parametrize("name", TRUNKS)
