@@ -64,7 +64,7 @@ def test_the_softmax_head_has_as_many_epochs_of_the_trunk_as_ours(name, called, 
 def test_a_table_has_a_row_a_figure_and_a_column_a_method():
     found = {"softmax head": [{"accuracy": 0.5}, {"accuracy": 1.0}],
              "ours": [{"accuracy": 1.0, "pointing": 0.25}, {"accuracy": 1.0, "pointing": None}]}
-    assert results.table(found).splitlines() == [
+    assert results.table(results.cells(found)).splitlines() == [
         "| | softmax head | ours |", "| --- | --- | --- |",
         "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |", f"| pointing | {results.DASH} | 0.250 |"]
 

@@ -93,12 +93,14 @@ def test_what_first_prototypes_resemble_and_decide_is_told_of_every_level(result
     page = page_of(results)
     table = page.source[page.source.index('id="decide"'):page.source.index('id="good"')]
     rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in table.replace(report.NARROW, " ").split("<tr>")[2:]]
-    shares = ["62.5 %", "31.2 %", "6.3 %"]  # 1, .5 and .1 of 1.6 nats
-    left = "77.9 %"  # exp -.25
-    assert rows == [[level, "3", "92 %", "99.8 %", left, *shares] for level in ("class", "parent", "grandparent")]
+    assert [row[1:] for row in rows] == [
+        ["3", "3", "3"], ["92 %"] * 3, ["99.8 %"] * 3, ["33.3 %", "33.3 %", "66.7 %"],
+        ["77.9 %"] * 3, ["30.1 %"] * 3,  # exp -.25, exp -1.2
+        ["100 %", "0 %", "0 %"], ["100 %"] * 3,
+        ["62.5 %"] * 3, ["31.2 %"] * 3, ["6.3 %"] * 3]  # 1, .5 and .1 of 1.6 nats
     assert 'href="#decide"' in page.source
-    for path in results.glob("local_analysis*/*/explanation.json"):  # as of before similarity was a share
-        path.write_text(path.read_text().replace('"activation"', '"was"'))
+    for path in results.glob("local_analysis*/*/explanation.json"):  # as of before they told what decides
+        path.write_text(path.read_text().replace('"decision"', '"was"'))
     assert "#decide" not in page_of(results).source
 
 
