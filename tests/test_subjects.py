@@ -7,11 +7,11 @@ import pytest
 import torch
 import torchvision
 from attributable import CLIPS, TRUNK, TRUNK_LINE, attribution_folder, call
-from trunks import CPU, HEADS, SMALL, light, on_meta
+from trunks import CPU, light, on_meta
 
 import local_attribution
 from attribution import METHODS
-from models import TRUNKS
+from models import TRUNKS, Trunk
 from run import subjects
 from training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -60,16 +60,15 @@ def test_class_names_of_kinetics_are_asked_for(root, capsys):
 @pytest.mark.parametrize("name", light(TRUNKS))
 def test_every_published_head_is_found(name, tmp_path, monkeypatch):
     """By its name in the published layout, as a layer or a convolution of one cell."""
-    options = SMALL.get(name, {})
-    trunk = on_meta(name, **options).to_empty(device="cpu")
-    n, key = trunk.out_channels, HEADS.get(name, "fc")
+    kind = TRUNKS[name]
+    trunk = on_meta(name, **kind.small).to_empty(device="cpu")
+    n, key = trunk.out_channels, kind.layouts[0].heads[0]
     weight, bias = torch.randn(3, n), torch.randn(3)
     shape = (3, n, 1, 1, 1) if name in ("i3d", "s3d") else (3, n)
     content = {"state_dict": {f"module.{key}": torch.zeros_like(value) for key, value in trunk.state_dict().items()}
                | {f"module.{key}.weight": weight.view(shape), f"module.{key}.bias": bias}}
-    for module in ("models.weights", "run.subjects"):
-        monkeypatch.setattr(f"{module}.read_state", lambda path: content)
-    read = "class_token" if name == "mvit_v2_s" else "forward"
+    monkeypatch.setattr("models.weights.read_state", lambda path: content)
+    read = "class_token" if hasattr(kind, "class_token") else "forward"
     monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
     monkeypatch.setattr(subjects, "build_trunk", lambda args: trunk)
     (tmp_path / "c.json").write_text('["a", "b", "c"]')
@@ -99,8 +98,8 @@ def test_trunks_predict_what_torchvisions_networks_do(name, size, tmp_path):
 
 def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, capsys):
     """And goes on with the others; asked for by name it is an error."""
-    class Mixer(torch.nn.Module):
-        depths, out_channels, stride, offset = (), 4, (8, 24, 24), (0, 0, 0)
+    class Mixer(Trunk):
+        out_channels, stride = 4, (8, 24, 24)
 
         def __init__(self):
             super().__init__()
