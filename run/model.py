@@ -106,9 +106,9 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> N
     Raises:
         FileNotFoundError, ValueError: naming the file, where it does not fit.
     """
-    found = load_pretrained(model.trunk, args.pretrain_path, n_classes=args.n_pretrain_classes,
-                            tell=lambda line: print(line, file=sys.stderr))
-    model.normalisation = args.normalisation or found.normalisation
+    weights = load_pretrained(model.trunk, args.pretrain_path, n_classes=args.n_pretrain_classes,
+                              tell=lambda line: print(line, file=sys.stderr))
+    model.normalisation = args.normalisation or weights.normalisation
     content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
     if not is_own(content):
         return

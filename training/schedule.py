@@ -10,14 +10,33 @@ from typing import NamedTuple
 
 from datasets.sampling import EpochBatches
 
-# Checkpoints and metrics.jsonl call the step after a push "last", as they always have.
-_STORED = {"tune": "last"}
-_OF_STORED = {stored: kind for kind, stored in _STORED.items()}
+
+class Kind(NamedTuple):
+    """Where steps of a kind stand in a run.
+
+    Args:
+        phase: of the run: 0 trunk epochs, 1 start of the prototypes, 2 epochs with prototypes.
+        place: in an epoch. gradient: whether a step takes a batch of training clips.
+        stored: name in checkpoints and metrics.jsonl, where that is another.
+    """
+
+    phase: int
+    place: int
+    gradient: bool = False
+    stored: str | None = None
+
+
+# What a step of each kind does stands in run/steps.py, and when there is one in `training_steps`.
+KINDS = {
+    "trunk": Kind(0, 0, gradient=True), "start": Kind(1, 0), "warm": Kind(2, 0, gradient=True),
+    "joint": Kind(2, 0, gradient=True), "push": Kind(2, 1), "tune": Kind(2, 2, stored="last")}
+GRADIENT_KINDS = tuple(name for name, kind in KINDS.items() if kind.gradient)
+_OF_STORED = {kind.stored: name for name, kind in KINDS.items() if kind.stored}
 
 
 def stored_kind(kind: str) -> str:
     """The name of a kind of step in checkpoints and metrics.jsonl."""
-    return _STORED.get(kind, kind)
+    return (KINDS[kind].stored if kind in KINDS else None) or kind
 
 
 def kind_of_stored(stored: str) -> str:
@@ -107,13 +126,9 @@ class Steps(Sequence[Step]):
         return counts
 
 
-GRADIENT_KINDS = ("trunk", "warm", "joint")  # the kinds of step that take a batch of training clips
-_PHASE = {"trunk": 0, "start": 1, "warm": 2, "joint": 2, "push": 2, "tune": 2}
-_ORDER = {"trunk": 0, "start": 0, "warm": 0, "joint": 0, "push": 1, "tune": 2}
-
-
-def _place(step: Step) -> tuple[int, int, int, int]:
-    return _PHASE[step.kind], step.epoch, _ORDER[step.kind], step.iteration
+def _position(step: Step) -> tuple[int, int, int, int]:
+    kind = KINDS[step.kind]
+    return kind.phase, step.epoch, kind.place, step.iteration
 
 
 def push_epochs(*, n_epochs: int, warm_epochs: int, push_start: int, push_every: int,
@@ -167,7 +182,7 @@ def remaining(steps: Steps, done: Step | None) -> Steps:
 
 def completed(step: Step, done: Step) -> bool:
     """Whether a step lies at or before the last completed one."""
-    return _place(step) <= _place(done)
+    return _position(step) <= _position(done)
 
 
 def least_batch(size: int) -> int:
