@@ -29,7 +29,8 @@ def blurred(clip: Tensor) -> Tensor:
     """
     sigma = BLUR * max(clip.shape[2:])
     width = min(2 * round(2.5 * sigma) + 1, 2 * min(clip.shape[2:]) - 1)  # odd, and no wider than padding can be
-    return gaussian_blur(clip.transpose(0, 1), [width, width], [sigma, sigma]).transpose(0, 1)
+    frames = gaussian_blur(clip.transpose(0, 1), [width, 1], [sigma, sigma])  # along each axis by itself, which is
+    return gaussian_blur(frames, [1, width], [sigma, sigma]).transpose(0, 1)  # the same and a tenth of the work
 
 
 def faded(clip: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The whole job on the embedded data: prepare, train, push, infer, evaluate, explain, and summarise.
 
-Runs the project's own command lines one after the other, and computes the summary from the files that they leave.
+Runs the project's own command lines one after the other (those that explain in this process, which saves their start),
+and computes the summary from the files that they leave.
 """
 
 import json
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from options.errors import CommandLine, user_errors
+from run.explaining import analyse, ancestor_levels
 from run.paths import HERE
 from training.checkpoint import newest_whole
 from util_scripts.demo_flags import BATCH, TRAINING
@@ -39,6 +41,13 @@ def run(*command: str | Path) -> None:
     print("\n$ python " + shlex.join(words), flush=True)
     if subprocess.run([sys.executable, *words], cwd=HERE).returncode:
         raise ValueError(f"python {shlex.join(words)} failed; its own message stands above")
+
+
+def explain(script: str, *flags: str | Path) -> None:
+    """Run an analysis script's command line in this process, showing it as a user would type it."""
+    words = [str(flag) for flag in flags]
+    print("\n$ python " + shlex.join([script, *words]), flush=True)
+    analyse(script, "", (lambda hierarchy: [0]) if script == "local_analysis.py" else ancestor_levels, words)
 
 
 def pictured(results: Path) -> list[str]:
@@ -85,10 +94,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     levels = json.loads((results / "metrics.json").read_text())["levels"]
     scripts = ("local_analysis.py", *(("local_analysis_parents.py",) if len(levels) > 1 else ()))
     for script, n in zip(scripts, (0, EXPLAINED), strict=False):
-        run(script, "--resume_path", checkpoint, "--n_videos", str(n), "--no_img", "--k", "1",
-            "--inference_batch_size", "24")
+        explain(script, "--resume_path", checkpoint, "--n_videos", str(n), "--no_img", "--k", "1",
+                "--inference_batch_size", "24")
     for script in scripts:
-        run(script, "--resume_path", checkpoint, "--videos", *pictured(results))
+        explain(script, "--resume_path", checkpoint, "--videos", *pictured(results))
     print("\nsummary ...", flush=True)
     summary = summarise(out, 0.0)
     summary["minutes"] = round((time.monotonic() - began) / 60, 2)
