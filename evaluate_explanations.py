@@ -8,39 +8,32 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 
-from attribution import METHODS
-from datasets import READERS
-from evaluation.faithfulness import STEPS
-from explain import write_report
-from judging.heats import HEADS
-from judging.table import Wanted
 from options.errors import user_errors
-from options.flags import device_flags
-from options.parsing import parse_given
+from options.flags import READERS, device_flags
+from options.parsing import Names, asks_for_help, parse_given, parser_of
 from options.ranges import AMOUNT, COUNT
-from run.judging import Data, explanation_table, folder_of
-from run.methods import options_flag
-from run.paths import under_root
+
+METHODS = Names("attribution", "METHODS")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="evaluate_explanations.py", description=__doc__.splitlines()[0],
-                                     allow_abbrev=False)
+    parser = parser_of("evaluate_explanations.py", __doc__.splitlines()[0])
     add = parser.add_argument
     add("--resume_path", required=True, help="checkpoint to judge; it carries all other flags")
-    add("--head", default="prototypes", choices=HEADS,
+    add("--head", default="prototypes", choices=("prototypes", "softmax"),
         help="whose predictions are explained: HIPE's, or those of the softmax head of the trunk epochs (default: "
              "prototypes)")
-    add("--methods", nargs="*", choices=list(METHODS), metavar="METHOD",
-        help=f"attribution methods: {', '.join(METHODS)} (default: all that the trunk serves; random and centre "
-             "always)")
+    add("--methods", nargs="*", choices=METHODS, metavar="METHOD",
+        help="attribution methods (default: all that the trunk serves; random and centre always)")
     add("--levels", type=int, nargs="+", help="of prototypes and baselines (default: all)")
     add("--method_levels", type=int, nargs="+", default=[0], help="of attribution methods (default: 0, the class)")
-    add("--heats", nargs="*", default=["grad"], choices=list(METHODS), metavar="METHOD",
+    add("--heats", nargs="*", default=["grad"], choices=METHODS, metavar="METHOD",
         help="make the first prototype's heat by these methods, too, beside its similarity (default: grad, as cards "
              "have it)")
-    options_flag(parser)
+    if not asks_for_help(argv):
+        from options.methods import options_flag
+        options_flag(parser)
     add("--truth", help="truth.json or boxes.json: where and when the action is to be seen (default: the one beside "
                         "the annotation)")
     which = parser.add_mutually_exclusive_group()
@@ -48,7 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--n_videos", type=AMOUNT, default=24,
                        help="how many, spread over the classes; 0 for all (default: 24)")
     add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
-    add("--steps", type=COUNT, default=STEPS, help=f"of insertion and deletion (default: {STEPS})")
+    add("--steps", type=COUNT, default=128, help="of insertion and deletion (default: 128)")
     add("--iterations", type=COUNT, default=2000, help="of a perturbation at most (default: 2000)")
     add("--no_prototypes", action="store_true", help="leave out the table of the prototypes as such")
     add("--out", help="folder to write (default: explanations beside the checkpoint)")
@@ -56,7 +49,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--root_path", help="folder that relative paths hang off, when the data has moved (default: .)")
     add("--video_path", help="folder of the videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
-    add("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
+    add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
     add("--inference_stride", type=COUNT, help="frames from one window to the next (default: the checkpoint's)")
     add("--batch_size", type=COUNT, default=4, help="clips whose perturbations are found together (default: 4)")
     add("--n_threads", type=AMOUNT, default=0, help="processes that share the clips (default: 0, this one)")
@@ -67,6 +60,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    # after parsing: --help needs no PyTorch
+    from explain import write_report
+    from judging.table import Wanted
+    from run.judging import Data, explanation_table, folder_of
+    from run.paths import under_root
+
     root = argparse.Namespace(root_path=args.root_path or ".")
     path, out, truth = (None if place is None else under_root(root, place)
                         for place in (args.resume_path, args.out, args.truth))

@@ -5,15 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attribution import METHODS
-from datasets import READERS
 from options.errors import user_errors
-from options.flags import device_flags, model_flags
-from options.parsing import parse_given
+from options.flags import READERS, device_flags, model_flags
+from options.parsing import Names, asks_for_help, parse_given, parser_of
 from options.ranges import AMOUNT, COUNT
-from options.trunks import trunk_flags
-from run.attributing import check_flags, explain
-from run.methods import options_flag, published_flags
 
 PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks
 PUBLISHED_METHODS = {"perturb": "3d_ep"}
@@ -21,7 +16,7 @@ PUBLISHED_METHODS = {"perturb": "3d_ep"}
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     """The command line, and which flags were given."""
-    parser = argparse.ArgumentParser(prog="local_attribution.py", description=__doc__, allow_abbrev=False)
+    parser = parser_of("local_attribution.py", __doc__)
     add = parser.add_argument_group("what to explain: a HIPE checkpoint, else a trunk (see model)").add_argument
     add("--resume_path", help="HIPE checkpoint; it carries all other flags")
     add("--level", type=int, help="explain the predicted class's ancestor so many levels up (default: 0, the class)")
@@ -39,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--video", type=Path, metavar="FILE", help="a video file or frame folder whose class is not known")
     add("--video_path", help="folder of the checkpoint's videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
-    add("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
+    add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
     add("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
     add("--n_videos", type=AMOUNT, default=4,
         help="how many, spread over the classes; 0 for all (default: 4, of --videos_dir all)")
@@ -52,11 +47,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         help="frames from one window to the next, of which the surest is explained (default: 16)")
     group = parser.add_argument_group("methods")
     add = group.add_argument
-    add("--vis_method", nargs="+", default=["grad_cam"], choices=[*METHODS, "all"],
-        type=lambda name: PUBLISHED_METHODS.get(name, name),
+    add("--vis_method", nargs="+", default=["grad_cam"], metavar="METHOD",
+        choices=Names("attribution", "METHODS", "all"), type=lambda name: PUBLISHED_METHODS.get(name, name),
         help="attribution methods, side by side on one page; perturb means 3d_ep (default: grad_cam)")
-    published_flags(group)
-    options_flag(group)
+    if not asks_for_help(argv):
+        from options.methods import options_flag, published_flags
+        published_flags(group)
+        options_flag(group)
     add("--tubes", default="layers", choices=("none", "layers", "kernels"),
         help="write a pyramid's heat of every layer, or of every channel too (default: layers)")
     add("--batch_size", type=COUNT, default=4, help="clips that perturbations optimise together (default: 4)")
@@ -64,19 +61,22 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--save_label", default="",
         help="name of this run below the method and the model (default: none; level1, prototype17, ...)")
     model_flags(parser)
-    trunk_flags(parser)
+    if not asks_for_help(argv):
+        from options.trunks import trunk_flags
+        trunk_flags(parser)
     device_flags(parser)
     parser.add_argument("--no_gpu", dest="no_cuda", action="store_true", help="the same as --no_cuda")
     words = list(sys.argv[1:] if argv is None else argv)
     words = [PUBLISHED_NAMES.get(word, word) if before == "--model" else word
              for before, word in zip(["", *words], words, strict=False)]
-    args, given = parse_given(parser, words)
-    check_flags(args, given)
-    return args, given
+    return parse_given(parser, words)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, given = parse(argv)
+    from run.attributing import check_flags, explain  # after parsing: --help needs no PyTorch
+
+    check_flags(args, given)
     try:
         n_clips, page = explain(args, given)
     except KeyboardInterrupt:

@@ -1,10 +1,9 @@
 """Every flag of main.py, with its unit and default."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from options.parsing import Names, parse_given, parser_of
+from options.parsing import Names, asks_for_help, parse_given, parser_of
 from options.ranges import AMOUNT, COUNT, MOMENTUM, POSITIVE, PROBABILITY, SHARE, WEIGHT
 from options.recipes import PAPER, RECIPES
 
@@ -182,7 +181,7 @@ def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, s
     parser = parser_of("main.py", "Train, push, evaluate and run HIPE.", FIRST)
     for add in (data_flags, model_flags, schedule_flags, run_flags):
         add(parser)
-    if not {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):  # the short help needs no PyTorch
+    if not asks_for_help(argv):
         from options.trunks import trunk_flags
         trunk_flags(parser)
     args, given = parse_given(parser, argv)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import NoReturn
 
@@ -12,20 +13,20 @@ class Names(Collection[str]):
     With PyTorch behind them, registries take seconds to import, and --help needs none.
 
     Args:
-        module, registry: where the names are the keys, or the items, of what.
+        module, registry: where the names are the keys, or the items, of what. others: further names, which go first.
     """
 
-    def __init__(self, module: str, registry: str) -> None:
-        self.module, self.registry = module, registry
+    def __init__(self, module: str, registry: str, *others: str) -> None:
+        self.module, self.registry, self.others = module, registry, others
 
-    def _names(self) -> Collection[str]:
-        return getattr(importlib.import_module(self.module), self.registry)
+    def _names(self) -> list[str]:
+        return [*self.others, *getattr(importlib.import_module(self.module), self.registry)]
 
     def __contains__(self, name: object) -> bool:
         return name in self._names()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._names()))
+        return iter(self._names())
 
     def __len__(self) -> int:
         return len(self._names())
@@ -34,32 +35,37 @@ class Names(Collection[str]):
 class _Help(argparse.Action):
     """Prints the help of some flags, or of all."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str, names: Collection[str] | None, help: str) -> None:
+    def __init__(self, option_strings: Sequence[str], dest: str, names: Collection[str] | None, short: bool,
+                 help: str) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
-        self.names = names
+        self.names, self.short = names, short
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         for action in parser._actions:
             if self.names is not None and action.dest not in self.names and not isinstance(action, _Help):
                 action.help = argparse.SUPPRESS
             if isinstance(action.choices, Names):
-                if self.names is None:
+                if not self.short:
                     action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
                 action.choices = None  # argparse would look them up to format the help
         parser.print_help()
         parser.exit()
 
 
+def asks_for_help(argv: Sequence[str] | None) -> bool:
+    """Whether the command line asks for the short help, which needs no flag that takes PyTorch to list."""
+    return bool({"-h", "--help"} & set(sys.argv[1:] if argv is None else argv))
+
+
 def parser_of(prog: str, description: str, first: Collection[str] | None = None) -> argparse.ArgumentParser:
-    """A parser whose --help is of the flags `first`, and whose --help_all is of all; without them --help is of all."""
-    epilog = None if first is None else f"{prog} --help_all lists all flags."
+    """A parser whose --help lists the flags `first`, by default all that are added, and whose --help_all lists all."""
+    epilog = f"{prog} --help_all lists all flags."
     parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False, add_help=False,
                                      usage=f"{prog} [--FLAG VALUE ...]", epilog=epilog,
                                      formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36))
-    parser.add_argument("-h", "--help", action=_Help, dest=argparse.SUPPRESS, names=first,
-                        help="this list" if first is None else "the flags that are used first")
-    if first is not None:
-        parser.add_argument("--help_all", action=_Help, dest=argparse.SUPPRESS, names=None, help="all flags")
+    parser.add_argument("-h", "--help", action=_Help, dest=argparse.SUPPRESS, names=first, short=True,
+                        help="the flags that are used first")
+    parser.add_argument("--help_all", action=_Help, dest=argparse.SUPPRESS, names=None, short=False, help="all flags")
     return parser
 
 

@@ -18,10 +18,10 @@ from explain.attribution_files import Writer, unusual_options
 from explain.names import file_name
 from hierarchy.tree import Hierarchy
 from options.flags import model_flags, parse_main
+from options.methods import method_options
 from options.trunks import trunk_flags
 from run.choosing import MEMORY_GB, choose, spread, stored_flags
 from run.data import make_reader, read_videos, window_power
-from run.methods import method_options
 from run.model import check_size, choose_device
 from run.paths import under_root
 from run.resume import stored_args

@@ -2,23 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from attribution import METHODS, parse_options
-from datasets import READERS
+from attribution import parse_options
 from datasets.loose import single_video
 from datasets.reading import CachedReader, VideoFile
 from datasets.video import whole_videos
 from explain import ExplanationSettings, Sources, explain_videos, write_report
-from explain.explainer import UPSAMPLE
 from hierarchy.tree import Hierarchy
-from options.flags import device_flags
-from options.parsing import parse_given
-from options.ranges import AMOUNT, COUNT
 from run.choosing import MEMORY_GB, choose, stored_flags, worst_mistakes
 from run.data import make_reader, read_videos, window_clips, window_power
-from run.methods import options_flag
 from run.model import choose_device, model_of
 from run.paths import under_root
 from training.checkpoint import load_checkpoint
@@ -26,48 +20,14 @@ from training.checkpoint import load_checkpoint
 FOLDERS = ("local_analysis", "local_analysis_parents")
 
 
-def parse(prog: str, description: str, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
-    """The command line of both analysis scripts, and which flags were given."""
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-    add = parser.add_argument
-    add("--resume_path", required=True, help="checkpoint to explain with; it carries all other flags")
-    add("--root_path", default=".",
-        help="folder that relative paths hang off, when the data has moved (default: .)")
-    add("--video_path", help="folder of the videos, when it has moved (default: the checkpoint's)")
-    add("--annotation_path", help="annotation JSON, when it has moved (default: the checkpoint's)")
-    add("--file_type", choices=sorted(READERS), help="what is in --video_path (default: the checkpoint's)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--videos", nargs="+", metavar="NAME",
-                       help="videos to explain, by their names in the annotation")
-    which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
-    which.add_argument("--n_videos", type=AMOUNT, default=8,
-                       help="how many to explain, spread over the classes; 0 for all (default: 8)")
-    which.add_argument("--mistakes", type=COUNT, metavar="N",
-                       help="explain the N worst mistakes of metrics.json, which inference wrote beside the checkpoint")
-    add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
-    add("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
-    add("--k", type=COUNT, default=3, help="prototypes of each predicted node (default: 3)")
-    add("--heat", default="grad", choices=[UPSAMPLE, *METHODS], metavar="METHOD",
-        help=f"heat, box and peak of a prototype: an attribution method ({', '.join(METHODS)}) on its activation, "
-             "smoothed where it is of single voxels; use upsample, its similarity over the clip, for a coarser and "
-             "more stable map (default: grad, which the measures of evaluate_explanations.py prefer)")
-    options_flag(parser)
-    add("--inference_stride", type=COUNT, help="frames from one window to the next (default: the checkpoint's)")
-    add("--inference_batch_size", type=COUNT, default=8, help="windows at a time (default: 8)")
-    add("--n_threads", type=AMOUNT, default=0, help="loader processes (default: 0)")
-    add("--no_img", action="store_true", help="write explanation.json alone, without pictures and pages")
-    device_flags(parser)
-    return parse_given(parser, argv)
-
-
-def analyse(prog: str, description: str, levels_of: Callable[[Hierarchy], list[int]],
-            argv: Sequence[str] | None = None) -> None:
+def analyse(prog: str, args: argparse.Namespace, given: set[str],
+            levels_of: Callable[[Hierarchy], list[int]]) -> None:
     """Explain videos at some levels of the tree, from a checkpoint alone.
 
     Args:
-        prog, description: of the script. levels_of: the levels to explain, of a tree.
+        prog: the script. args, given: its flags, as `options.analysis.parse_analysis` gives them.
+        levels_of: the levels to explain, of a tree.
     """
-    args, given = parse(prog, description, argv)
     heat_options = parse_options(args.options, [args.heat]).get(args.heat, {})
     path = under_root(args, args.resume_path)
     checkpoint = load_checkpoint(path)

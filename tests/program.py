@@ -14,11 +14,12 @@ import pytest
 import torch
 from media import write_frames
 
+import local_analysis
+import local_analysis_parents
 import main
 from hierarchy.tree import Hierarchy
 from options.errors import user_errors
 from run import steps
-from run.explaining import analyse, ancestor_levels
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
 
@@ -65,14 +66,13 @@ def call(*lines: str | Path) -> None:
 def explain_classes(*words: str | Path) -> None:
     """local_analysis.py in this process."""
     with user_errors():
-        analyse("local_analysis.py", "", lambda tree: [0], [*map(str, words), "--no_cuda"])
+        local_analysis.main([*map(str, words), "--no_cuda"])
 
 
 def explain_ancestors(*words: str | Path) -> None:
     """local_analysis_parents.py in this process."""
     with user_errors():
-        analyse("local_analysis_parents.py", "", ancestor_levels,
-                               [*map(str, words), "--no_cuda"])
+        local_analysis_parents.main([*map(str, words), "--no_cuda"])
 
 
 def train(data: Path, results: Path, *more: str | Path, schedule: str = SCHEDULE) -> Path:

@@ -8,6 +8,7 @@ import pytest
 from media import real_clips, shades, write_video
 from preparing import numbers
 
+import local_analysis
 import main
 from datasets.activitynet import read_activitynet, segment_frames
 from datasets.reading import JpegFolder, VideoFile
@@ -15,7 +16,6 @@ from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import VideoClips, VideoTable, whole_videos
 from hierarchy.tree import Hierarchy
-from run.explaining import analyse
 from util_scripts import (
     activitynet_hierarchy,
     add_fps_into_activitynet_json,
@@ -209,8 +209,7 @@ def test_it_trains_pushes_infers_and_explains(miniature, tmp_path, capsys):
         assert all(video["windows"] > 10 for video in about.values())
     eval_accuracy.main([str(miniature / "anet.json"), str(results / "val.json"), "--subset", "val"])
     assert "2 validation videos" in capsys.readouterr().out
-    analyse("local_analysis.py", "", lambda tree: [0], ["--resume_path", str(results / "save_2.pth"),
-                                                                "--no_cuda", "--n_videos", "1"])
+    local_analysis.main(["--resume_path", str(results / "save_2.pth"), "--no_cuda", "--n_videos", "1"])
     (explained,) = (results / "local_analysis").glob("*/explanation.json")
     explanation = json.loads(explained.read_text())
     sources = [found["source"] for found in explanation["levels"][0]["prototypes"] if found["source"]]

@@ -1,4 +1,4 @@
-"""attribution/method.py and run/methods.py: declared options, and how they come from the command line."""
+"""attribution/method.py and options/methods.py: declared options, and how they come from the command line."""
 
 import argparse
 import inspect
@@ -12,7 +12,7 @@ import evaluate_explanations
 from attribution import METHODS, Method, Option, options_of, parse_options
 from attribution.method import CONTEXT
 from attribution.perturbation import Optimisation
-from run.methods import PUBLISHED, method_options, options_flag, published_flags
+from options.methods import PUBLISHED, method_options, options_flag, published_flags
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -125,7 +125,7 @@ def test_every_script_offers_the_options_of_a_new_method(glow, whole, tmp_path, 
         "--heats", "--levels", "0", "--no_prototypes", "--steps", "1", "--no_cuda", "--options", "glow.warmth=5"])
     assert glow[-1] == 5.0 and '"options": "glow.warmth=5"' in (tmp_path / "b" / "rows.jsonl").read_text()
     with pytest.raises(SystemExit):
-        explain_classes("--help")
+        explain_classes("--help_all")
     assert "warmth of glow: how hot" in " ".join(capsys.readouterr().out.split())
     assert "glow has no option warmht" in refused(capsys, "--resume_path", checkpoint, "--heat", "glow", "--options",
                                                   "glow.warmht=4", caller=explain_classes)

@@ -194,8 +194,10 @@ def test_help_has_the_flags_of_first_use_and_help_all_has_all():
     assert "tree_hyperbolic" in long and "mvit_v2_s" in long  # choices by name
 
 
-def test_help_needs_no_pytorch():
-    code = ("import sys, main\ntry:\n    main.main(['--help'])\n"
+@pytest.mark.parametrize("script", ["main", "local_analysis", "local_analysis_parents", "local_attribution",
+                                    "evaluate_explanations"])
+def test_help_needs_no_pytorch(script):
+    code = (f"import sys, {script}\ntry:\n    {script}.main(['--help'])\n"
             "except SystemExit:\n    sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False,
                           stdout=subprocess.DEVNULL).returncode == 0

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from options.analysis import parse_analysis
 from options.errors import CommandLine, user_errors
 from run.explaining import analyse, ancestor_levels
 from run.paths import HERE
@@ -47,7 +48,8 @@ def explain(script: str, *flags: str | Path) -> None:
     """Run an analysis script's command line in this process, showing it as a user would type it."""
     words = [str(flag) for flag in flags]
     print("\n$ python " + shlex.join([script, *words]), flush=True)
-    analyse(script, "", (lambda hierarchy: [0]) if script == "local_analysis.py" else ancestor_levels, words)
+    analyse(script, *parse_analysis(script, "", words),
+            (lambda hierarchy: [0]) if script == "local_analysis.py" else ancestor_levels)
 
 
 def pictured(results: Path) -> list[str]:
