@@ -15,17 +15,27 @@ from judging.judge import Judge, Key, Load, Settings
 from judging.scenes import DISTURBANCES, Truth
 from training.checkpoint import write_whole
 
+# The measures of files that have one edition for the whole table; those added since begin at edition 1.
+OF_ONE_EDITION = (
+    "insertion", "deletion", "box_only", "box_hidden", "activation_box_only", "activation_box_hidden",
+    "box_volume", "pointing", "pointing_strict", "pointing_space", "pointing_time", "energy", "energy_space",
+    "energy_time", "stable_noise", "stable_jpeg", "stable_jitter", "set_size", "own_evidence",
+    "ancestors_evidence", "descendants_evidence", "elsewhere_evidence", "total_evidence", "off_path",
+    "own_needed", "silenced", "silenced_needed", "silenced_three", "flips", "flips_three", "similarity",
+    "closer_than", "typical", "nearest_own", "same_way", "purity", "duplicates", "sharing", "consistency",
+    "consistent", "self_similarity", "on_event", "ways_covered")
 BEFORE = {"window_power": 1.0, "options": ""}  # settings of files that lack them: the mean, and no options
 
 
 def _stored(settings: dict, table: str) -> tuple[dict, dict[str, int]]:
     """What a file says of its settings, and the edition of every measure in it.
 
-    Files of before the measures had editions have one for the whole table.
+    Files from before the measures had editions have one for the whole table.
     """
     settings = BEFORE | settings
     if "edition" in settings:
-        return settings, dict.fromkeys(editions(table), settings.pop("edition"))
+        names = [name for name in editions(table) if name in OF_ONE_EDITION]
+        return settings, dict.fromkeys(names, settings.pop("edition"))
     return settings, settings.pop("editions")
 
 

@@ -180,6 +180,8 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     if isinstance(content, dict) and is_own(content):
         normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
     made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {arch})' if arch else ''}"
+    if layout is None and isinstance(content, dict) and is_own(content):
+        made_by = f"the names of --model {content['args'].get('model')}"
 
     state = layout.rename(published, before) if layout in trunk.layouts else dict(published)
     trunk.fit_stem(state)

@@ -13,7 +13,7 @@ from run.state import Run
 from run.steps import Work, gradient_step, push_prototypes, start, tune
 from training.checkpoint import put_aside, sweep
 from training.log import Log, Meter, Stop
-from training.schedule import GRADIENT_KINDS, Step, Steps
+from training.schedule import GRADIENT_KINDS, KINDS, Step, Steps
 
 # A handler takes the work, the step, and the share of the steps of its kind that are done, 0..1.
 HANDLERS: dict[str, Callable[[Work, Step, float], None]] = {
@@ -103,14 +103,14 @@ def _bar(run: Run, step: Step, todo: Steps) -> tqdm:
     """The progress bar of an epoch's steps of one kind."""
     total = next(stretch.n for stretch in todo.stretches if stretch[:2] == step[:2])
     n_epochs = run.args.trunk_epochs if step.kind == "trunk" else run.args.n_epochs
-    name = step.kind if step.kind == "start" else f"{step.kind} {step.epoch}/{n_epochs}"
+    name = f"{step.kind} {step.epoch}/{n_epochs}" if step.epoch else step.kind
     return tqdm(total=total, desc=name, leave=False, mininterval=0.5)
 
 
 def _validate(run: Run, log: Log, step: Step) -> None:
     last_epoch = run.args.trunk_epochs if step.kind == "trunk" else run.args.n_epochs
     due = step.epoch % run.args.val_every == 0 or step.epoch == last_epoch
-    if run.args.no_val or step.kind == "start" or not due:
+    if run.args.no_val or not KINDS[step.kind].validated or not due:
         return
     scores = validate(run, pooled=step.kind == "trunk")
     if scores is not None:
@@ -124,5 +124,5 @@ def _checkpoint(run: Run, step: Step, following: Step | None) -> None:
     if step.kind == "trunk":
         if due or following.kind != "trunk":
             run.save("trunk.pth")
-    elif step.kind != "start" and due and (following is None or following.epoch != step.epoch):
+    elif step.epoch and due and (following is None or following.epoch != step.epoch):
         run.save(f"save_{step.epoch}.pth")

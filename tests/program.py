@@ -20,6 +20,7 @@ import main
 from hierarchy.tree import Hierarchy
 from options.errors import user_errors
 from run import steps
+from run.loop import HANDLERS
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
 
@@ -135,6 +136,8 @@ def cut(kind: str, nth: int, how: str):
         for name in ("start_prototypes", "spread_prototypes"):
             patch.setattr(steps, name, wrap(getattr(steps, name), lambda *_: "start"))
         patch.setattr(steps, "push", wrap(steps.push, lambda *_: "push"))
+        for name in set(HANDLERS) - {"trunk", "start", "warm", "joint", "push", "tune"}:
+            patch.setitem(HANDLERS, name, wrap(HANDLERS[name], lambda work, step, _: step.kind))
         if how == "kill":
             with pytest.raises(Killed):
                 yield

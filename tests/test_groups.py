@@ -31,7 +31,7 @@ SHOWN = {  # of each data set: a video, its person and its recording
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_what_the_names_of_a_data_set_tell(name):
-    """A new data set needs a line in SHOWN."""
+    assert name in SHOWN, f"give a name of {name} with its person and recording, in SHOWN of {__file__}"
     one, person, recording = SHOWN[name]
     dataset = DATASETS[name]
     assert (person_of(one, dataset), recording_of(one, dataset)) == (person, recording)

@@ -12,9 +12,10 @@ from datasets.video import Video
 from evaluation.faithfulness import peak_of
 from evaluation.measures import MEASURES
 from evaluation.subjects import ExplainedClip
+from judging import rows
 from judging.heats import centre_blob
 from judging.judge import Settings
-from judging.rows import Rows
+from judging.rows import OF_ONE_EDITION, Rows
 from judging.scenes import DisturbedClips, moved_back
 from judging.table import served
 from options.flags import parse_main
@@ -22,8 +23,9 @@ from options.resolve import resolve
 from run.data import even_clips, make_reader
 
 
-def test_rows_of_an_older_version_are_read_and_other_files_refused(tmp_path):
+def test_rows_of_an_older_version_are_read_and_other_files_refused(tmp_path, monkeypatch):
     """Their settings lack the power of the windows, and have one edition for the whole table."""
+    monkeypatch.setattr(rows, "editions", lambda table: dict.fromkeys(OF_ONE_EDITION, 3))
     settings, path = Settings("d", "prototypes", 4, 1, 1, 1, "none"), tmp_path / "rows.jsonl"
     stored = {name: value for name, value in vars(settings).items() if name != "window_power"} | {"edition": 3}
     row = {"video": "v", "explanation": "grad", "level": 0, "measures": {"insertion": 0.5}}
@@ -36,6 +38,10 @@ def test_rows_of_an_older_version_are_read_and_other_files_refused(tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl"):
         Rows(path, settings, False)
     assert Rows(path, settings, True).rows == []
+    path.write_text(lines)
+    monkeypatch.setattr(rows, "editions", lambda table: dict.fromkeys([*OF_ONE_EDITION, "a new measure"], 3))
+    Rows(path, settings, False)
+    assert "a new measure" in path.read_text()  # which the row does not have yet, whatever its edition
 
 
 def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):

@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 from attributable import TRUNK_LINE, attribution_folder, call
-from program import explain_classes, refused
+from program import ROOT, explain_classes, refused
 
 import evaluate_explanations
 from attribution import METHODS, Method, Option, options_of, parse_options
@@ -69,7 +69,8 @@ def flags(*words: str) -> argparse.Namespace:
 
 def test_published_flags_keep_their_values():
     assert set(PUBLISHED.values()) <= {name for method in METHODS.values() for name in method.options}
-    assert method_options(flags(), METHODS) == {
+    options = method_options(flags(), METHODS)
+    published = {
         "grad": {"polarity": "positive"}, "grad*input": {"polarity": "positive"},
         "smooth_grad": {"polarity": "positive", "steps": 25, "seed": 1},
         "integrated_grad": {"polarity": "positive", "steps": 25}, "grad_cam": {},
@@ -77,6 +78,7 @@ def test_published_flags_keep_their_values():
             "iterations": 2000, "areas": (0.1,), "perturbation": "blur", "variants": ("preserve",),
             "published_energy": False}),
         "class_feature_pyramid": {"theta": 0.6, "depth": 4, "top_n": None}, "random": {"seed": 1}}
+    assert {name: options[name] for name in published} == published
     given = method_options(flags("--perturb_area", ".1", ".2", "--variant", "dual", "--steps", "3", "--options",
                                  "smooth_grad.steps=4"), ["3d_ep", "smooth_grad", "integrated_grad"])
     assert given["3d_ep"]["areas"] == (0.1, 0.2) and given["3d_ep"]["variants"] == ("dual",)
@@ -129,3 +131,9 @@ def test_every_script_offers_the_options_of_a_new_method(glow, whole, tmp_path, 
     assert "warmth of glow: how hot" in " ".join(capsys.readouterr().out.split())
     assert "glow has no option warmht" in refused(capsys, "--resume_path", checkpoint, "--heat", "glow", "--options",
                                                   "glow.warmht=4", caller=explain_classes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_readme_says_what_a_method_finds_hot(name):
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    assert any(f"`{name}`" in row.split("|")[1] for row in rows), "add it to the table of --vis_method in README"

@@ -137,7 +137,9 @@ def test_a_strangers_file_is_its_own(stranger, tmp_path):
         load_pretrained(TRUNKS["resnet"](10), save(tmp_path, state))
     for name, trunk in TRUNKS.items():
         if name != stranger:
-            layout = layout_of(on_meta(name, **trunk.small).state_dict(), Stranger)
+            naming = trunk.layouts[0].naming
+            state = {naming(key): value for key, value in on_meta(name, **trunk.small).state_dict().items()}
+            layout = layout_of(state, Stranger)
             assert layout not in Stranger.layouts and layout.name in {one.name for one in trunk.layouts}
 
 

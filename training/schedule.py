@@ -16,19 +16,22 @@ class Kind(NamedTuple):
 
     Args:
         phase: of the run: 0 trunk epochs, 1 start of the prototypes, 2 epochs with prototypes.
-        place: in an epoch. gradient: whether a step takes a batch of training clips.
+        place: in an epoch. What stands at or before a completed step is not done again, so that more steps can be
+            added to a finished run at the end of its last epoch alone.
+        gradient: whether a step takes a batch of training clips. validated: whether validation follows.
         stored: name in checkpoints and metrics.jsonl, where that is another.
     """
 
     phase: int
     place: int
     gradient: bool = False
+    validated: bool = True
     stored: str | None = None
 
 
 # What a step of each kind does stands in run/steps.py, and when there is one in `training_steps`.
 KINDS = {
-    "trunk": Kind(0, 0, gradient=True), "start": Kind(1, 0), "warm": Kind(2, 0, gradient=True),
+    "trunk": Kind(0, 0, gradient=True), "start": Kind(1, 0, validated=False), "warm": Kind(2, 0, gradient=True),
     "joint": Kind(2, 0, gradient=True), "push": Kind(2, 1), "tune": Kind(2, 2, stored="last")}
 GRADIENT_KINDS = tuple(name for name, kind in KINDS.items() if kind.gradient)
 _OF_STORED = {kind.stored: name for name, kind in KINDS.items() if kind.stored}
