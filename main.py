@@ -5,21 +5,23 @@ from collections.abc import Sequence
 
 from options.errors import user_errors
 from options.flags import parse_main
+from options.parsing import asks_for_help
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, assemble, train, infer, report."""
-    args, given = parse_main(argv)
-    # after parsing: --help needs no PyTorch
+    if asks_for_help(argv):
+        parse_main(argv)  # prints it and ends here, for it needs no PyTorch
     from explain import write_report
     from run.infer import infer, print_scores, validate
     from run.loop import train
     from run.state import Run
     from training.distributed import joined
 
-    if args.no_train and args.no_val and not args.inference:
-        print("--no_train and --no_val leave nothing to do; add --inference", file=sys.stderr)
     with joined() as world:
+        args, given = parse_main(argv)
+        if args.no_train and args.no_val and not args.inference:
+            print("--no_train and --no_val leave nothing to do; add --inference", file=sys.stderr)
         run = Run(args, given, world)
         if not args.no_train and not train(run):
             return  # asked to stop

@@ -185,22 +185,22 @@ def _of_each(values: Sequence[Sequence], summary: Callable[[Sequence], float]) -
 
 MEASURES = {
     "insertion": Measure(
-        3, 1, "probability while a blurred clip gets sharp, the hottest blocks first",
+        4, 1, "probability while a blurred clip gets sharp, the hottest blocks first",
         {"heat"}, insertion),
     "deletion": Measure(
         3, -1, "probability while the clip fades, the hottest blocks first",
         {"heat"}, deletion),
     "box_only": Measure(
-        3, 1, "share of the probability that is left when only the box is sharp",
+        4, 1, "share of the probability that is left when only the box is sharp",
         {"box"}, box_only),
     "box_hidden": Measure(
-        3, -1, "share of the probability that is left when only the box is blurred",
+        4, -1, "share of the probability that is left when only the box is blurred",
         {"box"}, box_hidden),
     "activation_box_only": Measure(
-        3, 1, "share of the first prototype's activation left when only the box is sharp",
+        4, 1, "share of the first prototype's activation left when only the box is sharp",
         {"box", "first prototype"}, activation_box_only),
     "activation_box_hidden": Measure(
-        3, -1, "share of the first prototype's activation left when only the box is blurred",
+        4, -1, "share of the first prototype's activation left when only the box is blurred",
         {"box", "first prototype"}, activation_box_hidden),
     "box_volume": Measure(
         3, 0, "share of the clip that the box holds",

@@ -28,6 +28,9 @@ def read_state(path: str | Path) -> dict:
         FileNotFoundError, ValueError: naming the file, where there is none or it cannot be read.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; give a file in it, or its newest checkpoint by --resume_path auto "
+                         "--result_path")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     try:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """An argparse type: finite numbers of a kind between two bounds.
+    """An argparse type: numbers of a kind between two bounds.
 
     Args:
         kind: int or float. low, high: bounds, both included. above, below: leave `low`, or `high`,
-            out. odd: odd numbers alone.
+            out. odd: odd numbers alone. infinite: infinity, too.
     """
 
     kind: type
@@ -20,13 +20,15 @@ class Range:
     above: bool = False
     below: bool = False
     odd: bool = False
+    infinite: bool = False
 
     def __call__(self, text: str) -> float:
         try:
             value = self.kind(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"must be a number, {self}, not {text}") from error
-        outside = (not self.low <= value <= self.high or not math.isfinite(value) or (self.above and value == self.low)
+        infinite = self.kind is float and math.isinf(value) and not self.infinite
+        outside = (not self.low <= value <= self.high or infinite or (self.above and value == self.low)
                    or (self.below and value == self.high) or (self.odd and value % 2 == 0))
         if outside:
             raise argparse.ArgumentTypeError(f"must be {self}, not {text}")
@@ -40,6 +42,8 @@ class Range:
 
 COUNT = Range(int, 1)
 AMOUNT = Range(int, 0)
+SEED = Range(int, 0, 2 ** 63 - 1)
+GIGABYTES = Range(float, 0, infinite=True)
 POSITIVE = Range(float, 0, above=True)
 WEIGHT = Range(float, 0)
 SHARE = Range(float, 0, 1, above=True)

@@ -1,7 +1,5 @@
 """Defaults that depend on other flags: on published weights, on the score, and on --paper."""
 
-
-
 # What the weights or the pushed prototypes depend on, beside the flags of trunks: a resumed run takes these from its
 # checkpoint and no other.
 WEIGHT_FLAGS = ("model", "model_depth", "conv1_t_stride", "temporal_strides", "spatial_strides", "neck",

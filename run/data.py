@@ -75,7 +75,7 @@ def window_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Read
 
 
 def quiet_worker(_: int) -> None:
-    """A loader process leaves stopping to its parent: what is sent to the whole group of processes passes it by."""
+    """Give a loader process a process group of its own, so that Ctrl-C reaches only the parent."""
     os.setpgid(0, 0)
     gc.freeze()  # were its parent's objects gone through for garbage, their memory would be copied
 

@@ -27,10 +27,14 @@ class Resumed:
 
 
 def stored_args(checkpoint: dict) -> Flags:
-    """All flags that a checkpoint was made with, also those that are younger than it."""
+    """All flags that a checkpoint was made with, also those that are younger than it.
+
+    `normalisation` and `c` are those that its weights and its class embeddings have, whatever the flags were.
+    """
     paper = bool(checkpoint["args"].get("paper"))
     defaults = vars(parse_main(["--paper"] if paper else [])[0])
-    return filled(argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]}))
+    flags = filled(argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]}))
+    return flags.replaced(normalisation=stored_normalisation(checkpoint), c=checkpoint["embedding"]["c"])
 
 
 def resume(given_args: argparse.Namespace, given: set[str]) -> Resumed:
@@ -91,7 +95,7 @@ def _take_over(args: argparse.Namespace, given: set[str], checkpoint: dict, path
     Raises:
         ValueError: where a given one contradicts the checkpoint's weights.
     """
-    stored = vars(stored_args(checkpoint)) | {"normalisation": stored_normalisation(checkpoint)}
+    stored = vars(stored_args(checkpoint))
     for name in (*WEIGHT_FLAGS, *TRUNK_FLAGS):
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name not in ("conv1_t_stride", "no_max_pool") and getattr(args, name) != stored[name]:

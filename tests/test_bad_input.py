@@ -8,7 +8,9 @@ import pytest
 import torch
 from program import (
     CALL,
+    DATA,
     FRAMES,
+    MODEL,
     QUICK,
     ROWS,
     call,
@@ -21,7 +23,9 @@ from program import (
     write_data,
 )
 
+from hierarchy import Hierarchy, fit_embeddings, save_embeddings
 from run import infer
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint
 from util_scripts import eval_accuracy
 
@@ -238,3 +242,25 @@ def test_without_validation_and_without_trunk_epochs(data, tmp_path, capsys, sco
     expected = sum(row[level] * joint[f"{name}_{level}"] for name, row in lists.items() for level in range(3))
     expected += sum(weight * joint[name] for name, weight in numbers.items())
     assert joint["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_weights_and_embeddings_have_is_what_a_checkpoint_was_made_with(data, tmp_path, capsys):
+    """Curvature of the embedding's file and normalisation of the weights, which no flag named."""
+    tree = Hierarchy.from_rows(ROWS)
+    save_embeddings(tmp_path / "other.pth", fit_embeddings(tree, dim=8, c=2.0), tree, c=2.0)
+    first, second = tmp_path / "first", tmp_path / "second"
+    line = [DATA, MODEL, QUICK, CALL, "--root_path", data, "--score hyperbolic --emb_file", tmp_path / "other.pth"]
+    call(*line, "--normalisation imagenet --result_path", first)
+    call(*line, "--pretrain_path", first / "trunk.pth", "--result_path", second)
+    checkpoint = load_checkpoint(second / "save_1.pth")
+    assert checkpoint["normalisation"] == "imagenet" and checkpoint["args"]["normalisation"] is None
+    stored = stored_args(checkpoint)
+    assert (stored.normalisation, stored.c) == ("imagenet", 2.0)
+    for flags in ("--c 2", "--normalisation imagenet"):
+        call("--resume_path", second / "save_1.pth", flags, "--no_train", CALL)
+    for flags in ("--c 1", "--normalisation kinetics"):
+        assert flags in refused(capsys, "--resume_path", second / "save_1.pth", flags, "--no_train", CALL)
+
+
+def test_a_folder_is_no_checkpoint(whole, capsys):
+    assert "a folder" in refused(capsys, "--resume_path", whole, CALL)

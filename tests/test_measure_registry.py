@@ -110,8 +110,8 @@ def test_a_change_is_noticed(monkeypatch):
     monkeypatch.setitem(MEASURES, "box_only", replace(MEASURES["box_only"], of_clip=MEASURES["box_hidden"].of_clip))
     assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "raise" in complaints(stored)[0]
     monkeypatch.undo()
-    monkeypatch.setitem(MEASURES, "box_only", replace(MEASURES["box_only"], edition=4))
-    assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "[4, " in complaints(stored)[0]
+    monkeypatch.setitem(MEASURES, "box_only", replace(MEASURES["box_only"], edition=5))
+    assert [text.split()[0] for text in complaints(stored)] == ["box_only"] and "[5, " in complaints(stored)[0]
     monkeypatch.undo()
     monkeypatch.setattr(faithfulness, "BLUR", 1 / 5)
     changed = {text.split()[0] for text in complaints(stored)}

@@ -123,6 +123,10 @@ def test_depth_and_strides_of_a_trunk(line, depth, temporal):
     ("--merge_coverage .9 2", ("--merge_coverage", "at most 1")),
     ("--learning_rate 0", ("--learning_rate", "above 0")),
     ("--push_start 1.5", ("--push_start", "1.5")),
+    ("--push_start -5", ("--push_start", "at least 0")),
+    ("--weight_decay nan", ("--weight_decay", "nan")),
+    ("--last_scale nan", ("--last_scale", "nan")),
+    ("--manual_seed 99999999999999999999", ("--manual_seed", "at most")),
     ("--background 1.5", ("--background", "1.5")),
     ("--train_crop_min_scale 0", ("--train_crop_min_scale",)),
     ("--spatial_strides 2 2 0 1 1", ("--spatial_strides",)),
@@ -213,3 +217,10 @@ def test_resolved_flags_do_not_change():
     other = args.replaced(n_epochs=4)
     assert (args.n_epochs, other.n_epochs) == (3, 4)
     assert {**vars(args), "n_epochs": 4} == vars(other)
+
+
+def test_numbers_of_any_length_and_no_limit():
+    assert resolved(f"--batch_size {'9' * 400}").batch_size == int("9" * 400)
+    assert resolved("--cache_gb inf").cache_gb == float("inf")  # no limit
+    with pytest.raises(ValueError, match="--learning_rate"):
+        resolved("--learning_rate inf")
