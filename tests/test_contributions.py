@@ -18,7 +18,8 @@ from tree_scores import (
 
 from hierarchy import Hierarchy
 from models.contributions import evidence_shares
-from models.scores import GROUPS, TreeScore
+from models.score import GROUPS
+from models.scores import TreeScore
 
 
 @pytest.fixture(params=BOTH)
