@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from score_contract import slow_silenced
 from tiny import random_tree
 from torch import Tensor
 from tree_scores import (
@@ -26,17 +27,6 @@ from models.scores import TreeScore
 def make(request):
     """From a case of TREES to a score."""
     return BOTH[request.param]
-
-
-def slow_silenced(score: TreeScore, activations: Tensor, nodes: Tensor) -> Tensor:
-    """One prototype at a time: (n, P)."""
-    whole = score(activations[None])[0][0, nodes]
-    found = []
-    for p in range(len(activations)):
-        without = activations.clone()
-        without[p] = 0
-        found.append(whole - score(without[None])[0][0, nodes])
-    return torch.stack(found, 1)
 
 
 @pytest.mark.parametrize("case", TREES)
