@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from models.scores import GROUPS, Score
+from models.score import GROUPS, Score
 
 # Orders in which the GROUPS arrive, the last two of them one behind the other.
 _ORDERS = [order for order in itertools.permutations(range(4)) if abs(order.index(2) - order.index(3)) == 1]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hierarchy.tree import Hierarchy
 from models.prototypes import PrototypeLayer, UnitLevels
-from models.scores import Score, node_log_probs
+from models.score import Score, node_log_probs
 
 
 class Standardise(nn.Module):

@@ -14,109 +14,15 @@ from torch import Tensor, nn
 from hierarchy.embeddings import ClassEmbeddings
 from hierarchy.hyperbolic import distance, seen_from
 from hierarchy.tree import Hierarchy
+from models.score import CHUNK, Score, log_softmax_within, node_log_probs
 
-CHUNK = 1024  # clips scored at once where every prototype is silenced in turn: bounds the memory
-GROUPS = ("own", "ancestors", "descendants", "elsewhere")  # whose prototypes a node's evidence comes from
-
-
-def node_log_probs(scores: Tensor, ancestors: Tensor, n_nodes: int) -> Tensor:
-    """Softmax over the leaves, and for every node the logarithm of the sum over its leaves.
-
-    Args:
-        scores: (B, K0). ancestors: (K0, L). n_nodes: K.
-    Returns:
-        (B, K) log-probabilities, consistent along the tree.
-    """
-    leaves = scores.log_softmax(-1)
-    node = ancestors.flatten().expand(scores.shape[0], -1)  # (B, K0 L)
-    terms = leaves[:, :, None].expand(-1, -1, ancestors.shape[1]).flatten(1)  # (B, K0 L)
-    # log-sum-exp per node, around each node's own largest leaf, so that no probability underflows to log 0
-    top = terms.new_full((scores.shape[0], n_nodes), -torch.inf)
-    top = top.scatter_reduce(1, node, terms.detach(), "amax")  # (B, K)
-    total = torch.zeros_like(top).scatter_add(1, node, (terms - top.gather(1, node)).exp())
-    return total.log() + top
-
-
-def log_softmax_within(values: Tensor, group: Tensor, n_groups: int) -> Tensor:
-    """Log-softmax of every column over the columns of its group: values (B, K), group (K,) int64 -> (B, K)."""
-    index = group.expand_as(values)
-    top = values.new_full((values.shape[0], n_groups), -torch.inf).scatter_reduce(1, index, values.detach(), "amax")
-    centred = values - top.gather(1, index)
-    return centred - torch.zeros_like(top).scatter_add(1, index, centred.exp()).log().gather(1, index)
+# what a tree score's values are made by, and pages compute again
+FORMULA = ("weights", "_voices", "_pooled", "forward", "along", "among_siblings")
 
 
 def _before_softplus(weights: Tensor) -> Tensor:
     """The omega whose softplus is a weight above 0: (P,) -> (P,)."""
     return weights + torch.log(-torch.expm1(-weights))
-
-
-class Score(nn.Module):
-    """What all scores have in common.
-
-    A score is a module (B, P) activations -> log-probabilities (B, K) and what they are made of, float32, or float64 if
-    the activations are. It has `last`, the parameters that the tuning after a push trains, and `silenced`: of one
-    clip's activations (P,) and some nodes (n,) the differences log p(node) - log p(node | a_j = 0) for every prototype
-    j, (n, P) float64: exact, in nats, negative where a prototype speaks against the node.
-
-    Args:
-        hierarchy: of K nodes. node_of: (P,) the node of each prototype.
-    Attributes:
-        options: names of further arguments of the constructor.
-    """
-
-    options: tuple[str, ...] = ()
-    node_of: Tensor
-    ancestors: Tensor  # (K0, L)
-    paths: Tensor  # (K, L), each node and what lies above it, K in place of what lies below
-
-    def __init__(self, hierarchy: Hierarchy, node_of: Tensor) -> None:
-        super().__init__()
-        n_nodes, level = len(hierarchy), torch.arange(hierarchy.n_levels)
-        paths = hierarchy.ancestors[hierarchy.membership.argmax(1)]  # (K, L)
-        paths = paths.masked_fill(level < hierarchy.level_of[:, None], n_nodes)
-        parent = torch.cat([paths, paths.new_full((n_nodes, 1), n_nodes)], 1)
-        parent = parent.gather(1, hierarchy.level_of[:, None] + 1)[:, 0]
-        for name, values in (("node_of", node_of.clone()), ("ancestors", hierarchy.ancestors.clone()), ("paths", paths),
-                             ("parent", parent)):  # (K,), K for the root
-            self.register_buffer(name, values, persistent=False)
-
-    @property
-    def n_nodes(self) -> int:
-        """K."""
-        return len(self.paths)
-
-    def initialise(self) -> None:
-        """Draw or set what the score starts with, after all other parts of the model."""
-
-    @property
-    def columns(self) -> Tensor | None:
-        """(D, P) what each prototype adds to a linear layer's output, for penalties on it; None without one."""
-        return None
-
-    @property
-    def weights(self) -> Tensor | None:
-        """(P,) >= 0, nats of evidence for activation 1; None where no single number says it."""
-        return None
-
-    def unevenness(self) -> Tensor | None:
-        """() how far the weights of prototypes differ of which only the loudest speaks; None where all speak."""
-        return None
-
-    def standing_by(self, activations: Tensor) -> Tensor:
-        """Which prototypes a node could do without, since another of its own says more: (P,) -> (P,) bool."""
-        return torch.zeros_like(activations, dtype=torch.bool)
-
-    def groups(self, node: int) -> dict[str, Tensor]:
-        """Whose each prototype is, as a node sees it: (P,) bool masks by the names of GROUPS."""
-        above = self.paths[node]
-        own = self.node_of == node
-        over = torch.isin(self.node_of, above[above != node])
-        below = (self.paths[self.node_of] == node).any(1) & ~own
-        return dict(zip(GROUPS, (own, over, below, ~(own | over | below)), strict=True))
-
-    def formula(self) -> dict | None:
-        """What a page needs to compute the score by itself, beside tree, weights and activations; None: it cannot."""
-        return None
 
 
 class TreeScore(Score):
@@ -127,6 +33,10 @@ class TreeScore(Score):
 
     A clip that shows one of several ways of doing something is like one prototype of its class, and unlike the others:
     under a sum all of them would get that clip's gradient, and become alike.
+
+    A subclass may decide otherwise among siblings, by `among_siblings`, or make other evidence of the voices w_p a_p,
+    by `_pooled`. What is known of the formula above is then not said of it: `formula` is None, and after `_pooled`
+    `takes_largest` is False.
 
     Args:
         start: weight w of every prototype to start with.
@@ -146,6 +56,14 @@ class TreeScore(Score):
     @property
     def weights(self) -> Tensor:
         return F.softplus(self.omega)
+
+    @property
+    def takes_largest(self) -> bool:
+        """Whether a class's evidence is the largest of its voices, and that of nodes above the classes their sum.
+
+        `silenced`, `standing_by` and `unevenness` rely on it; a subclass whose own `_pooled` does the same says True.
+        """
+        return self.inherits(TreeScore, "_voices", "_pooled", "forward")
 
     def _voices(self, activations: Tensor) -> Tensor:
         """w_p a_p: (B, P), in float32, or float64 if the activations are."""
@@ -174,14 +92,18 @@ class TreeScore(Score):
         """(B, K) evidence -> (B, K) log p(node | its parent)."""
         return log_softmax_within(evidence, self.parent, self.n_nodes + 1)
 
-    def unevenness(self) -> Tensor:
+    def unevenness(self) -> Tensor | None:
         """() mean squared deviation of omega among a class's prototypes: where it is 0 the nearest of them speaks."""
+        if not self.takes_largest:
+            return super().unevenness()
         omega, index = self.omega[:self.n_max], self.node_of[:self.n_max]
         count = torch.bincount(index, minlength=self.n_nodes).clamp(min=1)
         mean = omega.new_zeros(self.n_nodes).scatter_add(0, index, omega) / count
         return (omega - mean[index]).square().mean()
 
     def standing_by(self, activations: Tensor) -> Tensor:
+        if not self.takes_largest:
+            return super().standing_by(activations)
         voices = self._voices(activations)
         pooled = self._pooled(voices[None])[0]
         place = torch.arange(len(voices), device=voices.device)
@@ -193,6 +115,8 @@ class TreeScore(Score):
     @torch.no_grad()
     def silenced(self, activations: Tensor, nodes: Tensor) -> Tensor:
         """(P,), (n,) -> (n, P); silencing a prototype changes its own node's evidence and no other's."""
+        if not (self.takes_largest and self.inherits(TreeScore, "standing_by")):
+            return super().silenced(activations, nodes)
         activations = activations.double()
         voices, stands_by = self._voices(activations), self.standing_by(activations)
         evidence = self._pooled(voices[None])  # (1, K)
@@ -219,8 +143,8 @@ class TreeScore(Score):
         gains = (into == torch.arange(len(into), device=into.device)) & (total != weights)
         self.omega.copy_(torch.where(gains, _before_softplus(total), self.omega))  # all others stay, to the bit
 
-    def formula(self) -> dict:
-        return {"name": "tree"}
+    def formula(self) -> dict | None:
+        return {"name": "tree"} if self.inherits(TreeScore, *FORMULA) else None
 
 
 class HyperbolicTreeScore(TreeScore):
@@ -287,7 +211,9 @@ class HyperbolicTreeScore(TreeScore):
         scores = scores.masked_fill((self.families == self.n_nodes)[:, None], -torch.inf).log_softmax(-1)
         return scores.transpose(0, 1).flatten(1)[:, self.slots]
 
-    def formula(self) -> dict:
+    def formula(self) -> dict | None:
+        if not self.inherits(HyperbolicTreeScore, *FORMULA):
+            return None
         branchings = []
         for children, places, temperature in zip(self.families, self.places, self.temperatures.tolist(), strict=True):
             own = children < self.n_nodes
@@ -354,6 +280,8 @@ class EmbeddedScore(Score):
     @torch.no_grad()
     def silenced(self, activations: Tensor, nodes: Tensor) -> Tensor:
         """(P,), (n,) -> (n, P); the last layer is linear, so silencing a prototype subtracts its column."""
+        if not self.inherits(EmbeddedScore, "forward"):
+            return super().silenced(activations, nodes)
         weight, activations = self.last_layer.weight.double(), activations.double()
         tangent = weight @ activations  # (D,)
         rest = tangent - activations[:, None] * weight.T  # (P, D)

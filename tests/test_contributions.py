@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from score_contract import slow_silenced
 from tiny import random_tree
 from torch import Tensor
 from tree_scores import (
@@ -18,24 +19,14 @@ from tree_scores import (
 
 from hierarchy import Hierarchy
 from models.contributions import evidence_shares
-from models.scores import GROUPS, TreeScore
+from models.score import GROUPS
+from models.scores import TreeScore
 
 
 @pytest.fixture(params=BOTH)
 def make(request):
     """From a case of TREES to a score."""
     return BOTH[request.param]
-
-
-def slow_silenced(score: TreeScore, activations: Tensor, nodes: Tensor) -> Tensor:
-    """One prototype at a time: (n, P)."""
-    whole = score(activations[None])[0][0, nodes]
-    found = []
-    for p in range(len(activations)):
-        without = activations.clone()
-        without[p] = 0
-        found.append(whole - score(without[None])[0][0, nodes])
-    return torch.stack(found, 1)
 
 
 @pytest.mark.parametrize("case", TREES)

@@ -1,58 +1,17 @@
 """What pages compute with: the numbers are the model's, and its formula, written out slowly, gives its answers."""
 
 import json
-import math
 
 import pytest
 import torch
+from score_contract import output_of, page_log_probs
 from tiny import random_tree, tiny_hipe, tree_score
 
 from explain import pages
 from explain.explainer import fingerprint
 from explain.what_if import FILE, in_columns, what_if
 from hierarchy.tree import Hierarchy
-from models.hipe import HIPEOutput
 from models.scores import HyperbolicTreeScore
-
-
-def output_of(model, activations):
-    """Of a clip with these activations (P,)."""
-    none = torch.zeros(1)
-    log_probs, evidence = model.score(activations[None])
-    return HIPEOutput(log_probs, evidence, activations[None], none, none, none, ())
-
-
-def apart(u: float, w: float, q: float, c: float) -> float:
-    """Hyperbolic distance of points at these lengths of tangent vectors, q = |difference of directions|^2 / 4."""
-    root = math.sqrt(c)
-    inner = math.sinh(root * (u - w)) ** 2 + math.sinh(2 * root * u) * math.sinh(2 * root * w) * q
-    return 2 / root * math.asinh(math.sqrt(inner))
-
-
-def slowly(data: dict) -> list[float]:
-    """log p of every node, by the formula in words."""
-    nodes, rows = data["nodes"], data["prototypes"]
-    nats = []
-    for n in range(len(nodes)):
-        voices = [row["weight"] * row["activation"] for row in rows if row["node"] == n]
-        nats.append(max(voices, default=0.0) if n < data["n_leaves"] else sum(voices))
-    scores = list(nats)
-    for branching in data["formula"].get("branchings", ()):
-        given = [nats[n] for n in branching["children"]]
-        cosines, every = branching["cosines"], range(len(given))
-        length = math.sqrt(sum(given[i] * given[j] * cosines[i][j] for i in every for j in every))
-        for place, n in enumerate(branching["children"]):
-            step = [given[i] / length - (i == place) for i in every]
-            q = max(0.0, sum(step[i] * step[j] * cosines[i][j] for i in every for j in every)) / 4
-            scores[n] = -apart(length, branching["lengths"][place], q, data["formula"]["c"]) / branching["temperature"]
-    found = [0.0] * len(nodes)
-    for n in range(len(nodes)):
-        at = n
-        while at is not None:
-            siblings = [m for m in range(len(nodes)) if nodes[m]["parent"] == nodes[at]["parent"]]
-            found[n] += scores[at] - math.log(sum(math.exp(scores[m]) for m in siblings))
-            at = nodes[at]["parent"]
-    return found
 
 
 @pytest.mark.parametrize("name", ["tree", "tree_hyperbolic"])
@@ -68,7 +27,7 @@ def test_the_formula_gives_the_models_probabilities(name):
     stored = torch.tensor([row["activation"] for row in data["prototypes"]], dtype=torch.float32)
     assert torch.equal(stored, activations)
     expected = model.score(activations[None].double())[0][0]
-    torch.testing.assert_close(torch.tensor(slowly(data)), expected.float(), rtol=0, atol=2e-6)
+    torch.testing.assert_close(torch.tensor(page_log_probs(data)), expected.float(), rtol=0, atol=2e-6)
 
 
 def test_a_score_without_a_formula_has_no_such_data():

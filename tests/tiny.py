@@ -15,7 +15,8 @@ from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
 from models.hipe import HIPE
 from models.resnet3d import ResNet3D
-from models.scores import EmbeddedScore, HyperbolicTreeScore, Score, TreeScore
+from models.score import Score
+from models.scores import EmbeddedScore, HyperbolicTreeScore, TreeScore
 
 ROWS = [["Run", "Legs", "Body"], ["Jump", "Legs", "Body"], ["Wave", "Arms", "Body"], ["Clap", "Arms", "Body"],
         ["Saw", "Tool", "Thing"], ["Drum", "Music", "Thing"]]

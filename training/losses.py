@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.hipe import HIPE
 from models.prototypes import EPSILON
-from models.scores import log_softmax_within
+from models.score import log_softmax_within
 
 
 def cross_entropies(log_probs: Tensor, labels: Tensor, ancestors: Tensor) -> Tensor:
@@ -277,7 +277,8 @@ LOSSES: dict[str, Loss] = {
     "orthogonality": Loss(lambda model, _: _orthogonality(model)),
     "sharing": Loss(_sharing),
     "ways": Loss(_ways),
-    "even": Loss(lambda model, _: model.score.unevenness(), tuning=True),
+    "even": Loss(lambda model, _: model.score.unevenness(), tuning=True,
+                 possible=lambda model, _: model.score.unevenness() is not None),
     "pooled": Loss(lambda _, clips: F.nll_loss(clips.pooled, clips.labels),
                    possible=lambda _, clips: clips.pooled is not None),
     "batch_ce": Loss(lambda model, clips: batch_cross_entropy(clips.evidence,
