@@ -313,7 +313,7 @@ def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, t
     def forbidden(*_):
         raise AssertionError("no value depends on where a prototype looks")
 
-    measures["flips"] = replace(measures["flips"], edition=4, of_clip=changed)
+    measures["flips"] = replace(measures["flips"], edition=measures["flips"].edition + 1, of_clip=changed)
     measures["brightness"] = Measure(1, 1, "how bright the clip is", {"level of prototypes"},
                                      lambda of: float(of.clip.mean()))
     del measures["own_needed"]
@@ -331,7 +331,7 @@ def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, t
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
     assert (tmp_path / "rows.jsonl").read_text() == written and len(asked) == 4
 
-    measures["insertion"] = replace(measures["insertion"], edition=4, of_clip=lambda of: None)
+    measures["insertion"] = replace(measures["insertion"], edition=measures["insertion"].edition + 1, of_clip=lambda of: None)
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
     assert "insertion" not in set(pd.read_csv(tmp_path / "measures.csv").measure)  # what it was is not kept
 
