@@ -331,7 +331,8 @@ def test_a_new_edition_measures_itself_again_and_nothing_else(trained, judged, t
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
     assert (tmp_path / "rows.jsonl").read_text() == written and len(asked) == 4
 
-    measures["insertion"] = replace(measures["insertion"], edition=measures["insertion"].edition + 1, of_clip=lambda of: None)
+    measures["insertion"] = replace(measures["insertion"], edition=measures["insertion"].edition + 1,
+                                    of_clip=lambda of: None)
     call("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
     assert "insertion" not in set(pd.read_csv(tmp_path / "measures.csv").measure)  # what it was is not kept
 
