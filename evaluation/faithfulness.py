@@ -29,8 +29,9 @@ def blurred(clip: Tensor) -> Tensor:
     """
     sigma = BLUR * max(clip.shape[2:])
     width = min(2 * round(2.5 * sigma) + 1, 2 * min(clip.shape[2:]) - 1)  # odd, and no wider than padding can be
-    frames = gaussian_blur(clip.transpose(0, 1), [width, 1], [sigma, sigma])  # along each axis by itself, which is
-    return gaussian_blur(frames, [1, width], [sigma, sigma]).transpose(0, 1)  # the same and a tenth of the work
+    # one axis after the other: the same to rounding, and a tenth of the work
+    frames = gaussian_blur(clip.transpose(0, 1), [width, 1], [sigma, sigma])
+    return gaussian_blur(frames, [1, width], [sigma, sigma]).transpose(0, 1)
 
 
 def faded(clip: Tensor) -> Tensor:
