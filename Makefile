@@ -4,11 +4,13 @@ RUN = .venv/bin/python
 PYTEST = $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 READY = .venv/.ready
 
-.PHONY: help demo test test-all lint benchmarks clean
+.PHONY: help install demo test test-all lint benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(READY) ## the environment alone, in .venv
 
 demo: $(READY) ## make videos, train, evaluate and explain, in demo/ (minutes)
 	$(RUN) -m util_scripts.demo
