@@ -87,8 +87,9 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
                          "one (fc.weight, fc.bias)")
     weight = state[weights[0]].flatten(1).float()
     if len(weight) != hierarchy.n_leaves:
-        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names "
-                         f"{hierarchy.n_leaves}; mend one of them")
+        flag = "--classes" if args.classes else f"--pretrain_dataset {args.pretrain_dataset}"
+        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and {flag} names {hierarchy.n_leaves}; "
+                         "mend one of them")
     bias = state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": bias})
