@@ -55,6 +55,10 @@ def fetch(project: str, file: str, target: Path) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        print("error: give PROJECT FILE TARGET: a project on PyPI, the name of a file of it, and where to write it",
+              file=sys.stderr)
+        sys.exit(2)
     try:
         answer = {"url": fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]))}
     except (ImportError, AttributeError, TypeError) as error:
