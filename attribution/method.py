@@ -96,6 +96,7 @@ class Method:
             "log_prob" or "activation"; "highest": the highest activation.
         voxelwise: whether heat is scattered over single voxels, and hence smoothed before it is drawn or boxed.
         optimises: whether it runs for up to `iterations` passes, and over many clips in one batch (`extremal_masks`).
+        edition: which version of the method this is; numbers that were measured on heat of another are not used.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Method:
     needs: tuple[str, ...] = ()
     voxelwise: bool = False
     optimises: bool = False
+    edition: int = 1
 
     def __call__(self, score_fn: Callable[[Tensor], Tensor], clip: Tensor, **keywords: object) -> Tensor:
         """Heat (T, H, W) of a clip.

@@ -26,13 +26,14 @@ class _Reasons(logging.Handler):
 
 
 def fetch(project: str, file: str, target: Path) -> str:
-    """Write a project's file of this name to `target`, and return the URL that it is from.
+    """Write a project's file of this name to `target`, and return the URL that it is from, without passwords.
 
     Raises:
         LookupError: where pip finds no such file, saying why. Whatever pip raises besides.
     """
     from pip._internal.commands import create_command
     from pip._internal.network.utils import HEADERS, raise_for_status, response_chunks
+    from pip._internal.utils.misc import redact_auth_from_url
 
     reasons, log = _Reasons(), logging.getLogger("pip._internal.index.collector")
     log.addHandler(reasons)
@@ -51,7 +52,7 @@ def fetch(project: str, file: str, target: Path) -> str:
         with target.open("wb") as out:
             for chunk in response_chunks(response):
                 out.write(chunk)
-        return links[0].redacted_url if hasattr(links[0], "redacted_url") else str(links[0]).partition(" (from")[0]
+        return redact_auth_from_url(links[0].url_without_fragment)
 
 
 if __name__ == "__main__":
