@@ -220,7 +220,8 @@ class Judge:
             moved_back=moved_back(scene.shift, self.clips.sampler.stride),
             baseline_box=(self._shape(match), np.random.default_rng(self._seed(name, "box")) if random else None)
             if explanation in BASELINES else None,
-            tubes=tubes if self.right(scene, level) else None, frames=scene.frames, crop=scene.crop, decision=decision,
+            tubes=tubes if self.right(scene, level) or scene.video.label < 0 else None, frames=scene.frames,
+            crop=scene.crop, decision=decision,
             random_order=np.random.default_rng(self._seed(name, "set")) if random else None,
             way=self.truth.ways.get(name))
 

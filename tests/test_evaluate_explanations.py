@@ -161,6 +161,12 @@ def test_where_prototypes_come_from(trained, judged):
         near = [first - by <= at < last + by for at, first, last, by in
                 zip((frame, y, x), (2, 6, 8), (10, 14, 18), half, strict=True)]
         assert rows[p]["on_event"] == all(near), video
+        t0, y0, x0, t1, y1, x1 = record.box(p)  # the event is in frames 2 to 10, rows 6 to 14, columns 8 to 18
+        inside = [max(min(b, d) - max(a, c), 0) for a, b, c, d in ((t0, t1, 2, 10), (y0, y1, 6, 14), (x0, x1, 8, 18))]
+        share = np.prod(inside) / ((t1 - t0) * (y1 - y0) * (x1 - x0))
+        assert rows[p]["box_meets_event"] == (share > 0)
+        assert rows[p]["box_inside_event"] == pytest.approx(share, abs=1e-6)
+        assert 0 < rows[p]["box_inside_event_chance"] <= rows[p]["box_meets_event_chance"] <= 1
     for leaf in range(tree.n_leaves):  # its two training videos show two ways
         own = (model.prototype_layer.node_of == leaf).nonzero()[:, 0].tolist()
         assert rows[own[0]]["ways_covered"] == len({record.video[p] for p in own}) / 2
