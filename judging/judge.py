@@ -12,6 +12,7 @@ from torch import Tensor
 from attribution import METHODS
 from datasets.transforms import normalise
 from datasets.video import VideoClips
+from evaluation.localisation import truth_mask
 from evaluation.measures import MEASURES
 from evaluation.recognition import pool_windows
 from evaluation.subjects import BOX_SHARE, Decision, ExplainedClip
@@ -19,13 +20,16 @@ from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
 from judging.heats import BASELINES, Heats
 from judging.scenes import DISTURBANCES, Scene, Truth, disturbed, moved_back
+from judging.trunk_model import TrunkModel
 from models.hipe import HIPE, HIPEOutput
 from training.push import PushRecord
 
 OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most
+EVENT = "event"  # the event itself, where it is known, as if an explanation had shown exactly that
 HEAT_OF = "_by_"  # top_prototype_by_grad_cam: the same prototype, its heat by that method
 
-Load = Callable[[], tuple[HIPE, Hierarchy, PushRecord | None]]  # the model, its tree and the record of its push
+# the model, its tree and the record of its push
+Load = Callable[[], tuple[HIPE | TrunkModel, Hierarchy, PushRecord | None]]
 Key = tuple[str, str, int]  # a video's name, an explanation and a level
 
 
@@ -42,10 +46,11 @@ class Settings:
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
     options: str = ""  # of attribution methods, as --options takes them
+    smooth: bool = False  # heat of attribution methods that is scattered over voxels
 
     def stored(self) -> dict:
-        """As files have them: options where there are any."""
-        return {name: value for name, value in vars(self).items() if name != "options" or value}
+        """As files have them: options and smoothing where there are any."""
+        return {name: value for name, value in vars(self).items() if name not in ("options", "smooth") or value}
 
 
 def is_optimised(explanation: str) -> bool:
@@ -61,6 +66,8 @@ def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
     """
     if explanation == "chance":
         return {"truth"}
+    if explanation == EVENT:
+        return {"heat", "box", "truth"}
     needs = {"heat", "box", "truth"} | (set() if is_optimised(explanation) else {"disturbed clips"})
     if with_prototypes and (explanation in BASELINES or explanation.startswith("top_prototype")):
         needs |= {"first prototype"}
@@ -83,7 +90,7 @@ class Judge:
         self.model = model.to(device).eval().requires_grad_(False)
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
         self.heats = Heats(self.model, settings.head, self.size, iterations=settings.iterations, seed=settings.seed,
-                           options=settings.options.split())
+                           options=settings.options.split(), smooth=settings.smooth)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return normalise(pixels.to(self.device), self.clips.normalisation)
@@ -169,7 +176,8 @@ class Judge:
                 subject = self._subject(explanation, level, scene, heats[j],
                                         {what: maps[j] for what, maps in after.items()},
                                         own[i][""][level] if own[i] else None, seen[i].get(""))
-                values = {name: MEASURES[name].of_clip(subject) for name in asked[j]}
+                shown = heats[j] is not None or explanation != EVENT
+                values = {name: MEASURES[name].of_clip(subject) for name in (asked[j] if shown else ())}
                 rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
                              "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
                              "measures": {name: round(value, 6) for name, value in values.items()
@@ -184,6 +192,8 @@ class Judge:
             return [None] * len(scenes)
         if explanation == "prototypes":
             return [matches[what][level].heat for matches in own]
+        if explanation == EVENT:
+            return [self._event(scene) for scene in scenes]
         first = [matches[""][level].matches[0] if matches else None for matches in own]
         if explanation.startswith("top_prototype"):
             similar = [next(match for match in matches[what][level].matches if match.prototype == best.prototype)
@@ -224,6 +234,12 @@ class Judge:
             crop=scene.crop, decision=decision,
             random_order=np.random.default_rng(self._seed(name, "set")) if random else None,
             way=self.truth.ways.get(name))
+
+    def _event(self, scene: Scene) -> Tensor | None:
+        """(T, H, W) 1 where the event is in a scene's clip, None where it is not there or not known."""
+        tubes = self.truth.tubes.get(scene.video.name, [])
+        mask = truth_mask(tubes, scene.frames.numpy(), scene.crop.numpy(), self.size[1:])
+        return mask.float() if mask.any() else None
 
     def _shape(self, match: LevelMatch | None) -> tuple[int, ...]:
         """The shape of a baseline's box: the first prototype's, or else one that holds as much as boxes are made of."""
