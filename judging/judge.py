@@ -1,7 +1,7 @@
 """The judge: explains scenes in every way asked for, and applies the measures to each explanation."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -142,13 +142,13 @@ class Judge:
 
     # --- measures
 
-    def rows(self, videos: Sequence[int], missing: Mapping[Key, Sequence[str]]) -> list[dict]:
-        """Measure explanations of some videos.
+    def rows(self, videos: Sequence[int], missing: Mapping[Key, Sequence[str]]) -> Iterator[dict]:
+        """Measure explanations of some videos, one explanation after the other.
 
         Args:
             videos: by their number in `clips`. missing: names of the measures to apply, by video, explanation and
                 level.
-        Returns:
+        Yields:
             a row for each of these, as in rows.jsonl; none for a video that cannot be read.
         """
         scenes = [scene for scene in map(self.scene, videos) if scene is not None]
@@ -157,7 +157,6 @@ class Judge:
         seen = [self.outputs(scene) for scene in scenes] if with_prototypes else [{}] * len(scenes)
         own = [{name: self.matches(output, scene.leaf, levels) for name, output in outputs.items()}
                for scene, outputs in zip(scenes, seen, strict=True)]
-        rows = []
         for explanation, level in dict.fromkeys((explanation, level) for _, explanation, level in missing):
             some = [i for i, scene in enumerate(scenes) if (scene.video.name, explanation, level) in missing]
             if not some:
@@ -178,11 +177,9 @@ class Judge:
                                         own[i][""][level] if own[i] else None, seen[i].get(""))
                 shown = heats[j] is not None or explanation != EVENT
                 values = {name: MEASURES[name].of_clip(subject) for name in (asked[j] if shown else ())}
-                rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
-                             "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
-                             "measures": {name: round(value, 6) for name, value in values.items()
-                                          if value is not None}})
-        return rows
+                yield {"video": scene.video.name, "explanation": explanation, "level": level,
+                       "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
+                       "measures": {name: round(value, 6) for name, value in values.items() if value is not None}}
 
     def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,

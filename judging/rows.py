@@ -1,7 +1,7 @@
 """Rows: what was measured, stored beside the checkpoint so that a call goes on where an earlier one stopped."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -122,8 +122,8 @@ class Rows:
                                        strict=True):
                 for row in rows:
                     self._take(row, self.editions)
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-                file.flush()
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
                 bar.update(len(some))
         bar.close()
 
@@ -138,11 +138,11 @@ def _begin(*made_of: object) -> None:
 
 
 def _work(job: tuple) -> list[dict]:
-    return _judge.rows(*job)
+    return list(_judge.rows(*job))
 
 
-def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[list[dict]]:
-    """The rows of every job, by a judge in this process, or in several as they are done."""
+def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[Iterable[dict]]:
+    """The rows of every job, by a judge in this process as they are taken, or in several as jobs are done."""
     if n_threads < 2:
         judge = Judge(*made_of)
         yield from (judge.rows(*job) for job in jobs)
