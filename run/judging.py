@@ -85,7 +85,9 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     reader = make_reader(stored)
     file = Path(truth) if truth is not None else truth_beside(Path(stored.annotation_path))
     known = load_truth(file).of(videos)
-    tell_truth(file, known.of(chosen), len(chosen), insisted=truth is not None, place="beside the annotation")
+    # a truth of training videos alone still tells of prototypes
+    tell_truth(file, known.of(chosen), len(chosen), insisted=truth is not None and not known.tubes,
+               place="beside the annotation")
     settings = Settings(digest_of(content["model"]), wanted.head, wanted.steps, wanted.iterations,
                         stored.inference_stride, wanted.seed, digest_of_file(file), window_power(stored),
                         " ".join(wanted.options), wanted.smooth)

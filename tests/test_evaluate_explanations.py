@@ -174,6 +174,44 @@ def test_where_prototypes_come_from(trained, judged):
     assert any(row["on_event"] for row in rows.values())
 
 
+def test_a_truth_of_training_videos_alone_tells_of_prototypes(trained, judged, tmp_path, capsys):
+    truth = json.loads((trained / "truth.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps({name: entry for name, entry in truth.items() if "g03" not in name}))
+    call("--resume_path", trained / "save_1.pth", "--steps 1 --no_cuda --methods --measures box_volume --n_videos 1",
+         "--truth", tmp_path / "t.json", "--out", tmp_path)
+    said, frame = capsys.readouterr(), pd.read_csv(tmp_path / "measures.csv")
+    assert "has none of the 1 videos, so pointing and energy are not measured" in said.err
+    whole = pd.read_csv(judged / "measures.csv")
+    own, same = (one[(one.table == "prototypes") & one.measure.str.startswith("box_")].reset_index(drop=True)
+                 for one in (frame, whole))
+    pd.testing.assert_frame_equal(own, same)
+    meets = own[(own.measure == "box_meets_event") & (own.explanation == "prototypes")].set_index("level")
+    for level, row in meets.iterrows():
+        assert f"level {level}: the boxes of {round(row['mean'] * row.n)} of {row.n} prototypes meet" in said.out
+    assert set(frame[frame.table == "explanations"].measure) == {"box_volume"}
+
+
+def test_explanations_are_stored_one_by_one(trained, judged, tmp_path, monkeypatch):
+    """A call that ends in the middle of a video keeps what it has measured of it."""
+    before = Heats.of_nodes
+
+    def interrupted(self, name, *words):
+        if name == "grad_cam":
+            raise KeyboardInterrupt
+        return before(self, name, *words)
+
+    words = ("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Heats, "of_nodes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(*words)
+    whole = (judged / "rows.jsonl").read_text().splitlines()
+    half = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert half == whole[:len(half)] and 5 < len(half) < len(whole) / 2 + 1
+    call(*words)
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(whole)
+
+
 def test_embedded_scores_are_measured_alike(tmp_path):
     root = checkpoints(tmp_path, "--score", "hyperbolic")
     call("--resume_path", root / "save_1.pth", QUICK.replace("2 --b", "1 --b"), "--methods grad --steps 1")
