@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judged import ROWS, checkpoints
 from media import real_clips, shades, write_video
-from test_evaluate_explanations import ROWS, checkpoints
 
 from benchmarks import real
 from benchmarks.filmed.boxed import boxed_clips
