@@ -63,16 +63,19 @@ def tables(frame: pd.DataFrame, rows: list[dict], args: argparse.Namespace) -> s
             f"pixels, {args.attribution_iterations} iterations, {args.attribution_steps} steps")
     parts = [f"### Attribution on {args.model} ({args.pretrain_path}), {len(predicted)} clips with a tube\n",
              f"For the predicted class; {clip}; mean [95 % interval over clips]. {PUBLISHED} "
-             "`event` is the tube itself as heat, `chance` what heat that knows nothing comes to.\n"]
+             "`event` is the tube itself as heat, `chance` what heat that knows nothing comes to. Of each clip the "
+             "surest window is explained; where the tube is not in it, only the rest is measured.\n"]
     cells: dict[str, dict[str, str]] = {}
     for row in frame.itertuples():
         cells.setdefault(row.explanation, {})[row.measure] = interval(row.mean, row.low, row.high)
+    n = frame.pivot_table(index="explanation", columns="measure", values="n")
     for title, names in TABLES.items():
         heads = {name: f"{name} {ARROWS[MEASURES[name].direction]}".rstrip() for name in names}
         shown = {explanation: {heads[name]: cell for name, cell in row.items() if name in heads}
                  for explanation, row in cells.items()}
-        parts.append(f"{title}:\n\n" + markdown_table(list(heads.values()),
-                                                      {name: row for name, row in shown.items() if row}))
+        shown = {explanation: {"clips": f"{n.loc[explanation, names].max():.0f}", **row}
+                 for explanation, row in shown.items() if row}
+        parts.append(f"{title}:\n\n" + markdown_table(["clips", *heads.values()], shown))
     parts.append("- " + "\n- ".join(f"`{name}`: {MEASURES[name].meaning}" for names in TABLES.values()
                                     for name in names) + "\n")
     parts.append("Predicted: " + "; ".join(f"{video}: {node}" for video, node in predicted.items()) + ".\n")
