@@ -50,7 +50,8 @@ METHODS = {method.name: method for method in (
     Method("grad_cam", grad_cam, needs=("layer", "upsample")),
     *(Method(how, partial(extremal_perturbation, how=how), _perturbation, ("score", "highest"), optimises=True)
       for how in ("2d_ep", "3d_ep", "step")),
-    Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights")),
+    Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights", "head_weights"),
+           edition=2),  # 1: the first step was min-max over the class's weights alone
     Method("random", random_heat, _seed, voxelwise=True),
 )}
 

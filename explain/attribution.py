@@ -185,7 +185,8 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
             weights = None if subject.head is None else subject.head[window.target]
             checked = METHODS[method].checked(options)
             level = checked.pop("level", 0)
-            pyramid = feature_pyramid(score_one, window.clip, layer=subject.trunk, class_weights=weights, **checked)
+            pyramid = feature_pyramid(score_one, window.clip, layer=subject.trunk, class_weights=weights,
+                                      head_weights=subject.head, **checked)
             yield Attribution(i, pyramid.tube(level, tuple(window.clip.shape[1:])), pyramid)
         else:
             yield Attribution(i, heat_of(method, score_one, window.clip, trunk=subject.trunk, score=question.score,

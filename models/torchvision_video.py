@@ -110,6 +110,7 @@ class S3D(Trunk):
     rounding = "down"
     out_channels = 1024
     clip = (128, 224)
+    head_window = (2, 7, 7)
     layouts = (Layout("torchvision's S3D", (r"features\.0\.0\.0\.weight",), heads=("classifier.1",),
                       normalisation="torchvision"),)
     torchvision_name = "s3d"
