@@ -11,8 +11,10 @@ from hierarchy.tree import Hierarchy
 def videos_in(folder: Path, hierarchy: Hierarchy) -> list[Video]:
     """The frame folders and video files in a folder, also one level deeper in class folders.
 
+    The label is -1 for a name that is no class.
+
     Raises:
-        ValueError: for a folder without any, and for a label that is no class.
+        ValueError: for a folder without any.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; check --videos_dir")
@@ -34,8 +36,8 @@ def videos_in(folder: Path, hierarchy: Hierarchy) -> list[Video]:
     for path, label in labelled:
         try:
             index = hierarchy.label(label)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; a name up to its first - is the label") from error
+        except ValueError:
+            index = -1
         videos.append(Video(path.name if path.is_dir() else path.stem, path, index, "testing", 0, (0, 0)))
     return videos
 

@@ -124,7 +124,7 @@ def half_cell(stride: tuple[int, int, int], frames: Tensor, crop: Tensor, size: 
 
 
 class Pushed(Protocol):
-    """Where prototypes come from, as `on_event` reads it (see training/push.py)."""
+    """Where prototypes come from, as `on_event` and `box_in_event` read it (see training/push.py)."""
 
     video: list[str | None]  # (P,)
     frames: Tensor  # (P, T)
@@ -133,6 +133,8 @@ class Pushed(Protocol):
     stride: tuple[int, int, int]
 
     def peak(self, prototype: int) -> Tensor: ...  # (3,) frame, y, x in its video
+
+    def box(self, prototype: int) -> tuple[int, ...]: ...  # t0, y0, x0, t1, y1, x1 in its video, half-open
 
 
 def on_event(record: Pushed, truth: dict[str, list[Tube]]) -> Tensor:
@@ -149,6 +151,53 @@ def on_event(record: Pushed, truth: dict[str, list[Tube]]) -> Tensor:
             within = half_cell(record.stride, record.frames[p], record.crop[p], record.clip_size[1:])
             result[p] = points_at(tuple(record.peak(p).tolist()), tubes, within=within)
     return result
+
+
+def box_in_event(record: Pushed, truth: dict[str, list[Tube]]) -> dict[str, Tensor]:
+    """How much of each prototype's box lies in the event's boxes of its frames, and how much of the same box anywhere.
+
+    Anywhere: in all places that the box can have in the frames and the picture of its clip, one as likely as another.
+    Pixels are counted, by their centres.
+
+    Returns:
+        (P,) float64 each, nan for a prototype without a training video, or of one whose event is not known.
+        "meets": 1 where any pixel of any frame does, else 0. "inside": share of the box, 0..1. "meets_chance",
+        "inside_chance": the means of these over all places.
+    """
+    result = {name: torch.full((len(record.video),), torch.nan, dtype=torch.float64)
+              for name in ("meets", "inside", "meets_chance", "inside_chance")}
+    counted: tuple[object, np.ndarray] = (None, np.empty(0))  # prototypes of one clip mostly follow each other
+    for p, video in enumerate(record.video):
+        if not (tubes := truth.get(video)):
+            continue
+        top, left, bottom, right = (int(edge) for edge in (*record.crop[p][:2].floor(), *record.crop[p][2:].ceil()))
+        start = np.array([int(record.frames[p].min()), top, left])
+        frames = np.arange(start[0], int(record.frames[p].max()) + 1)
+        clip = (video, len(frames), *start, bottom, right)
+        if counted[0] != clip:
+            inside = truth_mask(tubes, frames, np.array([top, left, bottom, right]), (bottom - top, right - left))
+            counted = clip, _summed(inside.numpy())
+        box = np.array(record.box(p)).reshape(2, 3) - start
+        within = _inside_boxes(counted[1], tuple(box[1] - box[0]))  # pixels of the event, by place
+        volume = np.prod(box[1] - box[0])
+        own = within[tuple(box[0])]
+        for name, pixels in (("", own), ("_chance", within)):
+            result[f"meets{name}"][p] = float(np.mean(pixels > 0))
+            result[f"inside{name}"][p] = float(np.mean(pixels) / volume)
+    return result
+
+
+def _summed(values: np.ndarray) -> np.ndarray:
+    """Sums of (T, H, W) over all that lies before each corner of a cell: (T + 1, H + 1, W + 1)."""
+    return np.pad(values.astype(np.int64).cumsum(0).cumsum(1).cumsum(2), ((1, 0),) * 3)
+
+
+def _inside_boxes(summed: np.ndarray, spans: tuple[int, int, int]) -> np.ndarray:
+    """Sums over boxes of one shape, by where they begin: (T - t + 1, H - h + 1, W - w + 1)."""
+    for axis, span in enumerate(spans):
+        length = summed.shape[axis]
+        summed = summed.take(range(span, length), axis) - summed.take(range(length - span), axis)
+    return summed
 
 
 def random_hits(tubes: list[Tube], frames: np.ndarray, crop: np.ndarray, *, strict: bool = False) -> float:
@@ -223,6 +272,24 @@ def placed(heat: Tensor, strict: Tensor, swept: Tensor) -> dict[str, float]:
              for name, mask in (("", swept), ("_strict", strict), ("_space", place), ("_time", moment))}
             | {f"energy{name}": float(energy[mask].sum())
                for name, mask in (("", strict), ("_space", place), ("_time", moment))})
+
+
+def overlap(box: Sequence[int], strict: Tensor) -> dict[str, float]:
+    """Intersection over union of a box with the event, in space and time together and apart.
+
+    Args:
+        box: (t0, y0, x0, t1, y1, x1) in the clip, half-open. strict: (T, H, W) bool, a `truth_mask`.
+    Returns:
+        "iou": of voxels; "iou_space": of the box's rectangle with all places that the event passes; "iou_time": of
+        frames; in 0..1. Nothing where the event is not in the clip.
+    """
+    if not strict.any():
+        return {}
+    inside = torch.zeros_like(strict)
+    inside[tuple(slice(a, b) for a, b in zip(box[:3], box[3:], strict=True))] = True
+    pairs = {"iou": (inside, strict), "iou_space": (inside.any(0), strict.any(0)),
+             "iou_time": (inside.flatten(1).any(1), strict.flatten(1).any(1))}
+    return {name: float((one & other).sum() / (one | other).sum()) for name, (one, other) in pairs.items()}
 
 
 def chance(strict: Tensor, swept: Tensor) -> dict[str, float]:

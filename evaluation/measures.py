@@ -43,7 +43,8 @@ NEEDS = {
     "box": "the box of the hottest voxels; `random` and `centre` have one of the first prototype's shape",
     "disturbed clips": "the same explanation of the clip under noise, as JPEG and a frame later, left out for "
                        "perturbations, which are slow; of prototypes, their peaks on such clips",
-    "truth": "where and when the event is (`--truth`); of explanations, a right prediction, too",
+    "truth": "where and when the event is (`--truth`); of explanations, a prediction that is right, or whose truth is "
+             "not known, too",
     "ways": "in which of several ways a video shows its class (`--truth`)",
     "first prototype": "the first prototype of the level: `top_prototype`, its other heats, `random` and `centre`",
     "prototype order": "prototypes that are taken one after the other: `prototypes`, and `random` in random order",
@@ -97,6 +98,11 @@ def box_volume(of: ExplainedClip) -> float:
 def location(of: ExplainedClip, name: str) -> float | None:
     """One of the values of `evaluation.localisation.placed`."""
     return of.location.get(name)
+
+
+def overlap(of: ExplainedClip, name: str) -> float | None:
+    """One of the values of `evaluation.localisation.overlap`."""
+    return of.overlap.get(name)
 
 
 def stable(of: ExplainedClip, disturbance: str) -> float:
@@ -170,6 +176,11 @@ def on_event(of: PrototypeSet) -> Tensor:
     return localisation.on_event(of.record, of.tubes)
 
 
+def box_in_event(of: PrototypeSet, name: str) -> Tensor:
+    """One of the values of `evaluation.localisation.box_in_event`."""
+    return of.box_in_event[name]
+
+
 def ways_covered(of: PrototypeSet) -> Tensor:
     """See `evaluation.prototypes.ways_covered`."""
     return prototypes.ways_covered(of.record.video, of.node_of, of.leaves, of.ways)
@@ -226,6 +237,15 @@ MEASURES = {
     "energy_time": Measure(
         3, 1, "share of the heat in the frames of the event",
         {"truth"}, partial(location, name="energy_time")),
+    "box_iou": Measure(
+        1, 1, "intersection over union of the box with the event's boxes, in voxels",
+        {"box", "truth"}, partial(overlap, name="iou")),
+    "box_iou_space": Measure(
+        1, 1, "the same of the box's rectangle with all places where the event passes",
+        {"box", "truth"}, partial(overlap, name="iou_space")),
+    "box_iou_time": Measure(
+        1, 1, "the same of the box's frames with those of the event",
+        {"box", "truth"}, partial(overlap, name="iou_time")),
     "stable_noise": Measure(
         3, 1, "peak within a quarter of the frames and an eighth of each side, under noise of 8 grey levels",
         {"disturbed clips"}, partial(stable, disturbance="noise"), partial(mean_stability, disturbance="noise")),
@@ -310,6 +330,18 @@ MEASURES = {
     "on_event": Measure(
         3, 1, "the prototype's training patch lies on the event, or at most half a cell beside it",
         {"push record", "truth"}, of_prototypes=on_event),
+    "box_meets_event": Measure(
+        1, 1, "the prototype's box meets the event's box in any of its frames",
+        {"push record", "truth"}, of_prototypes=partial(box_in_event, name="meets")),
+    "box_meets_event_chance": Measure(
+        1, 0, "the same of a box of its shape anywhere in its clip",
+        {"push record", "truth"}, of_prototypes=partial(box_in_event, name="meets_chance")),
+    "box_inside_event": Measure(
+        1, 1, "share of the prototype's box inside the event's boxes",
+        {"push record", "truth"}, of_prototypes=partial(box_in_event, name="inside")),
+    "box_inside_event_chance": Measure(
+        1, 0, "the same of a box of its shape anywhere in its clip",
+        {"push record", "truth"}, of_prototypes=partial(box_in_event, name="inside_chance")),
     "ways_covered": Measure(
         3, 1, "of the ways in which a class is shown in training, those that its prototypes come from",
         {"push record", "ways"}, of_prototypes=ways_covered),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evaluation.decisions import Spread, decision_measures
 from evaluation.faithfulness import Box, Score, kept_and_hidden, moved_box
-from evaluation.localisation import Pushed, Tube, chance, placed, truth_mask
+from evaluation.localisation import Pushed, Tube, box_in_event, chance, overlap, placed, truth_mask
 from models.geometry import box_of
 from models.hipe import HIPE
 
@@ -68,8 +68,8 @@ class ExplainedClip:
     disturbed: heat of the disturbed clips, by the name of the disturbance. moved_back: (3,) to add to a place in the
         clip that begins a frame later or earlier, for the same place in `clip`.
     baseline_box: of a baseline, the shape of its box and the generator of its place, None for the middle.
-    tubes: where the event is, None where it is not known or the prediction is wrong. frames: (T,) of the clip in its
-        video. crop: (4,) y0, x0, y1, x1 of the video's pixels that the clip shows.
+    tubes: where the event is, None where it is not known or the prediction is known to be wrong. frames: (T,) of the
+        clip in its video. crop: (4,) y0, x0, y1, x1 of the video's pixels that the clip shows.
     decision: of a head with prototypes. random_order: of a baseline, the generator of the order in which prototypes
         are taken. way: in which the video shows its class, None where it is not known.
     """
@@ -117,9 +117,16 @@ class ExplainedClip:
         """`evaluation.localisation.placed`, or what noise comes to; empty where the event is not in the clip."""
         if not self.tubes:
             return {}
-        masks = [truth_mask(self.tubes, self.frames.numpy(), self.crop.numpy(), self.size[1:], strict=strict)
-                 for strict in (True, False)]
+        masks = [self._truth_mask(strict) for strict in (True, False)]
         return chance(*masks) if self.heat is None else placed(self.heat, *masks)
+
+    @cached_property
+    def overlap(self) -> dict[str, float]:
+        """`evaluation.localisation.overlap` of the box; empty where the event is not in the clip."""
+        return overlap(self.box, self._truth_mask(True)) if self.tubes else {}
+
+    def _truth_mask(self, strict: bool) -> Tensor:
+        return truth_mask(self.tubes, self.frames.numpy(), self.crop.numpy(), self.size[1:], strict=strict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,3 +159,8 @@ class PrototypeSet:
     tubes: Mapping[str, list[Tube]] = field(default_factory=dict)
     ways: Mapping[str, int] = field(default_factory=dict)
     leaves: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def box_in_event(self) -> dict[str, Tensor]:
+        """`evaluation.localisation.box_in_event` of the model's own prototypes."""
+        return box_in_event(self.record, self.tubes)

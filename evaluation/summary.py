@@ -49,6 +49,21 @@ def summarise(rows: Iterable[dict], *, seed: int = 0) -> pd.DataFrame:
                          for key in ordered], columns=COLUMNS)
 
 
+def prototypes_on_events(frame: pd.DataFrame) -> list[str]:
+    """A line for each level: how many prototypes' boxes meet the event of their training videos, and how many would by
+    chance; none where no event is known."""
+    own = frame[(frame["table"] == "prototypes") & (frame["explanation"] == "prototypes")]
+    lines = []
+    for level, rows in own.groupby("level", sort=False):
+        values = rows.set_index("measure")
+        if "box_meets_event" in values.index:
+            share, chance = (values.loc[name, "mean"] for name in ("box_meets_event", "box_meets_event_chance"))
+            n = int(values.loc["box_meets_event", "n"])
+            lines.append(f"level {level}: the boxes of {round(share * n)} of {n} prototypes meet the actor, or what "
+                         f"else the event is ({share:.0%}; the same boxes anywhere in their clips: {chance:.0%})")
+    return lines
+
+
 def _parts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     for (table, level), part in frame.groupby(["table", "level"], sort=False):
         yield f"{table}, level {level}", part

@@ -9,6 +9,7 @@ from torch import Tensor
 from attribution import METHODS, options_of, parse_options
 from attribution.perturbation import extremal_masks
 from explain.heat import heat_of
+from judging.trunk_model import TrunkModel
 from models.hipe import HIPE
 
 HEADS = ("prototypes", "softmax")
@@ -26,14 +27,15 @@ class Heats:
     """Heat of clips for nodes of the class tree, or for single prototypes.
 
     Args:
-        model: on its device. head: of HEADS. size: (T, H, W) of a clip. iterations: of a perturbation at most.
-        seed: of methods that draw. options: of methods, METHOD.NAME=VALUE each, which go before the others.
+        model: on its device; a `TrunkModel` for the softmax head alone. head: of HEADS. size: (T, H, W) of a clip.
+        iterations: of a perturbation at most. seed: of methods that draw. options: of methods, METHOD.NAME=VALUE each,
+            which go before the others. smooth: heat of nodes that is scattered over voxels (see METHODS).
     """
 
-    def __init__(self, model: HIPE, head: str, size: tuple[int, int, int], *, iterations: int, seed: int,
-                 options: Sequence[str] = ()) -> None:
+    def __init__(self, model: HIPE | TrunkModel, head: str, size: tuple[int, int, int], *, iterations: int, seed: int,
+                 options: Sequence[str] = (), smooth: bool = False) -> None:
         self.model, self.head, self.size, self.iterations, self.seed = model, head, size, iterations, seed
-        self.options = parse_options(options, METHODS)
+        self.options, self.smooth = parse_options(options, METHODS), smooth
 
     def _options(self, name: str) -> dict[str, object]:
         """Of the method of that name."""
@@ -44,14 +46,13 @@ class Heats:
         """(B, 3, T, H, W) -> (B, K) of the head."""
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
         if self.head == "softmax":
-            return self.model.node_log_probs(self.model.pooled_log_probs(self.model.trunk(clips)))
+            return self.model.softmax_log_probs(clips)
         return self.model(clips).log_probs
 
     @cached_property
     def class_weights(self) -> Tensor:
-        """(K, C') of the softmax head; an ancestor's are the mean of its classes'."""
-        member = self.model.membership
-        return member @ self.model.pooled_head.weight / member.sum(1, keepdim=True)
+        """(K, C') of the softmax head."""
+        return self.model.softmax_weights
 
     def of_nodes(self, name: str, clips: Sequence[Tensor], nodes: Sequence[int], seeds: Sequence[int]) -> list[Tensor]:
         """Heat (T, H, W) of clips by an attribution method or a baseline.
@@ -76,7 +77,7 @@ class Heats:
         weights = self.class_weights if self.head == "softmax" else None
         return [heat_of(name, lambda some, node=node: self.log_probs(some)[:, node], clip, trunk=self.model.trunk,
                         class_weights=None if weights is None else weights[node], head_weights=weights,
-                        options=self._options(name))
+                        smooth=self.smooth, options=self._options(name))
                 for clip, node in zip(clips, nodes, strict=True)]
 
     def of_prototypes(self, name: str, clips: Sequence[Tensor], prototypes: Sequence[int]) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """The judge: explains scenes in every way asked for, and applies the measures to each explanation."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from attribution import METHODS
 from datasets.transforms import normalise
 from datasets.video import VideoClips
+from evaluation.localisation import truth_mask
 from evaluation.measures import MEASURES
 from evaluation.recognition import pool_windows
 from evaluation.subjects import BOX_SHARE, Decision, ExplainedClip
@@ -19,13 +20,16 @@ from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
 from judging.heats import BASELINES, Heats
 from judging.scenes import DISTURBANCES, Scene, Truth, disturbed, moved_back
+from judging.trunk_model import TrunkModel
 from models.hipe import HIPE, HIPEOutput
 from training.push import PushRecord
 
 OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most
+EVENT = "event"  # the event itself, where it is known, as if an explanation had shown exactly that
 HEAT_OF = "_by_"  # top_prototype_by_grad_cam: the same prototype, its heat by that method
 
-Load = Callable[[], tuple[HIPE, Hierarchy, PushRecord | None]]  # the model, its tree and the record of its push
+# the model, its tree and the record of its push
+Load = Callable[[], tuple[HIPE | TrunkModel, Hierarchy, PushRecord | None]]
 Key = tuple[str, str, int]  # a video's name, an explanation and a level
 
 
@@ -42,10 +46,11 @@ class Settings:
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
     options: str = ""  # of attribution methods, as --options takes them
+    smooth: bool = False  # heat of attribution methods that is scattered over voxels
 
     def stored(self) -> dict:
-        """As files have them: options where there are any."""
-        return {name: value for name, value in vars(self).items() if name != "options" or value}
+        """As files have them: options and smoothing where there are any."""
+        return {name: value for name, value in vars(self).items() if name not in ("options", "smooth") or value}
 
 
 def is_optimised(explanation: str) -> bool:
@@ -66,6 +71,8 @@ def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
     """
     if explanation == "chance":
         return {"truth"}
+    if explanation == EVENT:
+        return {"heat", "box", "truth"}
     needs = {"heat", "box", "truth"} | (set() if is_optimised(explanation) else {"disturbed clips"})
     if with_prototypes and (explanation in BASELINES or explanation.startswith("top_prototype")):
         needs |= {"first prototype"}
@@ -88,7 +95,7 @@ class Judge:
         self.model = model.to(device).eval().requires_grad_(False)
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
         self.heats = Heats(self.model, settings.head, self.size, iterations=settings.iterations, seed=settings.seed,
-                           options=settings.options.split())
+                           options=settings.options.split(), smooth=settings.smooth)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return normalise(pixels.to(self.device), self.clips.normalisation)
@@ -140,13 +147,13 @@ class Judge:
 
     # --- measures
 
-    def rows(self, videos: Sequence[int], missing: Mapping[Key, Sequence[str]]) -> list[dict]:
-        """Measure explanations of some videos.
+    def rows(self, videos: Sequence[int], missing: Mapping[Key, Sequence[str]]) -> Iterator[dict]:
+        """Measure explanations of some videos, one explanation after the other.
 
         Args:
             videos: by their number in `clips`. missing: names of the measures to apply, by video, explanation and
                 level.
-        Returns:
+        Yields:
             a row for each of these, as in rows.jsonl; none for a video that cannot be read.
         """
         scenes = [scene for scene in map(self.scene, videos) if scene is not None]
@@ -155,7 +162,6 @@ class Judge:
         seen = [self.outputs(scene) for scene in scenes] if with_prototypes else [{}] * len(scenes)
         own = [{name: self.matches(output, scene.leaf, levels) for name, output in outputs.items()}
                for scene, outputs in zip(scenes, seen, strict=True)]
-        rows = []
         for explanation, level in dict.fromkeys((explanation, level) for _, explanation, level in missing):
             some = [i for i, scene in enumerate(scenes) if (scene.video.name, explanation, level) in missing]
             if not some:
@@ -174,13 +180,12 @@ class Judge:
                 subject = self._subject(explanation, level, scene, heats[j],
                                         {what: maps[j] for what, maps in after.items()},
                                         own[i][""][level] if own[i] else None, seen[i].get(""))
-                values = {name: MEASURES[name].of_clip(subject) for name in asked[j]}
-                rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
-                             **({"method": edition} if (edition := method_edition(explanation)) > 1 else {}),
-                             "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
-                             "measures": {name: round(value, 6) for name, value in values.items()
-                                          if value is not None}})
-        return rows
+                shown = heats[j] is not None or explanation != EVENT
+                values = {name: MEASURES[name].of_clip(subject) for name in (asked[j] if shown else ())}
+                yield {"video": scene.video.name, "explanation": explanation, "level": level,
+                       **({"method": edition} if (edition := method_edition(explanation)) > 1 else {}),
+                       "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
+                       "measures": {name: round(value, 6) for name, value in values.items() if value is not None}}
 
     def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,
@@ -190,6 +195,8 @@ class Judge:
             return [None] * len(scenes)
         if explanation == "prototypes":
             return [matches[what][level].heat for matches in own]
+        if explanation == EVENT:
+            return [self._event(scene) for scene in scenes]
         first = [matches[""][level].matches[0] if matches else None for matches in own]
         if explanation.startswith("top_prototype"):
             similar = [next(match for match in matches[what][level].matches if match.prototype == best.prototype)
@@ -226,9 +233,16 @@ class Judge:
             moved_back=moved_back(scene.shift, self.clips.sampler.stride),
             baseline_box=(self._shape(match), np.random.default_rng(self._seed(name, "box")) if random else None)
             if explanation in BASELINES else None,
-            tubes=tubes if self.right(scene, level) else None, frames=scene.frames, crop=scene.crop, decision=decision,
+            tubes=tubes if self.right(scene, level) or scene.video.label < 0 else None, frames=scene.frames,
+            crop=scene.crop, decision=decision,
             random_order=np.random.default_rng(self._seed(name, "set")) if random else None,
             way=self.truth.ways.get(name))
+
+    def _event(self, scene: Scene) -> Tensor | None:
+        """(T, H, W) 1 where the event is in a scene's clip, None where it is not there or not known."""
+        tubes = self.truth.tubes.get(scene.video.name, [])
+        mask = truth_mask(tubes, scene.frames.numpy(), scene.crop.numpy(), self.size[1:])
+        return mask.float() if mask.any() else None
 
     def _shape(self, match: LevelMatch | None) -> tuple[int, ...]:
         """The shape of a baseline's box: the first prototype's, or else one that holds as much as boxes are made of."""

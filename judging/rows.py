@@ -1,7 +1,7 @@
 """Rows: what was measured, stored beside the checkpoint so that a call goes on where an earlier one stopped."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +24,8 @@ OF_ONE_EDITION = (
     "own_needed", "silenced", "silenced_needed", "silenced_three", "flips", "flips_three", "similarity",
     "closer_than", "typical", "nearest_own", "same_way", "purity", "duplicates", "sharing", "consistency",
     "consistent", "self_similarity", "on_event", "ways_covered")
-BEFORE = {"window_power": 1.0, "options": ""}  # settings of files that lack them: the mean, and no options
+# settings of files that lack them: the mean, no options, and heat as methods give it
+BEFORE = {"window_power": 1.0, "options": "", "smooth": False}
 
 
 def _stored(settings: dict, table: str) -> tuple[dict, dict[str, int]]:
@@ -42,15 +43,19 @@ def _stored(settings: dict, table: str) -> tuple[dict, dict[str, int]]:
 class Rows:
     """rows.jsonl: a line of settings, and below it a line for each video, explanation and level.
 
-    Where measures were added or changed since, another line of settings follows with their editions, and below it lines
-    that hold these measures alone.
+    Where measures were added or changed since, or others are asked for, another line of settings follows with their
+    editions, and below it lines that hold these measures alone.
 
+    Args:
+        measures: that are asked for, None for all.
     Raises:
         ValueError: where the file holds numbers of other settings, or something else.
     """
 
-    def __init__(self, path: Path, settings: Settings, overwrite: bool) -> None:
-        self.path, self.settings, self.editions = path, settings, editions("explanations")
+    def __init__(self, path: Path, settings: Settings, overwrite: bool, measures: Sequence[str] | None = None) -> None:
+        self.path, self.settings = path, settings
+        self.editions = {name: edition for name, edition in editions("explanations").items()
+                         if measures is None or name in measures}
         self._rows: dict[Key, dict] = {}
         self._editions: dict[Key, dict[str, int]] = {}  # of the measures in each row
         lines = [] if overwrite or not path.is_file() else path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -84,8 +89,9 @@ class Rows:
             return
         key = (row["video"], row["explanation"], row["level"])
         earlier, before = self._rows.get(key, {"measures": {}}), self._editions.get(key, {})
-        same = {name: value for name, value in earlier["measures"].items() if before[name] == known.get(name)}
-        self._rows[key], self._editions[key] = {**row, "measures": same | row["measures"]}, known
+        same = {name: value for name, value in earlier["measures"].items()
+                if before[name] == known.get(name, before[name])}
+        self._rows[key], self._editions[key] = {**row, "measures": same | row["measures"]}, before | known
 
     @property
     def rows(self) -> list[dict]:
@@ -121,8 +127,8 @@ class Rows:
                                        strict=True):
                 for row in rows:
                     self._take(row, self.editions)
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-                file.flush()
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
                 bar.update(len(some))
         bar.close()
 
@@ -137,11 +143,11 @@ def _begin(*made_of: object) -> None:
 
 
 def _work(job: tuple) -> list[dict]:
-    return _judge.rows(*job)
+    return list(_judge.rows(*job))
 
 
-def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[list[dict]]:
-    """The rows of every job, by a judge in this process, or in several as they are done."""
+def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[Iterable[dict]]:
+    """The rows of every job, by a judge in this process as they are taken, or in several as jobs are done."""
     if n_threads < 2:
         judge = Judge(*made_of)
         yield from (judge.rows(*job) for job in jobs)

@@ -13,10 +13,11 @@ from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from datasets.video import VideoClips
 from evaluation.faithfulness import STEPS
+from evaluation.measures import editions
 from evaluation.summary import summarise, write_tables
 from explain import fingerprint
 from judging.heats import BASELINES, HEADS
-from judging.judge import HEAT_OF, OWN, Load, Settings, is_optimised
+from judging.judge import EVENT, HEAT_OF, OWN, Load, Settings, is_optimised
 from judging.prototypes import Loader, prototype_rows
 from judging.rows import Rows, stored_prototypes
 from judging.scenes import Truth
@@ -33,8 +34,11 @@ class Wanted:
     levels: of the prototypes and of the baselines, None for all. method_levels: of the attribution methods.
     heats: attribution methods by which the first prototype's heat is made, too, as cards have it.
     prototypes: False leaves out the table of prototypes as such (purity, sharing, ...).
+    measures: of explanations, by their names in MEASURES; None for all. event: measure the event, too, as if it were an
+        explanation.
     steps: of insertion and deletion. iterations: of a perturbation at most.
-    options: of attribution methods, METHOD.NAME=VALUE each.
+    options: of attribution methods, METHOD.NAME=VALUE each. smooth: heat of nodes that is scattered over voxels, as
+        that of prototypes always is.
     seed: of random heat, noise and resampling.
 
     Raises:
@@ -47,9 +51,12 @@ class Wanted:
     method_levels: Sequence[int] = (0,)
     heats: Sequence[str] = ()
     prototypes: bool = True
+    measures: Sequence[str] | None = None
+    event: bool = False
     steps: int = STEPS
     iterations: int = 2000
     options: Sequence[str] = ()
+    smooth: bool = False
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -60,6 +67,10 @@ class Wanted:
             if method not in METHODS:
                 raise ValueError(f"{method}: choose one of {', '.join(METHODS)}")
         parse_options(self.options, [*(METHODS if self.methods is None else self.methods), *self.heats])
+        for name in self.measures or ():
+            if name not in editions("explanations"):
+                raise ValueError(f"{name}: no measure of explanations; choose among "
+                                 f"{', '.join(editions('explanations'))}")
         if self.head not in HEADS:
             raise ValueError(f"{self.head}: choose one of {', '.join(HEADS)}")
 
@@ -71,7 +82,8 @@ class Wanted:
         """
         levels = list(range(n_levels)) if self.levels is None else list(dict.fromkeys(self.levels))
         own = (*OWN, *(f"top_prototype{HEAT_OF}{method}" for method in dict.fromkeys(self.heats)))
-        always = (*(own if self.head == "prototypes" else ()), *BASELINES, *(("chance",) if with_truth else ()))
+        always = (*(own if self.head == "prototypes" else ()), *BASELINES, *(("chance",) if with_truth else ()),
+                  *((EVENT,) if with_truth and self.event else ()))
         return [*((name, level) for level in levels for name in always),
                 *((name, level) for level in dict.fromkeys(self.method_levels) for name in dict.fromkeys(methods)
                   if name not in BASELINES)]
@@ -81,16 +93,16 @@ class Wanted:
 class Footage:
     """What is measured on.
 
-    windows: all windows of the videos whose explanations are measured. training: the clips that prototypes are pushed
-    to. test: a clip of each video that prototypes have not seen. subset: the name of these in prototypes.json.
-    truth: of all videos.
+    windows: all windows of the videos whose explanations are measured. truth: of all videos. training: the clips that
+    prototypes are pushed to. test: a clip of each video that prototypes have not seen. subset: the name of these in
+    prototypes.json. These three are of models with prototypes alone.
     """
 
     windows: VideoClips
-    training: VideoClips
-    test: VideoClips
-    subset: str
     truth: Truth
+    training: VideoClips | None = None
+    test: VideoClips | None = None
+    subset: str = ""
 
 
 def measure(load: Load, wanted: Wanted, footage: Footage, settings: Settings, folder: Path, *, name: str,
@@ -112,7 +124,7 @@ def measure(load: Load, wanted: Wanted, footage: Footage, settings: Settings, fo
     truth = Truth(footage.truth.of(windows.videos).tubes, footage.truth.ways)
     explanations = wanted.explanations(tree.n_levels, served(model.eval().trunk, size, wanted.methods),
                                        with_truth=bool(truth.tubes))
-    stored = Rows(folder / "rows.jsonl", settings, overwrite)
+    stored = Rows(folder / "rows.jsonl", settings, overwrite, wanted.measures)
     stored.measure(load, windows, truth, device, explanations, n_threads=n_threads, batch_size=batch_size,
                    progress=progress)
     names, order = {video.name for video in windows.videos}, {one: i for i, one in enumerate(explanations)}

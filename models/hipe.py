@@ -158,6 +158,15 @@ class HIPE(nn.Module):
         """The softmax head of the trunk epochs: (B, C', t, h, w) -> (B, K0) log-probabilities of the leaves."""
         return self.pooled_head(trunk_features.mean((2, 3, 4))).log_softmax(-1)
 
+    def softmax_log_probs(self, clips: Tensor) -> Tensor:
+        """The softmax head's word on clips: (B, 3, T, H, W), normalised -> (B, K) log-probabilities of all nodes."""
+        return self.node_log_probs(self.pooled_log_probs(self.trunk(clips)))
+
+    @property
+    def softmax_weights(self) -> Tensor:
+        """(K, C') of the softmax head; an ancestor's are the mean of its classes'."""
+        return self.membership @ self.pooled_head.weight / self.membership.sum(1, keepdim=True)
+
     def class_map(self, trunk_features: Tensor, labels: Tensor) -> Tensor:
         """Class activation maps of the pooled head: its class weights at every cell (Zhou et al., CVPR 2016).
 

@@ -3,12 +3,13 @@
 import argparse
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from torch import Tensor
 
 from datasets import DATASETS
 from datasets.annotation import subset_of
@@ -84,10 +85,12 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     reader = make_reader(stored)
     file = Path(truth) if truth is not None else truth_beside(Path(stored.annotation_path))
     known = load_truth(file).of(videos)
-    _tell(file, known.of(chosen), len(chosen), insisted=truth is not None)
-    settings = Settings(_digest(content), wanted.head, wanted.steps, wanted.iterations, stored.inference_stride,
-                        wanted.seed, hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file else "none",
-                        window_power(stored), " ".join(wanted.options))
+    # a truth of training videos alone still tells of prototypes
+    tell_truth(file, known.of(chosen), len(chosen), insisted=truth is not None and not known.tubes,
+               place="beside the annotation")
+    settings = Settings(digest_of(content["model"]), wanted.head, wanted.steps, wanted.iterations,
+                        stored.inference_stride, wanted.seed, digest_of_file(file), window_power(stored),
+                        " ".join(wanted.options), wanted.smooth)
     folder = Path(out) if out else folder_of(path, wanted.head)
     folder.mkdir(parents=True, exist_ok=True)
     subset, seen = data.subset or "val", {"normalisation": model.normalisation}
@@ -123,15 +126,16 @@ def _check(path: Path, content: dict, wanted: Wanted, model: HIPE, record: PushR
                              f"{model.hierarchy.n_levels - 1}")
 
 
-def _tell(file: Path | None, truth: Truth, n_videos: int, *, insisted: bool) -> None:
+def tell_truth(file: Path | None, truth: Truth, n_videos: int, *, insisted: bool, place: str) -> None:
     """Say where the truth of the videos is not known.
 
+    Args:
+        place: where a file would have been found without being named.
     Raises:
         ValueError: where it was insisted on.
     """
     if file is None:
-        print("no truth.json or boxes.json beside the annotation (--truth): pointing and energy are not measured",
-              file=sys.stderr)
+        print(f"no truth.json or boxes.json {place} (--truth): pointing and energy are not measured", file=sys.stderr)
     elif not truth.tubes:
         sentence = f"{file}: has none of the {n_videos} videos"
         if insisted:
@@ -139,9 +143,14 @@ def _tell(file: Path | None, truth: Truth, n_videos: int, *, insisted: bool) -> 
         print(f"{sentence}, so pointing and energy are not measured", file=sys.stderr)
 
 
-def _digest(content: dict) -> str:
-    """Eight letters of a checkpoint's weights."""
+def digest_of_file(file: Path | None) -> str:
+    """Eight letters of a file's content, "none" without a file."""
+    return "none" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Eight letters of a model's weights."""
     digest = hashlib.sha256()
-    for name, value in sorted(content["model"].items()):
+    for name, value in sorted(state.items()):
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:8]

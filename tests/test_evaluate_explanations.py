@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from media import shades, write_frames
+from judged import FLAGS, checkpoints
 
 import evaluate_explanations
 from datasets.transforms import normalise
@@ -17,64 +17,18 @@ from evaluation.faithfulness import nearness, noisy, recompressed
 from evaluation.measures import MEASURES, Measure
 from evaluation.recognition import pool_windows
 from evaluation.subjects import ExplainedClip
-from evaluation.typicality import distance_spread
 from explain.match import match_output
-from hierarchy.embeddings import fit_embeddings
-from hierarchy.tree import Hierarchy
 from judging.heats import Heats
 from judging.judge import Judge
 from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
-from run.data import even_clips, make_loader, make_reader, read_videos, window_clips
-from run.model import build_model, model_of
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.push import push
+from run.data import even_clips, make_reader, read_videos, window_clips
+from run.model import model_of
+from training.checkpoint import load_checkpoint
 
-ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
-FLAGS = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1 --sample_size 24 "
-         "--sample_duration 8 --prototype_channels 4 --prototypes_per_node 2 --emb_dim 8 --push_clips 1 "
-         "--inference_stride 4")
 SEED = 15  # of a model that is right about some of the videos, and whose peaks do not all stay
 QUICK = "--steps 4 --no_cuda --methods grad_cam --n_videos 2 --batch_size 1"
-
-
-def checkpoints(root: Path, *flags: str, seed: int = 0) -> Path:
-    """A folder with a checkpoint of an untrained model whose prototypes were pushed, its videos, their events."""
-    tree, database, truth = Hierarchy.from_rows(ROWS), {}, {}
-    for label, (name, _) in enumerate(ROWS):
-        for group, subset in ((1, "training"), (2, "training"), (3, "validation")):
-            video = f"v_{name}_g{group:02d}_c01"
-            info = {"n_frames": 12, "height": 24, "width": 32, "fps": 10}
-            write_frames(root / "jpg" / name / video, np.roll(shades(12), 5 * label + group, 2), info=info)
-            database[video] = {"subset": subset, "annotations": {"label": name, "segment": [1, 13]}}
-            truth[video] = {"class": name, "n_frames": 12, "way": group % 2, "tubes": [
-                {"first_frame": 2, "last_frame": 10, "boxes_x_y_w_h": [[8, 6, 10, 8]] * 8}]}
-    (root / "a.json").write_text(json.dumps({"labels": [name for name, _ in ROWS], "database": database}))
-    (root / "truth.json").write_text(json.dumps(truth))
-    (root / "other.json").write_text(json.dumps(truth, indent=1))
-
-    torch.manual_seed(seed)
-    args, _ = parse_main([*FLAGS.split(), *flags])
-    args.root_path, args.video_path, args.annotation_path = str(root), str(root / "jpg"), str(root / "a.json")
-    args = resolve(args)
-    points = fit_embeddings(tree, dim=8, edge=1.5)
-    model = build_model(args, tree, points, 1.0)
-    videos = [video for video in read_videos(args, tree) if video.subset == "training"]
-    clips = even_clips(args, videos, make_reader(args), 1, normalisation="kinetics")
-    device = torch.device("cpu")
-    record, kept = push(model, make_loader(clips, n_threads=0, device=device, batch_size=4),
-                        names=[video.name for video in videos], device=device, n_clips=len(clips))
-    number = {video.name: i for i, video in enumerate(videos)}
-    record.spread = distance_spread(kept.distances(model.prototype_layer, device),
-                                    torch.tensor([video.label for video in videos]),
-                                    torch.tensor([number[video] for video in record.video]),
-                                    model.prototype_layer.node_of, tree.ancestors, tree.level_of)
-    checkpoint = {"done": ["last", 1, 1], "args": vars(args), "hierarchy_rows": [list(row) for row in ROWS],
-                  "embedding": {"points": points, "c": 1.0}, "model": model.state_dict(), "optimizers": {}, "rng": {}}
-    save_checkpoint(root / "save_1.pth", {**checkpoint, "push_record": record.to_dict()})
-    save_checkpoint(root / "trunk.pth", {**checkpoint, "push_record": None})
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +115,55 @@ def test_where_prototypes_come_from(trained, judged):
         near = [first - by <= at < last + by for at, first, last, by in
                 zip((frame, y, x), (2, 6, 8), (10, 14, 18), half, strict=True)]
         assert rows[p]["on_event"] == all(near), video
+        t0, y0, x0, t1, y1, x1 = record.box(p)  # the event is in frames 2 to 10, rows 6 to 14, columns 8 to 18
+        inside = [max(min(b, d) - max(a, c), 0) for a, b, c, d in ((t0, t1, 2, 10), (y0, y1, 6, 14), (x0, x1, 8, 18))]
+        share = np.prod(inside) / ((t1 - t0) * (y1 - y0) * (x1 - x0))
+        assert rows[p]["box_meets_event"] == (share > 0)
+        assert rows[p]["box_inside_event"] == pytest.approx(share, abs=1e-6)
+        assert 0 < rows[p]["box_inside_event_chance"] <= rows[p]["box_meets_event_chance"] <= 1
     for leaf in range(tree.n_leaves):  # its two training videos show two ways
         own = (model.prototype_layer.node_of == leaf).nonzero()[:, 0].tolist()
         assert rows[own[0]]["ways_covered"] == len({record.video[p] for p in own}) / 2
         assert not any("ways_covered" in rows[p] for p in own[1:])
     assert any(row["on_event"] for row in rows.values())
+
+
+def test_a_truth_of_training_videos_alone_tells_of_prototypes(trained, judged, tmp_path, capsys):
+    truth = json.loads((trained / "truth.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps({name: entry for name, entry in truth.items() if "g03" not in name}))
+    call("--resume_path", trained / "save_1.pth", "--steps 1 --no_cuda --methods --measures box_volume --n_videos 1",
+         "--truth", tmp_path / "t.json", "--out", tmp_path)
+    said, frame = capsys.readouterr(), pd.read_csv(tmp_path / "measures.csv")
+    assert "has none of the 1 videos, so pointing and energy are not measured" in said.err
+    whole = pd.read_csv(judged / "measures.csv")
+    own, same = (one[(one.table == "prototypes") & one.measure.str.startswith("box_")].reset_index(drop=True)
+                 for one in (frame, whole))
+    pd.testing.assert_frame_equal(own, same)
+    meets = own[(own.measure == "box_meets_event") & (own.explanation == "prototypes")].set_index("level")
+    for level, row in meets.iterrows():
+        assert f"level {level}: the boxes of {round(row['mean'] * row.n)} of {row.n} prototypes meet" in said.out
+    assert set(frame[frame.table == "explanations"].measure) == {"box_volume"}
+
+
+def test_explanations_are_stored_one_by_one(trained, judged, tmp_path, monkeypatch):
+    """A call that ends in the middle of a video keeps what it has measured of it."""
+    before = Heats.of_nodes
+
+    def interrupted(self, name, *words):
+        if name == "grad_cam":
+            raise KeyboardInterrupt
+        return before(self, name, *words)
+
+    words = ("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Heats, "of_nodes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(*words)
+    whole = (judged / "rows.jsonl").read_text().splitlines()
+    half = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert half == whole[:len(half)] and 5 < len(half) < len(whole) / 2 + 1
+    call(*words)
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(whole)
 
 
 def test_embedded_scores_are_measured_alike(tmp_path):

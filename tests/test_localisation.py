@@ -9,9 +9,11 @@ import torch
 
 from evaluation.localisation import (
     Tube,
+    box_in_event,
     chance,
     half_cell,
     on_event,
+    overlap,
     placed,
     points_at,
     random_hits,
@@ -22,6 +24,7 @@ from evaluation.localisation import (
 
 # A box of 4 x 6 pixels (width, height) that moves 3 pixels to the right every frame, over frames 5, 6 and 7.
 MOVING = Tube(5, np.array([[10 + 3 * i, 20, 4, 6] for i in range(3)], dtype=float))
+FRAMES, CROP = np.arange(2, 10), np.array([0.0, 0, 40, 60])  # of a clip
 
 
 def test_the_sweep_holds_all_boxes():
@@ -67,14 +70,59 @@ def test_prototypes_on_an_event_are_those_within_a_cell_of_it():
     assert found[:4].tolist() == [1, 1, 0, 0] and found[4:].isnan().all()
 
 
+OTHER = Tube(6, np.array([[12, 22, 10, 10]], dtype=float))  # overlaps the first in frame 6
+
+
+def pixels_inside(box: tuple[int, ...], tubes: list[Tube]) -> int:
+    """Pixels of a box whose centre lies in an event's box of that very frame."""
+    t0, y0, x0, t1, y1, x1 = box
+    return sum(any(tube.hit_by(t, y + 0.5, x + 0.5, strict=True) for tube in tubes)
+               for t in range(t0, t1) for y in range(y0, y1) for x in range(x0, x1))
+
+
+@pytest.mark.parametrize(("box", "crop", "stride"), [
+    ((5, 20, 10, 7, 23, 13), (18, 8, 28, 24), 1), ((4, 22, 11, 8, 24, 20), (18.5, 8.25, 27.5, 23.75), 1),
+    ((2, 18, 8, 5, 21, 12), (18, 8, 28, 24), 1), ((3, 18, 8, 9, 28, 24), (18, 8, 28, 24), 1),
+    ((5, 20, 10, 9, 24, 16), (18, 8, 28, 24), 2)])
+def test_boxes_of_prototypes_are_counted_pixel_by_pixel_in_every_place(box, crop, stride):
+    """A video without a known event, and a prototype without a video, have no number."""
+    frames = 2 + stride * torch.arange(8 // stride)
+    record = SimpleNamespace(video=["v", "w", None, "v"], frames=frames.expand(4, -1),
+                             crop=torch.tensor(crop, dtype=torch.float32).expand(4, 4), box=lambda p: box)
+    found = box_in_event(record, {"v": [MOVING, OTHER]})
+    assert all(values[1:3].isnan().all() and values[0] == values[3] for values in found.values())
+    t, y, x = (box[i + 3] - box[i] for i in range(3))
+    first, last = int(frames[0]), int(frames[-1]) + 1
+    (top, left), (bottom, right) = np.floor(crop[:2]).astype(int), np.ceil(crop[2:]).astype(int)
+    places = [pixels_inside((t0, y0, x0, t0 + t, y0 + y, x0 + x), [MOVING, OTHER])
+              for t0 in range(first, last - t + 1) for y0 in range(top, bottom - y + 1)
+              for x0 in range(left, right - x + 1)]
+    own = pixels_inside(box, [MOVING, OTHER])
+    assert found["meets"][0] == (own > 0) and float(found["inside"][0]) == pytest.approx(own / (t * y * x))
+    assert float(found["meets_chance"][0]) == pytest.approx(np.mean(np.array(places) > 0))
+    assert float(found["inside_chance"][0]) == pytest.approx(np.mean(places) / (t * y * x))
+
+
+@pytest.mark.parametrize("box", [
+    (0, 0, 0, 8, 20, 30), (3, 10, 5, 6, 13, 10), (0, 0, 0, 2, 4, 4), (4, 11, 6, 7, 14, 30)])
+def test_overlap_is_counted_voxel_by_voxel(box):
+    mask = truth_mask([MOVING], FRAMES, CROP, (20, 30))
+    voxels = [{place for place, value in np.ndenumerate(mask.numpy()) if value},
+              {(t, y, x) for t in range(box[0], box[3]) for y in range(box[1], box[4]) for x in range(box[2], box[5])}]
+    of = {"iou": voxels, "iou_space": [{place[1:] for place in some} for some in voxels],
+          "iou_time": [{place[0] for place in some} for some in voxels]}
+    assert overlap(box, mask) == {name: pytest.approx(len(one & other) / len(one | other))
+                                  for name, (one, other) in of.items()}
+    assert overlap(box, torch.zeros_like(mask)) == {}
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("crop", [(0, 0, 40, 60), (18.0, 12.0, 30.0, 24.0), (0.5, 0.5, 24.5, 15.5)])
 def test_random_hits_count_every_pixel(strict, crop):
-    other = Tube(6, np.array([[12, 22, 10, 10]], dtype=float))  # overlaps the first in frame 6
     frames = np.arange(2, 10)
-    hits = [points_at((frame, y, x), [MOVING, other], strict=strict) for frame in frames
+    hits = [points_at((frame, y, x), [MOVING, OTHER], strict=strict) for frame in frames
             for y in range(60) for x in range(80) if crop[0] <= y < crop[2] and crop[1] <= x < crop[3]]
-    assert random_hits([MOVING, other], frames, np.array(crop), strict=strict) == pytest.approx(np.mean(hits))
+    assert random_hits([MOVING, OTHER], frames, np.array(crop), strict=strict) == pytest.approx(np.mean(hits))
     assert 0 < np.mean(hits) < 1
 
 
@@ -109,9 +157,6 @@ def test_ways_are_read_of_the_videos_that_have_one_and_leave_the_tubes_alone(tmp
         path.write_text(json.dumps(wrong))
         with pytest.raises(ValueError, match=r"truth\.json"):
             read_ways(path)
-
-
-FRAMES, CROP = np.arange(2, 10), np.array([0.0, 0, 40, 60])
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datasets import READERS
 from datasets.on_disk import videos_at
-from datasets.reading import file_type_of
+from datasets.reading import VideoInfo, file_type_of
 from options.errors import CommandLine
 
 
@@ -139,15 +139,21 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
 
 def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
     """Number of frames of every readable video, and a sentence for each of the others."""
-    def count(path: Path) -> int | str:
+    infos, broken = read_infos(paths)
+    return {path: info.n_frames for path, info in infos.items()}, broken
+
+
+def read_infos(paths: set[Path]) -> tuple[dict[Path, VideoInfo], list[str]]:
+    """Frames and size of every readable video, and a sentence for each of the others."""
+    def read(path: Path) -> VideoInfo | str:
         try:
-            return READERS[file_type_of(path)]().info(path).n_frames
+            return READERS[file_type_of(path)]().info(path)
         except ValueError as error:
             return str(error)
 
     # Threads: decoding and waiting for the disk both leave the interpreter free.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ordered = sorted(paths)
-        counts = list(tqdm(pool.map(count, ordered), total=len(ordered), unit="video", desc="counting frames"))
-    return ({path: n for path, n in zip(ordered, counts, strict=True) if isinstance(n, int)},
-            [n for n in counts if isinstance(n, str)])
+        infos = list(tqdm(pool.map(read, ordered), total=len(ordered), unit="video", desc="counting frames"))
+    return ({path: info for path, info in zip(ordered, infos, strict=True) if isinstance(info, VideoInfo)},
+            [info for info in infos if isinstance(info, str)])

@@ -1,0 +1,25 @@
+"""A trunk under its published head, as the judge sees a model: the softmax head alone, without prototypes."""
+
+from torch import Tensor, nn
+
+from explain.attribution import Subject
+
+
+class TrunkModel(nn.Module):
+    """What judging reads of a model with a softmax head, as `HIPE` has it.
+
+    Args:
+        subject: a trunk with a linear head.
+    Attributes:
+        softmax_weights: (K, C) of the head.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__()
+        self.trunk, self.softmax_weights = subject.trunk, subject.head
+        self.normalisation, self.device, self.softmax_log_probs = (
+            subject.normalisation, subject.device, subject.log_probs)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """(B, 3, T, H, W), normalised -> (B, K) log-probabilities."""
+        return self.softmax_log_probs(clips)

@@ -1,0 +1,157 @@
+"""evaluate_explanations.py with a trunk's published weights over loose videos, by its command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from attributable import TRUNK, attribution_folder
+from media import shades, write_video
+from torch import Tensor
+
+import evaluate_explanations
+from datasets.reading import VideoFile
+from datasets.transforms import EvalTransform, normalise
+from evaluation.localisation import read_truth, truth_mask
+from judging.judge import Judge
+from models.resnet3d import ResNet3D
+from options.errors import user_errors
+
+LINE = f"--pretrain_path trunk.pth --classes classes.json {TRUNK} --sample_size 24 --sample_duration 8 --no_cuda"
+FEW = "--videos_dir films --steps 2"
+BOX = [16, 4, 8, 12]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """A trunk with a head of Run, Jump and Wave; films of an unknown class, two with an event; one of a known class."""
+    root = attribution_folder(tmp_path_factory.mktemp("trunk"))
+    truth = {}
+    places = "Swim/v_Swim_g01_c01", "Swim/v_Swim_g02_c01", "Jump/v_Jump_g01_c01", "Fly/v_Fly_g01_c01"
+    for i, place in enumerate(places):
+        write_video(root / "films" / f"{place}.avi", np.roll(shades(12), 7 * i, 2))
+        if not place.startswith("Fly"):
+            truth[Path(place).name] = {"tubes": [{"first_frame": 3, "last_frame": 9, "boxes_x_y_w_h": [BOX] * 6}]}
+    (root / "truth.json").write_text(json.dumps(truth))
+    return root
+
+
+def call(root: Path, *words: object) -> None:
+    line = " ".join(map(str, words))
+    with user_errors():
+        evaluate_explanations.main([*line.split(), "--root_path", str(root)])
+
+
+@pytest.fixture(scope="module")
+def judged(root) -> Path:
+    call(root, LINE, FEW, "--vis_method all --truth truth.json --out out --iterations 2 --options smooth_grad.steps=2",
+         "integrated_grad.steps=2")
+    return root / "out"
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [row for row in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()) if "video" in row]
+
+
+def test_every_method_beside_its_baselines_and_the_event(judged):
+    frame = pd.read_csv(judged / "measures.csv")
+    assert set(frame.table) == {"explanations"} and set(frame.level) == {0}
+    assert {"grad", "grad_cam", "3d_ep", "class_feature_pyramid", "random", "centre", "chance",
+            "event"} <= set(frame.explanation)
+    table = frame.set_index(["explanation", "measure"])
+    for name in ("pointing", "pointing_strict", "pointing_space", "pointing_time", "energy", "energy_space",
+                 "energy_time", "box_iou_time"):
+        assert table.loc[("event", name), "mean"] == 1, name
+    assert table.loc[("grad", "insertion"), "n"] == 4
+    assert {"box_iou", "box_only", "deletion"} <= set(frame[frame.explanation == "event"].measure)
+    assert not {"purity", "set_size", "activation_box_only"} & set(frame.measure)
+
+
+def test_where_the_class_is_not_known_the_prediction_is_held_against_the_event(root, judged):
+    """Where it is known, and the prediction wrong, it is not; neither is a video without a truth."""
+    rows = {row["video"]: row for row in rows_of(judged) if row["explanation"] == "grad_cam"}
+    assert len(rows) == 4 and not any(row["right"] for name, row in rows.items() if "Jump" not in name)
+    for name, row in rows.items():
+        assert ("pointing" in row["measures"]) == ("Swim" in name or ("Jump" in name and row["right"]))
+        assert {"insertion", "deletion", "box_only"} <= set(row["measures"])
+
+
+@torch.no_grad()
+def test_numbers_are_those_of_the_network_alone(root, tmp_path):
+    """Of the event's heat: the probability that is left where only the box around it is sharp, by hand."""
+    call(root, LINE, FEW, "--methods grad --truth truth.json --measures box_volume energy_time insertion",
+         "--videos v_Swim_g02_c01 --inference_stride 4 --out", tmp_path)
+    content = {name.removeprefix("module."): value for name, value in
+               torch.load(root / "trunk.pth")["state_dict"].items()}
+    head = torch.nn.Linear(*reversed(content["fc.weight"].shape))
+    head.load_state_dict({name: content.pop(f"fc.{name}") for name in ("weight", "bias")})
+    strides = {"temporal_strides": (1, 2, 2, 1, 1), "spatial_strides": (2, 2, 2, 1, 1)}
+    network = ResNet3D(10, widen_factor=0.125, conv1_t_size=3, **strides).eval()
+    network.load_state_dict(content)
+
+    def probabilities(clip: Tensor) -> Tensor:
+        return head(network(normalise(clip[None], "kinetics")).mean((2, 3, 4))).softmax(1)[0]
+
+    path = root / "films" / "Swim" / "v_Swim_g02_c01.avi"
+    windows = [torch.arange(first, first + 8) for first in (0, 4)]
+    clips = [EvalTransform(24)(VideoFile().frames(path, frames)) for frames in windows]
+    scores = torch.stack([probabilities(clip) for clip, _, _ in clips])
+    leaf = int(scores.pow(4).sum(0).argmax())
+    best = int(scores[:, leaf].argmax())
+    rows = {row["explanation"]: row for row in rows_of(tmp_path)}
+    assert rows["event"]["node"] == ("Run", "Jump", "Wave")[leaf]
+    mask = truth_mask(read_truth(root / "truth.json")["v_Swim_g02_c01"], windows[best].numpy(),
+                      clips[best][1].numpy(), (24, 24))
+    assert rows["chance"]["measures"]["energy_time"] == pytest.approx(float(mask.flatten(1).any(1).float().mean()))
+    shape = [int(mask.any(1).any(1).sum()), int(mask.any(0).any(1).sum()), int(mask.any(0).any(0).sum())]
+    assert rows["event"]["measures"]["box_volume"] == pytest.approx(np.prod(shape) / mask.numel(), abs=1e-6)
+
+
+def test_measures_that_are_added_later_join_the_others(root, tmp_path, monkeypatch):
+    words = (LINE, FEW, "--methods grad --truth truth.json --videos v_Swim_g01_c01 --out", tmp_path)
+    names = ["pointing", "insertion", "box_iou"]
+    call(root, *words, "--measures", names[0])
+    assert set(pd.read_csv(tmp_path / "measures.csv").measure) == {"pointing"}
+    call(root, *words, "--measures", *names[1:])
+    assert set(pd.read_csv(tmp_path / "measures.csv").measure) == {"insertion", "box_iou"}
+    monkeypatch.setattr(Judge, "rows", None)  # all is there
+    call(root, *words, "--measures", *names)
+    assert set(pd.read_csv(tmp_path / "measures.csv").measure) == set(names)
+
+
+def test_smoothed_heat_is_of_a_place(root, tmp_path):
+    for flag in ("", "--smooth"):
+        call(root, LINE, FEW, "--methods grad grad_cam --measures box_volume energy --truth truth.json", flag,
+             "--out", tmp_path / f"out{flag}")
+    plain, smooth = (pd.read_csv(tmp_path / name / "measures.csv").set_index(["explanation", "measure"])["mean"]
+                     for name in ("out", "out--smooth"))
+    assert smooth["grad", "box_volume"] > plain["grad", "box_volume"]
+    assert smooth["grad_cam", "box_volume"] == plain["grad_cam", "box_volume"]
+    assert '"smooth": true' in (tmp_path / "out--smooth" / "rows.jsonl").read_text()
+    assert "smooth" not in (tmp_path / "out" / "rows.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("line", "word"), [
+    ("--model resnet", "--resume_path"), (f"{LINE}", "--videos_dir"), (f"{LINE} --videos_dir nowhere", "nowhere"),
+    (f"{LINE} --videos_dir films --levels 0", "--levels"), (f"{LINE} --videos_dir films --head prototypes", "--head"),
+    (f"{LINE} --videos_dir films --videos v_Nobody", "v_Nobody"),
+    (f"{LINE} --videos_dir films --measures purity", "purity"),
+    (f"{LINE} --videos_dir films --truth classes.json", "classes.json"),
+    ("--resume_path save_1.pth --model i3d", "--model"),
+    ("--resume_path save_1.pth --videos_dir films", "--videos_dir")])
+def test_bad_input_is_one_sentence(root, tmp_path, line, word, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(root, line, "--out", tmp_path)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and word in said and "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_videos_of_one_name_are_refused(root, tmp_path, capsys):
+    for label in ("a", "b"):
+        write_video(tmp_path / "films" / label / "v.avi", shades(9))
+    with pytest.raises(SystemExit):
+        call(root, LINE, "--videos_dir", tmp_path / "films", "--out", tmp_path)
+    assert "one name" in capsys.readouterr().err
