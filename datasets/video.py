@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.reading import Reader
+from datasets.reading import CachedReader, LastVideo, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows, seed_of
 
 
@@ -188,6 +188,16 @@ class VideoClips(Dataset):
         made = [[type(part).__name__, {name: value for name, value in vars(part).items() if not name.startswith("_")}]
                 for part in (self.sampler, self.transform)]
         return [made, self.seed, self.normalisation, total.hexdigest()]
+
+    def one_by_one(self, most: int) -> "VideoClips":
+        """The same clips by a reader that decodes a video of at most so many frames once for clips that follow each
+        other."""
+        if isinstance(self.reader, CachedReader):
+            return self
+        clips, known = copy.copy(self), self.videos.n_frames
+        short = ((known > 0) & (known <= most)).nonzero()[0].tolist()
+        clips.reader = LastVideo(self.reader, {str(self.videos.path(v)): int(known[v]) for v in short})
+        return clips
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
         """One clip.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from datasets.video import VideoClips
 from models import HIPE
@@ -54,11 +55,11 @@ class FrozenTrunk:
     def views(self, clips: VideoClips, views: Views) -> StoredFeatures:
         """Augmented views of the training clips, in half precision, which differs from float32 by one part in 2048 at
         most; features of clip i in view v are number `v * len(clips) + i`."""
-        world = self.world
-        batches = views.passes(self.args.batch_size, world.rank, world.size)
-        places = [torch.arange(rank, len(views), world.size) for rank in range(world.size)]
-        return self._set("views", clips, batches, self.precision, torch.float16, [views.n_views, views.first],
-                         places=places)
+        n, size = len(clips), self.world.size
+        order = [(views.first + v, i) for i in range(self.world.rank, n, size) for v in range(views.n_views)]
+        places = [v * n + i for rank in range(size) for i in range(rank, n, size) for v in range(views.n_views)]
+        return self._set("views", clips, order, self.precision, torch.float16, [views.n_views, views.first],
+                         places=torch.tensor(places))
 
     def still(self, clips: VideoClips) -> StoredFeatures:
         """The clips of start, push and tuning, by the trunk in float32 and not rounded, since what is pushed is
@@ -72,18 +73,18 @@ class FrozenTrunk:
         """The clips of validation, not rounded either, so that accuracies are as by the clips themselves."""
         return self._set("validation", clips, self._share(clips), self.precision, torch.float32)
 
-    def _share(self, clips: VideoClips) -> list[list[int]]:
-        """This process's share of the clips in batches."""
-        share, n = list(self.world.share(len(clips))), self.args.batch_size
-        return [share[start:start + n] for start in range(0, len(share), n)]
+    def _share(self, clips: VideoClips) -> list[int]:
+        """The clips of this process's share of the videos."""
+        return (clips.item_video % self.world.size == self.world.rank).nonzero()[0].tolist()
 
-    def _set(self, name: str, clips: VideoClips, batches: Sequence[list], precision: Precision, dtype: torch.dtype,
-             more: object = None, *, looks: bool = False, places: Sequence[Tensor] | None = None) -> StoredFeatures:
+    def _set(self, name: str, clips: VideoClips, order: Sequence, precision: Precision, dtype: torch.dtype,
+             more: object = None, *, looks: bool = False, places: Tensor | None = None) -> StoredFeatures:
         """A set of clips, from its files as far as these are of the same trunk and clips.
 
         Args:
-            name: of the files. batches: of this process. more: what else the features depend on.
-            places: of each process's rows among all clips; by their items where None.
+            name: of the files. order: indices of this process's clips, those of a video one after the other, so that
+                it is decoded once. more: what else the features depend on.
+            places: of all processes' rows among all clips; by their items where None.
         """
         if name in self._sets:
             return self._sets[name]
@@ -93,18 +94,24 @@ class FrozenTrunk:
         fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         paths = [self.folder / f"{name}.{rank}-of-{world.size}" for rank in range(world.size)]
         self.model.trunk.eval()
+        batches = [order[start:start + args.batch_size] for start in range(0, len(order), args.batch_size)]
+        a_video = args.sample_duration * args.sample_t_stride * len(order) * world.size // max(len(clips.videos), 1)
 
-        def loader(left: Sequence[list]):
-            return make_loader(clips, n_threads=args.n_threads, device=device, batch_sampler=left)
+        def loader(left: Sequence[list]) -> DataLoader:
+            return make_loader(clips.one_by_one(a_video), n_threads=args.n_threads, device=device, batch_sampler=left)
 
         FeatureFile(paths[world.rank], fingerprint).fill(
             Pass(batches, loader, self._part(precision, looks), dtype, f"trunk, {name}"), device=device, world=world,
             stop=self.stop)
         world.any(False)  # what all have written is read by all
+        if world.is_main:
+            for path in self.folder.glob(f"{name}.*-of-*"):  # of another number of processes
+                if f"-of-{world.size}." not in path.name:
+                    path.unlink()
         files = [FeatureFile(path, fingerprint) for path in paths]
         rows = [file.index["rows"] for file in files if len(file)]
         joined = {key: torch.cat([part[key] for part in rows]) for key in (rows[0] if rows else ())}
-        keys = torch.cat(list(places)) if places else joined.get("item", torch.empty(0, dtype=torch.int64))
+        keys = places if places is not None else joined.get("item", torch.empty(0, dtype=torch.int64))
         stored = StoredFeatures([file.features() for file in files], joined, keys,
                                 (args.sample_duration, args.sample_size, args.sample_size), self._memory)
         self._memory -= 0 if stored.mapped else stored.nbytes

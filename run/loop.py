@@ -30,8 +30,13 @@ def train(run: Run) -> bool:
     stop = Stop(patient=run.world.size > 1)
     try:
         return _train(run, stop)
+    except Paused:  # in the pass before a validation: the steps since the newest checkpoint are taken again, at no cost
+        print(f"asked to stop: what the trunk has made of the clips is kept in {run.results}; go on with --resume_path "
+              "auto", file=sys.stderr)
+        return False
     finally:
         stop.release()
+        run.frozen = run.validation = None  # and their memory
 
 
 def _train(run: Run, stop: Stop) -> bool:
@@ -51,6 +56,8 @@ def _train(run: Run, stop: Stop) -> bool:
         try:
             HANDLERS[step.kind](work, step, done[step.kind] / totals[step.kind])
         except Paused:  # before the step has changed anything
+            if run.done is None:
+                raise
             bar.close()
             _stopped(run)
             return False
@@ -74,10 +81,6 @@ def _train(run: Run, stop: Stop) -> bool:
 
 def _stopped(run: Run) -> None:
     """Save where a run stands that was asked to stop."""
-    if run.done is None:
-        print("asked to stop: what the trunk has made of the clips is kept; go on with --resume_path auto",
-              file=sys.stderr)
-        return
     run.save("last.pth")
     print(f"asked to stop: {run.results / 'last.pth'} stands at {run.done.kind} epoch {run.done.epoch}; go on "
           "with --resume_path auto", file=sys.stderr)
@@ -138,10 +141,7 @@ def _validate(run: Run, log: Log, step: Step) -> None:
     due = step.epoch % run.args.val_every == 0 or step.epoch == last_epoch
     if run.args.no_val or not KINDS[step.kind].validated or not due:
         return
-    try:
-        scores = validate(run, pooled=step.kind == "trunk")
-    except Paused:  # the step itself is done
-        scores = None
+    scores = validate(run, pooled=step.kind == "trunk")
     if scores is not None:
         log.add("val", step, **scores)
         print_scores(f"{step.kind} {step.epoch}", scores)

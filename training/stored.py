@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.weights import read_state
-from training.checkpoint import write_whole
+from training.checkpoint import sweep, write_whole
 from training.distributed import World
 from training.features import valid_clips
 from training.starts import HALF
@@ -198,6 +198,7 @@ class FeatureFile:
             return
         if not self.index["batches"]:
             self.rows_path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(self.rows_path.parent)
             self.index_path.unlink(missing_ok=True)  # before the rows that it counts
         flushed, before = time.monotonic(), self.index["batches"]
         bar = tqdm(total=sum(map(len, todo.batches)), initial=sum(map(len, todo.batches[:before])), unit=" clips",
