@@ -12,8 +12,12 @@ import torch
 from processes import in_processes
 from program import assert_same, cut, train
 
+from datasets.transforms import normalise
 from models.resnet3d import ResNet3D
+from run.data import even_clips, make_reader, read_videos
 from run.frozen import FrozenTrunk
+from run.model import model_of
+from run.resume import stored_args
 from training import stored
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
@@ -331,3 +335,19 @@ def test_an_unreadable_video_is_left_out(own_data, tmp_path, forwards):
     assert sum(forwards) == VIEWS + STILL - 2 + VALIDATION
     record = load_checkpoint(tmp_path / "save_4.pth")["push_record"]
     assert "v_Run_g00_c01" not in record["video"]
+
+
+@torch.no_grad()
+def test_a_prototype_is_a_patch_of_its_own_clip(frozen):
+    """As the trunk sees the clip when it is explained, not as a rounded copy of it."""
+    model, hierarchy, record = model_of(checkpoint := load_checkpoint(frozen / "save_4.pth"), frozen)
+    args = stored_args(checkpoint)
+    videos = read_videos(args, hierarchy).subset("training")
+    clips = even_clips(args, videos, make_reader(args), args.push_clips, normalisation=model.normalisation)
+    places = {(videos.names[v], tuple(clips.item_frames(i).tolist())): i for i, v in enumerate(clips.item_video)}
+    model.eval()
+    for p, name in enumerate(record.video):
+        clip = normalise(clips[places[name, tuple(record.frames[p].tolist())]]["clip"][None], model.normalisation)
+        output = model(clip)
+        assert float(output.distances[0, p]) < 1e-9 and int(output.cells[0, p]) == int(record.cell[p])
+        assert float(output.activations[0, p]) == pytest.approx(model.prototype_layer.highest, abs=1e-6)
