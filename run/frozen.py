@@ -100,15 +100,19 @@ class FrozenTrunk:
         def loader(left: Sequence[list]) -> DataLoader:
             return make_loader(clips.one_by_one(a_video), n_threads=args.n_threads, device=device, batch_sampler=left)
 
-        FeatureFile(paths[world.rank], fingerprint).fill(
-            Pass(batches, loader, self._part(precision, looks), dtype, f"trunk, {name}"), device=device, world=world,
-            stop=self.stop)
-        world.any(False)  # what all have written is read by all
+        own = FeatureFile(paths[world.rank], fingerprint)
+        own.fill(Pass(batches, loader, self._part(precision, looks), dtype, f"trunk, {name}"), device=device,
+                 world=world, stop=self.stop)
+        counts = world.objects(len(own))  # by now all have written what all read
         if world.is_main:
             for path in self.folder.glob(f"{name}.*-of-*"):  # of another number of processes
                 if f"-of-{world.size}." not in path.name:
                     path.unlink()
         files = [FeatureFile(path, fingerprint) for path in paths]
+        for path, file, count in zip(paths, files, counts, strict=True):
+            if len(file) != count:
+                raise ValueError(f"{path}.rows: another process has written it and this one does not see it; give a "
+                                 "--result_path that is one folder for all processes, or --cache_features 0")
         rows = [file.index["rows"] for file in files if len(file)]
         joined = {key: torch.cat([part[key] for part in rows]) for key in (rows[0] if rows else ())}
         keys = places if places is not None else joined.get("item", torch.empty(0, dtype=torch.int64))

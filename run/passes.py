@@ -122,10 +122,7 @@ class Passes:
         print(f"the trunk learns nothing and runs once: its features of {views.n_views} views and {args.push_clips} "
               f"still clips of each of {len(clips)} training videos are kept ({size:.2g} GB, {where}), and those of "
               "validation", file=sys.stderr)
-
-        def batches() -> Iterator[dict]:
-            yield from run.frozen.views(clips, views).batches(views.items(order), run.device)
-        return batches()
+        yield from run.frozen.views(clips, views).batches(views.items(order), run.device)
 
     def _views(self, n_clips: int, steps: Steps) -> Views | None:
         """The views of --cache_features, where the schedule has more warm epochs than these and they fit the budget."""
