@@ -1,6 +1,9 @@
 """Videos as records, and clips of them as a dataset."""
 
+import contextlib
 import copy
+import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datasets.reading import Reader
+from datasets.reading import CachedReader, LastVideo, Reader
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows, seed_of
 
 
@@ -172,6 +175,29 @@ class VideoClips(Dataset):
         """How many videos are shorter than a clip, which then shows frames twice."""
         lengths = self._spans[:, 1] - self._spans[:, 0]
         return int(((lengths > 0) & (lengths <= (self.sampler.duration - 1) * self.sampler.stride)).sum())
+
+    def identity(self) -> list:
+        """All that the clips are a function of, as plain values and a checksum of the videos: names, labels, frames,
+        and the sizes and times of their files, or the times of their folders."""
+        total = hashlib.sha256(self.videos.labels.tobytes() + self._spans.tobytes())
+        for i, name in enumerate(self.videos.names):
+            total.update(name.encode("utf-8", "surrogatepass") + b"\0")
+            with contextlib.suppress(OSError):
+                state = os.stat(self.videos.path(i))
+                total.update(f"{state.st_size if self.videos.path(i).is_file() else 0} {state.st_mtime_ns}".encode())
+        made = [[type(part).__name__, {name: value for name, value in vars(part).items() if not name.startswith("_")}]
+                for part in (self.sampler, self.transform)]
+        return [made, self.seed, self.normalisation, total.hexdigest()]
+
+    def one_by_one(self, most: int) -> "VideoClips":
+        """The same clips by a reader that decodes a video of at most so many frames once for clips that follow each
+        other."""
+        if isinstance(self.reader, CachedReader):
+            return self
+        clips, known = copy.copy(self), self.videos.n_frames
+        short = ((known > 0) & (known <= most)).nonzero()[0].tolist()
+        clips.reader = LastVideo(self.reader, {str(self.videos.path(v)): int(known[v]) for v in short})
+        return clips
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict:
         """One clip.

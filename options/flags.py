@@ -66,11 +66,15 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
                             "code (default: still)")
     group.add_argument("--n_threads", type=AMOUNT, default=4, help="loader processes, 0 for none (default: 4)")
     group.add_argument("--cache_features", type=AMOUNT, default=4,
-                       help="views of each clip whose trunk features the warm epochs take turns with; 0 for a new "
-                            "view every epoch (default: 4)")
+                       help="views of each clip whose trunk features the warm epochs take turns with, and all epochs "
+                            "of a trunk that learns nothing, which then runs once over every clip; 0 for a new view "
+                            "every epoch (default: 4)")
     group.add_argument("--cache_gb", type=GIGABYTES, default=4.0,
-                       help="GB of memory for these features; where they do not fit, every warm epoch runs the trunk "
-                            "(default: 4)")
+                       help="GB of memory for these features; those of a trunk that learns nothing stay on disk where "
+                            "they do not fit, else every warm epoch runs the trunk (default: 4)")
+    group.add_argument("--keep_features", action="store_true",
+                       help="leave the features of a trunk that learns nothing in {result_path}/features when training "
+                            "is done, for another run there")
     group.add_argument("--memory_gb", type=GIGABYTES, default=0.0,
                        help="GB of decoded frames to keep in memory (default: 0)")
     group.add_argument("--strict", action="store_true",

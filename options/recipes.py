@@ -11,7 +11,7 @@ WEIGHT_FLAGS = ("model", "model_depth", "conv1_t_stride", "temporal_strides", "s
 CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train", "no_val", "inference",
               "inference_subset", "inference_batch_size", "target_accuracy", "output_topk", "n_threads", "device",
               "no_cuda", "amp",
-              "compile", "deterministic", "tensorboard", "no_img", "strict")
+              "compile", "deterministic", "tensorboard", "no_img", "strict", "keep_features")
 # What checkpoints from before a flag were made with, where that is not the flag's default.
 LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
 # Defaults of the flags that nobody gives. Training starts from published weights (--pretrain_path) or from scratch. The

@@ -6,6 +6,7 @@ from typing import NoReturn
 
 from models import TRUNKS
 from models.scores import SCORES, TreeScore
+from models.stages import CLASSIFIERS
 from options.recipes import PAPER, RECIPES
 from options.trunks import TRUNK_FLAGS
 
@@ -50,7 +51,7 @@ def filled(args: argparse.Namespace) -> Flags:
     flags, by_tree = argparse.Namespace(**vars(args)), decides_by_tree(args)
     defaults = RECIPES["pretrained" if flags.pretrain_path or flags.paper else "scratch"]
     _fill(flags, defaults)
-    _fill(flags, RECIPES["frozen"] if by_tree and _is_frozen(flags) else {})
+    _fill(flags, RECIPES["frozen"] if by_tree and flags.pretrain_path and trunk_stays(flags) else {})
     if flags.no_start or flags.starts == "sampled":  # nothing is fitted to standardise by
         _fill(flags, {"standardise": False})
     _fill(flags, RECIPES["tree" if by_tree else "embedded"])
@@ -63,10 +64,10 @@ def _fill(flags: argparse.Namespace, defaults: dict) -> None:
             setattr(flags, name, value)
 
 
-def _is_frozen(flags: argparse.Namespace) -> bool:
-    """Whether the trunk's weights are published ones and stay as they are."""
+def trunk_stays(flags: argparse.Namespace) -> bool:
+    """Whether no step of the whole schedule trains a part of the trunk, whose rates are all above 0."""
     trained = flags.trunk_epochs > 0 or flags.warm_epochs < flags.n_epochs
-    return bool(flags.pretrain_path) and (flags.ft_begin_module == "fc" or not trained)
+    return flags.ft_begin_module in CLASSIFIERS or not trained
 
 
 def decides_by_tree(args: argparse.Namespace) -> bool:

@@ -25,14 +25,18 @@ def print_scores(title: str, scores: dict[str, float]) -> None:
 def validate(run: Run, *, pooled: bool = False) -> dict[str, float] | None:
     """Accuracies over the validation videos, by the prototypes or by the trunk epochs' softmax head; None without any.
 
-    The loader's processes wait for the next validation.
+    The loader's processes wait for the next validation; by a frozen trunk there is one pass for all of them.
     """
     args = run.args
     if run.validation is None:
         videos = run.subset("val")
         clips = even_clips(args, videos, run.reader("val"), args.n_val_samples, normalisation=run.model.normalisation)
-        run.validation = videos, make_loader(clips, n_threads=args.n_threads, device=run.device, persistent=True,
-                                             **share_of(run, clips, args.batch_size))
+        if run.frozen is not None and videos:
+            loader = run.frozen.validation(clips).loader(args.batch_size, run.world.rank, run.world.size)
+        else:
+            loader = make_loader(clips, n_threads=args.n_threads, device=run.device, persistent=True,
+                                 **share_of(run, clips, args.batch_size))
+        run.validation = videos, loader
     videos, loader = run.validation
     if not videos:
         return None

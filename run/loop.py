@@ -8,12 +8,14 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from run.frozen import remove_features
 from run.infer import print_scores, validate
 from run.state import Run
 from run.steps import Work, gradient_step, push_prototypes, start, tune
 from training.checkpoint import put_aside, sweep
 from training.log import Log, Meter, Stop
 from training.schedule import GRADIENT_KINDS, KINDS, Step, Steps
+from training.stored import Paused
 
 # A handler takes the work, the step, and the share of the steps of its kind that are done, 0..1.
 HANDLERS: dict[str, Callable[[Work, Step, float], None]] = {
@@ -28,14 +30,22 @@ def train(run: Run) -> bool:
     stop = Stop(patient=run.world.size > 1)
     try:
         return _train(run, stop)
+    except Paused:  # in the pass before a validation: the steps since the newest checkpoint are taken again, at no cost
+        print(f"asked to stop: what the trunk has made of the clips is kept in {run.results}; go on with --resume_path "
+              "auto", file=sys.stderr)
+        return False
     finally:
         stop.release()
+        run.frozen = run.validation = None  # and their memory
 
 
 def _train(run: Run, stop: Stop) -> bool:
     work = Work(run)
+    if run.frozen is not None:
+        run.frozen.stop = lambda: stop.asked
     if not work.todo:
         print(f"{run.results}: the run is finished; a larger --n_epochs goes on", file=sys.stderr)
+        _clear_features(run)
         return True
     _make_room(run)
     work.log = log = Log(run.results, run.done, tensorboard=run.args.tensorboard, silent=not run.world.is_main)
@@ -43,7 +53,14 @@ def _train(run: Run, stop: Stop) -> bool:
     bar = None
     for step, following in itertools.pairwise(itertools.chain(work.todo, [None])):
         bar = bar or _bar(run, step, work.todo)
-        HANDLERS[step.kind](work, step, done[step.kind] / totals[step.kind])
+        try:
+            HANDLERS[step.kind](work, step, done[step.kind] / totals[step.kind])
+        except Paused:  # before the step has changed anything
+            if run.done is None:
+                raise
+            bar.close()
+            _stopped(run)
+            return False
         done[step.kind] += 1
         run.done = step
         bar.update()
@@ -56,11 +73,23 @@ def _train(run: Run, stop: Stop) -> bool:
             work.meter, bar = Meter(), None
         asked = run.world.any(stop.asked)
         if asked and following is not None:
-            run.save("last.pth")
-            print(f"asked to stop: {run.results / 'last.pth'} stands at {step.kind} epoch {step.epoch}; go on "
-                  "with --resume_path auto", file=sys.stderr)
+            _stopped(run)
             return False
+    _clear_features(run)
     return not asked  # asked during the last step: the run is complete, but what the caller does next is not wanted
+
+
+def _stopped(run: Run) -> None:
+    """Save where a run stands that was asked to stop."""
+    run.save("last.pth")
+    print(f"asked to stop: {run.results / 'last.pth'} stands at {run.done.kind} epoch {run.done.epoch}; go on "
+          "with --resume_path auto", file=sys.stderr)
+
+
+def _clear_features(run: Run) -> None:
+    """Remove the features of a frozen trunk from the folder of a complete run."""
+    if run.world.is_main and not run.args.keep_features:
+        remove_features(run.results)
 
 
 def _make_room(run: Run) -> None:

@@ -13,6 +13,7 @@ from run.state import Run
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.precision import Precision
 from training.schedule import GRADIENT_KINDS, ScheduledBatches, Step, Steps
+from training.stored import StoredBatches
 
 
 def share_of(run: Run, clips: VideoClips, batch_size: int) -> dict:
@@ -44,24 +45,36 @@ class Passes:
         self.augmented = training_clips(run.args, training, reader, normalisation=run.model.normalisation,
                                         flip=False)
 
+    def of_start(self) -> Iterable[dict]:
+        """What the start of the prototypes goes over: all still clips, in the main process."""
+        args = self.run.args
+        if self.run.frozen is not None:
+            return self.run.frozen.still(self.still).loader(args.batch_size)
+        return make_loader(self.still, n_threads=args.n_threads, device=self.run.device, batch_size=args.batch_size)
+
     def of_push(self, step: Step) -> dict:
         """What a push and the tuning after it go over: the loader, its clips at most, and the precision.
 
-        The last push decides what is explained; those before it take fewer clips and the precision of evaluation.
+        The last push decides what is explained; those before it take fewer clips and the precision of evaluation. Of a
+        frozen trunk all take the same stored features.
         """
         run = self.run
         final, augmented = step.epoch == self.last_push, run.args.push_on != "still"
+        precision = Precision(run.device) if final else run.precision
+        if run.frozen is not None and not augmented:
+            loader = run.frozen.still(self.still).loader(run.args.batch_size, run.world.rank, run.world.size)
+            return {"loader": loader, "n_clips": len(run.world.share(len(self.still))), "precision": precision}
         clips = self.augmented if augmented else self.still if final else self.middle
         loader = self._loader(clips)
         return {"loader": NormalisedTwice(loader) if augmented else loader,
                 "n_clips": len(run.world.share(len(clips))),
-                "precision": Precision(run.device) if final else run.precision}
+                "precision": precision}
 
     def features_of_push(self, step: Step) -> KeptFeatures:
         """The neck's features of the clips that a push went over, of this process's share."""
-        model = self.run.model
-        return keep_features(nn.Sequential(model.trunk, model.neck), device=self.run.device, folder=self.run.results,
-                             **self.of_push(step))
+        model, pushed = self.run.model, self.of_push(step)
+        part = model.neck if isinstance(pushed["loader"], StoredBatches) else nn.Sequential(model.trunk, model.neck)
+        return keep_features(part, device=self.run.device, folder=self.run.results, **pushed)
 
     def trunk_features(self) -> KeptFeatures:
         """The trunk's features of augmented clips, on every process."""
@@ -83,6 +96,8 @@ class Passes:
             return ScheduledBatches(todo.only(*kinds), len(clips), run.args.batch_size, seed=run.args.manual_seed,
                                     trunk_epochs=run.args.trunk_epochs, rank=run.world.rank, size=run.world.size)
 
+        if run.frozen is not None:
+            return dict.fromkeys(GRADIENT_KINDS, self._of_frozen(clips, steps, order(*GRADIENT_KINDS)))
         views = self._views(len(clips), steps) if todo.only("warm") else None
         if views is None:
             loaded = valid_clips(self._loader(clips, order(*GRADIENT_KINDS)), run.device)
@@ -91,15 +106,31 @@ class Passes:
         loaded = valid_clips(self._loader(clips, order(*others)), run.device)
         return dict.fromkeys(others, loaded) | {"warm": self._of_views(clips, views, order("warm"))}
 
+    def _numbers_of_a_clip(self) -> int:
+        """How many numbers the trunk's features of a clip are."""
+        args, trunk = self.run.args, self.run.model.trunk
+        size = (args.sample_duration, args.sample_size, args.sample_size)
+        return trunk.out_channels * math.prod(-(-n // stride) for n, stride in zip(size, trunk.stride, strict=True))
+
+    def _of_frozen(self, clips: VideoClips, steps: Steps, order: ScheduledBatches) -> Iterator[dict]:
+        """Batches of the features of a frozen trunk, whose views all epochs take in turn."""
+        run, args = self.run, self.run.args
+        epochs = {(stretch.kind == "trunk", stretch.epoch) for stretch in steps.only(*GRADIENT_KINDS).stretches}
+        views = Views(min(args.cache_features, len(epochs)), len(clips), first=1)
+        size = self._numbers_of_a_clip() * (2 * len(views) + 4 * len(self.still)) / 1e9
+        where = "in memory" if size <= args.cache_gb else "on disk"
+        print(f"the trunk learns nothing and runs once: its features of {views.n_views} views and {args.push_clips} "
+              f"still clips of each of {len(clips)} training videos are kept ({size:.2g} GB, {where}), and those of "
+              "validation", file=sys.stderr)
+        yield from run.frozen.views(clips, views).batches(views.items(order), run.device)
+
     def _views(self, n_clips: int, steps: Steps) -> Views | None:
         """The views of --cache_features, where the schedule has more warm epochs than these and they fit the budget."""
-        args, trunk = self.run.args, self.run.model.trunk
+        args = self.run.args
         if not 0 < args.cache_features < len(steps.only("warm").stretches):
             return None
         views = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
-        size = (args.sample_duration, args.sample_size, args.sample_size)
-        cells = math.prod(-(-n // stride) for n, stride in zip(size, trunk.stride, strict=True))
-        gigabytes = len(views) * trunk.out_channels * cells * 2 / 1e9
+        gigabytes = len(views) * self._numbers_of_a_clip() * 2 / 1e9
         fit = gigabytes <= args.cache_gb
         print(f"warm epochs: the trunk's features of {args.cache_features} views of each of {n_clips} clips "
               + (f"are kept ({gigabytes:.2g} GB)" if fit else

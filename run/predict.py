@@ -18,7 +18,7 @@ from evaluation.recognition import (
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.distributed import World
-from training.features import valid_clips
+from training.features import trunk_features, valid_clips
 from training.precision import Precision
 
 
@@ -29,7 +29,7 @@ def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch
     """Probabilities of all nodes for each video, pooled over its clips.
 
     Args:
-        loader: batches of evaluation clips, this process's share of them in `world`.
+        loader: batches of evaluation clips or of their stored features, this process's share of them in `world`.
         n_videos: number of videos that the batches' `video` indexes.
         pooled: predict with the softmax head of the trunk epochs instead of the prototypes.
         description: of the progress bar; None for no bar.
@@ -42,7 +42,8 @@ def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch
     pool = VideoPool(n_videos, model.membership, power)
     for batch in valid_clips(loader, device, description):
         with (precision or Precision(device)).in_inference():
-            outputs = model.trunk(batch["clip"]) if pooled else model(batch["clip"]).log_probs
+            trunk = trunk_features(model.trunk, batch)
+            outputs = trunk if pooled else model.head(trunk).log_probs
         log_probs = model.node_log_probs(model.pooled_log_probs(outputs.float())) if pooled else outputs
         pool.add(batch["video"], log_probs.exp().cpu(), batch["item"])
     pool, *others = (world or World()).objects(pool)

@@ -16,6 +16,7 @@ from datasets.video import VideoTable
 from models import HIPE
 from models.stages import stages_before
 from run.data import make_reader, read_videos
+from run.frozen import FrozenTrunk
 from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
 from run.resume import resume
 from training.checkpoint import checkpoints_in, save_checkpoint, write_whole
@@ -25,6 +26,7 @@ from training.losses import LossWeights
 from training.precision import check_compiler, choose_precision, prepare_device
 from training.push import PushRecord
 from training.schedule import Step
+from training.stored import StoredBatches
 
 
 class Run:
@@ -48,6 +50,7 @@ class Run:
         mapped: whether the pooled head tells classes apart, so that there are class maps to place prototypes by.
         earlier: checkpoints of another run in the folder, which training replaces.
         validation: videos and their loader, made by the first validation.
+        frozen: features of all clips, while a run trains whose trunk learns nothing.
     """
 
     def __init__(self, args: argparse.Namespace, given: set[str], world: World) -> None:
@@ -61,7 +64,8 @@ class Run:
         self.videos = hold_out(videos, self.held_out, DATASETS[args.dataset])
         self.source = make_reader(args)
         self.preloaded: set[str] = set()  # subsets that were read into memory
-        self.validation: tuple[VideoTable, DataLoader] | None = None
+        self.validation: tuple[VideoTable, DataLoader | StoredBatches] | None = None
+        self.frozen: FrozenTrunk | None = None
         self.results: Path = args.result_path
         self.earlier = [] if checkpoint is not None or args.no_train else checkpoints_in(self.results)
         if self.earlier and not args.overwrite:

@@ -2,15 +2,17 @@
 
 import sys
 import time
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from datasets.sampling import EpochBatches, n_batches
-from datasets.video import VideoClips
 from explain import patch_sheet, prototype_pictures
-from run.data import even_clips, make_loader, report_looped, training_clips
+from options.resolve import trunk_stays
+from run.data import even_clips, report_looped, training_clips
+from run.frozen import FrozenTrunk
 from run.passes import Passes
 from run.state import Run
 from training.features import KeptFeatures
@@ -57,6 +59,9 @@ class Work:
             tune_iterations=args.tune_iterations, last_push=not args.no_last_push)
         self.todo = remaining(self.steps, run.done)
         self.still = even_clips(args, self.training, reader, args.push_clips, normalisation=run.model.normalisation)
+        if args.cache_features and trunk_stays(args):
+            run.frozen = FrozenTrunk(args, run.model, mapped=run.mapped, results=run.results, world=run.world,
+                                     precision=run.precision)
         self.passes = Passes(run, self.training, self.clips, self.still, self.steps, self.todo)
         self.features: KeptFeatures | None = None
         self.activations: Tensor | None = None
@@ -110,24 +115,23 @@ def start(work: Work, step: Step, progress: float) -> None:
                    "are off", file=sys.stderr)
     placed = 0
     if not run.args.no_start:
-        ways = None
+        ways, loader = None, work.passes.of_start()
         if run.world.is_main:
-            placed, ways = _place(run, work.still)
+            placed, ways = _place(run, loader, len(work.training))
         run.world.align(run.model)
         run.set_ways(run.world.objects(ways)[0], work.training)
     known = 0 if run.ways is None else int((run.ways >= 0).sum())
     work.log.add("start", step, placed=placed, prototypes=len(run.model.prototype_layer.node_of), videos_of_a_way=known)
 
 
-def _place(run: Run, clips: VideoClips) -> tuple[int, Tensor | None]:
+def _place(run: Run, loader: Iterable[dict], n_videos: int) -> tuple[int, Tensor | None]:
     """Give prototypes a start; how many were placed, and the videos' ways where the losses take them."""
     args = run.args
-    loader = make_loader(clips, n_threads=args.n_threads, device=run.device, batch_size=args.batch_size)
     how = {"device": run.device, "sure": args.sure, "mapped": run.mapped, "precision": run.precision, "progress": True}
     if args.starts == "sampled":
         generator = torch.Generator().manual_seed(args.manual_seed)
         return start_prototypes(run.model, loader, generator=generator, **how), None
-    starts = spread_prototypes(run.model, loader, n_videos=len(clips.videos), seed=args.manual_seed,
+    starts = spread_prototypes(run.model, loader, n_videos=n_videos, seed=args.manual_seed,
                                standardise=args.standardise, clips_a_way=args.ways_clips, **how)
     shown = run.mapped and args.ways_weight and bool((starts.ways >= 0).any())
     return starts.placed, starts.ways if shown else None

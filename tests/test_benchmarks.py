@@ -7,7 +7,7 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, preparing, result_tables, trunks
+from benchmarks import attribution, embeddings, frozen, preparing, result_tables, trunks
 from benchmarks.schedule import costs
 from options.flags import parse_main
 from options.resolve import resolve
@@ -112,3 +112,13 @@ def test_methods_that_were_not_measured_again_keep_their_columns(tmp_path):
         again = stored | result_tables.cells({"ours": [{"accuracy": 1.0}]})
         assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in result_tables.folded(again)
         assert "set size" not in result_tables.folded(again)
+
+
+@pytest.mark.slow
+def test_a_frozen_trunk_is_timed(tmp_path, capsys):
+    flags = ("--videos 1 --trunk_epochs 2 --n_epochs 2 --warm_epochs 1 --tune_iterations 1 --push_clips 1 "
+             "--n_val_samples 1 --no_cuda --no_img --n_threads 0")
+    ratio = frozen.main(["--work", str(tmp_path), *flags.split()])["trunk in every epoch / once"]
+    rows = re.findall(r"^\| (every epoch|once) \| ([\d.]+) \| [\d.]+ \|$", capsys.readouterr().out, re.MULTILINE)
+    assert [name for name, _ in rows] == ["every epoch", "once"]
+    assert ratio == pytest.approx(float(rows[0][1]) / float(rows[1][1]), rel=0.05)

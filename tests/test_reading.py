@@ -10,7 +10,7 @@ import torch
 from media import number_of, real_clips, shades, write_frames, write_video
 from PIL import Image
 
-from datasets.reading import CachedReader, JpegFolder, VideoFile, VideoInfo, decode
+from datasets.reading import CachedReader, JpegFolder, LastVideo, VideoFile, VideoInfo, decode
 from datasets.reading.pictures import rgb_of
 
 INFO = {"n_frames": 9, "width": 64, "height": 48, "fps": 12.5}
@@ -267,3 +267,26 @@ def test_a_header_that_promises_billions_of_pixels_is_refused():
     content[at:at + 4] = b"\xff\xff\xff\xff"
     with pytest.raises(ValueError, match="name.*remedy"):
         rgb_of(bytes(content), "name", "remedy")
+
+
+def test_clips_of_a_short_video_that_follow_each_other_decode_it_once(tmp_path):
+    one, other, long = (write_video(tmp_path / f"{name}.avi", shades(9)) for name in ("one", "other", "long"))
+    reads = []
+
+    class Counting(VideoFile):
+        def frames(self, path, indices=None):
+            reads.append((path.stem, indices is None))
+            return super().frames(path, indices)
+
+    reader = pickle.loads(pickle.dumps(LastVideo(VideoFile(), {str(one): 9, str(other): 9})))
+    reader.reader = Counting()
+    for path, indices in ((one, [0, 2]), (one, [8, 3]), (other, [1]), (one, [5]), (long, [4])):
+        assert torch.equal(reader.frames(path, torch.tensor(indices)), VideoFile().frames(path, indices))
+    assert reads == [("one", True), ("other", True), ("one", True), ("long", False)]
+    with pytest.raises(ValueError, match="one.avi"):
+        reader.frames(one, [9])
+    (broken := tmp_path / "other.avi").write_bytes(b"")
+    reader.frames(one, [0])
+    with pytest.raises(ValueError, match="other.avi"):
+        reader.frames(broken, [0])
+    assert reader.info(one) == VideoFile().info(one) and reader.size(one) == VideoFile().size(one)

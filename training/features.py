@@ -19,10 +19,14 @@ from training.precision import Precision
 def valid_clips(loader: Iterable[dict], device: torch.device, description: str | None = None) -> Iterator[dict]:
     """The batches of a loader on the device: readable clips only, mirrored where `flip` is set, and normalised.
 
-    Clips that are not uint8 stay as they are. A dataset of `VideoClips` records unreadable videos in `unreadable`.
+    Clips that are not uint8 stay as they are, and so do stored features of the trunk (`trunk`) in place of clips. A
+    dataset of `VideoClips` records unreadable videos in `unreadable`.
     """
     dataset = getattr(loader, "dataset", None)
     for batch in tqdm(loader, desc=description, disable=description is None, leave=False):
+        if "trunk" in batch:
+            yield {**batch, **{name: batch[name].to(device, non_blocking=True) for name in ("trunk", "label")}}
+            continue
         if isinstance(dataset, VideoClips):  # the dataset of this process; each loader process has a copy
             lost = batch["asked"][~batch["valid"] | (batch["asked"] != batch["item"])]
             dataset.unreadable.update(dataset.item_video[lost.numpy()].tolist())
@@ -40,6 +44,16 @@ def _flips(batch: dict, device: torch.device) -> Tensor | None:
     """Which clips of a batch are to be mirrored, for `normalise`; None where there are none, or no `flip`."""
     flip = batch.get("flip")
     return None if flip is None or not bool(flip.any()) else flip.to(device, non_blocking=True)
+
+
+def trunk_features(trunk: nn.Module, batch: dict) -> Tensor:
+    """The trunk's features of a batch (B, C', t, h, w), where they are not stored in it."""
+    return batch["trunk"] if "trunk" in batch else trunk(batch["clip"])
+
+
+def size_of_clips(batch: dict) -> tuple[int, int, int]:
+    """(T, H, W) of the clips of a batch."""
+    return tuple(batch["clip"].shape[2:]) if "clip" in batch else batch["clip_size"]
 
 
 class NormalisedTwice:
@@ -129,7 +143,7 @@ def keep_features(part: nn.Module, loader: Iterable[dict], *, device: torch.devi
     """Compute and store the features of every clip of a loader by a part of the network in eval mode.
 
     Args:
-        part: clips (B, 3, T, H, W) -> (B, C, t, h, w).
+        part: clips (B, 3, T, H, W), or stored features of the trunk in their place -> (B, C, t, h, w).
         n_clips: maximal number of clips of the loader.
         budget: bytes of features in memory; more are stored in a file in `folder`.
         precision: of the part (default: float32).
@@ -142,7 +156,7 @@ def keep_features(part: nn.Module, loader: Iterable[dict], *, device: torch.devi
     shelf = Shelf(n_clips, budget, folder)
     for batch in valid_clips(loader, device, description):
         with precision.in_inference():
-            features = part(batch["clip"])
+            features = part(batch["trunk"] if "trunk" in batch else batch["clip"])
         shelf.add(features, batch)
     if not shelf.used:
         raise ValueError("not one training clip can be read; run util_scripts.generate_video_jpgs again")

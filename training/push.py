@@ -13,7 +13,7 @@ from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, cell_centre, points_to_source, upsample
 from models.hipe import HIPE
 from training.distributed import World
-from training.features import KeptFeatures, Shelf, valid_clips
+from training.features import KeptFeatures, Shelf, size_of_clips, trunk_features, valid_clips
 from training.precision import Precision
 
 
@@ -124,8 +124,8 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     earliest clip wins ties.
 
     Args:
-        loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them: this process's
-            share of them in `world`.
+        loader: batches of un-augmented training clips in a fixed order, as `VideoClips` makes them, or of their stored
+            features: this process's share of them in `world`.
         names: video names by the batches' `video` index.
         n_clips: maximal number of clips of the loader.
         budget: bytes of features in memory; more are stored in a file in `folder`.
@@ -146,8 +146,8 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     model.eval()
     for batch in valid_clips(loader, device, "push" if progress else None):
         with precision.in_inference():
-            output = model(batch["clip"])
-        grid, clip_size = output.features.shape[2:], tuple(batch["clip"].shape[2:])
+            output = model.head(trunk_features(model.trunk, batch))
+        grid, clip_size = output.features.shape[2:], size_of_clips(batch)
         owned = model.ancestors[batch["label"]][:, level] == layer.node_of  # (B, P)
         nearest.add(output.distances.masked_fill(~owned, torch.inf), output.cells, layer.groups(output.features), batch,
                     shelf.used)

@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from models.hipe import HIPE, Standardise
 from models.prototypes import unit
 from models.stages import stage_maps
-from training.features import valid_clips
+from training.features import trunk_features, valid_clips
 from training.precision import Precision
 
 HALF = 65504.0  # the largest number of half precision
@@ -45,7 +45,7 @@ def start_prototypes(model: HIPE, loader: Iterable[dict], *, device: torch.devic
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
         with precision.in_inference():
-            trunk = model.trunk(batch["clip"])
+            trunk = trunk_features(model.trunk, batch)
         trunk, label = trunk.float(), batch["label"].cpu()
         features = model.neck(trunk).flatten(2).transpose(1, 2)  # (B, N, S C)
         draw = torch.rand(features.shape[:2], generator=generator)  # (B, N)
@@ -115,7 +115,9 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     Prototypes without a candidate keep their random values.
 
     Args:
-        loader: batches of un-augmented training clips. n_videos: number of videos that the batches' `video` indexes.
+        loader: batches of un-augmented training clips, or of their stored features with `looks`, the result of
+            `looks_at` at the highest peaks where `mapped`.
+        n_videos: number of videos that the batches' `video` indexes.
         seed: of the clusters and the draws. peaks: candidate cells of each clip.
         mapped: False where the pooled head was not trained; cells are then chosen at random, and there are no ways.
         standardise: fit the neck's `Standardise` to the clips' mean features first.
@@ -131,17 +133,17 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     model.eval()
     for batch in valid_clips(loader, device, "start" if progress else None):
         with precision.in_inference():
-            trunk, stages = stage_maps(model.trunk, batch["clip"])
-        trunk, sizes = trunk.float(), [maps.shape[1] for maps in stages]
+            trunk, stages = (batch["trunk"], []) if "trunk" in batch else stage_maps(model.trunk, batch["clip"])
+        trunk = trunk.float()
         flat = trunk.flatten(2)  # (B, C', N)
         n = min(peaks, flat.shape[2])
         rank = model.class_map(trunk, batch["label"]).flatten(1).cpu()  # (B, N)
         cells = (rank if mapped else torch.rand(rank.shape, generator=generator)).topk(n).indices.to(device)  # (B, n)
         parts["cells"].append(flat.gather(2, cells[:, None].expand(-1, flat.shape[1], -1)).transpose(1, 2)
                               .clamp(-HALF, HALF).half().cpu())
-        best = cells[:, None, 0, None]  # (B, 1, 1)
-        parts["looks"].append(torch.cat([maps.float().flatten(2).gather(2, best.expand(-1, maps.shape[1], -1))[..., 0]
-                                         for maps in stages], 1).clamp(-HALF, HALF).half().cpu())  # (B, sum C_i)
+        looks = batch["looks"] if "looks" in batch else looks_at(stages, cells[:, 0]) if mapped else []
+        sizes = [look.shape[1] for look in looks]
+        parts["looks"].append(torch.cat(looks, 1) if looks else torch.empty(len(trunk), 0))  # (B, sum C_i)
         parts["mean"].append(flat.mean(2).cpu())
         parts["true"].append(model.pooled_log_probs(trunk).gather(1, batch["label"][:, None])[:, 0].exp().cpu())
         parts["label"].append(batch["label"].cpu())
@@ -149,8 +151,9 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     if not parts["cells"]:
         raise ValueError("start: not one training clip can be read; run util_scripts.generate_video_jpgs again")
     cells, looks, means, labels, videos, true = (torch.cat(rows) for rows in parts.values())
-    looks = torch.cat([_standardised(rows.float()) / n**0.5
-                       for n, rows in zip(sizes, looks.split(sizes, 1), strict=True)], 1)
+    if mapped:
+        looks = torch.cat([_standardised(rows.float()) / n**0.5
+                           for n, rows in zip(sizes, looks.split(sizes, 1), strict=True)], 1)
     if standardise:
         next(part for part in model.neck if isinstance(part, Standardise)).fit(means.to(device))
     draw = torch.rand(cells.shape[:2], generator=generator)  # (M, n)
@@ -185,6 +188,18 @@ def spread_prototypes(model: HIPE, loader: Iterable[dict], *, n_videos: int, dev
     layer.prototypes[placed.to(device)] = groups[torch.arange(len(placed), device=device),
                                                  layer.group_of[placed.to(device)]]
     return Starts(len(placed), ways)
+
+
+def looks_at(stages: Sequence[Tensor], cells: Tensor) -> list[Tensor]:
+    """The features of every part of a trunk at one cell of each clip.
+
+    Args:
+        stages: of `stage_maps`, (B, C_i, t, h, w) each. cells: (B,) flat positions in (t, h, w).
+    Returns:
+        (B, C_i) in half precision on the CPU, one of each part.
+    """
+    return [maps.float().flatten(2).gather(2, cells[:, None, None].expand(-1, maps.shape[1], -1))[..., 0]
+            .clamp(-HALF, HALF).half().cpu() for maps in stages]
 
 
 def _standardised(rows: Tensor) -> Tensor:
