@@ -83,6 +83,30 @@ class SlidingWindows(_Clips):
         return self._clip(min(k * self.step, self._last_start(n_frames)), n_frames)
 
 
+class SpreadWindows(_Clips):
+    """As few clips as show every frame, evenly spaced from the first frame to the last, and `most` at most.
+
+    Args:
+        most: clips a video; 0 for no limit.
+        step: frames from one clip to the next at most; by default the frames that a clip spans.
+    """
+
+    def __init__(self, duration: int, most: int, *, step: int | None = None, stride: int = 1) -> None:
+        super().__init__(duration, stride=stride)
+        if most < 0 or (step is not None and step < 1):
+            raise ValueError(f"windows must be at least 0, and at least 1 frame apart, got {most} and {step}")
+        self.most, self.step = most, step or (duration - 1) * stride + 1
+
+    def count(self, n_frames: int) -> int:
+        every = -(-self._last_start(n_frames) // self.step) + 1
+        return min(every, self.most) if self.most else every
+
+    def __call__(self, n_frames: int, k: int, rng: np.random.Generator | None = None) -> Tensor:
+        """Frames (T,) int64 in [0, n_frames) of the video's window `k`."""
+        n, last = self.count(n_frames), self._last_start(n_frames)
+        return self._clip(last // 2 if n == 1 else round(k * last / (n - 1)), n_frames)
+
+
 def n_batches(n_items: int, batch_size: int, least: int = 2) -> int:
     """Batches in an epoch, when a last batch of fewer than `least` items is merged into the one before."""
     return -(-n_items // batch_size) - (n_items > batch_size and 0 < n_items % batch_size < least)

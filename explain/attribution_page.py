@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from explain import pages, render
-from models.geometry import smoothed
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
 CELL = 104  # pixels of a frame's height on a sheet
@@ -21,18 +19,17 @@ TRACES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159
           (70, 70, 70)]
 
 
-def drawn(heat: Tensor, *, smooth: bool = False) -> Tensor:
-    """Heat as it is drawn: what is hotter than all but a few voxels counts as hottest.
-
-    Args:
-        heat: (T, H, W).
-        smooth: blur it first: heat of single voxels is scattered dots, which overlays hardly show.
-    """
+def drawn(heat: Tensor) -> Tensor:
+    """Heat (T, H, W) as it is drawn: what is hotter than all but a few voxels counts as hottest."""
     heat = heat.detach().float().cpu()
-    if smooth:
-        heat = smoothed(heat)
-    top = torch.quantile(heat.flatten(), SHARPEST)
+    top = float(np.quantile(heat.numpy(), SHARPEST))
     return heat.clamp(max=top) if top > heat.amin() else heat
+
+
+def thinned(pixels: render.Pixels, seconds: float, most: int = 32) -> tuple[render.Pixels, float]:
+    """Every frame, every second one, and so on, so that `most` are left at most, and the seconds of each."""
+    every = -(-len(pixels) // most)
+    return pixels[::every], seconds * every
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
@@ -201,8 +198,14 @@ class Entry:
     target: str  # what was explained
     facts: list[tuple[str, str]]
     panels: list[Panel]
+    predictions: list[tuple[str, float]] = field(default_factory=list)  # most probable classes of the video
+    verdict: str = ""  # right, wrong, or nothing where the true class is not known
 
 
-def write_page(target: Path, title: str, entries: Sequence[Entry]) -> None:
-    """Write one page that needs no other file: the methods side by side, clip by clip."""
-    pages.write_template(target, "attribution.html", title=title, entries=entries)
+def write_page(target: Path, title: str, source: str, entries: Sequence[Entry]) -> None:
+    """Write one page that needs no other file: the methods side by side, clip by clip.
+
+    Args:
+        source: which weights, from where, and their licence.
+    """
+    pages.write_template(target, "attribution.html", title=title, source=source, entries=entries)
