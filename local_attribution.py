@@ -51,10 +51,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--sample_t_stride", type=COUNT,
         help="frames from one frame of a clip to the next (default: the checkpoint's, else 1)")
     add("--windows", type=AMOUNT,
-        help="windows of a video at most, spread over it; 0 for all; the prediction is their mean, and the surest is "
-             "explained (default: 8, of --inference_stride all)")
+        help="windows of a video at most, evenly spread and not overlapping; 0 for all: the prediction is their mean, "
+             "and the surest is explained (default: as many as show a quarter of the video, 8 at most)")
     add("--inference_stride", type=COUNT,
-        help="frames from one window to the next (default: windows do not overlap)")
+        help="all windows so many frames apart, --windows of them at most (published: 16)")
     group = parser.add_argument_group("methods")
     add = group.add_argument
     add("--vis_method", nargs="+", default=["grad_cam"], metavar="METHOD",

@@ -22,6 +22,7 @@ from models.geometry import box_of, box_to_source, points_to_source, smoothed
 PICTURED = 6  # channels of a layer on the picture of a pyramid
 LINKS = 2  # lines that lead from each of them
 SHOWN = 5  # predictions of a video
+DRAWN = 32  # frames of a clip, evenly spaced where it has more
 REMEMBERED = 16  # windows whose pictures are kept from one method to the next, a dozen megabytes each
 USUAL = {"polarity": "positive", "variants": ("preserve",), "perturbation": "blur", "published_energy": False}
 NOTES = {"polarity": "polarity {}", "variants": "variant {}", "perturbation": "hidden by {}",
@@ -53,11 +54,13 @@ def margin_of(subject: Subject, window: Window, method: str, notes: Sequence[str
               lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """The text beside a contact sheet: method, target, notes, true class, likeliest classes, and frames."""
     probability, label = window.log_probs.double().exp(), window.video.label
-    true = f"true: {subject.hierarchy.full_name(label)}, {percent(float(probability[label]))}"
+    true = "true class not known"
+    if label >= 0:
+        true = f"true: {subject.hierarchy.full_name(label)}, {percent(float(probability[label]))}"
     ranks = [f"{rank}. {name}, {percent(value)}"
              for rank, (name, value) in enumerate(likeliest(subject, probability, 2), 1)]
     return [(method, True), (f"for {window.title}", False), *((note, False) for note in notes), *lines,
-            (true if label >= 0 else "true class not known", True),
+            (true, True),
             *((f"{rank} in this window" if i == 0 else rank, False) for i, rank in enumerate(ranks)),
             (window.video.name, False), (f"frames {int(window.frames.min())} to {int(window.frames.max())}", False)]
 
@@ -154,13 +157,15 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def pixels_of(self, window: Window) -> tuple[render.Pixels, float]:
-        """The frames of a clip, and how many seconds each is shown."""
+    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, float]:
+        """Those frames of a clip that are drawn, DRAWN at most: their pixels, their places, the seconds of each."""
         key = window.video.path, int(window.frames[0])
         if key in self._pixels:
             return self._pixels[key]
-        pixels = read_region(self.reader, window.video.path, window.frames, window.crop)
-        shown = pixels, render.seconds_per_frame(window.frames, self.fps_of(window))
+        every = -(-len(window.frames) // DRAWN)
+        places = torch.arange(0, len(window.frames), every)
+        pixels = read_region(self.reader, window.video.path, window.frames[places], window.crop)
+        shown = pixels, places, every * render.seconds_per_frame(window.frames, self.fps_of(window))
         if len(self._pixels) < REMEMBERED:
             self._pixels[key] = shown
         return shown
@@ -174,9 +179,8 @@ class Writer:
 
     def clip(self, window: Window) -> attribution_page.Panel:
         """The clip itself, on the page."""
-        pixels, seconds = self.pixels_of(window)
-        shown, seconds = attribution_page.thinned(pixels, seconds)
-        return attribution_page.Panel("the clip", self._span(window), render.webp(shown, seconds),
+        pixels, _, seconds = self.pixels_of(window)
+        return attribution_page.Panel("the clip", self._span(window), render.webp(pixels, seconds),
                                       render.webp(pixels[len(pixels) // 2:][:1]))
 
     def _span(self, window: Window) -> str:
@@ -185,55 +189,55 @@ class Writer:
 
     def method(self, method: str, window: Window, name: str, attribution: Attribution) -> Outcome:
         """Write the files of a clip and a method, which are called `name`."""
-        (pixels, seconds), folder = self.pixels_of(window), self.folder(method)
+        (pixels, shown, seconds), folder = self.pixels_of(window), self.folder(method)
         folder.mkdir(parents=True, exist_ok=True)
         heat = attribution.heat.detach().float().cpu()
         np.save(folder / f"{name}.npy", heat.numpy())
         places = smoothed(heat) if METHODS[method].voxelwise else heat  # single voxels are no place
-        visible = attribution_page.drawn(places)
+        visible = attribution_page.drawn(places)[shown]
         overlay = render.overlay(pixels, visible)
         (folder / f"{name}.gif").write_bytes(render.gif(overlay, seconds))
         notes = list(self.notes.get(method, ()))
         empty = bool(heat.amax() <= heat.amin())
         if empty:
             notes.append("an empty map: all alike")
-        margin = margin_of(self.subject, window, method, notes, attribution.lines)
-        sheet = attribution_page.heat_sheet(pixels, visible, margin)
+        sheet = attribution_page.heat_sheet(pixels, overlay,
+                                            margin_of(self.subject, window, method, notes, attribution.lines))
         (folder / f"{name}.png").write_bytes(render.png(sheet))
         kinds = {"heat": ".npy", "clip": ".gif", "sheet": ".png"}
         drawing = None
         if attribution.pyramid is not None:
-            drawing = self._pyramid(folder, name, window, attribution.pyramid, pixels, heat)
+            drawing = self._pyramid(folder, name, window, attribution.pyramid)
             kinds |= {"pyramid": "_pyramid.png", "graph": "_pyramid.json"}
             kinds |= {"tubes": "_tubes.npz"} if self.tubes != "none" else {}
         files = {kind: (folder / f"{name}{ending}").relative_to(self.out).as_posix() for kind, ending in kinds.items()}
-        if empty:
-            still, record = len(pixels) // 2, {"peak": None, "box": None, "files": files}
-        else:
-            still, record, where = self._place(window, places)
-            notes.insert(0, where)
-            overlay = render.draw_box(overlay, box_of(places), window.size[1:])
-            record |= {"files": files}
-        shown, seconds = attribution_page.thinned(overlay, seconds)
-        panel = attribution_page.Panel(method, "; ".join(notes), render.webp(shown, seconds),
+        still, peak, box = len(pixels) // 2, None, None
+        if not empty:
+            tube = box_of(places)
+            at, peak, box, words = self._place(window, places, tube)
+            notes.insert(0, words)
+            still = int((shown - at).abs().argmin())
+            spans = [int((shown < edge).sum()) for edge in (tube[0], tube[3])]  # of the box, in frames that are drawn
+            spans[1] = max(spans[1], spans[0] + 1)
+            overlay = render.draw_box(overlay, (spans[0], *tube[1:3], spans[1], *tube[4:]), window.size[1:])
+        panel = attribution_page.Panel(method, "; ".join(notes), render.webp(overlay, seconds),
                                        render.webp(overlay[still:still + 1]), render.webp(sheet), drawing)
-        return Outcome(panel, record)
+        return Outcome(panel, {"peak": peak, "box": box, "files": files})
 
-    def _place(self, window: Window, heat: Tensor) -> tuple[int, dict, str]:
+    def _place(self, window: Window, heat: Tensor, tube: render.Box) -> tuple[int, list[int], list[int], str]:
         """Where heat is hottest: the clip's frame; peak and box in the video's frames and pixels; the same in words."""
-        flat = int(heat.argmax())
-        at = torch.tensor(np.unravel_index(flat, tuple(heat.shape)))
+        at = torch.tensor(np.unravel_index(int(heat.argmax()), tuple(heat.shape)))
         frame, y, x = points_to_source(at, window.frames, window.crop, window.size[1:]).tolist()
-        box = box_to_source(box_of(heat), window.frames, window.crop, window.size[1:])
+        box = box_to_source(tube, window.frames, window.crop, window.size[1:])
         fps = self.fps_of(window)
         time = f"frame {frame}" if fps is None else f"{frame / fps:.2f} s (frame {frame})"
         words = f"hottest at {time}, {whereabouts(*at[1:].tolist(), window.size[1:])}"
-        return int(at[0]), {"peak": [frame, y, x], "box": list(box)}, words
+        return int(at[0]), [frame, y, x], list(box), words
 
-    def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid, pixels: render.Pixels,
-                 heat: Tensor) -> bytes:
+    def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid) -> bytes:
         """Write a pyramid's picture, graph and tubes, and return the picture for the page."""
-        title, size = window.title, tuple(heat.shape)
+        title, size = window.title, window.size
+        pixels = read_region(self.reader, window.video.path, window.frames, window.crop)
         if self.question.prototype is None:
             title += f", {percent(float(window.log_probs[window.target].double().exp()))}"
         picture = attribution_page.pyramid_picture(pixels, pyramid_rows(pyramid, size, title, window.video.name))

@@ -26,12 +26,6 @@ def drawn(heat: Tensor) -> Tensor:
     return heat.clamp(max=top) if top > heat.amin() else heat
 
 
-def thinned(pixels: render.Pixels, seconds: float, most: int = 32) -> tuple[render.Pixels, float]:
-    """Every frame, every second one, and so on, so that `most` are left at most, and the seconds of each."""
-    every = -(-len(pixels) // most)
-    return pixels[::every], seconds * every
-
-
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
@@ -68,13 +62,13 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[int, str, bool]], le
         draw.text((left, top + below), text, INK if strong else QUIET, font=_font(15 if strong else 13))
 
 
-def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
+def heat_sheet(pixels: render.Pixels, overlay: render.Pixels, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
                gap: int = 3) -> render.Pixels:
     """All frames of a clip, in rows of frames above and the same with heat below, and words in the left margin.
 
     Args:
         pixels: (T, H', W', 3).
-        heat: (T, H, W), as `drawn`.
+        overlay: (T, H', W', 3), the same with heat.
         margin: lines of text, and whether each stands out.
     Returns:
         (1, height, width, 3).
@@ -83,7 +77,7 @@ def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, 
     cell = (CELL, max(1, round(CELL * width / height)))
     columns = min(columns, n)
     rows, words = -(-n // columns), 190
-    pairs = render.resize(pixels, cell), render.resize(render.overlay(pixels, heat), cell)
+    pairs = render.resize(pixels, cell), render.resize(overlay, cell)
     block = 2 * (CELL + gap) + TOP
     lines = _margin(margin, words - 20)
     size = TOP + max(rows * block, lines[-1][0]), words + columns * (cell[1] + gap) + TOP - gap

@@ -40,7 +40,7 @@ from run.resume import stored_args
 from run.subjects import hipe_subject, trunk_subject
 from training.checkpoint import load_checkpoint
 
-WINDOWS = 8  # of a video at most, unless flags say otherwise
+WINDOWS, SHARE = 8, 0.25  # of a video, at most, and the share of its frames that they show, unless flags say otherwise
 LONG = 20.0  # seconds of a method that are said before it begins
 GRID_METHODS = ("grad_cam", "class_feature_pyramid")  # explain by the grid of features that a head reads
 
@@ -114,11 +114,12 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
 
 
 def sampler_of(args: argparse.Namespace, duration: int, stride: int) -> SlidingWindows | SpreadWindows:
-    """Which windows of a video are looked at: every --inference_stride frames, or --windows at most, spread over it."""
+    """Which windows of a video are looked at: a quarter of it, unless --windows or --inference_stride say otherwise."""
     if args.inference_stride is not None and args.windows is None:
         return SlidingWindows(duration, args.inference_stride, stride=stride)
-    most = WINDOWS if args.windows is None else args.windows
-    return SpreadWindows(duration, most, step=args.inference_stride, stride=stride)
+    if args.windows is None:
+        return SpreadWindows(duration, WINDOWS, share=SHARE, stride=stride)
+    return SpreadWindows(duration, args.windows, step=args.inference_stride, stride=stride)
 
 
 def warn_of_short(clips: VideoClips, reader: Reader) -> None:
