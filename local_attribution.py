@@ -49,7 +49,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--sample_duration", type=COUNT,
         help="frames of a clip (default: the checkpoint's, else the trunk's usual, I3D 64)")
     add("--sample_t_stride", type=COUNT,
-        help="frames from one frame of a clip to the next (default: the checkpoint's, else 1)")
+        help="frames from one frame of a clip to the next (default: the checkpoint's, else the trunk's "
+             "usual, I3D 1)")
     add("--windows", type=AMOUNT,
         help="windows of a video at most, evenly spread and not overlapping; 0 for all: the prediction is their mean, "
              "and the surest is explained (default: as many as show a quarter of the video, 8 at most)")

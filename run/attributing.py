@@ -206,7 +206,7 @@ def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int
         usual, power = (stored.sample_size, stored.sample_duration, stored.sample_t_stride), window_power(stored)
     else:
         frames, pixels = TRUNKS[args.model].clip
-        usual, power = (pixels, frames, 1), 1.0
+        usual, power = (pixels, frames, TRUNKS[args.model].frame_stride), 1.0
     flags = args.sample_size, args.sample_duration, args.sample_t_stride
     return *(value if value is not None else other for value, other in zip(flags, usual, strict=True)), power
 

@@ -82,6 +82,8 @@ def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, mo
         assert len(list(tmp_path.glob(f"random/resnet-10/*.{kind}"))) == 3
     page = (tmp_path / "resnet-10.html").read_text()
     assert "<b>random</b>" in page and "<b>smooth_grad</b>" not in page
+    videos = json.loads((tmp_path / "resnet-10.json").read_text())["videos"]
+    assert [list(video["methods"]) for video in videos] == [["random"]] * 3
 
 
 def test_masks_of_an_interrupted_perturbation_ask_for_no_more_iterations(root, tmp_path, monkeypatch, capsys):
@@ -257,6 +259,9 @@ def test_i3d_with_its_kinetics_weights_explains_where_no_flag_says_otherwise():
     args, _ = local_attribution.parse(["--video", "my.mp4", "--pretrain_path", "x.pth"])
     assert (args.model, args.pretrain_path) == ("resnet", "x.pth")
     assert attributing.clip_of(args, None)[:3] == (112, 16, 1)
+    args, _ = local_attribution.parse(["--video", "my.mp4", "--model", "mvit_v2_s", "--pretrain_path", "x.pth",
+                                       "--sample_size", "112"])
+    assert attributing.clip_of(args, None)[:3] == (112, 16, 4)
 
 
 @pytest.mark.parametrize(("model", "name"), [("r3d_18", "KINETICS400_V1"), ("resnet", "a file")])
