@@ -28,7 +28,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--prototype", type=int, help="explain the activation of this prototype")
     add("--classes", help="JSON list of the trunk's class names in the order of its outputs, or {name: index}")
     add("--pretrain_dataset", default="",
-        help="what the trunk was trained on; ucf101 and kinetics give the class names without --classes")
+        help="what the trunk was trained on; ucf101 and kinetics400 give the class names without --classes")
     add("--target", default="predicted",
         help="predicted, true (what the published toolkit explains), or the name of a class (default: predicted)")
     group = parser.add_argument_group("videos: of the checkpoint's data, unless --videos_dir or --video is given")

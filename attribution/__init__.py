@@ -62,8 +62,8 @@ METHODS = {method.name: method for method in (
     *(Method(how, partial(extremal_perturbation, how=how), _perturbation, ("score", "highest"), optimises=True,
              cost=_masks)
       for how in ("2d_ep", "3d_ep", "step")),
-    Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights"),
-           cost=lambda _: Passes(forward=1)),
+    Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights", "head_weights"),
+           cost=lambda _: Passes(forward=1), edition=2),  # 1: the first step was min-max over the class's weights alone
     Method("random", random_heat, _seed, voxelwise=True, cost=lambda _: Passes()),
 )}
 

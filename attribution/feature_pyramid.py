@@ -22,7 +22,7 @@ class Layer:
     name: str
     depth: int  # convolutions from the score to this one; 0: the features that the score reads
     channels: Tensor  # (n,) int64, the chosen ones, those first that most is led through (the sum of shares)
-    strength: Tensor  # (n,) in theta .. 1
+    strength: Tensor  # (n,) in theta .. 1; below theta where a class has no weight that reaches it
     n_channels: int
     weights: Tensor  # (n,) by which those channels count: the class's, below it their strength
     response: Tensor  # (n_channels, t, h, w)
@@ -112,6 +112,17 @@ def _min_max(values: Tensor) -> Tensor:
     return torch.where(high > low, (values - low) / (high - low).clamp(min=1e-30), torch.ones_like(values))
 
 
+def _head_shares(weights: Tensor, head: Tensor | None) -> Tensor:
+    """The first step's shares: a class's weights (C,) from 0 to 1 over the whole head (K, C), as in the authors' code.
+
+    Without a head, over the weights themselves.
+    """
+    if head is None:
+        return _min_max(weights)
+    low, high = head.min(), head.max()
+    return (weights - low) / (high - low) if high > low else torch.ones_like(weights)
+
+
 def _chosen(shares: Tensor, theta: float, top_n: int | None) -> Tensor:
     """Which of each row reach theta, no more than the top_n highest: bool like `shares`."""
     enough = shares >= theta
@@ -138,8 +149,8 @@ def _shares(conv: Conv, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,
-                    class_weights: Tensor | None = None, theta: float = THETA, depth: int = DEPTH,
-                    top_n: int | None = None) -> FeaturePyramid:
+                    class_weights: Tensor | None = None, head_weights: Tensor | None = None, theta: float = THETA,
+                    depth: int = DEPTH, top_n: int | None = None) -> FeaturePyramid:
     """Find the channels that lead to a score, from the features it reads down through the convolutions.
 
     Args:
@@ -147,7 +158,9 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
         clip: (3, T, H, W).
         layer: the module whose (B, C, t, h, w) output the score is made of.
         class_weights: (C,) of a linear head; by default the score's gradient with respect to the pooled features.
-        theta: least share (0..1) of a channel that is followed.
+        head_weights: (K, C) of all classes of that head, over which the class's shares are min-max.
+        theta: least share (0..1) of a channel that is followed; of a class none of whose weights reaches it, the
+            channel of the highest one is.
         depth: convolutions to go down.
         top_n: at most so many channels of each channel.
     Raises:
@@ -170,8 +183,10 @@ def feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer
         class_weights = torch.autograd.grad(score, leaf)[0].sum((0, 2, 3, 4))
     with torch.no_grad():
         weights = class_weights.detach().float()
-        shares = _min_max(weights)
+        shares = _head_shares(weights, None if head_weights is None else head_weights.detach().float())
         top = _chosen(shares, theta, top_n)
+        if not top.any():
+            top[shares.argmax()] = True
         links = _walk(trace.convs, origins, shares, top, theta, depth, top_n)
         ordered = shares.argsort(descending=True, stable=True)
         own = ordered[top[ordered]]
@@ -242,16 +257,17 @@ def _assemble(convs: list[Conv], first: Layer, links: list[_Link], theta: float)
 
 
 def class_feature_pyramid(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,
-                          class_weights: Tensor | None = None, theta: float = THETA, depth: int = DEPTH,
-                          top_n: int | None = None, level: int = 0) -> Tensor:
+                          class_weights: Tensor | None = None, head_weights: Tensor | None = None,
+                          theta: float = THETA, depth: int = DEPTH, top_n: int | None = None,
+                          level: int = 0) -> Tensor:
     """The tube of one layer of the pyramid: the channels that lead to the score, over the clip.
 
     Args:
-        score_fn, clip, layer, class_weights, theta, depth, top_n: see `feature_pyramid`.
+        score_fn, clip, layer, class_weights, head_weights, theta, depth, top_n: see `feature_pyramid`.
         level: which of its layers, 0 for the features that the score reads.
     Returns:
         (T, H, W), not negative.
     """
-    pyramid = feature_pyramid(score_fn, clip, layer=layer, class_weights=class_weights, theta=theta, depth=depth,
-                              top_n=top_n)
+    pyramid = feature_pyramid(score_fn, clip, layer=layer, class_weights=class_weights,
+                              head_weights=head_weights, theta=theta, depth=depth, top_n=top_n)
     return pyramid.tube(level, tuple(clip.shape[1:]))

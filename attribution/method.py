@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-CONTEXT = ("layer", "upsample", "class_weights", "score", "highest")  # what callers know of the model and the score
+# what callers know of the model and the score
+CONTEXT = ("layer", "upsample", "class_weights", "head_weights", "score", "highest")
 FLAGS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -101,13 +102,15 @@ class Method:
         function: (score_fn, clip (3, T, H, W), **needs, **options) -> heat (T, H, W).
         options: by their names in the function's signature.
         needs: names of CONTEXT that the function takes. "layer": the module whose features it reads; "upsample": from
-            its cells (t, h, w) to voxels (T, H, W); "class_weights": (C,) of a linear head, or None; "score":
+            its cells (t, h, w) to voxels (T, H, W); "class_weights": (C,) of a linear head, or None;
+            "head_weights": (K, C) of all its classes, or None; "score":
             "log_prob" or "activation"; "highest": the highest activation.
         voxelwise: whether heat is scattered over single voxels, and hence smoothed before it is drawn or boxed.
         optimises: whether it runs for up to `iterations` passes, and over many clips in one batch (`extremal_masks`).
         of_features: whether the layer's features are all that it takes from the network below them: whoever has them
             need not compute them again.
         cost: from the values of all options to the passes that one heat map takes, at most.
+        edition: which version of the method this is; numbers that were measured on heat of another are not used.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Method:
     voxelwise: bool = False
     optimises: bool = False
     of_features: bool = False
+    edition: int = 1
     cost: Callable[[Mapping[str, object]], Passes] = lambda _: Passes(gradients=1)
 
     def passes(self, options: Mapping[str, object]) -> Passes:

@@ -279,7 +279,8 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
             weights = None if subject.head is None else subject.head[window.target]
             checked = METHODS[method].checked(options)
             level = checked.pop("level", 0)
-            pyramid = feature_pyramid(score_one, clip, layer=subject.trunk, class_weights=weights, **checked)
+            pyramid = feature_pyramid(score_one, clip, layer=subject.trunk, class_weights=weights,
+                                      head_weights=subject.head, **checked)
             yield Attribution(i, pyramid.tube(level, window.size), pyramid)
         else:
             with remembered(subject.trunk, window.features if METHODS[method].of_features else None, subject.device):

@@ -73,8 +73,9 @@ class Heats:
             if perturbed.interrupted:
                 raise KeyboardInterrupt
             return list(perturbed.masks.mean((1, 2)))
+        weights = self.class_weights if self.head == "softmax" else None
         return [heat_of(name, lambda some, node=node: self.log_probs(some)[:, node], clip, trunk=self.model.trunk,
-                        class_weights=self.class_weights[node] if self.head == "softmax" else None,
+                        class_weights=None if weights is None else weights[node], head_weights=weights,
                         options=self._options(name))
                 for clip, node in zip(clips, nodes, strict=True)]
 

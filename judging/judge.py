@@ -53,6 +53,11 @@ def is_optimised(explanation: str) -> bool:
     return explanation in METHODS and METHODS[explanation].optimises
 
 
+def method_edition(explanation: str) -> int:
+    """Of an attribution method; what is none has but one."""
+    return METHODS[explanation].edition if explanation in METHODS else 1
+
+
 def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
     """The needs of measures, of `evaluation.measures.NEEDS`, that an explanation meets.
 
@@ -171,6 +176,7 @@ class Judge:
                                         own[i][""][level] if own[i] else None, seen[i].get(""))
                 values = {name: MEASURES[name].of_clip(subject) for name in asked[j]}
                 rows.append({"video": scene.video.name, "explanation": explanation, "level": level,
+                             **({"method": edition} if (edition := method_edition(explanation)) > 1 else {}),
                              "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
                              "measures": {name: round(value, 6) for name, value in values.items()
                                           if value is not None}})

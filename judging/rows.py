@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datasets.video import VideoClips
 from evaluation.measures import editions
-from judging.judge import Judge, Key, Load, Settings
+from judging.judge import Judge, Key, Load, Settings, method_edition
 from judging.scenes import DISTURBANCES, Truth
 from training.checkpoint import write_whole
 
@@ -76,7 +76,12 @@ class Rows:
         write_whole(path, lambda file: file.write("".join(whole).encode()))
 
     def _take(self, row: dict, known: dict[str, int]) -> None:
-        """Read a row whose measures are of the editions `known`; it adds to an earlier row of the same explanation."""
+        """Read a row whose measures are of the editions `known`; it adds to an earlier row of the same explanation.
+
+        One by another edition of an attribution method is passed over.
+        """
+        if row.get("method", 1) != method_edition(row["explanation"]):
+            return
         key = (row["video"], row["explanation"], row["level"])
         earlier, before = self._rows.get(key, {"measures": {}}), self._editions.get(key, {})
         same = {name: value for name, value in earlier["measures"].items() if before[name] == known.get(name)}

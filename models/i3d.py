@@ -1,7 +1,7 @@
 """I3D, the inflated Inception-v1 (Carreira and Zisserman, CVPR 2017), with the names of the common PyTorch port."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,44 @@ MIXED = {
     "Mixed_4d": (128, 128, 256, 24, 64, 64), "Mixed_4e": (112, 144, 288, 32, 64, 64),
     "Mixed_4f": (256, 160, 320, 32, 128, 128), "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128)}
+
+# a block's convolutions: ours, in the original network, and in the other PyTorch port
+BRANCHES = {"b0": ("Branch_0/Conv3d_0a_1x1", "branch_0"), "b1a": ("Branch_1/Conv3d_0a_1x1", "branch_1.0"),
+            "b1b": ("Branch_1/Conv3d_0b_3x3", "branch_1.1"), "b2a": ("Branch_2/Conv3d_0a_1x1", "branch_2.0"),
+            "b2b": ("Branch_2/Conv3d_0b_3x3", "branch_2.1"), "b3b": ("Branch_3/Conv3d_0b_1x1", "branch_3.1")}
+
+
+def port_name(key: str) -> str:
+    """The name of a tensor in the port whose names are in lower case, from ours (hassony2's kinetics_i3d_pytorch)."""
+    layer, *inner, part, tensor = key.split(".")
+    branch = [BRANCHES[name][1] for name in inner]
+    return ".".join([layer[0].lower() + layer[1:], *branch, {"bn": "batch3d"}.get(part, part), tensor])
+
+
+def from_flax(arrays: Mapping) -> dict[str, Tensor]:
+    """The state dict of I3D with its head, from flax's nested dicts of arrays.
+
+    Kernels (t, h, w, in, out) become (out, in, t, h, w). Its batch-norms have no scale, which is a weight of 1.
+    """
+    ours = {original: name for name, (original, _) in BRANCHES.items()}
+
+    def units(tree: Mapping) -> dict[str, Mapping]:
+        inner = {"Conv_0", "BatchNorm_0"}
+        return {name if branch is None else f"{name}.{ours[branch]}": unit for name, content in tree.items()
+                for branch, unit in ([(None, content)] if inner & set(content) else content.items())}
+
+    state, statistics = {}, units(arrays["batch_stats"])
+    for name, unit in units(arrays["params"]).items():
+        kernel = torch.from_numpy(unit["Conv_0"]["kernel"]).permute(4, 3, 0, 1, 2).contiguous()
+        if "BatchNorm_0" not in unit:
+            state |= {"logits.conv3d.weight": kernel, "logits.conv3d.bias": torch.from_numpy(unit["Conv_0"]["bias"])}
+            continue
+        seen = statistics[name]["BatchNorm_0"]
+        state |= {f"{name}.conv3d.weight": kernel, f"{name}.bn.weight": torch.ones(len(kernel)),
+                  f"{name}.bn.bias": torch.from_numpy(unit["BatchNorm_0"]["bias"]).flatten(),
+                  f"{name}.bn.running_mean": torch.from_numpy(seen["mean"]).flatten(),
+                  f"{name}.bn.running_var": torch.from_numpy(seen["var"]).flatten()}
+    return state
 
 
 def pad_same(x: Tensor, kernel: Stride, stride: Stride) -> Tensor:
@@ -85,7 +123,10 @@ class I3D(Trunk):
     places = ("Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "MaxPool3d_3a_3x3", "MaxPool3d_4a_3x3", "MaxPool3d_5a_2x2")
     clip = (64, 224)
     layouts = (Layout("the PyTorch port of I3D", (r"Conv3d_1a_7x7\.conv3d\.weight",),
-                      heads=("logits.conv3d", "logits"), normalisation="i3d"),)
+                      heads=("logits.conv3d", "logits"), normalisation="i3d"),
+               Layout("the PyTorch port of I3D in lower case", (r"conv3d_1a_7x7\.conv3d\.weight",), naming=port_name,
+                      heads=("conv3d_0c_1x1.conv3d",), normalisation="i3d"))
+    head_window = (2, 7, 7)
 
     def __init__(self, *, temporal_strides: Sequence[int] = strides[0],
                  spatial_strides: Sequence[int] = strides[1]) -> None:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stride = tuple[int, int, int]  # (t, h, w), and what else is stated along the three axes
@@ -109,6 +111,8 @@ class Trunk(nn.Module):
             strides cannot be changed. No weight may depend on them.
         places: of which parts these five are, None for one that has to be 1.
         layouts: in which its weights are published, the usual one first.
+        head_window: cells (t, h, w) that the published head averages at every place of the grid, before the mean over
+            these places; None where it reads the mean over the grid.
         torchvision_name: of the network whose weights torchvision fetches by name, None without; torchvision_names: the
             same by depth, where it depends on it.
         small: arguments of the constructor that make a network for tests.
@@ -127,6 +131,7 @@ class Trunk(nn.Module):
     strides: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     places: tuple[str | None, ...] = ("conv1", "max-pool", "layer2", "layer3", "layer4")
     layouts: tuple[Layout, ...] = ()
+    head_window: Stride | None = None
     torchvision_name: str | None = None
     torchvision_names: Mapping[int, str] = {}
     small: Mapping[str, object] = {}
@@ -140,6 +145,20 @@ class Trunk(nn.Module):
         """The grid (t, h, w) of the features of a clip of `size` (T, H, W)."""
         rounded = math.ceil if self.rounding == "up" else math.floor
         return tuple(rounded(length / stride) for length, stride in zip(size, self.stride, strict=True))
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """What the published head reads of features: (B, C, t, h, w) -> (B, C); HIPE's own head reads the plain mean.
+
+        A window that is larger than the grid is as large as the grid. The mean over windows is a mean over cells,
+        each weighted by the number of windows that it lies in, which is deterministic on every device.
+        """
+        cells = tuple(features.shape[2:])
+        window = [min(pair) for pair in zip(cells, self.head_window or cells, strict=True)]
+        if window == list(cells):
+            return features.mean((2, 3, 4))
+        weights = [F.avg_pool1d(torch.eye(n, dtype=features.dtype, device=features.device), k, 1).mean(1)
+                   for n, k in zip(cells, window, strict=True)]
+        return torch.einsum("bcthw,t,h,w->bc", features, *weights)
 
     def fit_stem(self, state: State) -> None:
         """Take from weights, in the trunk's own names, what sizes they alone decide; by default none."""

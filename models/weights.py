@@ -3,12 +3,14 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models import TRUNKS
+from models.published import PUBLISHED, read_published
 from models.trunk import Layout, State, Trunk
 
 
@@ -48,23 +50,50 @@ def read_state(path: str | Path) -> dict:
 
 
 def is_named(source: str | Path) -> bool:
-    """Whether published weights are given by torchvision's name for them, not as a file."""
-    return re.fullmatch(r"[A-Z][A-Z0-9_]*_V\d+|DEFAULT", str(source)) is not None
+    """Whether published weights are given by a name, torchvision's or one of PUBLISHED, not as a file."""
+    return str(source) in PUBLISHED or re.fullmatch(r"[A-Z][A-Z0-9_]*_V\d+|DEFAULT", str(source)) is not None
 
 
-def fetch_named(trunk: Trunk, name: str) -> State:
-    """torchvision's own weights, from its cache or the internet.
+def _library_weights(trunk: Trunk, name: str) -> Enum:
+    """torchvision's entry of this name for a trunk.
 
     Raises:
-        ValueError: where torchvision has none of this name for the trunk, or they cannot be had here.
+        ValueError: where there is none.
     """
     library = trunk.torchvision_name
     from torchvision.models import get_model_weights  # here, for it takes a second to import
     known = get_model_weights(library).__members__ if library else {}
     if name not in known:
-        remedy = f"it has {', '.join(known)}" if known else "give a file"
+        names = [*known, *(other for other, entry in PUBLISHED.items() if isinstance(trunk, TRUNKS[entry.trunk]))]
+        remedy = f"it has {', '.join(names)}" if names else "give a file"
         raise ValueError(f"--pretrain_path {name}: torchvision has no such weights for this trunk; {remedy}")
-    weights = known[name].value
+    return known[name]
+
+
+def named_classes(trunk: Trunk, name: str) -> list[str]:
+    """The class names that weights of this name have, in the order of their outputs.
+
+    Raises:
+        ValueError: where torchvision has none of this name for the trunk.
+    """
+    return PUBLISHED[name].classes() if name in PUBLISHED else list(_library_weights(trunk, name).meta["categories"])
+
+
+def fetch_named(trunk: Trunk, name: str, tell: Callable[[str], None] | None = None) -> State:
+    """Weights by their name, from the cache or the internet.
+
+    Args:
+        tell: is given a line before anything large is fetched.
+    Raises:
+        ValueError: where there are none of this name for the trunk, or they cannot be had here.
+    """
+    if name in PUBLISHED:
+        entry = PUBLISHED[name]
+        if not isinstance(trunk, TRUNKS[entry.trunk]):
+            raise ValueError(f"--pretrain_path {name}: weights of --model {entry.trunk}, not of this trunk; mend one "
+                             "of the two flags")
+        return read_published(name, tell)
+    weights = _library_weights(trunk, name).value
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     if cached.is_file():  # torch checks the sum of what it fetches alone
         try:
@@ -162,18 +191,18 @@ class Loaded:
 
 
 def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None = None,
-                    tell: Callable[[str], None] | None = None) -> Loaded:
+                    tell: Callable[[str], None] | None = None, head_is: str = "dropped") -> Loaded:
     """Load published weights into a trunk; the head is dropped, and 2D weights are inflated.
 
     Args:
-        source: a file in one of the published layouts, or torchvision's name of weights.
+        source: a file in one of the published layouts, or the name of weights.
         n_classes: of the head, where the caller thinks to know.
-        tell: is given one line on what was found, loaded and dropped.
+        tell: is given one line on what was found and loaded. head_is: what it says of the head.
     Raises:
         FileNotFoundError, ValueError: where there is no such file, the head has other classes, or anything but the
             head is missing, unexpected, of another shape or not finite: naming the keys and the likeliest cause.
     """
-    content = fetch_named(trunk, str(source)) if is_named(source) else read_state(source)
+    content = fetch_named(trunk, str(source), tell) if is_named(source) else read_state(source)
     try:
         published, arch = unwrap(content)
     except ValueError as error:
@@ -183,6 +212,9 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     if isinstance(content, dict) and is_own(content):
         normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
     made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {arch})' if arch else ''}"
+    if str(source) in PUBLISHED:
+        entry = PUBLISHED[str(source)]
+        made_by, normalisation = f"{entry.what} ({entry.origin})", entry.normalisation
     if layout is None and isinstance(content, dict) and is_own(content):
         made_by = f"the names of --model {content['args'].get('model')}"
 
@@ -215,7 +247,7 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     trunk.load_state_dict(state, strict=False)
     if tell is not None:
         tell(f"{source}: weights of {made_by}, {len(state)} tensors loaded{' and inflated' if inflated else ''}, head "
-             f"dropped ({', '.join(head) or 'there was none'}), their clips were normalised as {normalisation}")
+             f"{head_is} ({', '.join(head) or 'there was none'}), their clips were normalised as {normalisation}")
     return Loaded(head, normalisation)
 
 

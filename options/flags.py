@@ -90,8 +90,8 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--spatial_strides", type=COUNT, nargs=5,
                        help="the same in space (default: as published, mostly 2 2 2 2 2)")
     group.add_argument("--pretrain_path",
-                       help="published weights of the trunk: a file, or a name of torchvision's such as "
-                            "KINETICS400_V1")
+                       help="published weights of the trunk: a file, a name of torchvision's such as "
+                            "KINETICS400_V1, or KINETICS400_I3D for i3d")
     group.add_argument("--n_pretrain_classes", type=COUNT,
                        help="classes that the head in --pretrain_path must tell apart (default: not checked)")
     group.add_argument("--normalisation", choices=NORMALISATIONS, metavar="NAME",

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,29 +12,41 @@ from torch import Tensor, nn
 
 from explain.attribution import Subject
 from hierarchy.tree import Hierarchy
-from models.weights import is_named, load_pretrained
+from models import Trunk
+from models.published import PUBLISHED, kinetics_400
+from models.weights import is_named, load_pretrained, named_classes
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk, channels_last, model_of
 from run.paths import HERE, under_root
 
 
-def class_names(args: argparse.Namespace) -> list[str]:
-    """The trunk's class names, in the order of its outputs.
+def dataset_classes(name: str) -> list[str] | None:
+    """The class names of a dataset by its name, however it is spelt; None for one whose names are not shipped."""
+    plain = re.sub(r"[-_ ]", "", name.lower())
+    if plain == "ucf101":
+        tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
+        return list(tree.names[:tree.n_leaves])
+    return kinetics_400() if plain in ("kinetics", "kinetics400") else None
+
+
+def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
+    """The trunk's class names, in the order of its outputs: those given, the dataset's, or those of named weights.
 
     Raises:
         ValueError, FileNotFoundError: where they are not given, or the file holds something else.
     """
     if not args.classes:
-        if args.pretrain_dataset.lower() == "ucf101":
-            tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
-            return list(tree.names[:tree.n_leaves])
-        if args.pretrain_dataset.lower().startswith("kinetics"):
-            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped; "
-                             "give them as --classes classes.json, which for Kinetics-400 a line of README.md writes "
-                             "from torchvision")
-        raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
-                         "ucf101")
+        names = dataset_classes(args.pretrain_dataset)
+        if names is None and args.pretrain_dataset:
+            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped, "
+                             "those of ucf101 and kinetics400 are; give them as --classes classes.json")
+        if names is None and is_named(args.pretrain_path):
+            names = named_classes(trunk, args.pretrain_path)
+        if names is None:
+            raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
+                             "ucf101 or kinetics400")
+        return names
     path = under_root(args, args.classes)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -50,7 +64,7 @@ def class_names(args: argparse.Namespace) -> list[str]:
 
 
 def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
-    """A trunk under mean pooling and a linear layer, both from --pretrain_path; one with a class token under that.
+    """A trunk under its published head, a linear layer over pooled features or a class token, from --pretrain_path.
 
     Raises:
         ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes.
@@ -60,10 +74,11 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
         if hasattr(args, name) and getattr(args, name) is not None:
             setattr(full, name, getattr(args, name))
     full = resolve(full)
-    hierarchy = Hierarchy([[name] for name in class_names(args)], where="--classes, name {}".format)
     trunk = build_trunk(full)
+    hierarchy = Hierarchy([[name] for name in class_names(args, trunk)], where="--classes, name {}".format)
     path = args.pretrain_path if is_named(args.pretrain_path) else under_root(args, args.pretrain_path)
-    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes)
+    tell = (lambda line: print(line, file=sys.stderr)) if is_named(path) else None
+    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes, tell=tell, head_is="taken, too")
     state = loaded.head
     weights = [key for key in state if key.endswith("weight") and state[key].dim() > 1
                and state[key].flatten(1).shape[1] == trunk.out_channels]
@@ -72,17 +87,19 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
                          "one (fc.weight, fc.bias)")
     weight = state[weights[0]].flatten(1).float()
     if len(weight) != hierarchy.n_leaves:
-        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and --classes names "
-                         f"{hierarchy.n_leaves}; mend one of them")
+        flag = "--classes" if args.classes else f"--pretrain_dataset {args.pretrain_dataset}"
+        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and {flag} names {hierarchy.n_leaves}; "
+                         "mend one of them")
     bias = state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": bias})
     whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(device).eval()
     whole.requires_grad_(False)
-    pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk(clips).mean((2, 3, 4)))
+    pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk.pooled(trunk(clips)))
     return Subject(f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
                    lambda clips: whole["head"](pooled(clips)).log_softmax(-1),
-                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight)
+                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight,
+                   credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "")
 
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device: torch.device) -> Subject:

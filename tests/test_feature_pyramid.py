@@ -168,6 +168,32 @@ def test_a_linear_heads_weights_are_the_gradient():
     torch.testing.assert_close(found[0].layers[0].tubes, found[1].layers[0].tubes)
 
 
+@pytest.mark.parametrize("theta", [0.3, 0.55, 0.8])
+def test_the_first_step_is_min_max_over_the_whole_head(theta):
+    """As in the authors' code: one minimum and one maximum of all classes' weights."""
+    torch.manual_seed(0)
+    net, clip, head = plain().eval(), torch.randn(CLIP), torch.randn(4, 5)
+    values = [value for row in head.tolist() for value in row]
+    for label in range(4):
+        expected = {channel: (value - min(values)) / (max(values) - min(values))
+                    for channel, value in enumerate(head[label].tolist())}
+        best = max(expected, key=expected.get)
+        expected = {channel: share for channel, share in expected.items() if share >= theta or channel == best}
+
+        def score(clips, label=label):
+            return net(clips).mean((2, 3, 4)) @ head[label]
+
+        known = {"layer": net, "class_weights": head[label], "head_weights": head, "theta": theta, "depth": 1}
+        found = feature_pyramid(score, clip, **known)
+        first = found.layers[0]
+        strength = dict(zip(first.channels.tolist(), first.strength.tolist(), strict=True))
+        assert strength == pytest.approx(expected, abs=1e-6)
+        assert torch.equal(METHODS["class_feature_pyramid"](score, clip, **known), found.tube(0, CLIP[1:]))
+    flat = torch.full((4, 5), 0.5)
+    found = feature_pyramid(score, clip, layer=net, class_weights=flat[0], head_weights=flat, theta=theta, depth=1)
+    assert len(found.layers[0].channels) == 5
+
+
 def test_tubes_are_the_chosen_responses_in_their_place():
     torch.manual_seed(2)
     net, clip, weights = plain().eval(), torch.randn(CLIP), torch.randn(5)

@@ -44,6 +44,22 @@ def test_rows_of_an_older_version_are_read_and_other_files_refused(tmp_path, mon
     assert "a new measure" in path.read_text()  # which the row does not have yet, whatever its edition
 
 
+def test_rows_by_another_edition_of_a_method_are_measured_again(tmp_path):
+    settings, path = Settings("d", "softmax", 4, 1, 1, 1, "none"), tmp_path / "rows.jsonl"
+    today = {"settings": settings.stored() | {"editions": rows.editions("explanations")}}
+    changed = {"video": "v", "explanation": "class_feature_pyramid", "level": 0, "measures": {"insertion": 0.5}}
+    other = changed | {"explanation": "grad"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in (today, changed, other)))
+    found = Rows(path, settings, False)
+    assert found.rows == [other] and not found.missing(("v", "grad", 0))
+    assert "insertion" in found.missing(("v", "class_feature_pyramid", 0))
+    again = changed | {"method": METHODS["class_feature_pyramid"].edition}
+    with path.open("a") as file:
+        file.write(json.dumps(again) + "\n")
+    found = Rows(path, settings, False)
+    assert found.rows == [other, again] and not found.missing(("v", "class_feature_pyramid", 0))
+
+
 def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
     pooling, convolution = torch.nn.AvgPool3d(4), torch.nn.Conv3d(3, 2, 4, 4)
     assert served(convolution, (8, 8, 8), None) == list(METHODS)

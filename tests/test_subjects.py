@@ -47,14 +47,15 @@ def test_class_names_may_be_a_list_or_indices(root, tmp_path):
         (tmp_path / "c.json").write_text(json.dumps(content))
         args, _ = local_attribution.parse(["--classes", "c.json", "--root_path", str(tmp_path), "--pretrain_path", "x",
                                            "--video", "y"])
-        assert subjects.class_names(args) == ["b", "a"]
+        assert subjects.class_names(args, on_meta("resnet", 10)) == ["b", "a"]
 
 
-def test_class_names_of_kinetics_are_asked_for(root, capsys):
+@pytest.mark.parametrize(("dataset", "word"), [("kinetics", "3 classes"), ("kinetics600", "--classes classes.json")])
+def test_class_names_that_do_not_fit_or_are_not_shipped(root, dataset, word, capsys):
     with pytest.raises(SystemExit):
-        call(root, f"--pretrain_path trunk.pth --pretrain_dataset kinetics {TRUNK} {CLIPS} --videos_dir clips")
+        call(root, f"--pretrain_path trunk.pth --pretrain_dataset {dataset} {TRUNK} {CLIPS} --videos_dir clips")
     said = capsys.readouterr().err
-    assert "--pretrain_dataset kinetics" in said and "--classes classes.json" in said and "torchvision" in said
+    assert f"--pretrain_dataset {dataset}" in said and word in said
 
 
 @pytest.mark.parametrize("name", light(TRUNKS))
