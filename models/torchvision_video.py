@@ -111,11 +111,8 @@ class S3D(Trunk):
     rounding = "down"
     out_channels = 1024
     clip = (128, 224)
-<<<<<<< HEAD
     frame_stride = 2  # evaluated at 15 frames a second
-=======
     head_window = (2, 7, 7)
->>>>>>> cf36d35df5e28fe168e9e591528ea550e0d7c62c
     layouts = (Layout("torchvision's S3D", (r"features\.0\.0\.0\.weight",), heads=("classifier.1",),
                       normalisation="torchvision"),)
     torchvision_name = "s3d"
