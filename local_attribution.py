@@ -67,7 +67,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         options_flag(group)
     add("--tubes", default="layers", choices=("none", "layers", "kernels"),
         help="write a pyramid's heat of every layer, or of every channel too (default: layers)")
-    add("--batch_size", type=COUNT, default=4, help="clips that perturbations optimise together (default: 4)")
+    add("--batch_size", type=COUNT,
+        help="windows at a time, and clips that perturbations optimise together (default: 4, fewer of long clips)")
     add("--out", default="visual_res", help="folder to write (default: visual_res)")
     add("--save_label", default="",
         help="name of this run below the method and the model (default: none; level1, prototype17, ...)")

@@ -21,7 +21,7 @@ __all__ = ["CONTEXT", "METHODS", "Method", "Option", "Passes", "options_of", "pa
 _polarity = {"polarity": Option(str, "positive", "part of the gradients that is heat", choices=tuple(POLARITIES))}
 _seed = {"seed": Option(int, 0, "seed of noise", least=0)}
 _passes = {"steps": Option(int, STEPS, "noisy copies, or points on the path", least=1),
-           "batch_size": Option(int, 4, "passes at a time", least=1)}
+           "batch_size": Option(int, None, "passes at a time, by default 4, fewer of long clips", least=1)}
 _noise = {"noise": Option(float, 0.15, "standard deviation of noise, as a share of the clip's range", least=0)}
 _perturbation = {
     "areas": Option(float, AREAS, "areas of a mask as shares, whose masks are averaged", least=0, most=1, inside=True,

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
+from attribution.gradients import at_a_time
 from datasets.loose import single_video, videos_in
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
@@ -184,7 +185,8 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     question.check(subject, videos)
     clips = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size), reader=reader)
     warn_of_short(clips, reader)
-    predictions, seconds = find_windows(subject, clips, batch_size=args.batch_size, power=power)
+    batch_size = args.batch_size or at_a_time(duration * size * size)
+    predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=power)
     if not predictions:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video, --video_path and "
                          "--root_path")
@@ -194,7 +196,7 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
     writer = Writer(subject, question, reader, out=Path(args.out).expanduser().resolve(), label=args.save_label,
                     notes=notes, tubes=args.tubes)
-    write(writer, subject, question, windows, options=options, batch_size=args.batch_size, seconds=seconds)
+    write(writer, subject, question, windows, options=options, batch_size=batch_size, seconds=seconds)
     return len(windows), writer.page
 
 
