@@ -256,7 +256,7 @@ class Writer:
         facts = [("true class", true)]
         if window.n_windows > 1:
             facts.append(("shown", f"the surest of {window.n_windows} windows"))
-        if self.question.prototype is None:
+        if self.question.prototype is None and (window.n_windows > 1 or window.title != best):
             facts.append((f"{window.title} in this window", percent(float(window.log_probs[window.target].exp()))))
         return attribution_page.Entry(window.video.name, window.title, facts, list(panels),
                                       likeliest(self.subject, window.probs, SHOWN), verdict)
