@@ -1,4 +1,7 @@
-"""Explain clips by attribution methods: a HIPE checkpoint's classes, ancestors and prototypes, or a trunk's classes."""
+"""Explain videos by attribution methods: what I3D sees in them, another trunk, or a HIPE checkpoint.
+
+python local_attribution.py --video my.mp4
+"""
 
 import argparse
 import sys
@@ -12,12 +15,14 @@ from options.ranges import AMOUNT, COUNT
 
 PUBLISHED_NAMES = {"r2plus1d": "r2plus1d_18", "r3d": "r3d_18", "mc3": "mc3_18", "tsm": "tsm_resnet50"}  # of trunks
 PUBLISHED_METHODS = {"perturb": "3d_ep"}
+MODEL, WEIGHTS, NAMES = "i3d", "KINETICS400_I3D", "kinetics"  # what explains videos where no flag says otherwise
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     """The command line, and which flags were given."""
     parser = parser_of("local_attribution.py", __doc__)
-    add = parser.add_argument_group("what to explain: a HIPE checkpoint, else a trunk (see model)").add_argument
+    add = parser.add_argument_group("what to explain: a HIPE checkpoint, or a trunk with a head (default: I3D with its "
+                                    "Kinetics weights)").add_argument
     add("--resume_path", help="HIPE checkpoint; it carries all other flags")
     add("--level", type=int, help="explain the predicted class's ancestor so many levels up (default: 0, the class)")
     add("--prototype", type=int, help="explain the activation of this prototype")
@@ -29,9 +34,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     group = parser.add_argument_group("videos: of the checkpoint's data, unless --videos_dir or --video is given")
     add = group.add_argument
     add("--root_path", default=".", help="folder that relative paths hang off (default: .)")
-    add("--videos_dir", help="folder of frame folders, video files or class folders of those; a name up to its first - "
-                             "is the label")
-    add("--video", type=Path, metavar="FILE", help="a video file or frame folder whose class is not known")
+    add("--videos_dir", help="folder of video files and folders of frames, at any depth; the name of a video's folder, "
+                             "or its own, up to the first - is the label where it is a class")
+    add("--video", type=Path, nargs="+", metavar="FILE", help="video files or frame folders whose class is not known")
     add("--video_path", help="folder of the checkpoint's videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
     add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
@@ -39,12 +44,18 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--n_videos", type=AMOUNT, default=4,
         help="how many, spread over the classes; 0 for all (default: 4, of --videos_dir all)")
     add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
-    add("--sample_size", type=COUNT, help="height and width of a clip in pixels (default: the checkpoint's, else 112)")
-    add("--sample_duration", type=COUNT, help="frames of a clip (default: the checkpoint's, else 16)")
+    add("--sample_size", type=COUNT,
+        help="height and width of a clip in pixels (default: the checkpoint's, else the trunk's usual, I3D 224)")
+    add("--sample_duration", type=COUNT,
+        help="frames of a clip (default: the checkpoint's, else the trunk's usual, I3D 64)")
     add("--sample_t_stride", type=COUNT,
-        help="frames from one frame of a clip to the next (default: the checkpoint's, else 1)")
-    add("--inference_stride", type=COUNT, default=16,
-        help="frames from one window to the next, of which the surest is explained (default: 16)")
+        help="frames from one frame of a clip to the next (default: the checkpoint's, else the trunk's "
+             "usual, I3D 1)")
+    add("--windows", type=AMOUNT,
+        help="windows of a video at most, evenly spread and not overlapping; 0 for all: the prediction is their mean, "
+             "and the surest is explained (default: as many as show a quarter of the video, 8 at most)")
+    add("--inference_stride", type=COUNT,
+        help="all windows so many frames apart, --windows of them at most (published: 16)")
     group = parser.add_argument_group("methods")
     add = group.add_argument
     add("--vis_method", nargs="+", default=["grad_cam"], metavar="METHOD",
@@ -56,7 +67,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         options_flag(group)
     add("--tubes", default="layers", choices=("none", "layers", "kernels"),
         help="write a pyramid's heat of every layer, or of every channel too (default: layers)")
-    add("--batch_size", type=COUNT, default=4, help="clips that perturbations optimise together (default: 4)")
+    add("--batch_size", type=COUNT,
+        help="windows at a time, and clips that perturbations optimise together (default: 4, fewer of long clips)")
     add("--out", default="visual_res", help="folder to write (default: visual_res)")
     add("--save_label", default="",
         help="name of this run below the method and the model (default: none; level1, prototype17, ...)")
@@ -69,7 +81,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     words = list(sys.argv[1:] if argv is None else argv)
     words = [PUBLISHED_NAMES.get(word, word) if before == "--model" else word
              for before, word in zip(["", *words], words, strict=False)]
-    return parse_given(parser, words)
+    args, given = parse_given(parser, words)
+    by_default = args.resume_path is None and (args.pretrain_path or WEIGHTS) == WEIGHTS
+    if by_default and ("model" not in given or args.model == MODEL):
+        args.model, args.pretrain_path = MODEL, WEIGHTS
+        args.pretrain_dataset = args.pretrain_dataset or NAMES
+    return args, given
 
 
 def main(argv: Sequence[str] | None = None) -> None:

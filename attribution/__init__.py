@@ -5,23 +5,23 @@ method, write the function and add a line to METHODS with the options that it ta
 misspelt one is an error.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from attribution.feature_pyramid import DEPTH, THETA, class_feature_pyramid
 from attribution.grad_cam import grad_cam
 from attribution.gradients import POLARITIES, STEPS, grad, grad_input, integrated_grad, smooth_grad
 from attribution.masks import PERTURBATIONS
-from attribution.method import CONTEXT, Method, Option
+from attribution.method import CONTEXT, Method, Option, Passes
 from attribution.perturbation import AREAS, VARIANTS, extremal_perturbation
 from attribution.random_heat import random_heat
 
-__all__ = ["CONTEXT", "METHODS", "Method", "Option", "options_of", "parse_options"]
+__all__ = ["CONTEXT", "METHODS", "Method", "Option", "Passes", "options_of", "parse_options"]
 
 _polarity = {"polarity": Option(str, "positive", "part of the gradients that is heat", choices=tuple(POLARITIES))}
 _seed = {"seed": Option(int, 0, "seed of noise", least=0)}
 _passes = {"steps": Option(int, STEPS, "noisy copies, or points on the path", least=1),
-           "batch_size": Option(int, 4, "passes at a time", least=1)}
+           "batch_size": Option(int, None, "passes at a time, by default 4, fewer of long clips", least=1)}
 _noise = {"noise": Option(float, 0.15, "standard deviation of noise, as a share of the clip's range", least=0)}
 _perturbation = {
     "areas": Option(float, AREAS, "areas of a mask as shares, whose masks are averaged", least=0, most=1, inside=True,
@@ -42,17 +42,30 @@ _pyramid = {
     "top_n": Option(int, None, "channels followed from each channel at most, by default all that reach theta", least=1),
     "level": Option(int, 0, "layer whose channels are the heat, 0 for the features that the score reads", least=0)}
 
+
+
+def _steps(options: Mapping[str, object]) -> Passes:
+    return Passes(gradients=options["steps"])
+
+
+def _masks(options: Mapping[str, object]) -> Passes:
+    shown = sum(2 if variant == "dual" else 1 for variant in options["variants"])  # a dual mask keeps and kills
+    return Passes(gradients=options["iterations"] * len(options["areas"]) * shown)
+
+
 METHODS = {method.name: method for method in (
     Method("grad", grad, _polarity, voxelwise=True),
     Method("grad*input", grad_input, _polarity, voxelwise=True),
-    Method("smooth_grad", smooth_grad, _polarity | _passes | _noise | _seed, voxelwise=True),
-    Method("integrated_grad", integrated_grad, _polarity | _passes, voxelwise=True),
-    Method("grad_cam", grad_cam, needs=("layer", "upsample")),
-    *(Method(how, partial(extremal_perturbation, how=how), _perturbation, ("score", "highest"), optimises=True)
+    Method("smooth_grad", smooth_grad, _polarity | _passes | _noise | _seed, voxelwise=True, cost=_steps),
+    Method("integrated_grad", integrated_grad, _polarity | _passes, voxelwise=True, cost=_steps),
+    Method("grad_cam", grad_cam, needs=("layer", "upsample"), of_features=True, of_logits=True,
+           cost=lambda _: Passes(forward=1)),
+    *(Method(how, partial(extremal_perturbation, how=how), _perturbation, ("score", "highest"), optimises=True,
+             cost=_masks)
       for how in ("2d_ep", "3d_ep", "step")),
     Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights", "head_weights"),
-           edition=2),  # 1: the first step was min-max over the class's weights alone
-    Method("random", random_heat, _seed, voxelwise=True),
+           cost=lambda _: Passes(forward=1), edition=2),  # 1: the first step was min-max over the class's weights alone
+    Method("random", random_heat, _seed, voxelwise=True, cost=lambda _: Passes()),
 )}
 
 

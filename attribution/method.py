@@ -83,6 +83,17 @@ class Option:
 
 
 @dataclass(frozen=True)
+class Passes:
+    """How many clips a method sends through the network for one heat map.
+
+    forward: without a gradient with respect to voxels. gradients: forward and back to the voxels.
+    """
+
+    forward: int = 0
+    gradients: int = 0
+
+
+@dataclass(frozen=True)
 class Method:
     """An attribution method: call it with a score and a clip, what is known of the model, and the options it declares.
 
@@ -96,6 +107,10 @@ class Method:
             "log_prob" or "activation"; "highest": the highest activation.
         voxelwise: whether heat is scattered over single voxels, and hence smoothed before it is drawn or boxed.
         optimises: whether it runs for up to `iterations` passes, and over many clips in one batch (`extremal_masks`).
+        of_features: whether the layer's features are all that it takes from the network below them: whoever has them
+            need not compute them again.
+        of_logits: whether it explains the score before the softmax, where the model has one.
+        cost: from the values of all options to the passes that one heat map takes, at most.
         edition: which version of the method this is; numbers that were measured on heat of another are not used.
     """
 
@@ -105,7 +120,18 @@ class Method:
     needs: tuple[str, ...] = ()
     voxelwise: bool = False
     optimises: bool = False
+    of_features: bool = False
+    of_logits: bool = False
     edition: int = 1
+    cost: Callable[[Mapping[str, object]], Passes] = lambda _: Passes(gradients=1)
+
+    def passes(self, options: Mapping[str, object]) -> Passes:
+        """The passes through the network that one heat map takes, at most.
+
+        Args:
+            options: that differ from their defaults.
+        """
+        return self.cost({name: option.default for name, option in self.options.items()} | dict(options))
 
     def __call__(self, score_fn: Callable[[Tensor], Tensor], clip: Tensor, **keywords: object) -> Tensor:
         """Heat (T, H, W) of a clip.

@@ -4,6 +4,7 @@ All randomness here and in `transforms` comes from generators made by `seed_of`,
 (seed, step, item) and does not depend on how many workers load it.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -81,6 +82,36 @@ class SlidingWindows(_Clips):
     def __call__(self, n_frames: int, k: int, rng: np.random.Generator | None = None) -> Tensor:
         """Frames (T,) int64 in [0, n_frames) of the video's window `k`."""
         return self._clip(min(k * self.step, self._last_start(n_frames)), n_frames)
+
+
+class SpreadWindows(_Clips):
+    """Clips that show a share of a video, evenly spaced from its first frame to its last (one: in the middle).
+
+    Args:
+        most: clips a video; 0 for no limit.
+        share: of the frames that clips are enough to show, 0..1.
+        step: frames from one clip to the next at most, in place of the share.
+    """
+
+    def __init__(self, duration: int, most: int, *, share: float = 1.0, step: int | None = None,
+                 stride: int = 1) -> None:
+        super().__init__(duration, stride=stride)
+        if most < 0 or not 0 < share <= 1 or (step is not None and step < 1):
+            raise ValueError(f"windows must be at least 0, a share of them above 0, and at least 1 frame apart, got "
+                             f"{most}, {share} and {step}")
+        self.most, self.share, self.step = most, share, step
+
+    def count(self, n_frames: int) -> int:
+        if self.step is None:
+            enough = max(1, math.ceil(n_frames * self.share / ((self.duration - 1) * self.stride + 1)))
+        else:
+            enough = -(-self._last_start(n_frames) // self.step) + 1
+        return min(enough, self.most) if self.most else enough
+
+    def __call__(self, n_frames: int, k: int, rng: np.random.Generator | None = None) -> Tensor:
+        """Frames (T,) int64 in [0, n_frames) of the video's window `k`."""
+        n, last = self.count(n_frames), self._last_start(n_frames)
+        return self._clip(last // 2 if n == 1 else round(k * last / (n - 1)), n_frames)
 
 
 def n_batches(n_items: int, batch_size: int, least: int = 2) -> int:

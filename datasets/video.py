@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.reading import CachedReader, LastVideo, Reader
-from datasets.sampling import EvenClips, RandomClip, SlidingWindows, seed_of
+from datasets.sampling import EvenClips, RandomClip, SlidingWindows, SpreadWindows, seed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class VideoClips(Dataset):
         normalisation: of `transforms.NORMALISATIONS`, applied to the clips on the device.
     """
 
-    def __init__(self, videos: Sequence[Video], *, sampler: RandomClip | EvenClips | SlidingWindows,
+    def __init__(self, videos: Sequence[Video], *, sampler: RandomClip | EvenClips | SlidingWindows | SpreadWindows,
                  transform: Callable[..., tuple[Tensor, Tensor, bool]], reader: Reader, seed: int = 1,
                  strict: bool = False, normalisation: str = "kinetics") -> None:
         self.videos = videos if isinstance(videos, VideoTable) else VideoTable(videos)

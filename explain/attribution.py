@@ -1,11 +1,15 @@
 """What attribution methods explain, a model (Subject) and windows of videos (Window), and the heat that they give."""
 
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from attribution import METHODS
 from attribution.feature_pyramid import FeaturePyramid, feature_pyramid
@@ -17,6 +21,8 @@ from explain.heat import heat_of
 from hierarchy.tree import Hierarchy
 
 AREA_MISS = 0.02  # difference between an area and the one asked for that is reported
+WINDOWS_KEPT = 64  # of a video whose features are kept until its surest window is known, a megabyte or two each
+BACKWARD = 1.6  # of a forward pass's time: a pass back to the voxels; measured on I3D
 
 
 @dataclass(frozen=True)
@@ -30,10 +36,16 @@ class Subject:
     log_probs: Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, K)
     normalisation: str  # of the clips
     device: torch.device
+    logits: Callable[[Tensor], Tensor] | None = None  # the same before the softmax, of a linear head
     activations: Callable[[Tensor], Tensor] | None = None  # (B, 3, T, H, W) -> (B, P), of a HIPE model
     node_of: Sequence[int] = ()  # of prototypes
     head: Tensor | None = None  # (K0 or K, C) class weights of a pooled linear head
     highest: float = 1.0  # activation of a prototype's own patch
+    credit: str = ""  # where the weights are from, and their licences
+
+    def normalised(self, clips: Tensor) -> Tensor:
+        """Clips (..., 3, T, H, W) uint8 as the model takes them, on its device."""
+        return normalise(clips.to(self.device), self.normalisation)
 
 
 @dataclass(frozen=True)
@@ -62,20 +74,27 @@ class Question:
             return f"prototype{self.prototype}"
         return f"level{self.level}" if self.level else ""
 
+    def check(self, subject: Subject, videos: Sequence[Video]) -> None:
+        """Raise ValueError where a true class is asked for and not known, or a class is not in the tree."""
+        if self.target == "true" and self.prototype is None:
+            unknown = [video for video in videos if video.label < 0]
+            if unknown:
+                raise ValueError(f"--target true: the true class of {len(unknown)} of {len(videos)} videos is not "
+                                 f"known, as of {unknown[0].path}; leave the flag out, or name their folders by "
+                                 "classes")
+        elif self.target != "predicted" and self.prototype is None:
+            subject.hierarchy.label(self.target)
+
     def target_of(self, subject: Subject, video: Video, leaf: int) -> tuple[int, str]:
         """The node or prototype that is explained of a video, and its name.
 
         Args:
             leaf: predicted of the video.
-        Raises:
-            ValueError: where the true class is asked for and not known, or a class is not in the tree.
         """
         tree = subject.hierarchy
         if self.prototype is not None:
             return self.prototype, f"prototype {self.prototype} of {tree.full_name(subject.node_of[self.prototype])}"
         if self.target == "true":
-            if video.label < 0:
-                raise ValueError(f"{video.path}: its true class is not known; leave out --target true")
             leaf = video.label
         elif self.target != "predicted":
             leaf = tree.label(self.target)
@@ -88,12 +107,20 @@ class Window:
     """A window of a video that is explained."""
 
     video: Video
-    clip: Tensor  # (3, T, H, W) normalised
+    pixels: Tensor  # (3, T, H, W) uint8
     frames: Tensor  # (T,) in the video
     crop: Tensor  # (4,) in the video's own pixels
     log_probs: Tensor  # (K,) of the window
+    probs: Tensor  # (K,) of the video, from all its windows
+    n_windows: int  # of the video
     target: int  # node or prototype
     title: str  # the target's name
+    features: Tensor | None = None  # (C, t, h, w) of the trunk
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """T, H, W."""
+        return tuple(self.pixels.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -111,47 +138,114 @@ class Attribution:
         return any(strong for _, strong in self.lines)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class WindowOutput:
+    """What a model gives for a window."""
+
+    item: int  # place among the windows of all videos
+    log_probs: Tensor  # (K,)
+    features: Tensor | None  # (C, t, h, w) of the trunk; None where it has none, or they are too many to keep
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a video."""
+
+    video: int  # place among the videos
+    surest: WindowOutput
+    probs: Tensor  # (K,) of the video
+    leaf: int  # the most probable class
+    n_windows: int
+
+
 def find_windows(subject: Subject, clips: VideoClips, *, batch_size: int,
-                 power: float) -> list[tuple[int, dict, Tensor, int]]:
-    """Of every video its index, the surest window of its prediction, that window's log-probabilities, and the leaf.
+                 power: float) -> tuple[list[Prediction], float]:
+    """Predict every video that can be read from its windows, with a progress bar.
 
     Args:
         batch_size: windows at a time. power: of `VideoPool`, by which windows come to a prediction.
+    Returns:
+        the predictions, and the seconds that the model takes for a clip.
     Raises:
         ValueError: where a log-probability is not finite.
     """
-    by_video: dict[int, list[tuple[int, Tensor]]] = {}
-    for first in range(0, len(clips), batch_size):
-        places = range(first, min(first + batch_size, len(clips)))
-        items = [clips[i] for i in places]
-        pixels = torch.stack([item["clip"] for item in items]).to(subject.device)
-        log_probs = subject.log_probs(normalise(pixels, subject.normalisation))
-        if not log_probs.isfinite().all():
-            raise ValueError(f"{subject.source}: gives log-probabilities that are not finite; the weights hold NaN or "
-                             "infinity, or belong to another trunk")
-        for i, item, values in zip(places, items, log_probs.cpu(), strict=True):
-            if item["valid"]:
-                by_video.setdefault(item["video"], []).append((i, values))
-    chosen = []
-    for video, windows in by_video.items():
-        of_windows = torch.stack([values for _, values in windows])  # (n, K)
-        _, leaf, best = pool_windows(of_windows, subject.hierarchy.membership, power)
-        i, log_probs = windows[best]
-        chosen.append((video, clips[i], log_probs, leaf))  # read again: the windows of all videos are too many to keep
-    return chosen
+    predictions, seconds = [], []
+    video, windows = -1, []
+
+    def finish() -> None:
+        if windows:
+            of_windows = torch.stack([window.log_probs for window in windows])  # (n, K)
+            probs, leaf, best = pool_windows(of_windows, subject.hierarchy.membership, power)
+            predictions.append(Prediction(video, windows[best], probs, leaf, len(windows)))
+
+    with tqdm(total=len(clips), desc="windows", unit="window", leave=False, disable=None) as bar:
+        for first in range(0, len(clips), batch_size):
+            items = [clips[i] for i in range(first, min(first + batch_size, len(clips)))]
+            items, n = [item for item in items if item["valid"]], len(items)
+            start = time.perf_counter()
+            for item, values, features in _outputs(subject, items):
+                if item["video"] != video:
+                    finish()
+                    video, windows = item["video"], []
+                windows.append(WindowOutput(item["item"], values, features if len(windows) < WINDOWS_KEPT else None))
+            seconds += [(time.perf_counter() - start) / len(items)] if items else []
+            bar.update(n)
+    finish()
+    # the first batch is slower than the others
+    return predictions, statistics.median(seconds[1:] or seconds or [0.0])
 
 
-def windows_to_explain(subject: Subject, clips: VideoClips, question: Question, *, batch_size: int,
-                       power: float) -> list[Window]:
-    """The surest window of every video that can be read; arguments and errors as `find_windows`."""
+@torch.no_grad()
+def _outputs(subject: Subject, items: Sequence[dict]) -> Iterator[tuple[dict, Tensor, Tensor | None]]:
+    """Clips with the log-probabilities that a model gives them, and with the features of its trunk."""
+    if not items:
+        return
+    seen: list[Tensor] = []
+    hook = subject.trunk.register_forward_hook(lambda _, __, features: seen.append(features))
+    try:
+        log_probs = subject.log_probs(subject.normalised(torch.stack([item["clip"] for item in items]))).cpu()
+    finally:
+        hook.remove()
+    if not log_probs.isfinite().all():
+        raise ValueError(f"{subject.source}: gives log-probabilities that are not finite; the weights hold NaN or "
+                         "infinity, or belong to another trunk")
+    features = [maps.clone() for maps in seen[0].cpu()] if len(seen) == 1 else [None] * len(items)
+    yield from zip(items, log_probs, features, strict=True)
+
+
+@contextmanager
+def remembered(trunk: nn.Module, features: Tensor | None, device: torch.device) -> Iterator[None]:
+    """Let a trunk answer with the features (C, t, h, w) of the one clip that it is given; None: as ever."""
+    if features is None:
+        yield
+        return
+    trunk.forward = lambda _: features[None].to(device, copy=True)  # who asks may ask for its gradient
+    try:
+        yield
+    finally:
+        del trunk.forward
+
+
+def windows_to_explain(clips: VideoClips, subject: Subject, question: Question,
+                       predictions: Sequence[Prediction]) -> list[Window]:
+    """The surest window of every predicted video, read again: the windows of all videos are too many to keep."""
     windows = []
-    for index, item, log_probs, leaf in find_windows(subject, clips, batch_size=batch_size, power=power):
-        video = clips.videos[index]
-        clip = normalise(item["clip"].to(subject.device), subject.normalisation)
-        windows.append(Window(video, clip, item["frames"], item["crop"], log_probs,
-                              *question.target_of(subject, video, leaf)))
+    for of in predictions:
+        video, item = clips.videos[of.video], clips[of.surest.item]
+        windows.append(Window(video, item["clip"], item["frames"], item["crop"], of.surest.log_probs, of.probs,
+                              of.n_windows, *question.target_of(subject, video, of.leaf), of.surest.features))
     return windows
+
+
+def expected_seconds(method: str, options: Mapping[str, object], windows: Sequence[Window], seconds: float) -> float:
+    """How long a method will take, at most.
+
+    Args:
+        options: that the method declares. seconds: of the model for a clip, without a gradient.
+    """
+    passes = METHODS[method].passes(options)
+    n = sum(window.features is None for window in windows) if METHODS[method].of_features else len(windows)
+    return n * seconds * (passes.forward + (1 + BACKWARD) * passes.gradients)
 
 
 def attribute(method: str, subject: Subject, question: Question, windows: Sequence[Window], *,
@@ -163,6 +257,8 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
     """
     targets = torch.tensor([window.target for window in windows], device=subject.device)
     outputs = subject.log_probs if question.prototype is None else subject.activations
+    if METHODS[method].of_logits and question.prototype is None and subject.logits is not None:
+        outputs = subject.logits
 
     def score(clips: Tensor, which: Tensor) -> Tensor:  # (n, 3, T, H, W), places (n,) -> (n,)
         return outputs(clips).gather(1, targets[which][:, None])[:, 0]
@@ -170,7 +266,7 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
     if METHODS[method].optimises:
         known = {"score": question.score, "highest": subject.highest} | METHODS[method].checked(options)
         for first in range(0, len(windows), batch_size):
-            clips = torch.stack([window.clip for window in windows[first:first + batch_size]])
+            clips = subject.normalised(torch.stack([window.pixels for window in windows[first:first + batch_size]]))
 
             def score_some(clips: Tensor, which: Tensor, first: int = first) -> Tensor:
                 return score(clips, which + first)
@@ -181,16 +277,19 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
         def score_one(clips: Tensor, i: int = i) -> Tensor:
             return score(clips, torch.full((len(clips),), i, device=clips.device))
 
+        clip = subject.normalised(window.pixels)
         if method == "class_feature_pyramid":  # its files hold the whole pyramid
             weights = None if subject.head is None else subject.head[window.target]
             checked = METHODS[method].checked(options)
             level = checked.pop("level", 0)
-            pyramid = feature_pyramid(score_one, window.clip, layer=subject.trunk, class_weights=weights,
+            pyramid = feature_pyramid(score_one, clip, layer=subject.trunk, class_weights=weights,
                                       head_weights=subject.head, **checked)
-            yield Attribution(i, pyramid.tube(level, tuple(window.clip.shape[1:])), pyramid)
+            yield Attribution(i, pyramid.tube(level, window.size), pyramid)
         else:
-            yield Attribution(i, heat_of(method, score_one, window.clip, trunk=subject.trunk, score=question.score,
-                                         highest=subject.highest, options=options))
+            with remembered(subject.trunk, window.features if METHODS[method].of_features else None, subject.device):
+                heat = heat_of(method, score_one, clip, trunk=subject.trunk, score=question.score,
+                               highest=subject.highest, options=options)
+            yield Attribution(i, heat)
 
 
 def _masks(how: str, score: Callable[[Tensor, Tensor], Tensor], clips: Tensor, first: int,

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from attribution import METHODS
@@ -13,11 +15,15 @@ from datasets.reading import Reader
 from explain import attribution_page, render
 from explain.attribution import Attribution, Question, Subject, Window
 from explain.names import file_name
-from explain.pages import percent
+from explain.pages import percent, when, write_text
 from explain.pictures import read_region
+from models.geometry import box_of, box_to_source, points_to_source, smoothed
 
 PICTURED = 6  # channels of a layer on the picture of a pyramid
 LINKS = 2  # lines that lead from each of them
+SHOWN = 5  # predictions of a video
+DRAWN = 32  # frames of a clip, evenly spaced where it has more
+REMEMBERED = 16  # windows whose pictures are kept from one method to the next, a dozen megabytes each
 USUAL = {"polarity": "positive", "variants": ("preserve",), "perturbation": "blur", "published_energy": False}
 NOTES = {"polarity": "polarity {}", "variants": "variant {}", "perturbation": "hidden by {}",
          "published_energy": "published energy"}
@@ -38,25 +44,34 @@ def unusual_options(options: Mapping[str, object], asked: Sequence[str] = ()) ->
     return notes
 
 
-def facts_of(subject: Subject, window: Window) -> list[tuple[str, str]]:
-    """The true class and the two that are most probable in this window, with their probabilities there."""
-    tree, n = subject.hierarchy, subject.hierarchy.n_leaves
-    probability = window.log_probs[:n].double().exp()
-    label = window.video.label
-    true = f"{tree.full_name(label)}, {percent(float(probability[label]))}" if label >= 0 else "not known"
-    likeliest = [f"{tree.full_name(leaf)}, {percent(float(probability[leaf]))}"
-                 for leaf in probability.argsort(descending=True)[:2].tolist()]
-    return [("true class", true), *zip(("likeliest in this window", "then"), likeliest, strict=False)]
+def likeliest(subject: Subject, values: Tensor, n: int) -> list[tuple[str, float]]:
+    """The n most probable classes and their probabilities, of the (K,) probabilities of all nodes."""
+    leaves = values[:subject.hierarchy.n_leaves].double()
+    return [(subject.hierarchy.full_name(leaf), float(leaves[leaf])) for leaf in leaves.topk(min(n, len(leaves)))[1]]
 
 
 def margin_of(subject: Subject, window: Window, method: str, notes: Sequence[str],
               lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """The text beside a contact sheet: method, target, notes, true class, likeliest classes, and frames."""
-    (_, true), *likeliest = facts_of(subject, window)
+    probability, label = window.log_probs.double().exp(), window.video.label
+    true = "true class not known"
+    if label >= 0:
+        true = f"true: {subject.hierarchy.full_name(label)}, {percent(float(probability[label]))}"
+    ranks = [f"{rank}. {name}, {percent(value)}"
+             for rank, (name, value) in enumerate(likeliest(subject, probability, 2), 1)]
     return [(method, True), (f"for {window.title}", False), *((note, False) for note in notes), *lines,
-            (f"true: {true}" if window.video.label >= 0 else "true class not known", True),
-            *((f"{rank}. {text}", False) for rank, (_, text) in enumerate(likeliest, 1)),
+            (true, True),
+            *((f"{rank} in this window" if i == 0 else rank, False) for i, rank in enumerate(ranks)),
             (window.video.name, False), (f"frames {int(window.frames.min())} to {int(window.frames.max())}", False)]
+
+
+def whereabouts(y: int, x: int, size: tuple[int, int]) -> str:
+    """In which ninth of a picture of `size` (H, W) a place lies: "upper left", "centre"."""
+    rows, columns = ("upper", "", "lower"), ("left", "", "right")
+    row, column = rows[min(int(3 * y / size[0]), 2)], columns[min(int(3 * x / size[1]), 2)]
+    if not row and not column:
+        return "centre"
+    return f"{row or 'middle'} {column or 'centre'}"
 
 
 def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int], title: str,
@@ -106,6 +121,14 @@ def tubes_of(pyramid: FeaturePyramid, size: tuple[int, int, int], kernels: bool)
     return arrays
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a method comes to on a clip: its panel of the page, and its record of the JSON."""
+
+    panel: attribution_page.Panel
+    record: dict
+
+
 class Writer:
     """Writes the files of each method and clip, and one page of all.
 
@@ -122,6 +145,7 @@ class Writer:
         self.subject, self.question, self.reader = subject, question, reader
         self.out, self.label, self.notes, self.tubes = out, label or question.label, notes, tubes
         self.out.mkdir(parents=True, exist_ok=True)
+        self._pixels: dict[tuple[Path, int], tuple[render.Pixels, float]] = {}
 
     def folder(self, method: str) -> Path:
         """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
@@ -133,48 +157,87 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def pixels_of(self, window: Window) -> tuple[render.Pixels, float]:
-        """The frames of a clip, and how many seconds each is shown."""
-        pixels = read_region(self.reader, window.video.path, window.frames, window.crop)
+    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, float]:
+        """Those frames of a clip that are drawn, DRAWN at most: their pixels, their places, the seconds of each."""
+        key = window.video.path, int(window.frames[0])
+        if key in self._pixels:
+            return self._pixels[key]
+        every = -(-len(window.frames) // DRAWN)
+        places = torch.arange(0, len(window.frames), every)
+        pixels = read_region(self.reader, window.video.path, window.frames[places], window.crop)
+        shown = pixels, places, every * render.seconds_per_frame(window.frames, self.fps_of(window))
+        if len(self._pixels) < REMEMBERED:
+            self._pixels[key] = shown
+        return shown
+
+    def fps_of(self, window: Window) -> float | None:
+        """Frames a second of a window's video; None where that is not known."""
         try:
-            fps = self.reader.info(window.video.path).fps
+            return self.reader.info(window.video.path).fps
         except ValueError:  # this window could be read, though not the whole video
-            fps = None
-        return pixels, render.seconds_per_frame(window.frames, fps)
+            return None
 
     def clip(self, window: Window) -> attribution_page.Panel:
         """The clip itself, on the page."""
-        pixels, seconds = self.pixels_of(window)
-        return attribution_page.Panel("clip", f"frames {int(window.frames.min())} to {int(window.frames.max())}",
-                                      render.webp(pixels, seconds), render.webp(pixels[len(pixels) // 2:][:1]))
+        pixels, _, seconds = self.pixels_of(window)
+        return attribution_page.Panel("the clip", self._span(window), render.webp(pixels, seconds),
+                                      render.webp(pixels[len(pixels) // 2:][:1]))
 
-    def method(self, method: str, window: Window, name: str, attribution: Attribution) -> attribution_page.Panel:
+    def _span(self, window: Window) -> str:
+        first, last, fps = int(window.frames.min()), int(window.frames.max()), self.fps_of(window)
+        return when(None if fps is None else [first / fps, (last + 1) / fps], [first, last + 1])
+
+    def method(self, method: str, window: Window, name: str, attribution: Attribution) -> Outcome:
         """Write the files of a clip and a method, which are called `name`."""
-        (pixels, seconds), folder = self.pixels_of(window), self.folder(method)
+        (pixels, shown, seconds), folder = self.pixels_of(window), self.folder(method)
         folder.mkdir(parents=True, exist_ok=True)
         heat = attribution.heat.detach().float().cpu()
         np.save(folder / f"{name}.npy", heat.numpy())
-        visible = attribution_page.drawn(heat, smooth=METHODS[method].voxelwise)
+        places = smoothed(heat) if METHODS[method].voxelwise else heat  # single voxels are no place
+        visible = attribution_page.drawn(places)[shown]
         overlay = render.overlay(pixels, visible)
         (folder / f"{name}.gif").write_bytes(render.gif(overlay, seconds))
         notes = list(self.notes.get(method, ()))
-        if heat.amax() <= heat.amin():
+        empty = bool(heat.amax() <= heat.amin())
+        if empty:
             notes.append("an empty map: all alike")
-        margin = margin_of(self.subject, window, method, notes, attribution.lines)
-        sheet = attribution_page.heat_sheet(pixels, visible, margin)
+        sheet = attribution_page.heat_sheet(pixels, overlay,
+                                            margin_of(self.subject, window, method, notes, attribution.lines))
         (folder / f"{name}.png").write_bytes(render.png(sheet))
+        kinds = {"heat": ".npy", "clip": ".gif", "sheet": ".png"}
         drawing = None
         if attribution.pyramid is not None:
-            drawing = self._pyramid(folder, name, window, attribution.pyramid, pixels, heat)
-        peak = int(heat.amax((1, 2)).argmax())
-        hottest = [f"hottest in frame {int(window.frames[peak])}"] if heat.amax() > heat.amin() else []
-        return attribution_page.Panel(method, "; ".join([*hottest, *notes]), render.webp(overlay, seconds),
-                                      render.webp(overlay[peak:peak + 1]), render.webp(sheet), drawing)
+            drawing = self._pyramid(folder, name, window, attribution.pyramid)
+            kinds |= {"pyramid": "_pyramid.png", "graph": "_pyramid.json"}
+            kinds |= {"tubes": "_tubes.npz"} if self.tubes != "none" else {}
+        files = {kind: (folder / f"{name}{ending}").relative_to(self.out).as_posix() for kind, ending in kinds.items()}
+        still, peak, box = len(pixels) // 2, None, None
+        if not empty:
+            tube = box_of(places)
+            at, peak, box, words = self._place(window, places, tube)
+            notes.insert(0, words)
+            still = int((shown - at).abs().argmin())
+            spans = [int((shown < edge).sum()) for edge in (tube[0], tube[3])]  # of the box, in frames that are drawn
+            spans[1] = max(spans[1], spans[0] + 1)
+            overlay = render.draw_box(overlay, (spans[0], *tube[1:3], spans[1], *tube[4:]), window.size[1:])
+        panel = attribution_page.Panel(method, "; ".join(notes), render.webp(overlay, seconds),
+                                       render.webp(overlay[still:still + 1]), render.webp(sheet), drawing)
+        return Outcome(panel, {"peak": peak, "box": box, "files": files})
 
-    def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid, pixels: render.Pixels,
-                 heat: Tensor) -> bytes:
+    def _place(self, window: Window, heat: Tensor, tube: render.Box) -> tuple[int, list[int], list[int], str]:
+        """Where heat is hottest: the clip's frame; peak and box in the video's frames and pixels; the same in words."""
+        at = torch.tensor(np.unravel_index(int(heat.argmax()), tuple(heat.shape)))
+        frame, y, x = points_to_source(at, window.frames, window.crop, window.size[1:]).tolist()
+        box = box_to_source(tube, window.frames, window.crop, window.size[1:])
+        fps = self.fps_of(window)
+        time = f"frame {frame}" if fps is None else f"{frame / fps:.2f} s (frame {frame})"
+        words = f"hottest at {time}, {whereabouts(*at[1:].tolist(), window.size[1:])}"
+        return int(at[0]), [frame, y, x], list(box), words
+
+    def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid) -> bytes:
         """Write a pyramid's picture, graph and tubes, and return the picture for the page."""
-        title, size = window.title, tuple(heat.shape)
+        title, size = window.title, window.size
+        pixels = read_region(self.reader, window.video.path, window.frames, window.crop)
         if self.question.prototype is None:
             title += f", {percent(float(window.log_probs[window.target].double().exp()))}"
         picture = attribution_page.pyramid_picture(pixels, pyramid_rows(pyramid, size, title, window.video.name))
@@ -184,11 +247,38 @@ class Writer:
             np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, size, self.tubes == "kernels"))
         return render.webp(picture)
 
-    def write_page(self, windows: Sequence[Window], panels: Sequence[Mapping[str, attribution_page.Panel]]) -> None:
-        """Write the page of what is done."""
-        order = ("clip", *self.notes)
-        entries = [attribution_page.Entry(window.video.name, window.title, facts_of(self.subject, window),
-                                          [done[key] for key in order if key in done])
-                   for window, done in zip(windows, panels, strict=True)]
+    def entry(self, window: Window, panels: Sequence[attribution_page.Panel]) -> attribution_page.Entry:
+        """A clip of the page."""
+        tree, label = self.subject.hierarchy, window.video.label
+        true = f"{tree.full_name(label)}, {percent(float(window.probs[label]))}" if label >= 0 else "not known"
+        best, _ = likeliest(self.subject, window.probs, 1)[0]
+        verdict = "" if label < 0 else "right" if tree.full_name(label) == best else "wrong"
+        facts = [("true class", true)]
+        if window.n_windows > 1:
+            facts.append(("shown", f"the surest of {window.n_windows} windows"))
+        if self.question.prototype is None and (window.n_windows > 1 or window.title != best):
+            facts.append((f"{window.title} in this window", percent(float(window.log_probs[window.target].exp()))))
+        return attribution_page.Entry(window.video.name, window.title, facts, list(panels),
+                                      likeliest(self.subject, window.probs, SHOWN), verdict)
+
+    def write_page(self, windows: Sequence[Window], clips: Sequence[attribution_page.Panel],
+                   outcomes: Sequence[Mapping[str, Outcome]]) -> None:
+        """Write the page of what is done, and the same as JSON beside it."""
+        entries, videos = [], []
+        for window, clip, done in zip(windows, clips, outcomes, strict=True):
+            order = [method for method in self.notes if method in done]
+            entries.append(self.entry(window, [clip, *(done[method].panel for method in order)]))
+            label, names = window.video.label, self.subject.hierarchy
+            videos.append({
+                "video": window.video.name, "path": str(window.video.path),
+                "window": [int(window.frames.min()), int(window.frames.max()) + 1], "n_windows": window.n_windows,
+                "true": names.full_name(label) if label >= 0 else None,
+                "predictions": [{"label": name, "score": round(value, 6)}
+                                for name, value in likeliest(self.subject, window.probs, SHOWN)],
+                "target": window.title, "methods": {method: done[method].record for method in order}})
         title = f"Attribution, {self.subject.name}" + (f", {self.label}" if self.label else "")
-        attribution_page.write_page(self.page, title, entries)
+        source = f"{self.subject.source}. {self.subject.credit}".removesuffix(". ")
+        attribution_page.write_page(self.page, title, source, entries)
+        content = {"model": self.subject.name, "weights": self.subject.source, "credit": self.subject.credit,
+                   "label": self.label, "clip": list(windows[0].size), "videos": videos}
+        write_text(self.page.with_suffix(".json"), json.dumps(content, indent=1, allow_nan=False) + "\n")

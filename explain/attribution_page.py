@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from explain import pages, render
-from models.geometry import smoothed
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
 CELL = 104  # pixels of a frame's height on a sheet
@@ -21,17 +19,10 @@ TRACES = [(0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159
           (70, 70, 70)]
 
 
-def drawn(heat: Tensor, *, smooth: bool = False) -> Tensor:
-    """Heat as it is drawn: what is hotter than all but a few voxels counts as hottest.
-
-    Args:
-        heat: (T, H, W).
-        smooth: blur it first: heat of single voxels is scattered dots, which overlays hardly show.
-    """
+def drawn(heat: Tensor) -> Tensor:
+    """Heat (T, H, W) as it is drawn: what is hotter than all but a few voxels counts as hottest."""
     heat = heat.detach().float().cpu()
-    if smooth:
-        heat = smoothed(heat)
-    top = torch.quantile(heat.flatten(), SHARPEST)
+    top = float(np.quantile(heat.numpy(), SHARPEST))
     return heat.clamp(max=top) if top > heat.amin() else heat
 
 
@@ -71,13 +62,13 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[int, str, bool]], le
         draw.text((left, top + below), text, INK if strong else QUIET, font=_font(15 if strong else 13))
 
 
-def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
+def heat_sheet(pixels: render.Pixels, overlay: render.Pixels, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
                gap: int = 3) -> render.Pixels:
     """All frames of a clip, in rows of frames above and the same with heat below, and words in the left margin.
 
     Args:
         pixels: (T, H', W', 3).
-        heat: (T, H, W), as `drawn`.
+        overlay: (T, H', W', 3), the same with heat.
         margin: lines of text, and whether each stands out.
     Returns:
         (1, height, width, 3).
@@ -86,7 +77,7 @@ def heat_sheet(pixels: render.Pixels, heat: Tensor, margin: Sequence[tuple[str, 
     cell = (CELL, max(1, round(CELL * width / height)))
     columns = min(columns, n)
     rows, words = -(-n // columns), 190
-    pairs = render.resize(pixels, cell), render.resize(render.overlay(pixels, heat), cell)
+    pairs = render.resize(pixels, cell), render.resize(overlay, cell)
     block = 2 * (CELL + gap) + TOP
     lines = _margin(margin, words - 20)
     size = TOP + max(rows * block, lines[-1][0]), words + columns * (cell[1] + gap) + TOP - gap
@@ -201,8 +192,14 @@ class Entry:
     target: str  # what was explained
     facts: list[tuple[str, str]]
     panels: list[Panel]
+    predictions: list[tuple[str, float]] = field(default_factory=list)  # most probable classes of the video
+    verdict: str = ""  # right, wrong, or nothing where the true class is not known
 
 
-def write_page(target: Path, title: str, entries: Sequence[Entry]) -> None:
-    """Write one page that needs no other file: the methods side by side, clip by clip."""
-    pages.write_template(target, "attribution.html", title=title, entries=entries)
+def write_page(target: Path, title: str, source: str, entries: Sequence[Entry]) -> None:
+    """Write one page that needs no other file: the methods side by side, clip by clip.
+
+    Args:
+        source: which weights, from where, and their licence.
+    """
+    pages.write_template(target, "attribution.html", title=title, source=source, entries=entries)

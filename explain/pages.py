@@ -80,7 +80,7 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
-def _write(target: Path, text: str) -> None:
+def write_text(target: Path, text: str) -> None:
     """Write a text file atomically: a killed run leaves the old file or the new one."""
     part = target.with_name(f"{target.name}.part")
     part.write_text(text, encoding="utf-8", errors="replace")
@@ -90,7 +90,7 @@ def _write(target: Path, text: str) -> None:
 def write_template(target: Path, template: str, **values: object) -> None:
     """Write a page from a template of this package, atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, _TEMPLATES.get_template(template).render(**values))
+    write_text(target, _TEMPLATES.get_template(template).render(**values))
 
 
 def address(target: Path, page: Path) -> str:
@@ -123,7 +123,7 @@ def start_folder(folder: Path, explanation: dict) -> None:
         for old in (folder / PAGE, folder / STORY, folder / what_if.FILE, *folder.glob("*.gif")):
             old.unlink(missing_ok=True)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
-        _write(target, text)
+        write_text(target, text)
 
 
 def write_what_if(folder: Path, data: dict | None) -> None:
@@ -131,7 +131,7 @@ def write_what_if(folder: Path, data: dict | None) -> None:
     if data is None:
         (folder / what_if.FILE).unlink(missing_ok=True)
     else:
-        _write(folder / what_if.FILE, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
+        write_text(folder / what_if.FILE, json.dumps(data, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def what_if_data(folder: Path) -> dict | None:
@@ -172,7 +172,7 @@ def _write_page(folder: Path, explanation: dict, beside: Path | None, other: dic
     if other is not None:
         links |= {"story": STORY, "other": address(beside / PAGE, page),
                   "other_levels": sorted(level["level"] for level in other["levels"])}
-    _write(page, _TEMPLATES.get_template("video.html").render(
+    write_text(page, _TEMPLATES.get_template("video.html").render(
         explanation=explanation, levels=[(folder, level) for level in levels], links=links, asked=what_if_data(folder)))
 
 
@@ -183,7 +183,7 @@ def _write_story(folder: Path, parts: Iterable[tuple[Path, dict]]) -> None:
     ordered = [by_level[level] for level in sorted(by_level, reverse=True)]
     links = {"overview": f"../{PAGE}", "pages": [
         (level["level"], address(where / PAGE, folder / STORY)) for where, _, level in ordered]}
-    _write(folder / STORY, _TEMPLATES.get_template("story.html").render(
+    write_text(folder / STORY, _TEMPLATES.get_template("story.html").render(
         explanation=ordered[0][1], levels=[(where, level) for where, _, level in ordered], links=links,
         asked=what_if_data(folder)))
 
@@ -205,7 +205,7 @@ def write_overviews(out: Path, beside: Path | None, model: str) -> None:
         levels = [sorted({level["level"] for entry in entries[place] for level in entry["explanation"]["levels"]})
                   for place in (folder, *others)]
         links = {"other": address(others[0] / PAGE, folder / PAGE), "other_levels": levels[1]} if others else {}
-        _write(folder / PAGE, _TEMPLATES.get_template("overview.html").render(
+        write_text(folder / PAGE, _TEMPLATES.get_template("overview.html").render(
             entries=entries[folder], levels=levels[0], links=links))
 
 

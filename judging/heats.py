@@ -75,7 +75,9 @@ class Heats:
                 raise KeyboardInterrupt
             return list(perturbed.masks.mean((1, 2)))
         weights = self.class_weights if self.head == "softmax" else None
-        return [heat_of(name, lambda some, node=node: self.log_probs(some)[:, node], clip, trunk=self.model.trunk,
+        logits = getattr(self.model, "logits", None) if METHODS[name].of_logits else None
+        scores = self.log_probs if logits is None else logits
+        return [heat_of(name, lambda some, node=node: scores(some)[:, node], clip, trunk=self.model.trunk,
                         class_weights=None if weights is None else weights[node], head_weights=weights,
                         smooth=self.smooth, options=self._options(name))
                 for clip, node in zip(clips, nodes, strict=True)]

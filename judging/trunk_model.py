@@ -11,14 +11,14 @@ class TrunkModel(nn.Module):
     Args:
         subject: a trunk with a linear head.
     Attributes:
-        softmax_weights: (K, C) of the head.
+        softmax_weights: (K, C) of the head. logits: clips (B, 3, T, H, W) -> (B, K) before the softmax.
     """
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()
         self.trunk, self.softmax_weights = subject.trunk, subject.head
-        self.normalisation, self.device, self.softmax_log_probs = (
-            subject.normalisation, subject.device, subject.log_probs)
+        self.normalisation, self.device = subject.normalisation, subject.device
+        self.softmax_log_probs, self.logits = subject.log_probs, subject.logits
 
     def forward(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W), normalised -> (B, K) log-probabilities."""

@@ -39,6 +39,7 @@ class VideoResNet(Trunk):
     strides = ((1, 1, 2, 2, 2), (2, 1, 2, 2, 2))
     places = ("stem", None, "layer2", "layer3", "layer4")
     out_channels = 512
+    frame_stride = 2  # evaluated at 15 frames a second
     layouts = (RESNETS,)
 
     def __init__(self, depth: int = 18, *, temporal_strides: Sequence[int] | None = None,
@@ -110,6 +111,7 @@ class S3D(Trunk):
     rounding = "down"
     out_channels = 1024
     clip = (128, 224)
+    frame_stride = 2  # evaluated at 15 frames a second
     head_window = (2, 7, 7)
     layouts = (Layout("torchvision's S3D", (r"features\.0\.0\.0\.weight",), heads=("classifier.1",),
                       normalisation="torchvision"),)
@@ -145,6 +147,7 @@ class MViTV2S(Trunk):
     out_channels = 768
     stride: Stride = (2, 32, 32)
     clip = (16, 224)
+    frame_stride = 4  # evaluated at 7.5 frames a second
     layouts = (Layout("torchvision's MViT", (r"pos_encoding\.class_token",), heads=("head.1",), normalisation="mvit"),)
     torchvision_name = "mvit_v2_s"
 
@@ -180,6 +183,7 @@ class Swin3DT(Trunk):
     stride: Stride = (2, 32, 32)
     offset: Stride = (0, 15, 15)  # its cells are tiles
     clip = (32, 224)
+    frame_stride = 2  # evaluated at 15 frames a second
     layouts = (Layout("torchvision's video Swin", (r"patch_embed\.proj\.weight",), heads=("head",),
                       normalisation="imagenet"),)
     torchvision_name = "swin3d_t"

@@ -103,6 +103,7 @@ class Trunk(nn.Module):
             padded to both sides alike.
         rounding: "up" where the last cell of an axis may be a part (padded layers), "down" where it is left out.
         clip: frames, and pixels high and wide, that its weights were published for.
+        frame_stride: frames from one frame of such a clip to the next, of videos of 25 to 30 frames a second.
         depths: numbers of layers that the constructor takes as `depth`, () for a network of one size; default_depth:
             the constructor's default.
         options: further arguments of the constructor that flags set.
@@ -123,6 +124,7 @@ class Trunk(nn.Module):
     offset: Stride = (0, 0, 0)
     rounding: str = "up"
     clip: tuple[int, int] = (16, 112)
+    frame_stride: int = 1
     depths: tuple[int, ...] = ()
     default_depth: int | None = None
     options: Mapping[str, Option] = {}

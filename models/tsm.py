@@ -66,6 +66,7 @@ class TSM(Trunk):
 
     stride: Stride = (1, 32, 32)
     clip = (8, 224)
+    frame_stride = 8
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, T, h, w)."""

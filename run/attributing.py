@@ -5,30 +5,53 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
+from attribution.gradients import at_a_time
 from datasets.loose import single_video, videos_in
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
-from datasets.sampling import SlidingWindows
+from datasets.sampling import SlidingWindows, SpreadWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips, whole_videos
-from explain.attribution import AREA_MISS, Question, Subject, Window, attribute, windows_to_explain
-from explain.attribution_files import Writer, unusual_options
+from explain.attribution import (
+    AREA_MISS,
+    Question,
+    Subject,
+    Window,
+    attribute,
+    expected_seconds,
+    find_windows,
+    windows_to_explain,
+)
+from explain.attribution_files import Outcome, Writer, unusual_options
 from explain.names import file_name
 from hierarchy.tree import Hierarchy
-from options.flags import model_flags, parse_main
+from models import TRUNKS, Trunk
+from options.flags import model_flags
 from options.methods import method_options
 from options.trunks import trunk_flags
 from run.choosing import MEMORY_GB, choose, spread, stored_flags
-from run.data import make_reader, read_videos, window_power
+from run.data import make_reader, read_videos
 from run.model import check_size, choose_device
 from run.paths import under_root
-from run.resume import stored_args
-from run.subjects import hipe_subject, trunk_subject
+from run.subjects import clip_of, hipe_subject, trunk_subject
 from training.checkpoint import load_checkpoint
 
+WINDOWS, SHARE = 8, 0.25  # of a video, at most, and the share of its frames that they show, unless flags say otherwise
+LONG = 20.0  # seconds of a method that are said before it begins
 GRID_METHODS = ("grad_cam", "class_feature_pyramid")  # explain by the grid of features that a head reads
+
+
+def names_of_weights(trunk: type[Trunk]) -> list[str]:
+    """The names of the weights of Kinetics that torchvision has for a trunk; it has none for several depths."""
+    if not isinstance(trunk.torchvision_name, str):
+        return []
+    from torchvision.models import get_model_weights  # takes a second
+
+    return [name for name in get_model_weights(trunk.torchvision_name).__members__ if name.startswith("KINETICS")]
 
 
 def chosen_methods(args: argparse.Namespace) -> list[str]:
@@ -43,11 +66,13 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError("--level and --prototype need a HIPE checkpoint; give it as --resume_path")
     if args.level is not None and args.prototype is not None:
         raise ValueError("--level and --prototype contradict each other; give one of them")
-    if args.resume_path is None and not args.pretrain_path:
-        raise ValueError("nothing to explain with; give a HIPE checkpoint as --resume_path, or a trunk's weights as "
-                         "--pretrain_path")
     if args.resume_path is None and not (args.videos_dir or args.video):
-        raise ValueError("no videos; give their folder as --videos_dir, or a file as --video")
+        raise ValueError("no videos; give their folder as --videos_dir, or files as --video")
+    if args.resume_path is None and not args.pretrain_path:
+        known = names_of_weights(TRUNKS[args.model])
+        names = f", by torchvision's name {' or '.join(known)}" if known else ", a file"
+        raise ValueError(f"--model {args.model} comes without weights; give them as --pretrain_path{names}, or leave "
+                         "--model out for I3D")
     known = argparse.ArgumentParser()
     model_flags(known)
     trunk_flags(known)
@@ -63,19 +88,38 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
 
 def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None,
                 hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
-    """The videos to explain, and what reads them."""
+    """The videos to explain, and what reads them; of a folder whose names are no classes it is said."""
     if args.videos_dir or args.video:
         reader = CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
         if args.videos_dir:
-            videos = videos_in(under_root(args, args.videos_dir), hierarchy)
-            return spread(videos, args.n_videos if "n_videos" in given else 0), reader
-        file = args.video.expanduser().resolve()
-        if file.is_dir():
-            frame_files(file)
-        return [single_video(file, reader.info(file).n_frames)], reader
+            loose = videos_in(under_root(args, args.videos_dir), hierarchy,
+                              without=Path(args.out).expanduser())
+            if loose.unknown and args.target != "true":  # which refuses them
+                path, label = next(iter(loose.unknown.items()))
+                print(f"{len(loose.unknown)} of {len(loose.videos)} videos are named by no class, such as {path} "
+                      f"({label}): their true class is not known", file=sys.stderr)
+            return spread(loose.videos, args.n_videos if "n_videos" in given else 0), reader
+        files = list(dict.fromkeys(file.expanduser().resolve() for file in args.video))
+        for file in files:
+            if not file.exists():
+                raise ValueError(f"{file}: no such video file; check --video")
+        if len(files) > 1:  # those that cannot be read are left out
+            return [single_video(file, 0) for file in files], reader
+        if files[0].is_dir():
+            frame_files(files[0])
+        return [single_video(files[0], reader.info(files[0]).n_frames)], reader
     stored = stored_flags(checkpoint, args, given)
     return choose(whole_videos(read_videos(stored, hierarchy)), names=args.videos, subset=args.subset,
                   n=args.n_videos), make_reader(stored)
+
+
+def sampler_of(args: argparse.Namespace, duration: int, stride: int) -> SlidingWindows | SpreadWindows:
+    """Which windows of a video are looked at: a quarter of it, unless --windows or --inference_stride say otherwise."""
+    if args.inference_stride is not None and args.windows is None:
+        return SlidingWindows(duration, args.inference_stride, stride=stride)
+    if args.windows is None:
+        return SpreadWindows(duration, WINDOWS, share=SHARE, stride=stride)
+    return SpreadWindows(duration, args.windows, step=args.inference_stride, stride=stride)
 
 
 def warn_of_short(clips: VideoClips, reader: Reader) -> None:
@@ -133,40 +177,61 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
             methods = leave_out(methods, GRID_METHODS, "explains by a grid of features, and the head of "
                                 f"{args.model} reads none, but a class token; use gradients or perturbations",
                                 by_name=by_name)
-    stored = parse_main([])[0] if checkpoint is None else stored_args(checkpoint)
-    size, duration, stride = (getattr(args, name) or getattr(stored, name)
-                              for name in ("sample_size", "sample_duration", "sample_t_stride"))
+    size, duration, stride, power = clip_of(args, checkpoint)
     check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
-    clips = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride, stride=stride),
-                       transform=EvalTransform(size), reader=reader)
-    warn_of_short(clips, reader)
     question = Question(args.target, args.level or 0, args.prototype)
-    windows = windows_to_explain(subject, clips, question, batch_size=args.batch_size, power=window_power(stored))
-    if not windows:
-        raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video_path and "
+    question.check(subject, videos)
+    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size), reader=reader)
+    warn_of_short(clips, reader)
+    batch_size = args.batch_size or at_a_time(duration * size * size)
+    predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=power)
+    if not predictions:
+        raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video, --video_path and "
                          "--root_path")
-    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, windows[0].clip)):
+    windows = windows_to_explain(clips, subject, question, predictions)
+    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, subject.normalised(windows[0].pixels))):
         methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
     writer = Writer(subject, question, reader, out=Path(args.out).expanduser().resolve(), label=args.save_label,
                     notes=notes, tubes=args.tubes)
-    write(writer, subject, question, windows, options=options, batch_size=args.batch_size)
+    write(writer, subject, question, windows, options=options, batch_size=batch_size, seconds=seconds)
     return len(windows), writer.page
 
 
+def in_words(seconds: float) -> str:
+    """About how long: "40 seconds", "6 minutes", "3 hours"."""
+    for unit, size, least in (("hours", 3600, 2 * 3600), ("minutes", 60, 120)):
+        if seconds >= least:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(10, 10 * round(seconds / 10))} seconds"
+
+
 def write(writer: Writer, subject: Subject, question: Question, windows: Sequence[Window], *,
-          options: dict[str, dict[str, object]], batch_size: int) -> None:
-    """Write what every method of the writer tells of every clip, and the page of what is done, also after Ctrl-C."""
+          options: dict[str, dict[str, object]], batch_size: int, seconds: float) -> None:
+    """Write what every method of the writer tells of every clip, and the page of what is done, also after Ctrl-C.
+
+    Args:
+        seconds: that the model takes for a clip.
+    """
     names = file_names(windows)
-    panels = [{"clip": writer.clip(window)} for window in windows]
+    clips = [writer.clip(window) for window in windows]
+    outcomes: list[dict[str, Outcome]] = [{} for _ in windows]
+    # perturbations last, and step, which refuses short clips, before the others: what cannot be is said at once
+    order = sorted(writer.notes, key=lambda method: (METHODS[method].optimises, method != "step"))
     try:
-        # perturbations last, and step, which refuses short clips, before the others: what cannot be is said at once
-        for method in sorted(writer.notes, key=lambda method: (METHODS[method].optimises, method != "step")):
-            missed = 0
-            for result in attribute(method, subject, question, windows, options=options[method], batch_size=batch_size):
+        for method in order:
+            missed, optimises = 0, METHODS[method].optimises
+            expected = expected_seconds(method, options[method], windows, seconds)
+            if expected > LONG:
+                print(f"{method}: {len(windows)} clips, {'at most' if optimises else 'about'} {in_words(expected)}",
+                      flush=True)
+            results = attribute(method, subject, question, windows, options=options[method], batch_size=batch_size)
+            # perturbations have a bar of their own
+            for result in tqdm(results, total=len(windows), desc=method, unit="clip", leave=False,
+                               disable=optimises or None):
                 place = result.place
-                panels[place][method] = writer.method(method, windows[place], names[place], result)
+                outcomes[place][method] = writer.method(method, windows[place], names[place], result)
                 missed += result.missed
             if missed:
                 remedy = "raise --num_iter"
@@ -175,5 +240,5 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
                       f"{AREA_MISS:g} off what was asked for; {remedy}", file=sys.stderr)
             print(f"{method}: {len(windows)} clips", flush=True)
     finally:
-        if any(len(done) > 1 for done in panels):
-            writer.write_page(windows, panels)
+        if any(outcomes):
+            writer.write_page(windows, clips, outcomes)

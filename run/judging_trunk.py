@@ -24,11 +24,11 @@ from judging.trunk_model import TrunkModel
 from options.flags import parse_main
 from run.attributing import GRID_METHODS, leave_out
 from run.choosing import MEMORY_GB, spread
-from run.data import make_loader, window_power
+from run.data import make_loader
 from run.judging import digest_of, digest_of_file, tell_truth
 from run.model import check_size, choose_device
 from run.paths import under_root
-from run.subjects import trunk_subject
+from run.subjects import clip_of, trunk_subject
 
 OF_CHECKPOINTS = ("subset", "video_path", "annotation_path", "file_type", "levels", "method_levels", "heats",
                   "no_prototypes")  # flags that ask for what a trunk with loose videos does not have
@@ -77,22 +77,20 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
             list(wanted.methods or METHODS), GRID_METHODS, f"explains by a grid of features, and the head of "
             f"{args.model} reads none, but a class token; use gradients or perturbations",
             by_name=wanted.methods is not None))
-    stored = parse_main([])[0]
-    size, duration, stride = (getattr(args, name) or getattr(stored, name)
-                              for name in ("sample_size", "sample_duration", "sample_t_stride"))
+    size, duration, stride, power = clip_of(args, None)
     check_size(model.trunk, (duration, size, size))
     folder = under_root(args, args.videos_dir)
-    videos = chosen_videos(videos_in(folder, tree), folder, args.videos, args.n_videos if "n_videos" in given else 0)
+    videos = chosen_videos(videos_in(folder, tree).videos, folder, args.videos, args.n_videos if "n_videos" in given else 0)
     file = Path(under_root(args, args.truth)) if args.truth else truth_beside(folder / "videos")
     truth = load_truth(file)
     tell_truth(file, truth.of(videos), len(videos), insisted=args.truth is not None, place=f"in {folder}")
-    windows = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride or stored.inference_stride,
+    windows = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride or parse_main([])[0].inference_stride,
                                                         stride=stride),
                          transform=EvalTransform(size), reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)),
                          normalisation=model.normalisation)
     settings = Settings(
         f"{digest_of(model.state_dict())} {duration}x{size}x{size} by {stride}", wanted.head, wanted.steps,
-        wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), window_power(stored),
+        wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), power,
         " ".join(wanted.options), wanted.smooth)
     out.mkdir(parents=True, exist_ok=True)
     return measure(load, wanted, Footage(windows=windows, truth=truth), settings, out,

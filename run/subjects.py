@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from explain.attribution import Subject
 from hierarchy.tree import Hierarchy
-from models import Trunk
-from models.published import kinetics_400
+from models import TRUNKS, Trunk
+from models.published import PUBLISHED, kinetics_400
 from models.weights import is_named, load_pretrained, named_classes
 from options.flags import parse_main
 from options.resolve import resolve
+from run.data import window_power
 from run.model import build_trunk, channels_last, model_of
 from run.paths import HERE, under_root
+from run.resume import stored_args
 
 
 def dataset_classes(name: str) -> list[str] | None:
@@ -98,7 +100,22 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
     pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk.pooled(trunk(clips)))
     return Subject(f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
                    lambda clips: whole["head"](pooled(clips)).log_softmax(-1),
-                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight)
+                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight,
+                   logits=lambda clips: whole["head"](pooled(clips)),
+                   credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "")
+
+
+def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int, int, float]:
+    """Pixels, frames and stride of a clip, and the power by which windows are pooled: of the flags, else of the
+    checkpoint, else what the trunk's weights are usually asked with."""
+    if checkpoint is not None:
+        stored = stored_args(checkpoint)
+        usual, power = (stored.sample_size, stored.sample_duration, stored.sample_t_stride), window_power(stored)
+    else:
+        frames, pixels = TRUNKS[args.model].clip
+        usual, power = (pixels, frames, TRUNKS[args.model].frame_stride), 1.0
+    flags = args.sample_size, args.sample_duration, args.sample_t_stride
+    return *(value if value is not None else other for value, other in zip(flags, usual, strict=True)), power
 
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device: torch.device) -> Subject:

@@ -31,7 +31,7 @@ def states_what_the_constructor_takes(name: str) -> None:
     assert issubclass(trunk, Trunk) and ("depth" in arguments) == bool(trunk.depths)
     assert (trunk.default_depth in trunk.depths) if trunk.depths else trunk.default_depth is None
     assert set(trunk.small) <= {"depth", *trunk.options}
-    assert trunk.rounding in ("up", "down") and len(trunk.clip) == 2
+    assert trunk.rounding in ("up", "down") and len(trunk.clip) == 2 and trunk.frame_stride >= 1
     defaults = {argument: option.value(option.unset) for argument, option in trunk.options.items()}
     assert defaults == {argument: option.default for argument, option in trunk.options.items()}
     usual, told = on_meta(name), on_meta(name, trunk.default_depth, **defaults)

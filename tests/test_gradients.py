@@ -5,7 +5,7 @@ import torch
 from toy import CELLS, INSIDE, REGION, SIZE, STRIDE, Toy, toy_clip
 
 from attribution import METHODS, options_of
-from attribution.gradients import POLARITIES, grad, grad_input, integrated_grad, smooth_grad
+from attribution.gradients import POLARITIES, at_a_time, grad, grad_input, integrated_grad, smooth_grad
 from models.geometry import upsample
 
 
@@ -72,3 +72,8 @@ def test_the_toy_reads_its_region_alone(clip):
     other[:, ~INSIDE] = 5
     assert torch.equal(toy.log_prob(clip[None]), toy.log_prob(other[None]))
     assert toy(clip[None])[0, 0][CELLS].min() > 2 * toy(clip[None])[0, 0].median()
+
+
+def test_large_clips_go_through_the_network_one_by_one():
+    sizes = (16, 112), (16, 224), (32, 224), (64, 224), (128, 448)
+    assert [at_a_time(frames * size ** 2) for frames, size in sizes] == [4, 4, 2, 1, 1]

@@ -20,8 +20,8 @@ from datasets.sampling import SlidingWindows
 from datasets.transforms import EvalTransform
 from datasets.video import VideoClips
 from explain import attribution, attribution_page
-from explain.attribution import find_windows
-from run import subjects
+from explain.attribution import find_windows, windows_to_explain
+from run import attributing, subjects
 from run.attributing import pick_videos
 from run.model import check_size
 
@@ -82,6 +82,8 @@ def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, mo
         assert len(list(tmp_path.glob(f"random/resnet-10/*.{kind}"))) == 3
     page = (tmp_path / "resnet-10.html").read_text()
     assert "<b>random</b>" in page and "<b>smooth_grad</b>" not in page
+    videos = json.loads((tmp_path / "resnet-10.json").read_text())["videos"]
+    assert [list(video["methods"]) for video in videos] == [["random"]] * 3
 
 
 def test_masks_of_an_interrupted_perturbation_ask_for_no_more_iterations(root, tmp_path, monkeypatch, capsys):
@@ -144,8 +146,8 @@ def test_a_single_class_has_no_second_prediction(root, tmp_path):
     (root / "one.json").write_text('["Run"]')
     call(root, f"{TRUNK_LINE} --pretrain_path one.pth --classes one.json --vis_method random", "--video",
          str(root / "clips" / "run-first one"), "--out", str(tmp_path))
-    page = (tmp_path / "resnet-10.html").read_text()
-    assert "<dt>likeliest in this window</dt>" in page and "<dt>then</dt>" not in page
+    video, = json.loads((tmp_path / "resnet-10.json").read_text())["videos"]
+    assert video["predictions"] == [{"label": "Run", "score": 1.0}]
 
 
 def test_a_file_and_its_frames_keep_their_own_heat(root, tmp_path):
@@ -154,6 +156,119 @@ def test_a_file_and_its_frames_keep_their_own_heat(root, tmp_path):
     call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(tmp_path / "twins"), "--out",
          str(tmp_path / "out"))
     assert len(list(tmp_path.glob("out/random/resnet-10/*.npy"))) == 2
+
+
+def test_the_same_is_written_as_json(root, tmp_path):
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method grad_cam class_feature_pyramid random --windows 2",
+         "--out", str(tmp_path))
+    content = json.loads((tmp_path / "resnet-10.json").read_text())
+    assert content["model"] == "resnet-10" and content["weights"].endswith("trunk.pth")
+    assert content["clip"] == [8, 24, 24]
+    by_name = {video["video"]: video for video in content["videos"]}
+    assert {name: video["true"] for name, video in by_name.items()} == {
+        "leap": "Jump", "run-first one": "Run", "wave-x-y": "Wave"}
+    for video in by_name.values():
+        first, last = video["window"]
+        assert last - first == 8 and Path(video["path"]).exists()
+        scores = [entry["score"] for entry in video["predictions"]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(1, abs=1e-5)  # of three classes
+        assert video["target"] == video["predictions"][0]["label"]
+        assert list(video["methods"]) == ["grad_cam", "class_feature_pyramid", "random"]
+        for method, record in video["methods"].items():
+            frame, y, x = record["peak"]
+            t0, y0, x0, t1, y1, x1 = record["box"]
+            assert first <= t0 <= frame < t1 <= last and 0 <= y0 <= y < y1 <= 24 and 0 <= x0 <= x < x1 <= 32
+            assert all((tmp_path / file).is_file() for file in record["files"].values())
+            if method == "grad_cam":  # the middle of the picture is shown, as large as it is
+                heat = np.load(tmp_path / record["files"]["heat"])
+                assert heat[frame - first, y, x - 4] == heat.max()
+
+
+def test_a_prediction_is_the_mean_over_windows(root, tmp_path):
+    args = [f"{TRUNK_LINE} --vis_method random", "--video", str(root / "clips" / "run-first one"), "--out"]
+    call(root, *args, str(tmp_path / "all"), "--inference_stride", "2")
+    of_all, = json.loads((tmp_path / "all" / "resnet-10.json").read_text())["videos"]
+    assert of_all["n_windows"] == 3
+    means = {}
+    for first in (0, 2, 4):  # the same windows, each as a video of its own
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        for i, file in enumerate(sorted((root / "clips" / "run-first one").iterdir())[first:first + 8]):
+            (folder / f"{i}{file.suffix}").write_bytes(file.read_bytes())
+        call(root, args[0], "--video", str(folder), "--out", str(folder / "out"))
+        single, = json.loads((folder / "out" / "resnet-10.json").read_text())["videos"]
+        for entry in single["predictions"]:
+            means[entry["label"]] = means.get(entry["label"], 0) + entry["score"] / 3
+    assert {entry["label"]: entry["score"] for entry in of_all["predictions"]} == pytest.approx(means, abs=1e-5)
+
+
+def test_grad_cam_of_remembered_features_is_that_of_the_clip(root, tmp_path, monkeypatch):
+    for kept in (64, 0):
+        monkeypatch.setattr(attribution, "WINDOWS_KEPT", kept)
+        call(root, "--resume_path save_1.pth --videos v_Jump_g01_c01 --no_gpu --vis_method grad_cam", "--out",
+             str(tmp_path / str(kept)))
+        call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method grad_cam", "--out", str(tmp_path / str(kept)))
+    files = sorted((tmp_path / "64").glob("grad_cam/*/*.npy"))
+    assert len(files) == 4
+    for file in files:
+        np.testing.assert_allclose(np.load(file), np.load(tmp_path / "0" / file.relative_to(tmp_path / "64")),
+                                   rtol=1e-4, atol=1e-7)
+
+
+def test_videos_that_cannot_be_read_are_named_and_left_out(root, tmp_path, capsys):
+    folder = tmp_path / "my videos"
+    folder.mkdir()
+    (folder / "text.mp4").write_text("no video")
+    (folder / "void.avi").touch()
+    video = write_video(folder / "gänge 1.avi", shades(9))
+    with pytest.warns(RuntimeWarning) as warned:
+        call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(folder), "--out", str(tmp_path / "out"))
+    assert all(any(name in str(warning.message) for warning in warned) for name in ("text.mp4", "void.avi"))
+    said = capsys.readouterr()
+    assert "1 clips explained" in said.out and "3 of 3 videos are named by no class" in said.err
+    names = [video["video"] for video in json.loads((tmp_path / "out" / "resnet-10.json").read_text())["videos"]]
+    assert names == ["gänge 1"]
+    with pytest.warns(RuntimeWarning, match="text.mp4"):
+        call(root, f"{TRUNK_LINE} --vis_method random", "--video", str(video), str(folder / "text.mp4"), "--out",
+             str(tmp_path / "two"))
+    assert "1 clips explained" in capsys.readouterr().out
+    video.unlink()
+    with pytest.raises(SystemExit) as stop, pytest.warns(RuntimeWarning):
+        call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(folder))
+    assert stop.value.code == 2 and "can be read" in capsys.readouterr().err
+
+
+def test_the_time_of_a_long_method_is_said_before_it_begins(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(attributing, "LONG", 0.0)
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method smooth_grad 3d_ep random", "--out", str(tmp_path))
+    said = capsys.readouterr().out.splitlines()
+    assert said.index("smooth_grad: 3 clips, about 10 seconds") < said.index("smooth_grad: 3 clips")
+    assert any(line.startswith("3d_ep: 3 clips, at most ") for line in said)
+    assert sum(line.startswith("random") for line in said) == 1  # it asks the network nothing
+    assert [attributing.in_words(seconds) for seconds in (3, 44, 119, 380, 9000)] == [
+        "10 seconds", "40 seconds", "120 seconds", "6 minutes", "2 hours"]
+
+
+def test_i3d_with_its_kinetics_weights_explains_where_no_flag_says_otherwise():
+    for words in ("--video my.mp4", "--videos_dir d --model i3d --pretrain_dataset kinetics --vis_method grad",
+                  "--video my.mp4 --pretrain_path KINETICS400_I3D"):
+        args, given = local_attribution.parse(words.split())
+        assert (args.model, args.pretrain_path, args.pretrain_dataset) == ("i3d", "KINETICS400_I3D", "kinetics")
+        attributing.check_flags(args, given)
+        assert attributing.clip_of(args, None) == (224, 64, 1, 1.0)
+    args, _ = local_attribution.parse(["--video", "my.mp4", "--pretrain_path", "x.pth"])
+    assert (args.model, args.pretrain_path) == ("resnet", "x.pth")
+    assert attributing.clip_of(args, None)[:3] == (112, 16, 1)
+    args, _ = local_attribution.parse(["--video", "my.mp4", "--model", "mvit_v2_s", "--pretrain_path", "x.pth",
+                                       "--sample_size", "112"])
+    assert attributing.clip_of(args, None)[:3] == (112, 16, 4)
+
+
+@pytest.mark.parametrize(("model", "name"), [("r3d_18", "KINETICS400_V1"), ("resnet", "a file")])
+def test_another_trunk_needs_weights(model, name):
+    args, given = local_attribution.parse(["--video", "my.mp4", "--model", model])
+    with pytest.raises(ValueError, match=f"--pretrain_path, .*{name}"):
+        attributing.check_flags(args, given)
 
 
 def test_clips_smaller_than_a_trunks_tiles_are_said():
@@ -205,16 +320,18 @@ def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
         return item
 
     monkeypatch.setattr(VideoClips, "__getitem__", counted)
-    found = find_windows(subject, clips, batch_size=1, power=4.0)
-    assert len(found) == 3 and len(clips) >= 8 and most[0] <= 5
+    predictions, seconds = find_windows(subject, clips, batch_size=1, power=4.0)
+    windows = windows_to_explain(clips, subject, attribution.Question(), predictions)
+    assert len(windows) == 3 and seconds > 0 and len(clips) >= 8 and most[0] <= 5
 
 
 BAD = [
     ("--videos_dir clips", "--perturb_area 1.5", "between 0 and 1"),
     ("--videos_dir clips", "--perturb_area 0", "between 0 and 1"),
-    ("--videos_dir empty", "", "no frames in this folder"),
+    ("--videos_dir empty", "", "neither folders of pictures nor video files"),
+    ("--videos_dir strange", "--target true", "--target true"),
     ("--videos_dir nowhere", "", "no such folder"),
-    ("--videos_dir void", "", "neither frame folders nor video files"),
+    ("--videos_dir void", "", "neither folders of pictures nor video files"),
     ("--videos_dir clips", "--target Fly", "nearest names are"),
     ("--videos_dir clips", "--level 1", "--resume_path"),
     ("--videos_dir clips", "--theta 2", "--theta"),
@@ -236,8 +353,9 @@ BAD = [
 @pytest.mark.parametrize(("videos", "flags", "message"), BAD)
 def test_bad_input_is_one_sentence(root, capsys, monkeypatch, videos, flags, message):
     monkeypatch.chdir(root)
-    for name in ("empty/run-1", "void"):
+    for name in ("empty/run-1", "strange/fly-1", "void"):
         (root / name).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(root / "strange" / "fly-1" / "1.png")
     (root / "two.json").write_text('["Run", "Wave"]')
     (root / "twice.json").write_text('["Run", "run"]')
     (root / "tree.json").write_text('{"version": "1.3", "database": {}}')

@@ -12,6 +12,8 @@ import evaluate_explanations
 from attribution import METHODS, Method, Option, options_of, parse_options
 from attribution.method import CONTEXT
 from attribution.perturbation import Optimisation
+from explain.heat import heat_of
+from models.resnet3d import ResNet3D
 from options.methods import PUBLISHED, method_options, options_flag, published_flags
 
 
@@ -137,3 +139,21 @@ def test_every_script_offers_the_options_of_a_new_method(glow, whole, tmp_path, 
 def test_readme_says_what_a_method_finds_hot(name):
     rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
     assert any(f"`{name}`" in row.split("|")[1] for row in rows), "add it to the table of --vis_method in README"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_takes_the_passes_that_it_declares(name):
+    torch.manual_seed(0)
+    trunk = ResNet3D(10, widen_factor=0.125, conv1_t_size=3).eval().requires_grad_(False)
+    clips = [0, 0]  # without and with a gradient
+
+    def score(batch):
+        clips[batch.requires_grad] += len(batch)
+        return trunk(batch).mean((2, 3, 4))[:, :5].log_softmax(-1)[:, 0]
+
+    options = {key: value for key, value in {
+        "steps": 5, "iterations": 3, "areas": (0.1, 0.3), "variants": ("preserve", "dual")}.items()
+        if key in METHODS[name].options}
+    heat_of(name, score, torch.randn(3, 8, 64, 64), trunk=trunk, options=options)
+    passes = METHODS[name].passes(options)
+    assert clips == [passes.forward, passes.gradients]

@@ -1,13 +1,16 @@
 """Which frames make a clip and which clips make a batch: exact, covering, reproducible."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from datasets.sampling import EpochBatches, EvenClips, RandomClip, SlidingWindows, n_batches, seed_of
+from datasets.sampling import EpochBatches, EvenClips, RandomClip, SlidingWindows, SpreadWindows, n_batches, seed_of
 
 SAMPLERS = [RandomClip(8), RandomClip(8, stride=2), EvenClips(8, 1), EvenClips(8, 3, stride=3), SlidingWindows(8, 4),
-            SlidingWindows(8, 5, stride=2)]
+            SlidingWindows(8, 5, stride=2), SpreadWindows(8, 3, share=0.5), SpreadWindows(8, 0, step=5, stride=2)]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -50,8 +53,32 @@ def test_windows_cover_every_frame_and_none_comes_twice(step, n_frames):
     assert set(seen.tolist()) == set(range(n_frames))
 
 
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("n_frames", [1, 5, 8, 9, 24, 31, 33, 100])
+def test_spread_windows_show_what_is_asked_for(n_frames, stride):
+    span = 7 * stride + 1
+    every = SpreadWindows(8, 0, stride=stride)
+    starts = [int(every(n_frames, k)[0]) for k in range(every.count(n_frames))]
+    assert len(set(starts)) == len(starts) == max(1, math.ceil(n_frames / span))
+    if len(starts) > 1:  # no frame lies between two windows
+        assert starts[0] == 0 and starts[-1] == n_frames - span
+        assert all(0 < later - start <= span for start, later in itertools.pairwise(starts))
+    for most in (1, 2, 3):
+        some = SpreadWindows(8, most, stride=stride)
+        assert some.count(n_frames) == min(most, len(starts))
+    assert int(SpreadWindows(8, 1, stride=stride)(n_frames, 0)[0]) == max(n_frames - span, 0) // 2
+    quarter = SpreadWindows(8, 8, share=0.25, stride=stride)
+    assert quarter.count(n_frames) == min(8, max(1, math.ceil(n_frames / (4 * span))))
+    stepped = SpreadWindows(8, 0, step=3, stride=stride)
+    assert stepped.count(n_frames) == SlidingWindows(8, 3, stride=stride).count(n_frames)
+    starts = [int(stepped(n_frames, k)[0]) for k in range(stepped.count(n_frames))]
+    assert starts == sorted(set(starts)) and starts[-1] == max(n_frames - span, 0)
+    assert all(later - start <= 3 for start, later in itertools.pairwise(starts))
+
+
 @pytest.mark.parametrize("make", [lambda: RandomClip(0), lambda: RandomClip(8, stride=0), lambda: EvenClips(8, 0),
-                                  lambda: SlidingWindows(8, 0)])
+                                  lambda: SlidingWindows(8, 0), lambda: SpreadWindows(8, -1),
+                                  lambda: SpreadWindows(8, 1, step=0), lambda: SpreadWindows(8, 1, share=0)])
 def test_impossible_settings_are_errors(make):
     with pytest.raises(ValueError, match="at least"):
         make()

@@ -26,6 +26,7 @@ class LooseFiles:
 
     def __init__(self) -> None:
         self._files = VideoFile()
+        self._infos: dict[Path, VideoInfo] = {}  # a file is decoded to count its frames
         self.cut: dict[Path, tuple[int, int]] = {}
 
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -47,8 +48,10 @@ class LooseFiles:
 
     def info(self, path: Path) -> VideoInfo:
         """Number of frames, size and rate; a folder has no rate."""
+        if path in self._infos:
+            return self._infos[path]
         if not path.is_dir():
-            info = self._files.info(path)
+            info = self._infos[path] = self._files.info(path)
             with av.open(str(path), metadata_errors="replace") as container:
                 promised = container.streams.video[0].frames  # 0 where the container does not tell
             if promised > info.n_frames + MISSING:
@@ -67,7 +70,7 @@ def frame_files(folder: Path) -> list[Path]:
     Raises:
         ValueError: where there is none.
     """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES]
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")]
     if not files:
         raise ValueError(f"{folder}: no frames in this folder; put in pictures (image_00001.jpg, ...), or give the "
                          "video file")
