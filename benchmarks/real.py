@@ -16,7 +16,7 @@ from options.errors import CommandLine, user_errors
 
 # By name, a module with `flags(group)`, which adds the part's own flags, each beginning with the part's name, and
 # `run(data, out, args)`, which does what rows in the folder `out` do not tell yet, and returns its tables as Markdown.
-PARTS = {"attribution": "benchmarks.filmed.attribution", "prototypes": "benchmarks.filmed.prototypes"}
+PARTS = {name: f"benchmarks.filmed.{name}" for name in ("fights", "attribution", "energies", "prototypes")}
 
 
 def parser_of() -> CommandLine:
@@ -30,6 +30,7 @@ def parser_of() -> CommandLine:
     add("--model", default="i3d", help="trunk of --pretrain_path (default: i3d)")
     add("--pretrain_path", default="KINETICS400_I3D", help="its weights, with their head (default: KINETICS400_I3D)")
     add("--classes", help="JSON list of the head's class names, where the weights do not bring them")
+    add("--no_cuda", action="store_true", help="run on the CPU")
     for name, module in PARTS.items():
         import_module(module).flags(parser.add_argument_group(name))
     return parser

@@ -36,12 +36,12 @@ class Subject:
     log_probs: Callable[[Tensor], Tensor]  # (B, 3, T, H, W) -> (B, K)
     normalisation: str  # of the clips
     device: torch.device
-    logits: Callable[[Tensor], Tensor] | None = None  # the same before the softmax, of a linear head
     activations: Callable[[Tensor], Tensor] | None = None  # (B, 3, T, H, W) -> (B, P), of a HIPE model
     node_of: Sequence[int] = ()  # of prototypes
     head: Tensor | None = None  # (K0 or K, C) class weights of a pooled linear head
     highest: float = 1.0  # activation of a prototype's own patch
     credit: str = ""  # where the weights are from, and their licences
+    logits: Callable[[Tensor], Tensor] | None = None  # log_probs before the softmax, of a linear head
 
     def normalised(self, clips: Tensor) -> Tensor:
         """Clips (..., 3, T, H, W) uint8 as the model takes them, on its device."""

@@ -80,12 +80,13 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
     size, duration, stride, power = clip_of(args, None)
     check_size(model.trunk, (duration, size, size))
     folder = under_root(args, args.videos_dir)
-    videos = chosen_videos(videos_in(folder, tree).videos, folder, args.videos, args.n_videos if "n_videos" in given else 0)
+    n = args.n_videos if "n_videos" in given else 0
+    videos = chosen_videos(videos_in(folder, tree).videos, folder, args.videos, n)
     file = Path(under_root(args, args.truth)) if args.truth else truth_beside(folder / "videos")
     truth = load_truth(file)
     tell_truth(file, truth.of(videos), len(videos), insisted=args.truth is not None, place=f"in {folder}")
-    windows = VideoClips(videos, sampler=SlidingWindows(duration, args.inference_stride or parse_main([])[0].inference_stride,
-                                                        stride=stride),
+    step = args.inference_stride or parse_main([])[0].inference_stride
+    windows = VideoClips(videos, sampler=SlidingWindows(duration, step, stride=stride),
                          transform=EvalTransform(size), reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)),
                          normalisation=model.normalisation)
     settings = Settings(
