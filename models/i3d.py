@@ -68,14 +68,15 @@ def pad_same(x: Tensor, kernel: Stride, stride: Stride) -> Tensor:
 class SamePool(nn.MaxPool3d):
     """Max-pooling under SAME padding: (B, C, t, h, w) -> (B, C, t', h', w').
 
-    The zeros of the padding count, which only matters where all that is pooled is negative; here nothing is.
+    Whether the padding counts only matters where all that is pooled is negative; here nothing is.
     """
 
     def __init__(self, kernel: Stride, stride: Stride) -> None:
-        super().__init__(kernel, stride=stride)
+        self.even = stride == (1, 1, 1)  # both sides are padded alike, which the layer does without a copy
+        super().__init__(kernel, stride=stride, padding=tuple(k // 2 for k in kernel) if self.even else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.kernel_size, self.stride))
+        return super().forward(x if self.even else pad_same(x, self.kernel_size, self.stride))
 
 
 class Unit(nn.Module):
@@ -83,11 +84,14 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Stride = (1, 1, 1)) -> None:
         super().__init__()
-        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, bias=False)
+        self.even = stride == (1, 1, 1)  # both sides are padded alike, which the layer does without a copy
+        self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, bias=False,
+                                padding=kernel // 2 if self.even else 0)
         self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)
+        if not self.even:
+            x = pad_same(x, self.conv3d.kernel_size, self.conv3d.stride)
         return self.bn(self.conv3d(x)).relu()
 
 
