@@ -20,6 +20,7 @@ from benchmarks.runs import figures, python
 from datasets.synthetic import make_demo_dataset
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
+from options.flags import parse_main
 
 # A trunk of Kinetics on clips as small as it takes them.
 SMALL = "--model i3d --sample_size 48 --sample_duration 16 --batch_size 16"
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--repeats", type=int, default=1, help="turns (default: 1)")
     parser.add_argument("--pretrain_path", help="weights of the trunk (default: random ones of I3D)")
     own, others = parser.parse_known_args(argv)
+    parse_main(others)  # a wrong flag is told at once
     if own.repeats < 1 or own.videos < 0:
         raise ValueError("--repeats must be at least 1, and --videos at least 0")
     work = own.work.resolve()
