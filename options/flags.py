@@ -164,8 +164,8 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
                        help="when the last layer learns; joint: in joint epochs alone, so that the tuning after a "
                             "push moves neck and prototypes instead, as in the released code (default: always)")
     group.add_argument("--tune_iterations", type=AMOUNT,
-                       help="full passes of the last layer, or of the prototypes' weights, after a push (default: 300 "
-                            "| 20)")
+                       help="full passes of the last layer, or of the prototypes' weights, after a push (default: 300, "
+                            "50 where published weights stay as they are | 20)")
     group.add_argument("--merge_coverage", type=SHARE, nargs="+",
                        help="after the last push a node keeps the fewest prototypes that see this share of what all "
                             "of them see in its clips, one share a level from the leaf up, the last serves all above; "
@@ -220,7 +220,8 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--background_weight", type=WEIGHT,
                        help="off patches far down the class map, 0 for none (default: .3 | .5)")
     group.add_argument("--coverage_weight", type=WEIGHT,
-                       help="of every prototype to a patch of its node (default: .5 | 1)")
+                       help="of every prototype to a patch of its node (default: .5, 0 where published weights stay as they "
+                            "are | 1)")
     group.add_argument("--group_weight", type=WEIGHT,
                        help="sparsity of the last layer of an embedded score (default: 0 | 1e-4)")
     group.add_argument("--batch_ce_weight", type=WEIGHT, default=0.0,
@@ -232,7 +233,7 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
                        help="of ancestors' prototypes over their children (default: .3 | 0)")
     group.add_argument("--ways_weight", type=WEIGHT,
                        help="a class's prototypes tell apart the ways in which it is done, clusters of its clips "
-                            "(default: 4 | 0)")
+                            "(default: 4, 0 where published weights stay as they are | 0)")
     group.add_argument("--ways_clips", type=AMOUNT, default=25,
                        help="a class has as many ways as it has so many clips that the softmax head is sure of, at "
                             "most one a prototype; one is none (default: 25)")

@@ -43,7 +43,9 @@ RECIPES = {
         "separation_weight": [0.08, 0.11, 0.13], "background_weight": 0.5, "coverage_weight": 1.0, "group_weight": 1e-4,
         "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "even_weight": 0.0,
         "pooled_weight": 0.0, "separation_margin": 10.0},
-    "frozen": {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True},
+    # A frozen trunk cannot lose the ways of a class, and its features are easily overfitted: docs/RESULTS.md, "Fights".
+    "frozen": {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True, "ways_weight": 0.0,
+               "coverage_weight": 0.0, "tune_iterations": 50},
     "paper": {
         "T": 1.0, "sure": 0.0, "trunk_epochs": 0, "warm_epochs": 9, "cache_features": 0, "push_clips": 1,
         "batch_ce_weight": 1.0, "group_weight": 0.0, "l1_weight": 1e-4},

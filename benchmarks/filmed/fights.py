@@ -34,9 +34,8 @@ from training.features import valid_clips
 
 CLIPS = 4  # of each video, evenly spaced; every head is judged on these
 STRENGTHS = np.logspace(-4, 0, 9)  # of the logistic regression's fit to its data; held-out scenes choose one
-# One camera films a scene, and a scene shows both classes: background tells little, and nothing is to be kept off it.
 FLAGS = f"""--dataset ucf101 --tree_file hierarchy.csv --n_classes 2 --file_type video --ft_begin_module fc
- --batch_size 16 --trunk_epochs 10 --warm_epochs 10 --n_epochs 11 --push_start 11 --background_weight 0 --focus 1
+ --batch_size 16 --trunk_epochs 10 --warm_epochs 10 --n_epochs 11 --push_start 11
  --n_val_samples {CLIPS} --push_clips {CLIPS} --middle_push_clips {CLIPS} --val_every 100 --checkpoint 100"""
 STAGES = {"trunk": "softmax head", "joint": "ours before the push", "push": "ours after the push",
           "last": "ours after tuning"}
