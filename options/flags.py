@@ -220,8 +220,8 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--background_weight", type=WEIGHT,
                        help="off patches far down the class map, 0 for none (default: .3 | .5)")
     group.add_argument("--coverage_weight", type=WEIGHT,
-                       help="of every prototype to a patch of its node (default: .5, 0 where published weights stay as they "
-                            "are | 1)")
+                       help="of every prototype to a patch of its node (default: .5, 0 where published weights stay as "
+                            "they are | 1)")
     group.add_argument("--group_weight", type=WEIGHT,
                        help="sparsity of the last layer of an embedded score (default: 0 | 1e-4)")
     group.add_argument("--batch_ce_weight", type=WEIGHT, default=0.0,
