@@ -16,7 +16,8 @@ from options.errors import CommandLine, user_errors
 
 # By name, a module with `flags(group)`, which adds the part's own flags, each beginning with the part's name, and
 # `run(data, out, args)`, which does what rows in the folder `out` do not tell yet, and returns its tables as Markdown.
-PARTS = {name: f"benchmarks.filmed.{name}" for name in ("fights", "attribution", "energies", "prototypes")}
+PARTS = {name: f"benchmarks.filmed.{name}" for name in (
+    "fights", "attribution", "energies", "tree", "prototypes")}
 
 
 def parser_of() -> CommandLine:

@@ -39,7 +39,7 @@ FLAGS = f"""--dataset ucf101 --tree_file hierarchy.csv --n_classes 2 --file_type
  --n_val_samples {CLIPS} --push_clips {CLIPS} --middle_push_clips {CLIPS} --val_every 100 --checkpoint 100"""
 STAGES = {"trunk": "softmax head", "joint": "ours before the push", "push": "ours after the push",
           "last": "ours after tuning"}
-SHOWN = ("insertion", "deletion", "box_only", "box_hidden", "decided")
+SHOWN = ("insertion", "deletion", "box_only", "box_hidden")
 
 
 def flags(group: argparse._ArgumentGroup) -> None:
@@ -49,8 +49,9 @@ def flags(group: argparse._ArgumentGroup) -> None:
     add("--fights_seeds", type=COUNT, nargs="+", default=[1], help="(default: 1)")
     add("--fights_size", type=COUNT, default=160, help="pixels of a clip's side (default: 160)")
     add("--fights_duration", type=COUNT, default=32, help="frames of a clip (default: 32)")
-    add("--fights_videos", type=AMOUNT, default=8, help="of each fold to explain (default: 8)")
-    add("--fights_steps", type=COUNT, default=16, help="of insertion and deletion (default: 16)")
+    add("--fights_videos", type=AMOUNT, default=4,
+        help="of each fold whose explanations are measured (default: 4; 0 for none)")
+    add("--fights_steps", type=COUNT, default=8, help="of insertion and deletion (default: 8)")
     add("--fights_flags", default="", metavar="'...'", help="more flags of main.py")
 
 
@@ -62,7 +63,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
     if not (out / "hierarchy.csv").is_file():
         python("-m", "util_scripts.ucf101_json", fights / "ucfTrainTestlist", fights / "videos", out)
         (out / "hierarchy.csv").write_bytes((fights / "hierarchy.csv").read_bytes())
-    rows, seconds, explained = [], [], []
+    rows, seconds = [], []
     for fold in args.fights_folds:
         for seed in args.fights_seeds:
             results = trained(fights, out, fold, seed, args)
@@ -71,21 +72,25 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
             print("fold {fold}, seed {seed}: ".format(**rows[-1]) + ", ".join(
                 f"{name} {value:.3f}" for name, value in rows[-1].items() if isinstance(value, float)), flush=True)
             seconds.append(json.loads((results / "seconds.json").read_text()))
-        explained.append(explanations(results, args))
-    return tables(rows, seconds, pd.concat(explained), args)
+    text = accuracies(rows, seconds, args)
+    if args.fights_videos:
+        text += explained(pd.concat([explanations(out / f"fold{fold}_seed{args.fights_seeds[0]}", args)
+                                     for fold in args.fights_folds]), args)
+    return text
 
 
 def trained(fights: Path, out: Path, fold: int, seed: int, args: argparse.Namespace) -> Path:
     """The results folder of one run of main.py, which goes on where it was interrupted."""
     results = out / f"fold{fold}_seed{seed}"
     if not (results / "seconds.json").is_file():
-        began = time.perf_counter()
+        began, resumed = time.perf_counter(), results.exists()
         python("main.py", "--root_path", out, "--video_path", fights / "videos", "--annotation_path",
                f"ucf101_{fold:02}.json", "--model", args.model, "--pretrain_path", args.pretrain_path, *FLAGS.split(),
                "--sample_size", args.fights_size, "--sample_duration", args.fights_duration, "--manual_seed", seed,
                "--result_path", results, "--resume_path", "auto", *(["--no_cuda"] if args.no_cuda else []),
                *shlex.split(args.fights_flags))
-        (results / "seconds.json").write_text(json.dumps(time.perf_counter() - began))
+        # of a whole run alone
+        (results / "seconds.json").write_text(json.dumps(None if resumed else time.perf_counter() - began))
     return results
 
 
@@ -156,24 +161,28 @@ def explanations(results: Path, args: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def tables(rows: Sequence[dict], seconds: Sequence[float], explained: pd.DataFrame, args: argparse.Namespace) -> str:
-    """Accuracies of each fold and their means, and means of the measures of explanations over the folds."""
+def accuracies(rows: Sequence[dict], seconds: Sequence[float | None], args: argparse.Namespace) -> str:
+    """Markdown of the accuracies of each fold, and their means."""
     columns = [*STAGES.values(), "logistic regression"]
     cells = {f"fold {row['fold']}, seed {row['seed']}": {name: f"{row[name]:.3f}" for name in columns} for row in rows}
     cells["mean"] = {name: f"{statistics.mean(row[name] for row in rows):.3f}" for name in columns}
-    n = len(rows)
-    parts = [f"### Fights, four folds by scene, frozen {args.model} ({args.pretrain_path})\n",
-             f"Video accuracy; {args.fights_duration} frames of {args.fights_size} pixels, {CLIPS} clips a video; "
-             f"{n} runs of {statistics.mean(seconds) / 60:.1f} minutes each on this machine.\n",
-             markdown_table(columns, cells)]
-    shown = explained[explained.measure.isin(SHOWN) & (explained.table == "explanations")]
+    whole = [value for value in seconds if value is not None]
+    took = f" of {statistics.mean(whole) / 60:.1f} minutes each on this machine" if whole else ""
+    return "\n".join([f"### Fights, four folds by scene, frozen {args.model} ({args.pretrain_path})\n",
+                      f"Video accuracy; {args.fights_duration} frames of {args.fights_size} pixels, {CLIPS} clips a "
+                      f"video; {len(rows)} runs{took}.\n",
+                      markdown_table(columns, cells)])
+
+
+def explained(frame: pd.DataFrame, args: argparse.Namespace) -> str:
+    """Markdown of the measures of explanations, means over the folds."""
+    shown = frame[frame.measure.isin(SHOWN) & (frame.table == "explanations")]
     means = shown.groupby(["head", "explanation", "measure"])[["mean", "low", "high"]].mean()
-    cells = {}
+    cells: dict[str, dict[str, str]] = {}
     for (head, explanation, measure), row in means.iterrows():
         head_name = "ours" if head == "prototypes" else "softmax head"
         column = f"{measure} {ARROWS[MEASURES[measure].direction]}".rstrip()
         cells.setdefault(f"{head_name}: {explanation}", {})[column] = interval(row["mean"], row["low"], row["high"])
     columns = sorted({column for row in cells.values() for column in row})
-    parts.append(f"Explanations of {args.fights_videos} test videos of each fold, means over the folds [and of the "
-                 "bounds of their 95 % intervals]:\n\n" + markdown_table(columns, cells))
-    return "\n".join(parts)
+    return (f"\nExplanations of {args.fights_videos} test videos of each fold, means over the folds [and of the bounds "
+            "of their 95 % intervals]:\n\n" + markdown_table(columns, cells))
