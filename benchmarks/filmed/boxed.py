@@ -45,8 +45,8 @@ def boxed_clips(data: Path, folder: Path, n: int = 0) -> tuple[Path, Path]:
         path = paths[name.casefold()]
         link = folder / "videos" / truth[name]["class"] / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(path)
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
     for link in (folder / "videos").glob("*/*"):
         if link.stem not in chosen:
             link.unlink()

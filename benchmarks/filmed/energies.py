@@ -86,7 +86,8 @@ def measure(clip: Tensor, subject: Subject, leaf: int, energy: str, iterations: 
 
 def run(data: Path, out: Path, args: argparse.Namespace) -> str:
     """Optimise the masks that energies.jsonl in `out` does not have yet; returns the table."""
-    settings = {name: value for name, value in vars(args).items() if name.startswith("energies_")}
+    settings = {name: value for name, value in vars(args).items()
+                if name.startswith("energies_") or name in ("model", "pretrain_path")}
     subject, log = None, out / "energies.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     rows = [row for row in rows if row["settings"] == settings]

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 import evaluate_explanations
 from benchmarks.filmed.boxed import interval, markdown_table
+from benchmarks.filmed.settings import claim
 from benchmarks.runs import python
 from evaluation.measures import ARROWS, MEASURES
 from options.ranges import AMOUNT, COUNT
@@ -37,6 +38,8 @@ STRENGTHS = np.logspace(-4, 0, 9)  # of the logistic regression's fit to its dat
 FLAGS = f"""--dataset ucf101 --tree_file hierarchy.csv --n_classes 2 --file_type video --ft_begin_module fc
  --batch_size 16 --trunk_epochs 10 --warm_epochs 10 --n_epochs 11 --push_start 11
  --n_val_samples {CLIPS} --push_clips {CLIPS} --middle_push_clips {CLIPS} --val_every 100 --checkpoint 100"""
+OF_A_RUN = ("model", "pretrain_path", "fights_size", "fights_duration", "fights_flags")
+OF_EXPLANATIONS = ("fights_videos", "fights_steps")
 STAGES = {"trunk": "softmax head", "joint": "ours before the push", "push": "ours after the push",
           "last": "ours after tuning"}
 SHOWN = ("insertion", "deletion", "box_only", "box_hidden")
@@ -68,7 +71,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
         for seed in args.fights_seeds:
             results = trained(fights, out, fold, seed, args)
             rows.append({"fold": str(fold), "seed": str(seed), **stages(results),
-                         "logistic regression": regression(results, out / "pooled.pt", fold)})
+                         "logistic regression": regression(results, out, fold)})
             print("fold {fold}, seed {seed}: ".format(**rows[-1]) + ", ".join(
                 f"{name} {value:.3f}" for name, value in rows[-1].items() if isinstance(value, float)), flush=True)
             seconds.append(json.loads((results / "seconds.json").read_text()))
@@ -82,15 +85,17 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
 def trained(fights: Path, out: Path, fold: int, seed: int, args: argparse.Namespace) -> Path:
     """The results folder of one run of main.py, which goes on where it was interrupted."""
     results = out / f"fold{fold}_seed{seed}"
+    begun = (results / "opts.json").is_file()
+    claim(results, {name: getattr(args, name) for name in OF_A_RUN})
     if not (results / "seconds.json").is_file():
-        began, resumed = time.perf_counter(), results.exists()
+        began = time.perf_counter()
         python("main.py", "--root_path", out, "--video_path", fights / "videos", "--annotation_path",
                f"ucf101_{fold:02}.json", "--model", args.model, "--pretrain_path", args.pretrain_path, *FLAGS.split(),
                "--sample_size", args.fights_size, "--sample_duration", args.fights_duration, "--manual_seed", seed,
                "--result_path", results, "--resume_path", "auto", *(["--no_cuda"] if args.no_cuda else []),
                *shlex.split(args.fights_flags))
         # of a whole run alone
-        (results / "seconds.json").write_text(json.dumps(None if resumed else time.perf_counter() - began))
+        (results / "seconds.json").write_text(json.dumps(None if begun else time.perf_counter() - began))
     return results
 
 
@@ -107,7 +112,11 @@ def checkpoint_of(results: Path) -> Path:
 
 
 def pooled_features(results: Path, file: Path) -> tuple[list[str], torch.Tensor]:
-    """The names of all videos, and the trunk's features of their clips, means over the grid: (N, CLIPS, C)."""
+    """The names of all videos, and the trunk's features of their clips, means over the grid: (N, CLIPS, C).
+
+    Args:
+        results: of any fold, for all have the same trunk and clips. file: where the features are kept.
+    """
     if not file.is_file():
         checkpoint = load_checkpoint(checkpoint_of(results))
         model, tree, _ = model_of(checkpoint, results)
@@ -123,13 +132,13 @@ def pooled_features(results: Path, file: Path) -> tuple[list[str], torch.Tensor]
     return stored["names"], stored["features"]
 
 
-def regression(results: Path, file: Path, fold: int) -> float:
+def regression(results: Path, out: Path, fold: int) -> float:
     """Test accuracy of a logistic regression on standardised pooled features, trained on the clips of a fold.
 
     A video's probability is the mean of its clips'. The strength of the fit is chosen by scenes held out of training.
     """
-    names, features = pooled_features(results, file)
-    database = json.loads((file.parent / f"ucf101_{fold:02}.json").read_text())["database"]
+    names, features = pooled_features(results, out / "pooled.pt")
+    database = json.loads((out / f"ucf101_{fold:02}.json").read_text())["database"]
     labels = np.array([database[name]["annotations"]["label"] for name in names])
     scenes = np.array([re.search(r"_g(\d+)_", name).group(1) for name in names])
     train = np.array([database[name]["subset"] == "training" for name in names])
@@ -151,7 +160,7 @@ def explanations(results: Path, args: argparse.Namespace) -> pd.DataFrame:
     """What evaluate_explanations.py measures of our explanations, and of attributions on the softmax head."""
     frames = []
     for head in ("prototypes", "softmax"):
-        out = results / f"explanations_{head}"
+        out = claim(results / f"explanations_{head}", {name: getattr(args, name) for name in OF_EXPLANATIONS})
         if not (out / "measures.csv").is_file():
             evaluate_explanations.main([
                 "--resume_path", str(checkpoint_of(results)), "--head", head, "--out", str(out), "--n_videos",

@@ -1,7 +1,7 @@
 """Do prototypes sit on people? The boxes of pushed prototypes against the tubes of the clips that they come from.
 
-Of every checkpoint in --prototypes_of, the prototypes whose training video is one of the boxed clips. Needs ucf101/ and
-ucf24/ in --data.
+Of every checkpoint in --prototypes_of, or of the part tree, the prototypes whose training video is one of the boxed
+clips. Needs ucf101/ and ucf24/ in --data.
 """
 
 import argparse
@@ -23,17 +23,20 @@ COLUMNS = {"meets": "box meets the tube", "meets_chance": "the same box anywhere
 def flags(group: argparse._ArgumentGroup) -> None:
     """Of this part."""
     group.add_argument("--prototypes_of", type=Path, nargs="+", default=[], metavar="CHECKPOINT",
-                       help="HIPE checkpoints that were pushed to videos among which are boxed ones")
+                       help="HIPE checkpoints that were pushed to videos among which are boxed ones (default: those of "
+                            "the part tree)")
 
 
 def run(data: Path, out: Path, args: argparse.Namespace) -> str:
     """Write rows.jsonl, a line each checkpoint and prototype; returns the table."""
-    if not args.prototypes_of:
-        print("prototypes: left out, for no checkpoint is given as --prototypes_of", file=sys.stderr)
+    checkpoints = args.prototypes_of or sorted(out.parent.glob("tree/*/save_*.pth"))
+    if not checkpoints:
+        print("prototypes: left out, for there is neither a checkpoint of the part tree nor one of --prototypes_of",
+              file=sys.stderr)
         return ""
     boxed_truth(data, out / "truth.json")
     truth, rows = read_truth(out / "truth.json"), []
-    for path in args.prototypes_of:
+    for path in checkpoints:
         model, _, record = model_of(load_checkpoint(path), path)
         if record is None:
             raise ValueError(f"{path}: nothing was pushed yet; give a later checkpoint")

@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 
 from benchmarks.filmed.boxed import SOURCES, markdown_table
+from benchmarks.filmed.settings import claim
 from benchmarks.runs import figures, python
 from datasets.on_disk import videos_on_disk
 from options.ranges import COUNT
@@ -21,6 +22,8 @@ from run.paths import HERE
 FLAGS = """--dataset ucf101 --tree_file hierarchy.csv --video_path videos --annotation_path actions.json
  --file_type video --ft_begin_module fc --batch_size 4 --trunk_epochs 20 --warm_epochs 20 --n_epochs 21 --push_start 21
  --n_val_samples 4 --push_clips 4 --middle_push_clips 4 --val_every 100 --checkpoint 100 --inference"""
+
+OF_A_RUN = ("model", "pretrain_path", "tree_size", "tree_duration", "tree_stride", "tree_flags")
 
 
 def flags(group: argparse._ArgumentGroup) -> None:
@@ -59,8 +62,8 @@ def prepare(data: Path, out: Path) -> int:
             for path in paths:
                 link = out / "videos" / name / path.name
                 link.parent.mkdir(parents=True, exist_ok=True)
-                if not link.exists():
-                    link.symlink_to(path)
+                link.unlink(missing_ok=True)
+                link.symlink_to(path)
                 database[path.stem] = {"subset": "validation" if group == max(of) else "training",
                                        "annotations": {"label": name}}
     (out / "actions.json").write_text(json.dumps({"labels": list(groups), "database": database}))
@@ -75,6 +78,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
     """Train and explain what `out` does not hold yet; returns the table of what is predicted."""
     n_classes, results = prepare(data, out), out / args.tree_name
     device = ["--no_cuda"] if args.no_cuda else []
+    claim(results, {name: getattr(args, name) for name in OF_A_RUN})
     if not (results / "metrics.json").is_file():
         python("main.py", "--root_path", out, *FLAGS.split(), "--n_classes", n_classes, "--model", args.model,
                "--pretrain_path", args.pretrain_path, "--sample_size", args.tree_size, "--sample_duration",
