@@ -52,10 +52,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         help="frames from one frame of a clip to the next (default: the checkpoint's, else the trunk's "
              "usual, I3D 1)")
     add("--windows", type=AMOUNT,
-        help="windows of a video at most, evenly spread and not overlapping; 0 for all: the prediction is their mean, "
-             "and the surest is explained (default: as many as show a quarter of the video, 8 at most)")
+        help="windows of a video at most, evenly spread, without overlap or of those --inference_stride apart; 0 for "
+             "all. They make the prediction, and the surest is explained (default: as many as show a quarter of the "
+             "video, 8 at most; of a HIPE checkpoint all)")
     add("--inference_stride", type=COUNT,
-        help="all windows so many frames apart, --windows of them at most (published: 16)")
+        help="frames from one window to the next, over the whole video; with --windows, so many of them at most, "
+             "evenly spread (default: none; of a HIPE checkpoint its own; published: 16)")
     group = parser.add_argument_group("methods")
     add = group.add_argument
     add("--vis_method", nargs="+", default=["grad_cam"], metavar="METHOD",
@@ -73,6 +75,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--save_label", default="",
         help="name of this run below the method and the model (default: none; level1, prototype17, ...)")
     model_flags(parser)
+    for action in parser._actions:
+        if action.dest == "model":
+            action.help = f"trunk (default: {MODEL}; %(default)s with --pretrain_path other than {WEIGHTS})"
     if not asks_for_help(argv):
         from options.trunks import trunk_flags
         trunk_flags(parser)

@@ -85,33 +85,39 @@ class SlidingWindows(_Clips):
 
 
 class SpreadWindows(_Clips):
-    """Clips that show a share of a video, evenly spaced from its first frame to its last (one: in the middle).
+    """Clips in the middle of equal parts of a video, without overlap, or evenly spread ones of its sliding windows.
 
     Args:
         most: clips a video; 0 for no limit.
-        share: of the frames that clips are enough to show, 0..1.
-        step: frames from one clip to the next at most, in place of the share.
+        share: of the frames that clips are enough to show, 0..1; no more clips than there are without overlap.
+        step: frames from one sliding window to the next, which are taken in place of clips without overlap.
     """
 
     def __init__(self, duration: int, most: int, *, share: float = 1.0, step: int | None = None,
                  stride: int = 1) -> None:
         super().__init__(duration, stride=stride)
-        if most < 0 or not 0 < share <= 1 or (step is not None and step < 1):
-            raise ValueError(f"windows must be at least 0, a share of them above 0, and at least 1 frame apart, got "
-                             f"{most}, {share} and {step}")
+        if most < 0 or not 0 < share <= 1:
+            raise ValueError(f"the number of windows must be at least 0, and their share above 0 and at most 1, got "
+                             f"{most} and {share}")
         self.most, self.share, self.step = most, share, step
+        self._sliding = None if step is None else SlidingWindows(duration, step, stride=stride)
 
     def count(self, n_frames: int) -> int:
-        if self.step is None:
-            enough = max(1, math.ceil(n_frames * self.share / ((self.duration - 1) * self.stride + 1)))
+        if self._sliding is not None:
+            enough = self._sliding.count(n_frames)
         else:
-            enough = -(-self._last_start(n_frames) // self.step) + 1
+            span = (self.duration - 1) * self.stride + 1
+            enough = max(1, min(math.ceil(n_frames * self.share / span), n_frames // span))
         return min(enough, self.most) if self.most else enough
 
     def __call__(self, n_frames: int, k: int, rng: np.random.Generator | None = None) -> Tensor:
         """Frames (T,) int64 in [0, n_frames) of the video's window `k`."""
-        n, last = self.count(n_frames), self._last_start(n_frames)
-        return self._clip(last // 2 if n == 1 else round(k * last / (n - 1)), n_frames)
+        n = self.count(n_frames)
+        if self._sliding is not None:
+            return self._sliding(n_frames, (2 * k + 1) * self._sliding.count(n_frames) // (2 * n))
+        # (k + 1/2) n_frames / n - span / 2 in integers, halves upwards: rounding to even would let windows overlap
+        start = ((2 * k + 1) * n_frames - n * ((self.duration - 1) * self.stride)) // (2 * n)
+        return self._clip(min(max(start, 0), self._last_start(n_frames)), n_frames)
 
 
 def n_batches(n_items: int, batch_size: int, least: int = 2) -> int:

@@ -221,6 +221,10 @@ class VideoClips(Dataset):
                           frames=torch.zeros(self.sampler.duration, dtype=torch.int64), crop=torch.zeros(4),
                           flip=False, valid=False, asked=i)
 
+    def n_frames(self, v: int) -> int:
+        """How many frames of a video clips are taken from."""
+        return int(self._spans[v, 1] - self._spans[v, 0])
+
     def item_frames(self, i: int) -> Tensor:
         """The frames (T,) int64 in its video of an item of an evaluation sampler."""
         first, last = self._spans[self.item_video[i]].tolist()

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from hierarchy.tree import Hierarchy
 
 AREA_MISS = 0.02  # difference between an area and the one asked for that is reported
 WINDOWS_KEPT = 64  # of a video whose features are kept until its surest window is known, a megabyte or two each
+FEATURES_KEPT = 2 ** 28  # bytes of the features of surest windows: of I3D those of some 160 videos
 BACKWARD = 1.6  # of a forward pass's time: a pass back to the voxels; measured on I3D
 
 
@@ -41,7 +42,7 @@ class Subject:
     head: Tensor | None = None  # (K0 or K, C) class weights of a pooled linear head
     highest: float = 1.0  # activation of a prototype's own patch
     credit: str = ""  # where the weights are from, and their licences
-    logits: Callable[[Tensor], Tensor] | None = None  # log_probs before the softmax, of a linear head
+    logits: Callable[[Tensor], Tensor] | None = None  # (B, 3, T, H, W) -> (B, K0), of a linear head before the softmax
 
     def normalised(self, clips: Tensor) -> Tensor:
         """Clips (..., 3, T, H, W) uint8 as the model takes them, on its device."""
@@ -104,15 +105,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a video that is explained."""
+    """A window of a video that is explained; its pixels are read when they are asked for, for those of many videos are
+    too many to keep."""
 
     video: Video
-    pixels: Tensor  # (3, T, H, W) uint8
+    clips: VideoClips  # of all videos
+    item: int  # place of the window among them
     frames: Tensor  # (T,) in the video
     crop: Tensor  # (4,) in the video's own pixels
     log_probs: Tensor  # (K,) of the window
     probs: Tensor  # (K,) of the video, from all its windows
     n_windows: int  # of the video
+    frames_seen: int  # in these windows
+    n_frames: int  # of the video
     target: int  # node or prototype
     title: str  # the target's name
     features: Tensor | None = None  # (C, t, h, w) of the trunk
@@ -120,7 +125,19 @@ class Window:
     @property
     def size(self) -> tuple[int, int, int]:
         """T, H, W."""
-        return tuple(self.pixels.shape[1:])
+        return len(self.frames), self.clips.transform.size, self.clips.transform.size
+
+    @property
+    def pixels(self) -> Tensor:
+        """The clip (3, T, H, W) uint8.
+
+        Raises:
+            ValueError: where the video can no longer be read.
+        """
+        item = self.clips[self.item]
+        if not item["valid"]:
+            raise ValueError(f"{self.video.path}: can no longer be read; put it back, and start again")
+        return item["clip"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,8 @@ class WindowOutput:
     """What a model gives for a window."""
 
     item: int  # place among the windows of all videos
+    frames: Tensor  # (T,) in the video
+    crop: Tensor  # (4,) in the video's own pixels
     log_probs: Tensor  # (K,)
     features: Tensor | None  # (C, t, h, w) of the trunk; None where it has none, or they are too many to keep
 
@@ -156,6 +175,7 @@ class Prediction:
     probs: Tensor  # (K,) of the video
     leaf: int  # the most probable class
     n_windows: int
+    frames_seen: int  # in these windows
 
 
 def find_windows(subject: Subject, clips: VideoClips, *, batch_size: int,
@@ -170,13 +190,19 @@ def find_windows(subject: Subject, clips: VideoClips, *, batch_size: int,
         ValueError: where a log-probability is not finite.
     """
     predictions, seconds = [], []
-    video, windows = -1, []
+    video, windows, left = -1, [], FEATURES_KEPT
 
     def finish() -> None:
+        nonlocal left
         if windows:
             of_windows = torch.stack([window.log_probs for window in windows])  # (n, K)
             probs, leaf, best = pool_windows(of_windows, subject.hierarchy.membership, power)
-            predictions.append(Prediction(video, windows[best], probs, leaf, len(windows)))
+            surest = windows[best]
+            if surest.features is not None:
+                left -= surest.features.nbytes
+                surest = surest if left >= 0 else replace(surest, features=None)
+            frames_seen = len(torch.cat([window.frames for window in windows]).unique())
+            predictions.append(Prediction(video, surest, probs, leaf, len(windows), frames_seen))
 
     with tqdm(total=len(clips), desc="windows", unit="window", leave=False, disable=None) as bar:
         for first in range(0, len(clips), batch_size):
@@ -187,7 +213,8 @@ def find_windows(subject: Subject, clips: VideoClips, *, batch_size: int,
                 if item["video"] != video:
                     finish()
                     video, windows = item["video"], []
-                windows.append(WindowOutput(item["item"], values, features if len(windows) < WINDOWS_KEPT else None))
+                kept = features if left > 0 and len(windows) < WINDOWS_KEPT else None
+                windows.append(WindowOutput(item["item"], item["frames"], item["crop"], values, kept))
             seconds += [(time.perf_counter() - start) / len(items)] if items else []
             bar.update(n)
     finish()
@@ -228,12 +255,13 @@ def remembered(trunk: nn.Module, features: Tensor | None, device: torch.device) 
 
 def windows_to_explain(clips: VideoClips, subject: Subject, question: Question,
                        predictions: Sequence[Prediction]) -> list[Window]:
-    """The surest window of every predicted video, read again: the windows of all videos are too many to keep."""
+    """The surest window of every predicted video."""
     windows = []
     for of in predictions:
-        video, item = clips.videos[of.video], clips[of.surest.item]
-        windows.append(Window(video, item["clip"], item["frames"], item["crop"], of.surest.log_probs, of.probs,
-                              of.n_windows, *question.target_of(subject, video, of.leaf), of.surest.features))
+        video, surest = clips.videos[of.video], of.surest
+        windows.append(Window(video, clips, surest.item, surest.frames, surest.crop, surest.log_probs, of.probs,
+                              of.n_windows, of.frames_seen, clips.n_frames(of.video),
+                              *question.target_of(subject, video, of.leaf), surest.features))
     return windows
 
 
@@ -257,11 +285,11 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
     """
     targets = torch.tensor([window.target for window in windows], device=subject.device)
     outputs = subject.log_probs if question.prototype is None else subject.activations
-    if METHODS[method].of_logits and question.prototype is None and subject.logits is not None:
-        outputs = subject.logits
 
     def score(clips: Tensor, which: Tensor) -> Tensor:  # (n, 3, T, H, W), places (n,) -> (n,)
         return outputs(clips).gather(1, targets[which][:, None])[:, 0]
+
+    of_logits = METHODS[method].of_logits and question.prototype is None and subject.logits is not None
 
     if METHODS[method].optimises:
         known = {"score": question.score, "highest": subject.highest} | METHODS[method].checked(options)
@@ -274,7 +302,9 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
             yield from _masks(method, score_some, clips, first, known)
         return
     for i, window in enumerate(windows):
-        def score_one(clips: Tensor, i: int = i) -> Tensor:
+        def score_one(clips: Tensor, i: int = i, target: int = window.target) -> Tensor:
+            if of_logits and target < subject.hierarchy.n_leaves:  # ancestors have none
+                return subject.logits(clips)[:, target]
             return score(clips, torch.full((len(clips),), i, device=clips.device))
 
         clip = subject.normalised(window.pixels)

@@ -50,6 +50,14 @@ def likeliest(subject: Subject, values: Tensor, n: int) -> list[tuple[str, float
     return [(subject.hierarchy.full_name(leaf), float(leaves[leaf])) for leaf in leaves.topk(min(n, len(leaves)))[1]]
 
 
+def heading(window: Window) -> str:
+    """What the classes of the page are: "Most probable, from 2 windows (128 of 900 frames)", or of all its frames."""
+    if window.frames_seen == window.n_frames:
+        return "Most probable in the whole video"
+    return (f"Most probable, from {window.n_windows} window{'s' * (window.n_windows != 1)} "
+            f"({window.frames_seen} of {window.n_frames} frames)")
+
+
 def margin_of(subject: Subject, window: Window, method: str, notes: Sequence[str],
               lines: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
     """The text beside a contact sheet: method, target, notes, true class, likeliest classes, and frames."""
@@ -134,7 +142,7 @@ class Writer:
 
     Args:
         reader: of the videos.
-        out: folder, made at once: what cannot be written to is reported before hours of work.
+        out: folder, which is there.
         label: folder below the method and the model, by default the question's.
         notes: by method, on options that are not the usual ones; the page shows the methods in this order.
         tubes: "none", "layers" or "kernels": what is written of a pyramid's heat.
@@ -144,7 +152,6 @@ class Writer:
                  notes: Mapping[str, Sequence[str]], tubes: str) -> None:
         self.subject, self.question, self.reader = subject, question, reader
         self.out, self.label, self.notes, self.tubes = out, label or question.label, notes, tubes
-        self.out.mkdir(parents=True, exist_ok=True)
         self._pixels: dict[tuple[Path, int], tuple[render.Pixels, float]] = {}
 
     def folder(self, method: str) -> Path:
@@ -247,8 +254,8 @@ class Writer:
             np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, size, self.tubes == "kernels"))
         return render.webp(picture)
 
-    def entry(self, window: Window, panels: Sequence[attribution_page.Panel]) -> attribution_page.Entry:
-        """A clip of the page."""
+    def entry(self, window: Window, name: str, panels: Sequence[attribution_page.Panel]) -> attribution_page.Entry:
+        """A clip of the page, which is called `name`."""
         tree, label = self.subject.hierarchy, window.video.label
         true = f"{tree.full_name(label)}, {percent(float(window.probs[label]))}" if label >= 0 else "not known"
         best, _ = likeliest(self.subject, window.probs, 1)[0]
@@ -258,20 +265,25 @@ class Writer:
             facts.append(("shown", f"the surest of {window.n_windows} windows"))
         if self.question.prototype is None and (window.n_windows > 1 or window.title != best):
             facts.append((f"{window.title} in this window", percent(float(window.log_probs[window.target].exp()))))
-        return attribution_page.Entry(window.video.name, window.title, facts, list(panels),
-                                      likeliest(self.subject, window.probs, SHOWN), verdict)
+        return attribution_page.Entry(name, window.title, facts, list(panels),
+                                      likeliest(self.subject, window.probs, SHOWN), heading(window), verdict)
 
-    def write_page(self, windows: Sequence[Window], clips: Sequence[attribution_page.Panel],
+    def write_page(self, windows: Sequence[Window], names: Sequence[str], clips: Sequence[attribution_page.Panel],
                    outcomes: Sequence[Mapping[str, Outcome]]) -> None:
-        """Write the page of what is done, and the same as JSON beside it."""
+        """Write the page of what is done, and the same as JSON beside it.
+
+        Args:
+            names: by which the page tells the windows' videos apart.
+        """
         entries, videos = [], []
-        for window, clip, done in zip(windows, clips, outcomes, strict=True):
+        for window, name, clip, done in zip(windows, names, clips, outcomes, strict=True):
             order = [method for method in self.notes if method in done]
-            entries.append(self.entry(window, [clip, *(done[method].panel for method in order)]))
+            entries.append(self.entry(window, name, [clip, *(done[method].panel for method in order)]))
             label, names = window.video.label, self.subject.hierarchy
             videos.append({
                 "video": window.video.name, "path": str(window.video.path),
                 "window": [int(window.frames.min()), int(window.frames.max()) + 1], "n_windows": window.n_windows,
+                "frames_seen": window.frames_seen, "n_frames": window.n_frames,
                 "true": names.full_name(label) if label >= 0 else None,
                 "predictions": [{"label": name, "score": round(value, 6)}
                                 for name, value in likeliest(self.subject, window.probs, SHOWN)],

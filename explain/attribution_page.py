@@ -193,6 +193,7 @@ class Entry:
     facts: list[tuple[str, str]]
     panels: list[Panel]
     predictions: list[tuple[str, float]] = field(default_factory=list)  # most probable classes of the video
+    heading: str = "Most probable in the whole video"  # of the predictions
     verdict: str = ""  # right, wrong, or nothing where the true class is not known
 
 

@@ -2,7 +2,11 @@
 
 import argparse
 import sys
+import tempfile
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,7 +14,7 @@ from tqdm import tqdm
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
-from datasets.loose import single_video, videos_in
+from datasets.loose import labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
 from datasets.sampling import SlidingWindows, SpreadWindows
@@ -37,6 +41,7 @@ from run.choosing import MEMORY_GB, choose, spread, stored_flags
 from run.data import make_reader, read_videos
 from run.model import check_size, choose_device
 from run.paths import under_root
+from run.resume import stored_args
 from run.subjects import clip_of, hipe_subject, trunk_subject
 from training.checkpoint import load_checkpoint
 
@@ -86,40 +91,86 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError("--videos_dir and --video contradict each other; give one of them")
 
 
-def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None,
-                hierarchy: Hierarchy) -> tuple[list[Video], Reader]:
+@dataclass(frozen=True)
+class LoosePaths:
+    """The videos of --videos_dir or --video, as far as they are known without a model.
+
+    folder: of --videos_dir. n_frames: of a single --video.
+    """
+
+    reader: Reader
+    paths: list[Path]
+    folder: Path | None = None
+    n_frames: int = 0
+
+
+def loose_paths(args: argparse.Namespace) -> LoosePaths | None:
+    """The videos of --videos_dir or --video; None without either.
+
+    Raises:
+        ValueError: for a folder without videos, a path that is not there, or a single video that cannot be read.
+    """
+    reader = CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
+    if args.videos_dir:
+        folder = under_root(args, args.videos_dir)
+        return LoosePaths(reader, paths_in(folder), folder)
+    if not args.video:
+        return None
+    files = list(dict.fromkeys(file.expanduser().resolve() for file in args.video))
+    for file in files:
+        if not file.exists():
+            raise ValueError(f"{file}: no such video file; check --video")
+    if len(files) > 1:  # those that cannot be read are left out
+        return LoosePaths(reader, files)
+    if files[0].is_dir():
+        frame_files(files[0])
+    return LoosePaths(reader, files, n_frames=reader.info(files[0]).n_frames)
+
+
+def make_out(args: argparse.Namespace) -> Path:
+    """Make the folder of --out, and try to write to it.
+
+    Raises:
+        ValueError: where that fails.
+    """
+    out = Path(args.out).expanduser().resolve()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written to ({error.strerror}); give another folder as --out") from error
+    return out
+
+
+def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | None, hierarchy: Hierarchy,
+                loose: LoosePaths | None) -> tuple[list[Video], Reader]:
     """The videos to explain, and what reads them; of a folder whose names are no classes it is said."""
-    if args.videos_dir or args.video:
-        reader = CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
-        if args.videos_dir:
-            loose = videos_in(under_root(args, args.videos_dir), hierarchy,
-                              without=Path(args.out).expanduser())
-            if loose.unknown and args.target != "true":  # which refuses them
-                path, label = next(iter(loose.unknown.items()))
-                print(f"{len(loose.unknown)} of {len(loose.videos)} videos are named by no class, such as {path} "
-                      f"({label}): their true class is not known", file=sys.stderr)
-            return spread(loose.videos, args.n_videos if "n_videos" in given else 0), reader
-        files = list(dict.fromkeys(file.expanduser().resolve() for file in args.video))
-        for file in files:
-            if not file.exists():
-                raise ValueError(f"{file}: no such video file; check --video")
-        if len(files) > 1:  # those that cannot be read are left out
-            return [single_video(file, 0) for file in files], reader
-        if files[0].is_dir():
-            frame_files(files[0])
-        return [single_video(files[0], reader.info(files[0]).n_frames)], reader
-    stored = stored_flags(checkpoint, args, given)
-    return choose(whole_videos(read_videos(stored, hierarchy)), names=args.videos, subset=args.subset,
-                  n=args.n_videos), make_reader(stored)
+    if loose is None:
+        stored = stored_flags(checkpoint, args, given)
+        return choose(whole_videos(read_videos(stored, hierarchy)), names=args.videos, subset=args.subset,
+                      n=args.n_videos), make_reader(stored)
+    if loose.folder is None:
+        return [single_video(path, loose.n_frames) for path in loose.paths], loose.reader
+    of_folder = labelled(loose.paths, loose.folder, hierarchy)
+    if of_folder.unknown and args.target != "true":  # which refuses them
+        print(f"{len(of_folder.unknown)} of {len(of_folder.videos)} videos: neither the file nor its folder is named "
+              f"after a class, such as {of_folder.unknown[0]}: their true class is not known", file=sys.stderr)
+    return spread(of_folder.videos, args.n_videos if "n_videos" in given else 0), loose.reader
 
 
-def sampler_of(args: argparse.Namespace, duration: int, stride: int) -> SlidingWindows | SpreadWindows:
-    """Which windows of a video are looked at: a quarter of it, unless --windows or --inference_stride say otherwise."""
-    if args.inference_stride is not None and args.windows is None:
-        return SlidingWindows(duration, args.inference_stride, stride=stride)
-    if args.windows is None:
-        return SpreadWindows(duration, WINDOWS, share=SHARE, stride=stride)
-    return SpreadWindows(duration, args.windows, step=args.inference_stride, stride=stride)
+def sampler_of(args: argparse.Namespace, duration: int, stride: int,
+               checkpoint: dict | None) -> SlidingWindows | SpreadWindows:
+    """Which windows of a video are looked at: of a HIPE checkpoint those of val.json, of a published trunk a quarter of
+    the video, unless --windows or --inference_stride say otherwise."""
+    step = args.inference_stride
+    if step is None and checkpoint is not None:
+        step = stored_args(checkpoint).inference_stride
+    if args.windows is not None:
+        return SpreadWindows(duration, args.windows, step=step, stride=stride)
+    if step is not None:
+        return SlidingWindows(duration, step, stride=stride)
+    return SpreadWindows(duration, WINDOWS, share=SHARE, stride=stride)
 
 
 def warn_of_short(clips: VideoClips, reader: Reader) -> None:
@@ -150,11 +201,34 @@ def leave_out(methods: Sequence[str], unserved: Sequence[str], reason: str, *, b
     return [method for method in methods if method not in unserved]
 
 
-def file_names(windows: Sequence[Window]) -> list[str]:
-    """A name for the files of each clip; videos of one name are told apart by their folder and extension."""
+def _folded(name: str) -> str:
+    """The same for names that are one file's where a file system takes letters of either case for the same."""
+    return unicodedata.normalize("NFC", file_name(name)).casefold()
+
+
+def distinct_names(windows: Sequence[Window]) -> list[str]:
+    """A name for the video of each window, by which their files differ: the video's, else the shortest end of its path
+    that no other has, the last folders and the file."""
+    paths, depths = [window.video.path for window in windows], [0] * len(windows)
     names = [window.video.name for window in windows]
-    return [file_name(name if names.count(name) == 1 else f"{window.video.path.parent.name} {window.video.path.name}")
-            for name, window in zip(names, windows, strict=True)]
+    while True:
+        counts = Counter(map(_folded, names))
+        alike = [i for i, name in enumerate(names)
+                 if counts[_folded(name)] > 1 and depths[i] < len(paths[i].parts) - 1]
+        if not alike:
+            break
+        for i in alike:
+            depths[i] += 1
+            names[i] = " ".join(paths[i].parts[-1 - depths[i]:])
+    taken: set[str] = set()
+    for i, name in enumerate(names):  # "a b/c" is like "a/b c", and "c_pyramid.png" a file of c
+        number, distinct = 1, name
+        while taken & (own := {_folded(distinct) + ending for ending in ("", "_pyramid")}):
+            number += 1
+            distinct = f"{name} ({number})"
+        names[i] = distinct
+        taken |= own
+    return names
 
 
 def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
@@ -166,7 +240,8 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     device = choose_device(args.device, args.no_cuda)
     methods, by_name = chosen_methods(args), "all" not in args.vis_method
     options, asked = method_options(args, methods), parse_options(args.options, methods)
-    checkpoint = None
+    loose, checkpoint = loose_paths(args), None
+    out = make_out(args)
     if args.resume_path:
         path = under_root(args, args.resume_path)
         checkpoint = load_checkpoint(path)
@@ -179,10 +254,11 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
                                 by_name=by_name)
     size, duration, stride, power = clip_of(args, checkpoint)
     check_size(subject.trunk, (duration, size, size))
-    videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy)
+    videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
     question = Question(args.target, args.level or 0, args.prototype)
     question.check(subject, videos)
-    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size), reader=reader)
+    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride, checkpoint), transform=EvalTransform(size),
+                       reader=reader)
     warn_of_short(clips, reader)
     batch_size = args.batch_size or at_a_time(duration * size * size)
     predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=power)
@@ -193,7 +269,7 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, subject.normalised(windows[0].pixels))):
         methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
-    writer = Writer(subject, question, reader, out=Path(args.out).expanduser().resolve(), label=args.save_label,
+    writer = Writer(subject, question, reader, out=out, label=args.save_label,
                     notes=notes, tubes=args.tubes)
     write(writer, subject, question, windows, options=options, batch_size=batch_size, seconds=seconds)
     return len(windows), writer.page
@@ -214,7 +290,7 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
     Args:
         seconds: that the model takes for a clip.
     """
-    names = file_names(windows)
+    names = distinct_names(windows)
     clips = [writer.clip(window) for window in windows]
     outcomes: list[dict[str, Outcome]] = [{} for _ in windows]
     # perturbations last, and step, which refuses short clips, before the others: what cannot be is said at once
@@ -231,7 +307,7 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
             for result in tqdm(results, total=len(windows), desc=method, unit="clip", leave=False,
                                disable=optimises or None):
                 place = result.place
-                outcomes[place][method] = writer.method(method, windows[place], names[place], result)
+                outcomes[place][method] = writer.method(method, windows[place], file_name(names[place]), result)
                 missed += result.missed
             if missed:
                 remedy = "raise --num_iter"
@@ -241,4 +317,4 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
             print(f"{method}: {len(windows)} clips", flush=True)
     finally:
         if any(outcomes):
-            writer.write_page(windows, clips, outcomes)
+            writer.write_page(windows, names, clips, outcomes)

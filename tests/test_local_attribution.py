@@ -1,5 +1,6 @@
 """local_attribution.py by its command line: checkpoints and trunks, what is written, what is said of bad input."""
 
+import itertools
 import json
 import weakref
 from dataclasses import replace
@@ -22,7 +23,7 @@ from datasets.video import VideoClips
 from explain import attribution, attribution_page
 from explain.attribution import find_windows, windows_to_explain
 from run import attributing, subjects
-from run.attributing import pick_videos
+from run.attributing import loose_paths, pick_videos
 from run.model import check_size
 
 
@@ -203,15 +204,20 @@ def test_a_prediction_is_the_mean_over_windows(root, tmp_path):
 
 
 def test_grad_cam_of_remembered_features_is_that_of_the_clip(root, tmp_path, monkeypatch):
-    for kept in (64, 0):
+    kept_features, remembered = [], attribution.remembered
+    monkeypatch.setattr(attribution, "remembered", lambda trunk, features, device: (
+        kept_features.append(features is not None), remembered(trunk, features, device))[1])
+    for kept, n_bytes in ((64, 2 ** 28), (0, 2 ** 28), (1, 64 * 2 * 3 * 3 * 4 + 1)):
         monkeypatch.setattr(attribution, "WINDOWS_KEPT", kept)
+        monkeypatch.setattr(attribution, "FEATURES_KEPT", n_bytes)
         call(root, "--resume_path save_1.pth --videos v_Jump_g01_c01 --no_gpu --vis_method grad_cam", "--out",
              str(tmp_path / str(kept)))
         call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method grad_cam", "--out", str(tmp_path / str(kept)))
+    assert kept_features[:8] == 4 * [True] + 4 * [False] and kept_features[9:] == [True, False, False]
     files = sorted((tmp_path / "64").glob("grad_cam/*/*.npy"))
     assert len(files) == 4
-    for file in files:
-        np.testing.assert_allclose(np.load(file), np.load(tmp_path / "0" / file.relative_to(tmp_path / "64")),
+    for file, other in itertools.product(files, ("0", "1")):
+        np.testing.assert_allclose(np.load(file), np.load(tmp_path / other / file.relative_to(tmp_path / "64")),
                                    rtol=1e-4, atol=1e-7)
 
 
@@ -225,7 +231,7 @@ def test_videos_that_cannot_be_read_are_named_and_left_out(root, tmp_path, capsy
         call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(folder), "--out", str(tmp_path / "out"))
     assert all(any(name in str(warning.message) for warning in warned) for name in ("text.mp4", "void.avi"))
     said = capsys.readouterr()
-    assert "1 clips explained" in said.out and "3 of 3 videos are named by no class" in said.err
+    assert "1 clips explained" in said.out and "3 of 3 videos: neither the file nor its folder" in said.err
     names = [video["video"] for video in json.loads((tmp_path / "out" / "resnet-10.json").read_text())["videos"]]
     assert names == ["gänge 1"]
     with pytest.warns(RuntimeWarning, match="text.mp4"):
@@ -303,12 +309,12 @@ def test_an_empty_map_has_no_hottest_frame(root, tmp_path):
 
 
 def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
-    """One a video, and a batch."""
+    """A batch at a time, and no pixels in the end."""
     args, _ = local_attribution.parse([*f"{TRUNK_LINE} --batch_size 1 --inference_stride 1".split(), "--root_path",
                                        str(root), "--videos_dir", "clips"])
     alive = set()
     subject = subjects.trunk_subject(args, CPU)
-    videos, reader = pick_videos(args, set(), None, subject.hierarchy)
+    videos, reader = pick_videos(args, set(), None, subject.hierarchy, loose_paths(args))
     clips = VideoClips(videos, sampler=SlidingWindows(8, 1), transform=EvalTransform(24), reader=reader)
     most, read = [0], VideoClips.__getitem__
 
@@ -322,7 +328,8 @@ def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
     monkeypatch.setattr(VideoClips, "__getitem__", counted)
     predictions, seconds = find_windows(subject, clips, batch_size=1, power=4.0)
     windows = windows_to_explain(clips, subject, attribution.Question(), predictions)
-    assert len(windows) == 3 and seconds > 0 and len(clips) >= 8 and most[0] <= 5
+    assert len(windows) == 3 and seconds > 0 and len(clips) >= 8 and most[0] <= 2 and not alive
+    assert windows[0].pixels.shape == (3, *windows[0].size) == (3, 8, 24, 24)
 
 
 BAD = [

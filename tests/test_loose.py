@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from datasets.loose import videos_in
+from datasets.loose import paths_in, videos_in
 from datasets.reading import CachedReader
 from datasets.reading.loose import LooseFiles
 from hierarchy.tree import Hierarchy
@@ -37,7 +38,7 @@ def test_videos_lie_at_any_depth_and_are_labelled_by_folder_or_name(tmp_path):
     loose = videos_in(tmp_path, tree)
     assert {video.name: video.label for video in loose.videos} == {
         "run-abc": 0, "long jump-1": 1, "strange": 0, "a": 0, "LONG_JUMP-3 (ä)": 1, "fly": -1}
-    assert loose.unknown == {tmp_path / "fly.mkv": "fly"}
+    assert loose.unknown == [tmp_path / "fly.mkv"]
 
 
 def test_what_systems_leave_in_folders_is_passed_over(tmp_path):
@@ -62,10 +63,29 @@ def test_a_folder_of_pictures_is_itself_a_video_and_a_poster_is_none(tmp_path):
 
 
 def test_results_of_an_earlier_run_are_no_videos(tmp_path):
-    write_pictures(tmp_path / "visual_res" / "grad_cam" / "i3d")
-    video = write_pictures(tmp_path / "run-1")
-    loose = videos_in(tmp_path, Hierarchy([["Run"]]), without=tmp_path / "visual_res")
-    assert [of.path for of in loose.videos] == [video]
+    """Wherever they are: beside the videos, in a folder that --out does not name, or in a class's folder."""
+    tree = Hierarchy([["Run"], ["Grad"]])
+    for out in (tmp_path, tmp_path / "visual_res", tmp_path / "Run"):
+        results = write_pictures(out / "grad_cam" / "i3d")
+        for name in ("0.npy", "0.gif", "1.npy", "1.gif", "1_pyramid.png"):
+            (results / name).touch()
+    videos = [write_pictures(tmp_path / "Run" / "a"), write_pictures(tmp_path / "grad_cam" / "grad-1")]
+    (videos[0] / "0.npy").touch()  # of a frame
+    (tmp_path / "Run" / "b.mp4").touch()
+    loose = videos_in(tmp_path, tree)
+    assert {of.path: of.label for of in loose.videos} == {
+        videos[0]: 0, videos[1]: 1, tmp_path / "Run" / "b.mp4": 0}
+    with pytest.raises(ValueError, match="--videos_dir"):
+        paths_in(tmp_path / "visual_res")
+
+
+def test_the_folder_of_videos_may_be_a_class(tmp_path):
+    tree = Hierarchy([["Run"], ["Jump"]])
+    for name in ("1.mp4", "jump-2.mp4"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).touch()
+    loose = videos_in(tmp_path / "run", tree)
+    assert {video.name: video.label for video in loose.videos} == {"1": 0, "jump-2": 1} and not loose.unknown
 
 
 def test_links_that_lead_back_end(tmp_path):

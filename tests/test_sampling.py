@@ -59,21 +59,38 @@ def test_spread_windows_show_what_is_asked_for(n_frames, stride):
     span = 7 * stride + 1
     every = SpreadWindows(8, 0, stride=stride)
     starts = [int(every(n_frames, k)[0]) for k in range(every.count(n_frames))]
-    assert len(set(starts)) == len(starts) == max(1, math.ceil(n_frames / span))
-    if len(starts) > 1:  # no frame lies between two windows
-        assert starts[0] == 0 and starts[-1] == n_frames - span
-        assert all(0 < later - start <= span for start, later in itertools.pairwise(starts))
+    assert len(starts) == max(1, n_frames // span)
+    assert all(later - start >= span for start, later in itertools.pairwise(starts))  # no overlap
     for most in (1, 2, 3):
         some = SpreadWindows(8, most, stride=stride)
         assert some.count(n_frames) == min(most, len(starts))
-    assert int(SpreadWindows(8, 1, stride=stride)(n_frames, 0)[0]) == max(n_frames - span, 0) // 2
+        for k in range(n := some.count(n_frames)):  # in the middle of its part of the video, but for rounding
+            start = int(some(n_frames, k)[0])
+            assert n_frames < span or abs(start + span / 2 - (k + 0.5) * n_frames / n) <= 0.5
     quarter = SpreadWindows(8, 8, share=0.25, stride=stride)
     assert quarter.count(n_frames) == min(8, max(1, math.ceil(n_frames / (4 * span))))
-    stepped = SpreadWindows(8, 0, step=3, stride=stride)
-    assert stepped.count(n_frames) == SlidingWindows(8, 3, stride=stride).count(n_frames)
-    starts = [int(stepped(n_frames, k)[0]) for k in range(stepped.count(n_frames))]
-    assert starts == sorted(set(starts)) and starts[-1] == max(n_frames - span, 0)
-    assert all(later - start <= 3 for start, later in itertools.pairwise(starts))
+
+
+def test_spread_windows_show_the_middle_of_a_video():
+    two, every = SpreadWindows(64, 2), SpreadWindows(64, 0)
+    assert [int(two(400, k)[0]) for k in range(2)] == [68, 268]
+    assert [int(every(65, k)[0]) for k in range(every.count(65))] == [1]
+    assert [int(every(128, k)[0]) for k in range(every.count(128))] == [0, 64]
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("n_frames", [1, 5, 8, 9, 24, 31, 33, 100])
+def test_spread_windows_of_a_step_are_sliding_ones(n_frames, stride):
+    def starts(sampler: SpreadWindows | SlidingWindows) -> list[int]:
+        return [int(sampler(n_frames, k)[0]) for k in range(sampler.count(n_frames))]
+
+    every = starts(SlidingWindows(8, 3, stride=stride))
+    assert starts(SpreadWindows(8, 0, step=3, stride=stride)) == every
+    for most in (1, 2, 3, 50):
+        some = starts(SpreadWindows(8, most, step=3, stride=stride))
+        assert len(some) == min(most, len(every)) and some == sorted(set(some)) and set(some) <= set(every)
+        # as many are left out before the first as after the last, but for one
+        assert abs(every.index(some[0]) - (len(every) - 1 - every.index(some[-1]))) <= 1
 
 
 @pytest.mark.parametrize("make", [lambda: RandomClip(0), lambda: RandomClip(8, stride=0), lambda: EvenClips(8, 0),
