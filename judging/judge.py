@@ -41,16 +41,18 @@ class Settings:
     head: str
     steps: int  # of insertion and deletion
     iterations: int  # of a perturbation
-    inference_stride: int
+    inference_stride: int | None  # frames from one window to the next, None where `windows` alone tells
     seed: int
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
     options: str = ""  # of attribution methods, as --options takes them
     smooth: bool = False  # heat of attribution methods that is scattered over voxels
+    windows: str = ""  # that are looked at of a video, "" for all that are inference_stride apart
 
     def stored(self) -> dict:
-        """As files have them: options and smoothing where there are any."""
-        return {name: value for name, value in vars(self).items() if name not in ("options", "smooth") or value}
+        """As files have them: options, smoothing and windows where there are any."""
+        rare = ("options", "smooth", "windows")
+        return {name: value for name, value in vars(self).items() if name not in rare or value}
 
 
 def is_optimised(explanation: str) -> bool:
