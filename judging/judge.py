@@ -109,7 +109,11 @@ class Judge:
 
     @torch.no_grad()
     def scene(self, v: int) -> Scene | None:
-        """The surest window of a video's prediction, and the same window disturbed; None where these cannot be read."""
+        """The surest window of a video's prediction, and the same window disturbed; None where these cannot be read.
+
+        Raises:
+            ValueError: where a log-probability is not finite.
+        """
         items = [self.clips[i] for i in np.flatnonzero(self.clips.item_video == v).tolist()]
         items = [item for item in items if item["valid"]]
         if not items:
@@ -117,8 +121,12 @@ class Judge:
         log_probs = torch.cat([
             self.heats.log_probs(self._normalised(torch.stack([item["clip"] for item in some]))).cpu()
             for some in (items[i:i + 16] for i in range(0, len(items), 16))])
+        video = self.clips.videos[v]
+        if not log_probs.isfinite().all():
+            raise ValueError(f"{video.path}: the model gives it log-probabilities that are not finite, for its weights "
+                             "hold NaN or infinity, or belong to another trunk; give others")
         _, leaf, best = pool_windows(log_probs, self.tree.membership, self.settings.window_power)
-        item, video = items[best], self.clips.videos[v]
+        item = items[best]
         changed = disturbed(self.clips, item, self._seed(video.name))
         if changed is None:
             return None

@@ -138,6 +138,8 @@ def others(root) -> Path:
     content = torch.load(root / "trunk.pth")
     content["state_dict"]["module.fc.bias"] = torch.tensor([0, 0, 1e-3])
     torch.save(content, root / "biased.pth")
+    content["state_dict"]["module.fc.bias"] = torch.tensor([0, 0, torch.nan])
+    torch.save(content, root / "nan.pth")
     (root / "renamed.json").write_text('["Run", "Jump", "Swim"]')
     (root / "same.json").write_text('{"labels": {"Wave": 2, "Run": 0, "Jump": 1}}')
     torch.save({"state_dict": torch.load(root / "trunk.pth")["state_dict"]}, root / "copy.pth")
@@ -163,6 +165,12 @@ def test_rows_of_the_same_network_are_kept(others, tmp_path, monkeypatch):
     call(others, *words)
     monkeypatch.setattr(Judge, "rows", None)
     call(others, *words, "--pretrain_path copy.pth --classes same.json --normalisation kinetics --conv1_t_stride 1")
+
+
+def test_weights_that_are_not_numbers_are_refused(others, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(others, LINE, FEW, "--methods --measures insertion --pretrain_path nan.pth --out", tmp_path)
+    assert "not finite" in capsys.readouterr().err and not (tmp_path / "measures.csv").exists()
 
 
 @pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, trunk in TRUNKS.items()
