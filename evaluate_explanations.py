@@ -18,7 +18,7 @@ METHODS = Names("attribution", "METHODS")
 MEASURES = Names("evaluation.measures", "MEASURES")
 
 CLIP_FLAGS = ("sample_size", "sample_duration", "sample_t_stride")
-TRUNK_FLAGS = ("classes", "pretrain_dataset", "videos_dir", *CLIP_FLAGS)  # and those of main.py's model
+TRUNK_FLAGS = ("classes", "pretrain_dataset", "videos_dir", "windows", *CLIP_FLAGS)  # and those of main.py's model
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
@@ -28,8 +28,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--resume_path", help="checkpoint to judge; it carries all other flags. Without it, a trunk (see model)")
     add("--classes", help="JSON list of the trunk's class names in the order of its outputs, or {name: index}")
     add("--pretrain_dataset", default="",
-        help="what the trunk was trained on; ucf101 gives the class names without --classes, others need those")
-    add("--videos_dir", help="the trunk's videos: folder of frame folders, video files or class folders of those")
+        help="what the trunk was trained on; ucf101 and kinetics400 give the class names without --classes")
+    add("--videos_dir", help="the trunk's videos: folder of video files and folders of frames, at any depth")
     add("--head", default="prototypes", choices=("prototypes", "softmax"),
         help="whose predictions are explained: HIPE's, or those of the softmax head of the trunk epochs (default: "
              "prototypes)")
@@ -57,13 +57,18 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--steps", type=COUNT, default=128, help="of insertion and deletion (default: 128)")
     add("--iterations", "--num_iter", type=COUNT, default=2000, help="of a perturbation at most (default: 2000)")
     add("--no_prototypes", action="store_true", help="leave out the table of the prototypes as such")
-    add("--out", help="folder to write (default: explanations, beside the checkpoint)")
+    add("--out", help="folder to write (default: explanations, beside the checkpoint, of a trunk in --root_path)")
     add("--overwrite", action="store_true", help="measure again what is in --out")
     add("--root_path", help="folder that relative paths hang off, when the data has moved (default: .)")
     add("--video_path", help="folder of the videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
     add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
-    add("--inference_stride", type=COUNT, help="frames from one window to the next (default: the checkpoint's)")
+    add("--windows", type=AMOUNT,
+        help="of a trunk: windows of a video at most, as of local_attribution.py; 0 for all (default: as many as show "
+             "a quarter of the video, 8 at most)")
+    add("--inference_stride", type=COUNT,
+        help="frames from one window to the next (default: the checkpoint's); of a trunk all windows so many frames "
+             "apart, --windows of them at most")
     add("--batch_size", type=COUNT, default=4, help="clips whose perturbations are found together (default: 4)")
     add("--n_threads", type=AMOUNT, default=0, help="processes that share the clips (default: 0, this one)")
     add("--manual_seed", type=AMOUNT, default=1, help="of random heat, noise and resampling (default: 1)")

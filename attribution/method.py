@@ -109,7 +109,8 @@ class Method:
         optimises: whether it runs for up to `iterations` passes, and over many clips in one batch (`extremal_masks`).
         of_features: whether the layer's features are all that it takes from the network below them: whoever has them
             need not compute them again.
-        of_logits: whether it explains the score before the softmax, where the model has one.
+        of_logits: whether it explains the logit of a published head, as it was published; of heads of HIPE it explains
+            the log-probability, as the other methods do.
         cost: from the values of all options to the passes that one heat map takes, at most.
         edition: which version of the method this is; numbers that were measured on heat of another are not used.
     """

@@ -50,8 +50,8 @@ def summarise(rows: Iterable[dict], *, seed: int = 0) -> pd.DataFrame:
 
 
 def prototypes_on_events(frame: pd.DataFrame) -> list[str]:
-    """A line for each level: how many prototypes' boxes meet the event of their training videos, and how many would by
-    chance; none where no event is known."""
+    """A line for each level: how many prototypes' boxes overlap the event of their training videos, and how many would
+    by chance; none where no event is known."""
     own = frame[(frame["table"] == "prototypes") & (frame["explanation"] == "prototypes")]
     lines = []
     for level, rows in own.groupby("level", sort=False):
@@ -59,8 +59,9 @@ def prototypes_on_events(frame: pd.DataFrame) -> list[str]:
         if "box_meets_event" in values.index:
             share, chance = (values.loc[name, "mean"] for name in ("box_meets_event", "box_meets_event_chance"))
             n = int(values.loc["box_meets_event", "n"])
-            lines.append(f"level {level}: the boxes of {round(share * n)} of {n} prototypes meet the actor, or what "
-                         f"else the event is ({share:.0%}; the same boxes anywhere in their clips: {chance:.0%})")
+            lines.append(f"level {level}: prototypes whose boxes overlap the annotated event (the actor) in at least "
+                         f"one frame: {round(share * n)} of {n} ({100 * share:.0f} %); boxes of the same size anywhere "
+                         f"in their clips: {100 * chance:.0f} %")
     return lines
 
 

@@ -41,16 +41,18 @@ class Settings:
     head: str
     steps: int  # of insertion and deletion
     iterations: int  # of a perturbation
-    inference_stride: int
+    inference_stride: int | None  # frames from one window to the next, None where `windows` alone tells
     seed: int
     truth: str  # digest of its file, "none" without one
     window_power: float = 1.0  # by which windows come to the predicted class, 1 for the mean
     options: str = ""  # of attribution methods, as --options takes them
     smooth: bool = False  # heat of attribution methods that is scattered over voxels
+    windows: str = ""  # that are looked at of a video, "" for all that are inference_stride apart
 
     def stored(self) -> dict:
-        """As files have them: options and smoothing where there are any."""
-        return {name: value for name, value in vars(self).items() if name not in ("options", "smooth") or value}
+        """As files have them: options, smoothing and windows where there are any."""
+        rare = ("options", "smooth", "windows")
+        return {name: value for name, value in vars(self).items() if name not in rare or value}
 
 
 def is_optimised(explanation: str) -> bool:
@@ -107,7 +109,11 @@ class Judge:
 
     @torch.no_grad()
     def scene(self, v: int) -> Scene | None:
-        """The surest window of a video's prediction, and the same window disturbed; None where these cannot be read."""
+        """The surest window of a video's prediction, and the same window disturbed; None where these cannot be read.
+
+        Raises:
+            ValueError: where a log-probability is not finite.
+        """
         items = [self.clips[i] for i in np.flatnonzero(self.clips.item_video == v).tolist()]
         items = [item for item in items if item["valid"]]
         if not items:
@@ -115,8 +121,12 @@ class Judge:
         log_probs = torch.cat([
             self.heats.log_probs(self._normalised(torch.stack([item["clip"] for item in some]))).cpu()
             for some in (items[i:i + 16] for i in range(0, len(items), 16))])
+        video = self.clips.videos[v]
+        if not log_probs.isfinite().all():
+            raise ValueError(f"{video.path}: the model gives it log-probabilities that are not finite, for its weights "
+                             "hold NaN or infinity, or belong to another trunk; give others")
         _, leaf, best = pool_windows(log_probs, self.tree.membership, self.settings.window_power)
-        item, video = items[best], self.clips.videos[v]
+        item = items[best]
         changed = disturbed(self.clips, item, self._seed(video.name))
         if changed is None:
             return None

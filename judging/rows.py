@@ -24,8 +24,8 @@ OF_ONE_EDITION = (
     "own_needed", "silenced", "silenced_needed", "silenced_three", "flips", "flips_three", "similarity",
     "closer_than", "typical", "nearest_own", "same_way", "purity", "duplicates", "sharing", "consistency",
     "consistent", "self_similarity", "on_event", "ways_covered")
-# settings of files that lack them: the mean, no options, and heat as methods give it
-BEFORE = {"window_power": 1.0, "options": "", "smooth": False}
+# settings of files that lack them: the mean, no options, heat as methods give it, and all windows
+BEFORE = {"window_power": 1.0, "options": "", "smooth": False, "windows": ""}
 
 
 def _stored(settings: dict, table: str) -> tuple[dict, dict[str, int]]:

@@ -3,10 +3,11 @@
 import argparse
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pandas as pd
 from torch import Tensor
@@ -26,6 +27,8 @@ from run.model import choose_device, model_of
 from training.checkpoint import load_checkpoint
 from training.push import PushRecord
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -43,6 +46,26 @@ class Data:
     annotation_path: str | None = None
     file_type: str | None = None
     inference_stride: int | None = None
+
+
+@dataclass
+class Once(Generic[T]):
+    """A function without arguments that is called once in a process; another process that gets it calls it anew.
+
+    Attributes:
+        load: the function, which can be pickled. content: what it returned; None where it was not called yet.
+    """
+
+    load: Callable[[], T]
+    content: T | None = None
+
+    def __call__(self) -> T:
+        if self.content is None:
+            self.content = self.load()
+        return self.content
+
+    def __getstate__(self) -> dict:
+        return {"load": self.load, "content": None}
 
 
 def folder_of(checkpoint: Path, head: str) -> Path:
@@ -99,7 +122,8 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
         windows=window_clips(stored, chosen, reader, stored.inference_stride, **seen),
         training=even_clips(stored, training, reader, stored.push_clips, **seen),
         test=even_clips(stored, test or chosen, reader, 1, **seen), subset=subset, truth=known)
-    return measure(partial(load_model, path), wanted, footage, settings, folder, name=f"{path.parent.name}/{path.name}",
+    load = Once(partial(load_model, path), (model, tree, record))
+    return measure(load, wanted, footage, settings, folder, name=f"{path.parent.name}/{path.name}",
                    device=where, loader=partial(make_loader, n_threads=n_threads, batch_size=16), n_threads=n_threads,
                    batch_size=batch_size, overwrite=overwrite, progress=progress)
 

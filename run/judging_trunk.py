@@ -1,19 +1,20 @@
 """From a trunk's published weights to the table of its explanations, over loose videos."""
 
 import argparse
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from attribution import METHODS
 from datasets.loose import videos_in
 from datasets.reading import CachedReader
 from datasets.reading.loose import LooseFiles
-from datasets.sampling import SlidingWindows
+from datasets.sampling import SlidingWindows, SpreadWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
@@ -21,14 +22,13 @@ from judging.judge import Settings
 from judging.scenes import load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from judging.trunk_model import TrunkModel
-from options.flags import parse_main
-from run.attributing import GRID_METHODS, leave_out
+from run.attributing import GRID_METHODS, leave_out, sampler_of
 from run.choosing import MEMORY_GB, spread
 from run.data import make_loader
-from run.judging import digest_of, digest_of_file, tell_truth
+from run.judging import Once, digest_of, digest_of_file, tell_truth
 from run.model import check_size, choose_device
 from run.paths import under_root
-from run.subjects import clip_of, trunk_subject
+from run.subjects import PublishedTrunk, clip_of, trunk_subject
 
 OF_CHECKPOINTS = ("subset", "video_path", "annotation_path", "file_type", "levels", "method_levels", "heats",
                   "no_prototypes")  # flags that ask for what a trunk with loose videos does not have
@@ -47,10 +47,30 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError(f"--{of_checkpoints[0]} needs a HIPE checkpoint; give it as --resume_path, or leave it out")
 
 
-def load_trunk(args: argparse.Namespace, device: torch.device) -> tuple[TrunkModel, Hierarchy, None]:
+def model_of_trunk(subject: Callable[[], PublishedTrunk]) -> tuple[TrunkModel, Hierarchy, None]:
     """The trunk with its head, and its classes as a tree of one level."""
-    subject = trunk_subject(args, device)
-    return TrunkModel(subject), subject.hierarchy, None
+    trunk = subject()
+    return TrunkModel(trunk), trunk.hierarchy, None
+
+
+def digest_of_trunk(trunk: PublishedTrunk, model: str) -> str:
+    """Sixteen letters of all that decides what a trunk says of a clip: its weights and its head's, and then its kind,
+    the arguments of its constructor, the normalisation of clips, and the classes.
+
+    Args:
+        model: the trunk's name in TRUNKS.
+    """
+    weights = {f"trunk.{name}": value for name, value in trunk.trunk.state_dict().items()}
+    weights |= {"head.weight": trunk.head, "head.bias": trunk.head_bias}
+    rest = [model, sorted(trunk.arguments.items()), trunk.normalisation, trunk.hierarchy.names]
+    return digest_of(weights) + hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
+
+
+def windows_in_words(sampler: SlidingWindows | SpreadWindows) -> str:
+    """Which windows of a video a sampler takes, as `Settings` has them."""
+    if isinstance(sampler, SlidingWindows):
+        return ""
+    return f"{sampler.most or 'all'}, of {sampler.share:g} of the frames"
 
 
 def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, out: Path,
@@ -69,32 +89,30 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
     """
     check_flags(args, given)
     device = choose_device(args.device, args.no_cuda)
-    load = partial(load_trunk, args, device)
-    model, tree, _ = load()
+    load = Once(partial(trunk_subject, args, device))
+    subject = load()
     wanted = replace(wanted, head="softmax", event=True)
-    if hasattr(model.trunk, "class_token"):
+    if hasattr(subject.trunk, "class_token"):
         wanted = replace(wanted, methods=leave_out(
             list(wanted.methods or METHODS), GRID_METHODS, f"explains by a grid of features, and the head of "
             f"{args.model} reads none, but a class token; use gradients or perturbations",
             by_name=wanted.methods is not None))
     size, duration, stride, power = clip_of(args, None)
-    check_size(model.trunk, (duration, size, size))
+    check_size(subject.trunk, (duration, size, size))
     folder = under_root(args, args.videos_dir)
     n = args.n_videos if "n_videos" in given else 0
-    videos = chosen_videos(videos_in(folder, tree).videos, folder, args.videos, n)
+    videos = chosen_videos(videos_in(folder, subject.hierarchy).videos, folder, args.videos, n)
     file = Path(under_root(args, args.truth)) if args.truth else truth_beside(folder / "videos")
     truth = load_truth(file)
     tell_truth(file, truth.of(videos), len(videos), insisted=args.truth is not None, place=f"in {folder}")
-    step = args.inference_stride or parse_main([])[0].inference_stride
-    windows = VideoClips(videos, sampler=SlidingWindows(duration, step, stride=stride),
-                         transform=EvalTransform(size), reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)),
-                         normalisation=model.normalisation)
+    windows = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size),
+                         reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)), normalisation=subject.normalisation)
     settings = Settings(
-        f"{digest_of(model.state_dict())} {duration}x{size}x{size} by {stride}", wanted.head, wanted.steps,
+        f"{digest_of_trunk(subject, args.model)} {duration}x{size}x{size} by {stride}", wanted.head, wanted.steps,
         wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), power,
-        " ".join(wanted.options), wanted.smooth)
+        " ".join(wanted.options), wanted.smooth, windows_in_words(windows.sampler))
     out.mkdir(parents=True, exist_ok=True)
-    return measure(load, wanted, Footage(windows=windows, truth=truth), settings, out,
+    return measure(partial(model_of_trunk, load), wanted, Footage(windows=windows, truth=truth), settings, out,
                    name=f"{args.model} {args.pretrain_path}", device=device,
                    loader=partial(make_loader, n_threads=args.n_threads, batch_size=16), n_threads=args.n_threads,
                    batch_size=args.batch_size, overwrite=args.overwrite, progress=progress)

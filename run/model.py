@@ -43,15 +43,20 @@ def choose_device(device: str | None, no_cuda: bool) -> torch.device:
     return torch.device("cuda")
 
 
-def build_trunk(args: argparse.Namespace) -> Trunk:
-    """A fresh trunk as the flags say."""
+def trunk_arguments(args: argparse.Namespace) -> dict[str, object]:
+    """What the flags give to the constructor of the trunk --model."""
     trunk = TRUNKS[args.model]
     arguments = {name: option.value(getattr(args, option.flag)) for name, option in trunk.options.items()}
     if trunk.strides is not None:
         arguments |= {"temporal_strides": args.temporal_strides, "spatial_strides": args.spatial_strides}
     if trunk.depths:
         arguments["depth"] = args.model_depth
-    return trunk(**arguments)
+    return arguments
+
+
+def build_trunk(args: argparse.Namespace) -> Trunk:
+    """A fresh trunk as the flags say."""
+    return TRUNKS[args.model](**trunk_arguments(args))
 
 
 def check_size(trunk: nn.Module, size: tuple[int, int, int]) -> None:

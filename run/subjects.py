@@ -4,23 +4,34 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from explain.attribution import Subject
-from hierarchy.tree import Hierarchy
+from hierarchy.tree import Hierarchy, normalise
 from models import TRUNKS, Trunk
 from models.published import PUBLISHED, kinetics_400
 from models.weights import is_named, load_pretrained, named_classes
 from options.flags import parse_main
 from options.resolve import resolve
 from run.data import window_power
-from run.model import build_trunk, channels_last, model_of
+from run.model import build_trunk, channels_last, model_of, trunk_arguments
 from run.paths import HERE, under_root
 from run.resume import stored_args
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTrunk(Subject):
+    """A trunk under its published head, a linear layer over pooled features or a class token."""
+
+    arguments: Mapping[str, object]  # of the trunk's constructor
+    head_bias: Tensor  # (K,), beside `head`
 
 
 def dataset_classes(name: str) -> list[str] | None:
@@ -30,6 +41,12 @@ def dataset_classes(name: str) -> list[str] | None:
         tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
         return list(tree.names[:tree.n_leaves])
     return kinetics_400() if plain in ("kinetics", "kinetics400") else None
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Names with their index where a tree takes several for the same: ImageNet's dog is "Cardigan (264)"."""
+    counts = Counter(map(normalise, names))
+    return [name if counts[normalise(name)] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
 def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
@@ -44,7 +61,7 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
             raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped, "
                              "those of ucf101 and kinetics400 are; give them as --classes classes.json")
         if names is None and is_named(args.pretrain_path):
-            names = named_classes(trunk, args.pretrain_path)
+            names = distinct(named_classes(trunk, args.pretrain_path))
         if names is None:
             raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
                              "ucf101 or kinetics400")
@@ -65,8 +82,9 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
     return content
 
 
-def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
-    """A trunk under its published head, a linear layer over pooled features or a class token, from --pretrain_path.
+def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTrunk:
+    """The trunk of --model under the head of --pretrain_path; of named weights stderr tells what was loaded, but not
+    once more in worker processes.
 
     Raises:
         ValueError, FileNotFoundError: where the weights do not fit the trunk, or hold no head for these classes.
@@ -79,7 +97,8 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
     trunk = build_trunk(full)
     hierarchy = Hierarchy([[name] for name in class_names(args, trunk)], where="--classes, name {}".format)
     path = args.pretrain_path if is_named(args.pretrain_path) else under_root(args, args.pretrain_path)
-    tell = (lambda line: print(line, file=sys.stderr)) if is_named(path) else None
+    told = is_named(path) and parent_process() is None
+    tell = (lambda line: print(line, file=sys.stderr)) if told else None
     loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes, tell=tell, head_is="taken, too")
     state = loaded.head
     weights = [key for key in state if key.endswith("weight") and state[key].dim() > 1
@@ -98,11 +117,11 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> Subject:
     whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(device).eval()
     whole.requires_grad_(False)
     pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk.pooled(trunk(clips)))
-    return Subject(f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
-                   lambda clips: whole["head"](pooled(clips)).log_softmax(-1),
-                   args.normalisation or loaded.normalisation, device, head=whole["head"].weight,
-                   logits=lambda clips: whole["head"](pooled(clips)),
-                   credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "")
+    return PublishedTrunk(
+        f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
+        lambda clips: whole["head"](pooled(clips)).log_softmax(-1), args.normalisation or loaded.normalisation, device,
+        head=whole["head"].weight, head_bias=whole["head"].bias, logits=lambda clips: whole["head"](pooled(clips)),
+        credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "", arguments=trunk_arguments(full))
 
 
 def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int, int, float]:
@@ -121,6 +140,8 @@ def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device: torch.device) -> Subject:
     """The model of a HIPE checkpoint; of the trunk epochs the softmax head, for the prototypes know nothing yet.
 
+    Neither head has `logits`: every method explains log-probabilities of HIPE's classes (see Method.of_logits).
+
     Raises:
         ValueError: for a level or a prototype that the model does not have.
     """
@@ -137,11 +158,8 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device:
         if args.prototype is not None:
             raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later "
                              "checkpoint, or leave out --prototype")
-        # an ancestor's weights are the mean of its classes'
-        weights = model.membership @ model.pooled_head.weight / model.membership.sum(1, keepdim=True)
-        return Subject("trunk", str(path), hierarchy, model.trunk,
-                       lambda clips: model.node_log_probs(model.pooled_log_probs(model.trunk(clips))), normalisation,
-                       device, head=weights)
+        return Subject("trunk", str(path), hierarchy, model.trunk, model.softmax_log_probs, normalisation, device,
+                       head=model.softmax_weights)
     return Subject("hipe", str(path), hierarchy, model.trunk, lambda clips: model(clips).log_probs, normalisation,
                    device, lambda clips: model(clips).activations, model.prototype_layer.node_of.tolist(),
                    highest=model.prototype_layer.highest)

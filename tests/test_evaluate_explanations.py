@@ -23,6 +23,7 @@ from judging.judge import Judge
 from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
+from run import judging
 from run.data import even_clips, make_reader, read_videos, window_clips
 from run.model import model_of
 from training.checkpoint import load_checkpoint
@@ -141,8 +142,16 @@ def test_a_truth_of_training_videos_alone_tells_of_prototypes(trained, judged, t
     pd.testing.assert_frame_equal(own, same)
     meets = own[(own.measure == "box_meets_event") & (own.explanation == "prototypes")].set_index("level")
     for level, row in meets.iterrows():
-        assert f"level {level}: the boxes of {round(row['mean'] * row.n)} of {row.n} prototypes meet" in said.out
+        line, = (line for line in said.out.splitlines() if line.startswith(f"level {level}: "))
+        assert f"{round(row['mean'] * row.n)} of {row.n} ({100 * row['mean']:.0f} %)" in line
     assert set(frame[frame.table == "explanations"].measure) == {"box_volume"}
+
+
+def test_a_checkpoint_is_loaded_once(trained, tmp_path, monkeypatch):
+    loaded, before = [], judging.model_of
+    monkeypatch.setattr(judging, "model_of", lambda *words: (loaded.append(1), before(*words))[1])
+    call("--resume_path", trained / "save_1.pth", QUICK, "--measures box_volume --out", tmp_path)
+    assert loaded == [1]
 
 
 def test_explanations_are_stored_one_by_one(trained, judged, tmp_path, monkeypatch):

@@ -7,17 +7,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from attributable import TRUNK, attribution_folder
+from attributable import call as explain
 from media import shades, write_video
-from torch import Tensor
+from torch import Tensor, nn
+from trunks import CPU
 
 import evaluate_explanations
 from datasets.reading import VideoFile
 from datasets.transforms import EvalTransform, normalise
 from evaluation.localisation import read_truth, truth_mask
+from hierarchy.tree import Hierarchy
 from judging.judge import Judge
+from models import TRUNKS
 from models.resnet3d import ResNet3D
 from options.errors import user_errors
+from options.flags import parse_main
+from options.resolve import resolve
+from run import subjects
+from run.judging_trunk import digest_of_trunk
+from run.model import trunk_arguments
+from run.subjects import PublishedTrunk
 
 LINE = f"--pretrain_path trunk.pth --classes classes.json {TRUNK} --sample_size 24 --sample_duration 8 --no_cuda"
 FEW = "--videos_dir films --steps 2"
@@ -98,7 +109,7 @@ def test_numbers_are_those_of_the_network_alone(root, tmp_path):
     windows = [torch.arange(first, first + 8) for first in (0, 4)]
     clips = [EvalTransform(24)(VideoFile().frames(path, frames)) for frames in windows]
     scores = torch.stack([probabilities(clip) for clip, _, _ in clips])
-    leaf = int(scores.pow(4).sum(0).argmax())
+    leaf = int(scores.mean(0).argmax())
     best = int(scores[:, leaf].argmax())
     rows = {row["explanation"]: row for row in rows_of(tmp_path)}
     assert rows["event"]["node"] == ("Run", "Jump", "Wave")[leaf]
@@ -121,6 +132,103 @@ def test_measures_that_are_added_later_join_the_others(root, tmp_path, monkeypat
     assert set(pd.read_csv(tmp_path / "measures.csv").measure) == set(names)
 
 
+@pytest.fixture(scope="module")
+def others(root) -> Path:
+    """Beside the trunk and its classes, others that differ in a bias or a name alone."""
+    content = torch.load(root / "trunk.pth")
+    content["state_dict"]["module.fc.bias"] = torch.tensor([0, 0, 1e-3])
+    torch.save(content, root / "biased.pth")
+    content["state_dict"]["module.fc.bias"] = torch.tensor([0, 0, torch.nan])
+    torch.save(content, root / "nan.pth")
+    (root / "renamed.json").write_text('["Run", "Jump", "Swim"]')
+    (root / "same.json").write_text('{"labels": {"Wave": 2, "Run": 0, "Jump": 1}}')
+    torch.save({"state_dict": torch.load(root / "trunk.pth")["state_dict"]}, root / "copy.pth")
+    return root
+
+
+@pytest.mark.parametrize("change", [
+    "--temporal_strides 1 2 2 2 1", "--spatial_strides 2 2 1 2 1", "--normalisation i3d", "--classes renamed.json",
+    "--pretrain_path biased.pth", "--sample_size 32", "--sample_duration 4", "--sample_t_stride 2", "--windows 1",
+    "--inference_stride 4"])
+def test_rows_of_another_network_or_other_windows_are_refused(others, tmp_path, change, capsys):
+    words = (LINE, FEW, "--methods --measures box_volume --videos v_Swim_g01_c01 --out", tmp_path)
+    call(others, *words)
+    stored = (tmp_path / "rows.jsonl").read_text()
+    with pytest.raises(SystemExit):
+        call(others, *words, change)
+    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "rows.jsonl").read_text() == stored
+
+
+def test_rows_of_the_same_network_are_kept(others, tmp_path, monkeypatch):
+    """From another file, and however its classes are written."""
+    words = (LINE, FEW, "--methods --measures box_volume --videos v_Swim_g01_c01 --out", tmp_path)
+    call(others, *words)
+    monkeypatch.setattr(Judge, "rows", None)
+    call(others, *words, "--pretrain_path copy.pth --classes same.json --normalisation kinetics --conv1_t_stride 1")
+
+
+def test_weights_that_are_not_numbers_are_refused(others, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(others, LINE, FEW, "--methods --measures insertion --pretrain_path nan.pth --out", tmp_path)
+    assert "not finite" in capsys.readouterr().err and not (tmp_path / "measures.csv").exists()
+
+
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name, trunk in TRUNKS.items()
+                                                for argument in trunk.options])
+def test_every_option_of_a_trunk_is_in_its_digest(name, argument):
+    option = TRUNKS[name].options[argument]
+    other = (not option.unset if isinstance(option.default, bool) else
+             next(choice for choice in option.choices if choice != option.default) if option.choices else
+             option.default + 2)
+    args = resolve(parse_main(["--model", name])[0])
+    digests = [digest_of_trunk(PublishedTrunk(
+        name, "", Hierarchy([["a"]]), nn.Identity(), None, "kinetics", CPU, head=torch.ones(1), head_bias=torch.ones(1),
+        arguments=trunk_arguments(changed)), name) for changed in (args, args.replaced(**{option.flag: other}), args)]
+    assert digests[0] == digests[2] != digests[1]
+
+
+@pytest.mark.parametrize("flags", ["", "--windows 3", "--windows 0", "--inference_stride 5",
+                                   "--windows 2 --inference_stride 5", "--windows 0 --inference_stride 9"])
+def test_the_window_that_is_judged_is_the_one_that_is_shown(root, tmp_path, monkeypatch, flags):
+    """By local_attribution.py, of the same videos with the same flags."""
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(256, size=(61, 24, 32, 3), dtype=np.uint8)
+        write_video(tmp_path / "long" / f"v_Swim_g0{i}_c01.avi", noise)
+    judged, before = {}, Judge.scene
+
+    def scene(self, v):
+        found = before(self, v)
+        judged[found.video.name] = ([int(found.frames.min()), int(found.frames.max()) + 1], self.tree.names[found.leaf],
+                                    int((self.clips.item_video == v).sum()))
+        return found
+
+    monkeypatch.setattr(Judge, "scene", scene)
+    call(root, LINE, "--videos_dir", tmp_path / "long", "--steps 2 --methods --measures box_volume", flags, "--out",
+         tmp_path / "judged")
+    explain(root, f"{LINE} --videos_dir {tmp_path / 'long'} --vis_method random {flags} --out {tmp_path / 'shown'}")
+    shown = json.loads((tmp_path / "shown" / "resnet-10.json").read_text())["videos"]
+    assert judged == {video["video"]: (video["window"], video["target"], video["n_windows"]) for video in shown}
+    assert len(judged) == 2
+
+
+@pytest.mark.parametrize("n_threads", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_weights_are_loaded_once_and_said_once(root, tmp_path, monkeypatch, capfd, n_threads):
+    """Named ones, whose line every process would print."""
+    named = tmp_path / "cache" / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth"
+    named.parent.mkdir(parents=True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    torch.save(torchvision.models.mobilenet_v2(weights=None).state_dict(), named)
+    loaded, before = [], subjects.load_pretrained
+    monkeypatch.setattr(subjects, "load_pretrained",
+                        lambda *words, **flags: (loaded.append(1), before(*words, **flags))[1])
+    call(root, "--model tsm_mobilenetv2 --pretrain_path IMAGENET1K_V1 --videos_dir films --n_videos 2 --batch_size 1",
+         "--sample_size 32 --sample_duration 8 --steps 1 --methods --measures box_volume --no_cuda --n_threads",
+         n_threads, "--out", tmp_path / "out")
+    said = capfd.readouterr().err
+    assert loaded == [1] and said.count("tensors loaded") == 1
+    assert len({row["video"] for row in rows_of(tmp_path / "out")}) == 2
+
+
 def test_smoothed_heat_is_of_a_place(root, tmp_path):
     for flag in ("", "--smooth"):
         call(root, LINE, FEW, "--methods grad grad_cam --measures box_volume energy --truth truth.json", flag,
@@ -140,7 +248,8 @@ def test_smoothed_heat_is_of_a_place(root, tmp_path):
     (f"{LINE} --videos_dir films --measures purity", "purity"),
     (f"{LINE} --videos_dir films --truth classes.json", "classes.json"),
     ("--resume_path save_1.pth --model i3d", "--model"),
-    ("--resume_path save_1.pth --videos_dir films", "--videos_dir")])
+    ("--resume_path save_1.pth --videos_dir films", "--videos_dir"),
+    ("--resume_path save_1.pth --windows 2", "--windows"), (f"{LINE} --videos_dir films --windows -1", "--windows")])
 def test_bad_input_is_one_sentence(root, tmp_path, line, word, capsys):
     with pytest.raises(SystemExit) as ended:
         call(root, line, "--out", tmp_path)

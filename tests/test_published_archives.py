@@ -23,6 +23,7 @@ import local_attribution
 import main
 from datasets.reading.loose import LooseFiles
 from datasets.transforms import EvalTransform, normalise
+from hierarchy.tree import Hierarchy
 from models import TRUNKS
 from models.published import PUBLISHED, archive_of, kinetics_400, read_published
 from models.weights import is_named, load_pretrained, named_classes
@@ -265,7 +266,8 @@ def test_class_names_of_datasets_and_of_named_weights(tmp_path):
     assert names_for("--model", "i3d", "--pretrain_path", "KINETICS400_I3D") == whole
     assert names_for("--model", "s3d", "--pretrain_path", "KINETICS400_V1") == whole
     images = names_for("--model", "tsm_mobilenetv2", "--pretrain_path", "IMAGENET1K_V1")
-    assert len(images) == 1000 and images[0] == "tench"
+    assert len(images) == 1000 and images[0] == "tench" and {"Cardigan (264)", "cardigan (474)"} <= set(images)
+    assert Hierarchy([[name] for name in images]).n_leaves == 1000
     (tmp_path / "c.json").write_text('["a", "b"]')
     assert names_for("--model", "i3d", "--pretrain_path", "KINETICS400_I3D", "--classes", str(tmp_path / "c.json"),
                      "--pretrain_dataset", "kinetics") == ["a", "b"]

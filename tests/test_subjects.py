@@ -11,8 +11,11 @@ from trunks import CPU, light, on_meta
 
 import local_attribution
 from attribution import METHODS
+from explain.heat import heat_of
+from judging.heats import Heats
 from models import TRUNKS, Trunk
 from run import subjects
+from run.model import model_of
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -34,6 +37,12 @@ def test_a_checkpoint_of_the_trunk_epochs_is_explained_by_its_softmax_head(root,
     found = subject.log_probs(clips)
     torch.testing.assert_close(found[:, :3], expected.log_softmax(-1))
     torch.testing.assert_close(found[:, :3].exp().sum(1), found[:, 3:].exp().sum(1))
+    # heads of HIPE: Grad-CAM explains the log-probability, here and where it is judged
+    model, clip = model_of(content, "trunk.pth")[0].eval(), clips[0]
+    judged, = Heats(model, "softmax", (8, 24, 24), iterations=1, seed=1).of_nodes("grad_cam", [clip], [1], [0])
+    by_hand = heat_of("grad_cam", lambda some: subject.log_probs(some)[:, 1], clip, trunk=subject.trunk)
+    assert subject.logits is None and by_hand.amax() > 0
+    torch.testing.assert_close(judged, by_hand)
     call(root, "--videos v_Jump_g01_c01 --level 1 --no_gpu --vis_method class_feature_pyramid", *path, "--out",
          str(tmp_path))
     assert (tmp_path / "class_feature_pyramid" / "trunk" / "level1" / "v_Jump_g01_c01.npy").exists()

@@ -48,8 +48,8 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
             "--videos_dir", videos, "--truth", truth, "--out", out, "--vis_method", *args.attribution_methods,
             "--smooth", "--measures", *measures, "--sample_size", args.attribution_size,
             "--sample_duration", args.attribution_duration, "--sample_t_stride", args.attribution_stride,
-            "--num_iter", args.attribution_iterations, "--steps", args.attribution_steps, "--batch_size", 1,
-            *(["--no_cuda"] if args.no_cuda else []), *shlex.split(args.attribution_flags)]
+            "--inference_stride", 16, "--num_iter", args.attribution_iterations, "--steps", args.attribution_steps,
+            "--batch_size", 1, *(["--no_cuda"] if args.no_cuda else []), *shlex.split(args.attribution_flags)]
     evaluate_explanations.main([str(word) for word in line])
     rows = [row for row in map(json.loads, (out / "rows.jsonl").read_text(encoding="utf-8").splitlines())
             if "video" in row and any(videos.glob(f"*/{row['video']}*"))]
