@@ -1,9 +1,7 @@
 """Videos as records, and clips of them as a dataset."""
 
-import contextlib
 import copy
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datasets.reading import CachedReader, LastVideo, Reader
+from datasets.reading.state import states_of
 from datasets.sampling import EvenClips, RandomClip, SlidingWindows, SpreadWindows, seed_of
 
 
@@ -178,13 +177,11 @@ class VideoClips(Dataset):
 
     def identity(self) -> list:
         """All that the clips are a function of, as plain values and a checksum of the videos: names, labels, frames,
-        and the sizes and times of their files, or the times of their folders."""
+        and sizes and times of their files; see `states_of`."""
         total = hashlib.sha256(self.videos.labels.tobytes() + self._spans.tobytes())
-        for i, name in enumerate(self.videos.names):
-            total.update(name.encode("utf-8", "surrogatepass") + b"\0")
-            with contextlib.suppress(OSError):
-                state = os.stat(self.videos.path(i))
-                total.update(f"{state.st_size if self.videos.path(i).is_file() else 0} {state.st_mtime_ns}".encode())
+        videos = ((self.videos.path(i), *span) for i, span in enumerate(self._spans.tolist()))
+        for name, state in zip(self.videos.names, states_of(videos), strict=True):
+            total.update(name.encode("utf-8", "surrogatepass") + b"\0" + state.encode("utf-8", "surrogatepass"))
         made = [[type(part).__name__, {name: value for name, value in vars(part).items() if not name.startswith("_")}]
                 for part in (self.sampler, self.transform)]
         return [made, self.seed, self.normalisation, total.hexdigest()]

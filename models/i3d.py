@@ -65,6 +65,14 @@ def pad_same(x: Tensor, kernel: Stride, stride: Stride) -> Tensor:
     return F.pad(x, pads)
 
 
+def is_even(kernel: Stride, stride: Stride) -> bool:
+    """Whether SAME padding adds as much in front as behind whatever the size, which a layer does without a copy.
+
+    That is so where the stride is 1 and the kernel odd along every axis.
+    """
+    return all(s == 1 and k % 2 == 1 for k, s in zip(kernel, stride, strict=True))
+
+
 class SamePool(nn.MaxPool3d):
     """Max-pooling under SAME padding: (B, C, t, h, w) -> (B, C, t', h', w').
 
@@ -72,7 +80,7 @@ class SamePool(nn.MaxPool3d):
     """
 
     def __init__(self, kernel: Stride, stride: Stride) -> None:
-        self.even = stride == (1, 1, 1)  # both sides are padded alike, which the layer does without a copy
+        self.even = is_even(kernel, stride)
         super().__init__(kernel, stride=stride, padding=tuple(k // 2 for k in kernel) if self.even else 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +92,7 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: Stride = (1, 1, 1)) -> None:
         super().__init__()
-        self.even = stride == (1, 1, 1)  # both sides are padded alike, which the layer does without a copy
+        self.even = is_even((kernel,) * 3, stride)
         self.conv3d = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, bias=False,
                                 padding=kernel // 2 if self.even else 0)
         self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=0.01)

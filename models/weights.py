@@ -183,6 +183,7 @@ class Loaded:
 
     head: dict[str, Tensor]  # of the classifier, which the trunk is without
     normalisation: str  # under which the weights saw their clips: a key of datasets.transforms.NORMALISATIONS
+    published: bool  # in one of the published layouts, and not a checkpoint of this program
 
     @property
     def dropped(self) -> list[str]:
@@ -191,13 +192,13 @@ class Loaded:
 
 
 def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None = None,
-                    tell: Callable[[str], None] | None = None, head_is: str = "dropped") -> Loaded:
-    """Load published weights into a trunk; the head is dropped, and 2D weights are inflated.
+                    tell: Callable[[str], None] | None = None, takes_head: bool = False) -> Loaded:
+    """Load published weights into a trunk, of which 2D ones are inflated; the head is returned.
 
     Args:
         source: a file in one of the published layouts, or the name of weights.
         n_classes: of the head, where the caller thinks to know.
-        tell: is given one line on what was found and loaded. head_is: what it says of the head.
+        tell: is given one line on what is loaded. takes_head: whether the caller uses the head, which it then says.
     Raises:
         FileNotFoundError, ValueError: where there is no such file, the head has other classes, or anything but the
             head is missing, unexpected, of another shape or not finite: naming the keys and the likeliest cause.
@@ -246,9 +247,13 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
                          "damaged: give an earlier checkpoint, or fetch it again")
     trunk.load_state_dict(state, strict=False)
     if tell is not None:
-        tell(f"{source}: weights of {made_by}, {len(state)} tensors loaded{' and inflated' if inflated else ''}, head "
-             f"{head_is} ({', '.join(head) or 'there was none'}), their clips were normalised as {normalisation}")
-    return Loaded(head, normalisation)
+        tensors = f"{len(state)} tensors{' (inflated)' if inflated else ''}"
+        names = f" ({', '.join(head)})" if head else ""
+        what = (f"{tensors} and the classifier{names} loaded" if head and takes_head else
+                f"{tensors} loaded, {f'head dropped{names}' if head else 'no head in the file'}")
+        tell(f"{source}: weights of {made_by}; {what}; for clips normalised as {normalisation}")
+    own_format = isinstance(content, dict) and is_own(content)
+    return Loaded(head, normalisation, published=layout is not None and not own_format)
 
 
 def _without_head(state: State, trunk: Trunk, own: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

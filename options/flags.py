@@ -71,7 +71,8 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
                             "every epoch (default: 4)")
     group.add_argument("--cache_gb", type=GIGABYTES, default=4.0,
                        help="GB of memory for these features; those of a trunk that learns nothing stay on disk where "
-                            "they do not fit, else every warm epoch runs the trunk (default: 4)")
+                            "they do not fit or several processes read them, else every warm epoch runs the trunk "
+                            "(default: 4)")
     group.add_argument("--keep_features", action="store_true",
                        help="leave the features of a trunk that learns nothing in {result_path}/features when training "
                             "is done, for another run there")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from run.frozen import remove_features
+from run.frozen import FOLDER, remove_features
 from run.infer import print_scores, validate
 from run.state import Run
 from run.steps import Work, gradient_step, push_prototypes, start, tune
@@ -30,9 +30,9 @@ def train(run: Run) -> bool:
     stop = Stop(patient=run.world.size > 1)
     try:
         return _train(run, stop)
-    except Paused:  # in the pass before a validation: the steps since the newest checkpoint are taken again, at no cost
-        print(f"asked to stop: what the trunk has made of the clips is kept in {run.results}; go on with --resume_path "
-              "auto", file=sys.stderr)
+    except Paused:  # before the first checkpoint or a validation: steps after the newest checkpoint are repeated
+        print(f"asked to stop: {run.results / FOLDER} has the features that are computed so far; go on with "
+              "--resume_path auto, which repeats the steps since the newest checkpoint", file=sys.stderr)
         return False
     finally:
         stop.release()

@@ -114,6 +114,11 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> N
     weights = load_pretrained(model.trunk, args.pretrain_path, n_classes=args.n_pretrain_classes,
                               tell=lambda line: print(line, file=sys.stderr))
     model.normalisation = args.normalisation or weights.normalisation
+    (n_frames, pixels), (duration, size) = model.trunk.clip, (args.sample_duration, args.sample_size)
+    if weights.published and (2 * duration < n_frames or 2 * size < pixels):
+        print(f"note: weights of --model {args.model} were published for clips of {n_frames} frames of {pixels} "
+              f"pixels, and clips here have {duration} of {size}; --sample_duration and --sample_size change that",
+              file=sys.stderr)
     content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
     if not is_own(content):
         return

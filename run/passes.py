@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from datasets.video import VideoClips, VideoTable
 from run.data import even_clips, make_loader, training_clips
+from run.frozen import numbers_of_a_clip
 from run.state import Run
 from training.features import KeptFeatures, NormalisedTwice, Views, keep_features, valid_clips
 from training.precision import Precision
@@ -106,22 +107,11 @@ class Passes:
         loaded = valid_clips(self._loader(clips, order(*others)), run.device)
         return dict.fromkeys(others, loaded) | {"warm": self._of_views(clips, views, order("warm"))}
 
-    def _numbers_of_a_clip(self) -> int:
-        """How many numbers the trunk's features of a clip are."""
-        args, trunk = self.run.args, self.run.model.trunk
-        size = (args.sample_duration, args.sample_size, args.sample_size)
-        return trunk.out_channels * math.prod(-(-n // stride) for n, stride in zip(size, trunk.stride, strict=True))
-
     def _of_frozen(self, clips: VideoClips, steps: Steps, order: ScheduledBatches) -> Iterator[dict]:
         """Batches of the features of a frozen trunk, whose views all epochs take in turn."""
-        run, args = self.run, self.run.args
+        run = self.run
         epochs = {(stretch.kind == "trunk", stretch.epoch) for stretch in steps.only(*GRADIENT_KINDS).stretches}
-        views = Views(min(args.cache_features, len(epochs)), len(clips), first=1)
-        size = self._numbers_of_a_clip() * (2 * len(views) + 4 * len(self.still)) / 1e9
-        where = "in memory" if size <= args.cache_gb else "on disk"
-        print(f"the trunk learns nothing and runs once: its features of {views.n_views} views and {args.push_clips} "
-              f"still clips of each of {len(clips)} training videos are kept ({size:.2g} GB, {where}), and those of "
-              "validation", file=sys.stderr)
+        views = Views(min(run.args.cache_features, len(epochs)), len(clips), first=1)
         yield from run.frozen.views(clips, views).batches(views.items(order), run.device)
 
     def _views(self, n_clips: int, steps: Steps) -> Views | None:
@@ -130,10 +120,10 @@ class Passes:
         if not 0 < args.cache_features < len(steps.only("warm").stretches):
             return None
         views = Views(args.cache_features, n_clips, first=args.trunk_epochs + 1)
-        gigabytes = len(views) * self._numbers_of_a_clip() * 2 / 1e9
+        gigabytes = len(views) * numbers_of_a_clip(args, self.run.model.trunk) * 2 / 1e9
         fit = gigabytes <= args.cache_gb
         print(f"warm epochs: the trunk's features of {args.cache_features} views of each of {n_clips} clips "
-              + (f"are kept ({gigabytes:.2g} GB)" if fit else
+              + (f"are kept ({gigabytes:.2g} GB{' in each process' if self.run.world.size > 1 else ''})" if fit else
                  f"would take {gigabytes:.2g} GB, more than --cache_gb {args.cache_gb:g}: every epoch runs the trunk"),
               file=sys.stderr)
         return views if fit else None

@@ -99,7 +99,7 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
     path = args.pretrain_path if is_named(args.pretrain_path) else under_root(args, args.pretrain_path)
     told = is_named(path) and parent_process() is None
     tell = (lambda line: print(line, file=sys.stderr)) if told else None
-    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes, tell=tell, head_is="taken, too")
+    loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes, tell=tell, takes_head=True)
     state = loaded.head
     weights = [key for key in state if key.endswith("weight") and state[key].dim() > 1
                and state[key].flatten(1).shape[1] == trunk.out_channels]

@@ -5,23 +5,28 @@ import os
 import resource
 import shutil
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 from processes import in_processes
 from program import assert_same, cut, train
+from trunks import on_meta
 
 from datasets.transforms import normalise
+from models import TRUNKS
 from models.resnet3d import ResNet3D
+from models.weights import read_state
 from run.data import even_clips, make_reader, read_videos
-from run.frozen import FrozenTrunk
+from run.frozen import FrozenTrunk, numbers_of_a_clip
 from run.model import model_of
 from run.resume import stored_args
 from training import stored
 from training.checkpoint import load_checkpoint
 from training.engine import Trainer
 from training.features import valid_clips
+from training.stored import FeatureFile
 
 # In order: 2 x 3 trunk, start, 2 x 3 warm, 3 joint, push, 2 tune, 3 joint, push, 2 tune.
 SCHEDULE = ("--ft_begin_module fc --trunk_epochs 2 --warm_epochs 2 --n_epochs 4 --push_start 3 --push_every 1 "
@@ -69,7 +74,7 @@ def scores(results: Path) -> list[dict]:
 def test_every_clip_goes_through_the_trunk_once(data, tmp_path, frozen, forwards, capsys):
     train(data, tmp_path, schedule=SCHEDULE)
     assert sum(forwards) == VIEWS + STILL + VALIDATION and len(forwards) == BATCHES
-    assert "are kept" in capsys.readouterr().err
+    assert "computed once and kept" in capsys.readouterr().err
     assert not (tmp_path / "features").exists() and (frozen / "features").is_dir()
     assert_same_run(tmp_path, frozen)
     assert scores(tmp_path) == scores(frozen) and len(scores(frozen)) == 2 + 2 + 2 * 3
@@ -91,20 +96,45 @@ def test_threads_and_memory_change_nothing(data, tmp_path, frozen, capsys, more)
     assert_same_run(tmp_path, frozen)
 
 
-def test_features_stay_in_their_files_where_memory_is_short(data, tmp_path, monkeypatch):
+def test_features_stay_in_their_files_where_memory_is_short(data, tmp_path, monkeypatch, capsys):
     sets, take = {}, FrozenTrunk._set
 
     def take_set(self, name, *rest, **options):
         sets[name] = take(self, name, *rest, **options)
         return sets[name]
 
+    def places() -> dict[str, str]:
+        """Of each set, where it is said to be."""
+        lines = [line for line in capsys.readouterr().err.splitlines() if "computed once" in line]
+        return {word: "memory" if "in memory" in line else "disk" for line in lines
+                for word in ("views", "still", "validation") if f" {word} " in line}
+
     monkeypatch.setattr(FrozenTrunk, "_set", take_set)
     train(data, tmp_path, "--cache_gb 0", schedule=SCHEDULE)
+    assert places() == {"views": "disk", "still": "disk", "validation": "disk"}
     assert {name: found.mapped for name, found in sets.items()} == {"views": True, "still": True, "validation": True}
     views = sets["views"].nbytes
     assert views == VIEWS * sets["still"].nbytes // (2 * STILL)  # half precision
     train(data, tmp_path, "--overwrite", "--cache_gb", str(views * 1.6e-9), schedule=SCHEDULE)
     assert [sets[name].mapped for name in ("views", "still", "validation")] == [False, True, False]
+    assert places() == {"views": "memory", "still": "disk", "validation": "memory"}
+
+
+def test_the_index_of_the_features_does_not_grow_with_the_clips(frozen):
+    """It is written again every few seconds."""
+    sizes = {path.name.split(".")[0]: path.stat().st_size for path in (frozen / "features").glob("*.pth")}
+    assert sorted(sizes) == ["still", "validation", "views"] and max(sizes.values()) < 4000
+    columns = FeatureFile(frozen / "features" / "still.0-of-1", read_state(
+        frozen / "features" / "still.0-of-1.pth")["fingerprint"]).columns()
+    assert {len(values) for values in columns.values()} == {STILL} and "looks.000" in columns
+    assert columns["item"].tolist() == list(range(STILL)) and columns["frames"].shape == (STILL, 8)
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_the_size_of_the_features_is_known_before(name):
+    trunk = on_meta(name)
+    args = Namespace(sample_duration=17, sample_size=75)
+    assert numbers_of_a_clip(args, trunk) == trunk(torch.empty(1, 3, 17, 75, 75, device="meta")).numel()
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -188,8 +218,18 @@ def _video(data: Path) -> None:
     os.utime(data / "jpg" / "Run" / "v_Run_g00_c01", (1e9, 1e9))
 
 
+def _pictures(data: Path) -> None:
+    """Other ones in the files that there are, which no folder's time tells."""
+    folder = data / "jpg" / "Run" / "v_Run_g00_c01"
+    before = folder.stat().st_mtime_ns
+    for path in folder.glob("*.jpg"):
+        path.write_bytes((data / "jpg" / "Wave" / "v_Wave_g00_c01" / path.name).read_bytes())
+    assert folder.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize(("change", "more", "computed"), [
     (lambda data: None, "", 0), (_annotation, "", VIEWS + STILL), (_video, "", VIEWS + STILL),
+    (_pictures, "", VIEWS + STILL),
     (lambda data: None, "--manual_seed 2", VIEWS + STILL + VALIDATION),  # of a fresh trunk
     (lambda data: None, "--train_jitter .5", VIEWS + STILL),  # and so another pooled head
     (lambda data: None, "--n_val_samples 1", 4), (lambda data: None, "--normalisation imagenet", 68)])
@@ -293,7 +333,7 @@ def test_a_trunk_without_steps_runs_once_too(data, tmp_path, forwards):
 def test_zero_views_are_the_old_way(data, tmp_path, forwards, capsys):
     train(data, tmp_path, "--cache_features 0 --no_val", schedule=SCHEDULE)
     assert sum(forwards) == 6 * 12 + (2 + 1 + 2) * 12  # epochs; start, a push before the last, the last
-    assert "runs once" not in capsys.readouterr().err and not (tmp_path / "features").exists()
+    assert "computed once" not in capsys.readouterr().err and not (tmp_path / "features").exists()
 
 
 def test_two_processes_share_the_pass(data, tmp_path, frozen):
@@ -322,6 +362,8 @@ def test_two_processes_share_the_pass(data, tmp_path, frozen):
         for job in jobs:
             ended = in_processes(2, job, tmp_path)
             assert [one.code for one in ended] == ([0, 0] if job is work else [2, -signal.SIGKILL]), ended
+            assert "kept on disk" in ended[0].said and "in memory" not in ended[0].said  # which both read
+            assert "computed once" not in ended[1].said
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     one, other = (load_checkpoint(folder / "trunk.pth")["model"] for folder in (tmp_path / "whole", frozen))
     torch.testing.assert_close(one["pooled_head.weight"], other["pooled_head.weight"], rtol=1e-3, atol=1e-4)

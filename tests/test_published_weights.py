@@ -1,15 +1,18 @@
 """Weights for images, weights by torchvision's names, stems of two widths; what holds of all is in contract.py."""
 
 import urllib.error
+from argparse import Namespace
 
 import pytest
 import torch
 import torchvision
+from tiny import random_tree, small_hipe
 from trunks import on_meta, save, small
 
 from datasets.transforms import NORMALISATIONS
 from models import TRUNKS
 from models.weights import fit, is_named, layouts, load_pretrained
+from run.model import load_trunk
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s", "swin3d_t"])
@@ -133,3 +136,23 @@ def test_weights_by_name_that_cannot_be_had(tmp_path, monkeypatch):
         load_pretrained(TRUNKS["s3d"](), "KINETICS400_V9")
     with pytest.raises(ValueError, match="no such weights for this trunk; give a file"):
         load_pretrained(TRUNKS["mfnet"](), "KINETICS400_V1")
+
+
+@pytest.mark.parametrize(("size", "published", "noted"), [
+    ((16, 112), True, True), ((32, 96), True, True), ((32, 112), True, False), ((64, 224), True, False),
+    ((16, 112), False, False)])
+def test_clips_far_from_the_published_ones_are_noted(tmp_path, capsys, size, published, noted):
+    """Not of a checkpoint of this program, whose clips may have been as small."""
+    state = TRUNKS["i3d"]().state_dict()
+    path = save(tmp_path, state if published else {
+        "format": "hipe-1", "args": {"model": "i3d"}, "hierarchy_rows": [["a", "b"]],
+        "model": {f"trunk.{key}": value for key, value in state.items()}})
+    model = small_hipe(random_tree(4, 3, 5))
+    model.trunk = TRUNKS["i3d"]()
+    args = Namespace(pretrain_path=path, n_pretrain_classes=None, normalisation=None, model="i3d",
+                     sample_duration=size[0], sample_size=size[1])
+    load_trunk(args, model, random_tree(4, 3, 5))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == noted
+    for word in ("--sample_duration", "64 frames of 224", f"{size[0]} of {size[1]}"):
+        assert all(word in line for line in notes)

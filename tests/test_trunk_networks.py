@@ -172,8 +172,10 @@ def same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     return x
 
 
-def i3d(state: dict[str, Tensor], x: Tensor) -> Tensor:
+def i3d(state: dict[str, Tensor], x: Tensor, temporal=(2, 1, 1, 2, 2), spatial=(2, 2, 2, 2, 2)) -> Tensor:
     """Inflated Inception-v1 (Carreira and Zisserman, figure 3), by the names of the port."""
+    strides = [(t, s, s) for t, s in zip(temporal, spatial, strict=True)]
+
     def unit(name, x, stride=(1, 1, 1)):
         kernel = tuple(state[f"{name}.conv3d.weight"].shape[2:])
         out = conv(state, f"{name}.conv3d", same(x, kernel, stride), stride=stride)
@@ -187,12 +189,12 @@ def i3d(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return torch.cat((unit(f"{name}.b0", x), unit(f"{name}.b1b", unit(f"{name}.b1a", x)),
                           unit(f"{name}.b2b", unit(f"{name}.b2a", x)), unit(f"{name}.b3b", pooled)), 1)
 
-    x = pool(unit("Conv3d_1a_7x7", x, (2, 2, 2)), (1, 3, 3), (1, 2, 2))
-    x = pool(unit("Conv3d_2c_3x3", unit("Conv3d_2b_1x1", x)), (1, 3, 3), (1, 2, 2))
-    for blocks, kernel in (("3b 3c", (3, 3, 3)), ("4b 4c 4d 4e 4f", (2, 2, 2)), ("5b 5c", None)):
+    x = pool(unit("Conv3d_1a_7x7", x, strides[0]), (1, 3, 3), strides[1])
+    x = pool(unit("Conv3d_2c_3x3", unit("Conv3d_2b_1x1", x)), (1, 3, 3), strides[2])
+    for i, (blocks, kernel) in enumerate((("3b 3c", (3, 3, 3)), ("4b 4c 4d 4e 4f", (2, 2, 2)), ("5b 5c", None)), 3):
         for block in blocks.split():
             x = mixed(f"Mixed_{block}", x)
-        x = x if kernel is None else pool(x, kernel, (2, 2, 2))
+        x = x if kernel is None else pool(x, kernel, strides[i])
     return x
 
 
@@ -201,6 +203,19 @@ def i3d(state: dict[str, Tensor], x: Tensor) -> Tensor:
 def test_i3d(size):
     trunk = small("i3d")
     assert_close(trunk(clips(size=size)), i3d(trunk.state_dict(), clips(size=size)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("temporal", "spatial", "size"), [
+    ((1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (3, 6, 5)), ((2, 1, 1, 2, 1), (2, 2, 2, 2, 1), (8, 64, 64)),
+    ((2, 1, 1, 2, 2), (2, 2, 2, 2, 1), (9, 23, 41)), ((2, 1, 1, 2, 1), (2, 2, 2, 2, 2), (8, 33, 40)),
+    ((1, 2, 1, 1, 2), (2, 1, 2, 1, 1), (5, 17, 22))])
+def test_i3d_of_other_strides(temporal, spatial, size):
+    """A layer of stride 1 pads both sides alike only where its kernel is odd, which the last pooling's is not."""
+    trunk = small("i3d", temporal_strides=temporal, spatial_strides=spatial)
+    features = trunk(clips(size=size))
+    assert tuple(features.shape[2:]) == trunk.cells(size)
+    assert_close(features, i3d(trunk.state_dict(), clips(size=size), temporal, spatial))
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Clips are pure functions of (seed, step, item), know where they come from, and survive broken files."""
 
+import os
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +10,13 @@ import torch
 from media import number_of, shades, write_frames, write_video
 from torch.utils.data import DataLoader
 
+from datasets import READERS
 from datasets.reading import CachedReader, JpegFolder, VideoFile
 from datasets.sampling import EpochBatches, EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips
 from training.features import valid_clips
+from util_scripts import generate_video_hdf5, pack_frames
 
 
 @pytest.fixture
@@ -215,3 +219,35 @@ def test_items_out_of_range(videos):
         with pytest.raises(IndexError):
             windows(videos)[index]
     assert len(windows([])) == 0
+
+
+@pytest.mark.parametrize("form", ["jpg", "hdf5", "video", "packed"])
+def test_clips_know_when_their_videos_are_written_over(videos, tmp_path, form):
+    """By the files' sizes and times: a folder's own time stays where its pictures are replaced in place."""
+    place = tmp_path if form == "jpg" else tmp_path / form
+    if form == "packed":
+        pack_frames.main([str(tmp_path), str(place)])
+    elif form == "hdf5":
+        generate_video_hdf5.main([str(tmp_path), str(place)])
+    elif form == "video":
+        for video in videos:
+            write_video(place / f"{video.name}.avi", shades(30))
+    paths = [place / f"{video.name}{'.avi' if form == 'video' else '.hdf5' if form == 'hdf5' else ''}"
+             for video in videos]
+    videos = [replace(video, path=path) for video, path in zip(videos, paths, strict=True)]
+    clips = VideoClips(videos, sampler=EvenClips(4, 1), transform=EvalTransform(16), reader=READERS[form]())
+    before = clips.identity()
+    assert clips.identity() == before
+    if form == "packed":
+        touched = sorted(place.glob("shard_*.bin")) + [place / "index.npy"]
+    else:
+        touched = [paths[1] / "image_00001.jpg", paths[1] / "image_00012.jpg", paths[1]] if form == "jpg" else paths[:1]
+    for path in touched:
+        state = path.stat()
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+        assert clips.identity() != before
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert clips.identity() == before
+    if form == "jpg":
+        (paths[0] / "image_00005.jpg").unlink()  # what is missing is left out
+        assert clips.identity() != before

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -20,8 +20,12 @@ from training.distributed import World
 from training.features import valid_clips
 from training.starts import HALF
 
-FORMAT = "hipe-features-1"
+# To be raised with every change of these files, and of what a clip is decoded or transformed to, which no fingerprint
+# tells: decoders, resizing, cropping, jitter, normalisation, the sampling of frames.
+FORMAT = "hipe-features-2"
+ALIGNED = 8  # bytes of which a row is a multiple, so that it can be read as numbers of any type
 FLUSH_SECONDS = 20.0  # at most so much of a pass is lost when it is killed
+FEATURES = "features"  # the first column
 ROWS = ("label", "video", "item", "frames", "crop")  # what is stored of a clip beside its features
 
 # From a batch of `valid_clips` to the features (B, C, t, h, w), and further rows (B, ...) by name.
@@ -56,13 +60,13 @@ class StoredFeatures:
         parts: tensors (n, C, t, h, w), one of each process. rows: (N, ...) by name, in the order of `parts`.
         keys: (N,) int64, all different: places in the order of all clips, of which unreadable ones are missing.
         clip_size: (T, H, W) of the clips.
-        memory: bytes that may be taken to hold all features in memory.
+        mapped: whether the features stay in the files.
     Attributes:
-        nbytes: of the features. mapped: whether they stay in the files.
+        nbytes: of the features.
     """
 
     def __init__(self, parts: Sequence[Tensor], rows: dict[str, Tensor], keys: Tensor,
-                 clip_size: tuple[int, int, int], memory: float) -> None:
+                 clip_size: tuple[int, int, int], *, mapped: bool) -> None:
         order = keys.argsort(stable=True)
         self.rows, self.keys = {name: values[order] for name, values in rows.items()}, keys[order]
         self.clip_size = clip_size
@@ -71,8 +75,8 @@ class StoredFeatures:
         self._part = torch.arange(len(sizes)).repeat_interleave(sizes)[order]  # (N,)
         self._row = torch.cat([torch.arange(n) for n in sizes.tolist()] or [sizes])[order]  # (N,)
         self.nbytes = sum(part.nbytes for part in self.parts)
-        self.mapped = self.nbytes > memory
-        if self.parts and not self.mapped:
+        self.mapped = mapped
+        if self.parts and not mapped:
             self.parts = [self.take(torch.arange(len(order)))]
             self._part, self._row = torch.zeros_like(order), torch.arange(len(order))
 
@@ -133,8 +137,9 @@ class Pass:
 class FeatureFile:
     """The features of a pass in two files: PATH.rows, one row a clip, and PATH.pth, what the rows are and how many.
 
-    PATH.pth is written after the rows that it counts are on the disk, every FLUSH_SECONDS and at the end, and the rows'
-    checksum is compared before they are believed.
+    A row has the features first, and then what else is known of the clip. PATH.pth is small; it is written after the
+    rows that it counts are on the disk, every FLUSH_SECONDS and at the end, and the rows' checksum is compared before
+    they are believed.
 
     Args:
         path: without suffix. fingerprint: of all that the features depend on; files with another are replaced.
@@ -142,16 +147,14 @@ class FeatureFile:
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.rows_path, self.index_path = path.with_name(f"{path.name}.rows"), path.with_name(f"{path.name}.pth")
-        empty = {"format": FORMAT, "fingerprint": fingerprint, "batches": 0, "shape": None, "dtype": None, "sum": 0,
-                 "rows": {}}
+        empty = {"format": FORMAT, "fingerprint": fingerprint, "batches": 0, "n": 0, "columns": [], "sum": 0}
         self.index = self._read(fingerprint) or empty
-        self._pending: dict[str, list[Tensor]] = {}  # rows that the index does not count yet
 
     def _read(self, fingerprint: str) -> dict | None:
         try:
             index = read_state(self.index_path)
             believed = (index["format"] == FORMAT and index["fingerprint"] == fingerprint
-                        and self._checksum(self._nbytes(index)) == index["sum"])
+                        and self._checksum(index["n"] * _row_bytes(index["columns"])) == index["sum"])
         except (ValueError, OSError, KeyError, TypeError, AttributeError):
             return None
         return index if believed else None
@@ -168,20 +171,23 @@ class FeatureFile:
         return total
 
     def __len__(self) -> int:
-        return len(self.index["rows"].get("item", ()))
+        return self.index["n"]
 
-    @staticmethod
-    def _nbytes(index: dict) -> int:
-        n = len(index["rows"].get("item", ()))
-        return n * torch.Size(index["shape"]).numel() * getattr(torch, index["dtype"]).itemsize if n else 0
-
-    def features(self) -> Tensor:
-        """(n, C, t, h, w), mapped."""
+    def columns(self) -> dict[str, Tensor]:
+        """All columns by name, each (n, ...): `features` mapped, and the others in memory."""
         if not len(self):
-            return torch.empty(0)
-        shape, dtype = (len(self), *self.index["shape"]), getattr(torch, self.index["dtype"])
-        size = torch.Size(shape).numel()
-        return torch.from_file(str(self.rows_path), shared=False, size=size, dtype=dtype).view(shape)
+            return {}
+        width = _row_bytes(self.index["columns"])
+        rows = torch.from_file(str(self.rows_path), shared=False, size=len(self) * width, dtype=torch.uint8)
+        rows, columns, first = rows.view(len(self), width), {}, 0
+        for name, shape, dtype in self.index["columns"]:
+            last = first + _nbytes(shape, dtype)
+            column = rows[:, first:last] if name == FEATURES else rows[:, first:last].clone(
+                memory_format=torch.contiguous_format)
+            columns[name] = column.view(getattr(torch, dtype)).unflatten(1, shape or (1,))
+            columns[name] = columns[name] if shape else columns[name][:, 0]
+            first = last
+        return columns
 
     @torch.no_grad()
     def fill(self, todo: Pass, *, device: torch.device, world: World, stop: Callable[[], bool] = lambda: False) -> None:
@@ -204,7 +210,7 @@ class FeatureFile:
         bar = tqdm(total=sum(map(len, todo.batches)), initial=sum(map(len, todo.batches[:before])), unit=" clips",
                    desc=todo.description, leave=False)
         with bar, open(self.rows_path, "r+b" if before else "wb") as file:
-            file.truncate(self._nbytes(self.index))
+            file.truncate(len(self) * _row_bytes(self.index["columns"]))
             file.seek(0, os.SEEK_END)
             counted = _Counted(todo.loader(left)) if left else None
             batches = valid_clips(counted, device) if left else iter(())
@@ -226,24 +232,22 @@ class FeatureFile:
     def _append(self, file, features: Tensor, rows: dict[str, Tensor], dtype: torch.dtype) -> None:
         if dtype == torch.float16:
             features = features.clamp(-HALF, HALF)
-        features = features.to("cpu", dtype).contiguous()
-        self.index["shape"], self.index["dtype"] = tuple(features.shape[1:]), str(dtype).removeprefix("torch.")
-        content = features.numpy().reshape(-1).view(np.uint8).data
+        columns = {FEATURES: features.to(dtype), **rows}
+        self.index["columns"] = [(name, tuple(values.shape[1:]), str(values.dtype).removeprefix("torch."))
+                                 for name, values in columns.items()]
+        width = _row_bytes(self.index["columns"])
+        parts = [values.to("cpu").contiguous().view(len(features), -1).view(torch.uint8) for values in columns.values()]
+        content = F.pad(torch.cat(parts, 1), (0, width - sum(part.shape[1] for part in parts))).numpy().data
         with self._writing():
             file.write(content)
         self.index["sum"] = zlib.crc32(content, self.index["sum"])
-        for name, values in rows.items():
-            self._pending.setdefault(name, []).append(values.to("cpu", copy=True))
+        self.index["n"] += len(features)
 
     def _flush(self, file) -> None:
         """Put the rows on the disk, and then the index that counts them."""
         with self._writing():
             file.flush()
             os.fsync(file.fileno())
-        before = self.index["rows"]
-        self.index["rows"] = before | {name: torch.cat([*([before[name]] if name in before else []), *values])
-                                       for name, values in self._pending.items()}
-        self._pending.clear()
         write_whole(self.index_path, lambda out: torch.save(self.index, out))
 
     @contextlib.contextmanager
@@ -253,3 +257,12 @@ class FeatureFile:
         except OSError as error:
             raise OSError(f"{self.rows_path}: cannot be written ({error.strerror}); free some space and go on with "
                           "--resume_path auto, or run the trunk in every epoch by --cache_features 0") from error
+
+
+def _nbytes(shape: Sequence[int], dtype: str) -> int:
+    return torch.Size(shape).numel() * getattr(torch, dtype).itemsize
+
+
+def _row_bytes(columns: Sequence[tuple[str, Sequence[int], str]]) -> int:
+    """The bytes of a row of columns (name, shape, type), with what makes it a multiple of ALIGNED."""
+    return -(-sum(_nbytes(shape, dtype) for _, shape, dtype in columns) // ALIGNED) * ALIGNED

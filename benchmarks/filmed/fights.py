@@ -149,7 +149,7 @@ def regression(results: Path, out: Path, fold: int) -> float:
 
     folds = list(GroupKFold(5).split(rows(train, labels), groups=rows(train, scenes)))
     model = make_pipeline(StandardScaler(), LogisticRegressionCV(
-        Cs=STRENGTHS, cv=folds, max_iter=5000, scoring="neg_log_loss"))
+        Cs=STRENGTHS, cv=folds, max_iter=5000, scoring="neg_log_loss", l1_ratios=(0,), use_legacy_attributes=False))
     model.fit(per_clip[train].reshape(-1, per_clip.shape[-1]), rows(train, labels))
     probabilities = model.predict_proba(per_clip[~train].reshape(-1, per_clip.shape[-1]))
     probabilities = probabilities.reshape(-1, CLIPS, probabilities.shape[-1]).mean(1)
