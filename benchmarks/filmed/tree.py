@@ -2,7 +2,7 @@
 a frozen trunk. One group of each class is explained and the others are trained on: too few to claim accuracy, enough to
 read explanations.
 
-Needs ucf101/ and ucf24/ in --data. Pages are in OUT/tree/run/local_analysis/.
+Needs ucf101/ and ucf24/ in --data. Pages are in OUT/tree/run/local_analysis/, with a story of all levels.
 """
 
 import argparse
@@ -84,10 +84,10 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
                "--pretrain_path", args.pretrain_path, "--sample_size", args.tree_size, "--sample_duration",
                args.tree_duration, "--sample_t_stride", args.tree_stride, "--result_path", results, "--resume_path",
                "auto", *device, *shlex.split(args.tree_flags))
-    if not (results / "local_analysis" / "index.html").is_file():
-        checkpoint, = results.glob("save_*.pth")
-        python("local_analysis_parents.py", "--resume_path", checkpoint, "--n_videos", 0, "--out",
-               results / "local_analysis", *device)
+    for script in ("local_analysis", "local_analysis_parents"):
+        if not (results / script / "index.html").is_file():
+            checkpoint, = results.glob("save_*.pth")
+            python(f"{script}.py", "--resume_path", checkpoint, "--n_videos", 0, *device)
     return table(results, args)
 
 
