@@ -160,7 +160,7 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
 
 
 def sampler_of(args: argparse.Namespace, duration: int, stride: int,
-               checkpoint: dict | None) -> SlidingWindows | SpreadWindows:
+               checkpoint: dict | None = None) -> SlidingWindows | SpreadWindows:
     """Which windows of a video are looked at: of a HIPE checkpoint those of val.json, of a published trunk a quarter of
     the video, unless --windows or --inference_stride say otherwise."""
     step = args.inference_stride
