@@ -6,6 +6,7 @@ ALIKE = 0.5  # least similarity of a good match
 COUNTS = 0.1  # least contribution, in nats, of a prototype that matters: a tenth of the probability
 NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
 UNLIKE = 0.01  # share of the node's training videos that are farther, below which a match is none
+LEAST = 10  # videos of a node; of n like the clip it is the farthest once in n + 1 times, which is no reason to warn
 FEW = 20  # number of videos below which a share is imprecise
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
@@ -48,7 +49,10 @@ def typicality(entry: dict, level: int) -> str | None:
     if value is None:
         return None
     own = f"its own {level_name(level)}" if not level_name(level).startswith("level") else "its own node"
-    if value < UNLIKE:
+    if value < UNLIKE and count < LEAST:
+        text = f"Farther than the {count} other training videos of {own}" if count > 1 else \
+            f"Farther than the other training video of {own}"
+    elif value < UNLIKE:
         text = f"Farther than practically every training video of {own} ({count})"
     elif value < 0.25:
         text = f"Farther than most training videos of {own}: only {share(value)} of {count} are still farther"
@@ -57,7 +61,8 @@ def typicality(entry: dict, level: int) -> str | None:
     elif value < 1:
         text = f"Closer than most training videos of {own}: {share(value)} of {count} are farther"
     else:
-        text = f"Closer than all {count} other training videos of {own}"
+        text = f"Closer than all {count} other training videos of {own}" if count > 1 else \
+            f"Closer than the other training video of {own}"
     return f"{text}.{_few(count)}"
 
 
@@ -65,10 +70,15 @@ def _few(count: int) -> str:
     return f" Only {count} {'video stands' if count == 1 else 'videos stand'} behind this." if count < FEW else ""
 
 
+def _is_far(entry: dict) -> bool:
+    """Whether a match is farther off than the node's training videos are, of which there are enough to tell."""
+    return entry["typical"] is not None and entry["typical"] < UNLIKE and entry["typical_videos"] >= LEAST
+
+
 def unlike(level: dict) -> tuple[str, str] | None:
     """A warning that the best match of a level is not a match, with its reason; None where it is a match."""
     first = level["prototypes"][0] if level["prototypes"] else None
-    if first is None or first["typical"] is None or first["typical"] >= UNLIKE:
+    if first is None or not _is_far(first):
         return None
     count = first["typical_videos"]
     return (f"Nothing here looks like what the model knows of {level['node']}.",
@@ -83,8 +93,7 @@ def judgement(entry: dict, siblings: int) -> tuple[str, str]:
         siblings: number of children of the node's parent, the node included.
     """
     node, resembles = entry["node"], entry["similarity"] >= ALIKE
-    usual = entry["typical"] is None or entry["typical"] >= UNLIKE
-    alike = resembles and usual
+    alike = resembles and not _is_far(entry)
     if siblings == 1 and abs(entry["contribution"]) < NOTHING:
         return ("part" if alike else "poor",
                 f"{'A good match, but nothing' if alike else 'Not much alike, and nothing'} hangs on it: {node} is the "

@@ -225,7 +225,7 @@ def test_weights_are_loaded_once_and_said_once(root, tmp_path, monkeypatch, capf
          "--sample_size 32 --sample_duration 8 --steps 1 --methods --measures box_volume --no_cuda --n_threads",
          n_threads, "--out", tmp_path / "out")
     said = capfd.readouterr().err
-    assert loaded == [1] and said.count("tensors loaded") == 1
+    assert loaded == [1] and said.count("loaded; ") == 1
     assert len({row["video"] for row in rows_of(tmp_path / "out")}) == 2
 
 

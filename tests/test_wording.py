@@ -39,8 +39,11 @@ def test_what_is_not_known_is_left_out():
 
 def test_a_level_whose_best_match_is_unusual_says_so():
     assert wording.unlike({"node": "Run", "prototypes": [CARD]}) is None
-    first, second = wording.unlike({"node": "Run", "prototypes": [CARD | {"typical": 0.0, "typical_videos": 5}, CARD]})
-    assert "Run" in first and "Nothing" in first and "(5)" in second and "Only 5" in second
+    first, second = wording.unlike({"node": "Run", "prototypes": [CARD | {"typical": 0.0, "typical_videos": 12}, CARD]})
+    assert "Run" in first and "Nothing" in first and "(12)" in second and "Only 12" in second
+    few = CARD | {"typical": 0.0, "typical_videos": wording.LEAST - 1}
+    assert wording.unlike({"node": "Run", "prototypes": [few]}) is None
+    assert wording.judgement(few, 3)[0] == "good" and "Farther than the 9 other" in plain(wording.typicality(few, 0))
 
 
 @pytest.mark.parametrize(("changes", "kind", "word"), [
