@@ -87,7 +87,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
     for script in ("local_analysis", "local_analysis_parents"):
         if not (results / script / "index.html").is_file():
             checkpoint, = results.glob("save_*.pth")
-            python(f"{script}.py", "--resume_path", checkpoint, "--n_videos", 0, *device)
+            python(f"{script}.py", "--resume_path", checkpoint, "--n_videos", 0, "--heat", "upsample", *device)
     return table(results, args)
 
 
