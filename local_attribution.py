@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, given = parse(argv)
-    from run.attributing import check_flags, explain  # after parsing: --help needs no PyTorch
+    from run.attributing import check_flags, clips_in_words, explain  # after parsing: --help needs no PyTorch
 
     check_flags(args, given)
     try:
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; what was finished lies in {Path(args.out).expanduser().resolve()}", file=sys.stderr)
         sys.exit(130)
-    print(f"{n_clips} clips explained: {page}")
+    print(f"{clips_in_words(n_clips)} explained: {page}")
 
 
 if __name__ == "__main__":

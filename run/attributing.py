@@ -275,6 +275,11 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     return len(windows), writer.page
 
 
+def clips_in_words(n: int) -> str:
+    """1 clip, 2 clips."""
+    return f"{n} clip{'' if n == 1 else 's'}"
+
+
 def in_words(seconds: float) -> str:
     """About how long: "40 seconds", "6 minutes", "3 hours"."""
     for unit, size, least in (("hours", 3600, 2 * 3600), ("minutes", 60, 120)):
@@ -300,8 +305,8 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
             missed, optimises = 0, METHODS[method].optimises
             expected = expected_seconds(method, options[method], windows, seconds)
             if expected > LONG:
-                print(f"{method}: {len(windows)} clips, {'at most' if optimises else 'about'} {in_words(expected)}",
-                      flush=True)
+                print(f"{method}: {clips_in_words(len(windows))}, {'at most' if optimises else 'about'} "
+                      f"{in_words(expected)}", flush=True)
             results = attribute(method, subject, question, windows, options=options[method], batch_size=batch_size)
             # perturbations have a bar of their own
             for result in tqdm(results, total=len(windows), desc=method, unit="clip", leave=False,
@@ -314,7 +319,7 @@ def write(writer: Writer, subject: Subject, question: Question, windows: Sequenc
                 remedy += ", or leave out --published_energy" * bool(options[method]["published_energy"])
                 print(f"warning: {method}: {missed} of {len(windows)} clips have masks whose area is more than "
                       f"{AREA_MISS:g} off what was asked for; {remedy}", file=sys.stderr)
-            print(f"{method}: {len(windows)} clips", flush=True)
+            print(f"{method}: {clips_in_words(len(windows))}", flush=True)
     finally:
         if any(outcomes):
             writer.write_page(windows, names, clips, outcomes)

@@ -231,13 +231,13 @@ def test_videos_that_cannot_be_read_are_named_and_left_out(root, tmp_path, capsy
         call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(folder), "--out", str(tmp_path / "out"))
     assert all(any(name in str(warning.message) for warning in warned) for name in ("text.mp4", "void.avi"))
     said = capsys.readouterr()
-    assert "1 clips explained" in said.out and "3 of 3 videos: neither the file nor its folder" in said.err
+    assert "1 clip explained" in said.out and "3 of 3 videos: neither the file nor its folder" in said.err
     names = [video["video"] for video in json.loads((tmp_path / "out" / "resnet-10.json").read_text())["videos"]]
     assert names == ["gänge 1"]
     with pytest.warns(RuntimeWarning, match="text.mp4"):
         call(root, f"{TRUNK_LINE} --vis_method random", "--video", str(video), str(folder / "text.mp4"), "--out",
              str(tmp_path / "two"))
-    assert "1 clips explained" in capsys.readouterr().out
+    assert "1 clip explained" in capsys.readouterr().out
     video.unlink()
     with pytest.raises(SystemExit) as stop, pytest.warns(RuntimeWarning):
         call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(folder))
