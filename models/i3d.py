@@ -1,5 +1,6 @@
 """I3D, the inflated Inception-v1 (Carreira and Zisserman, CVPR 2017), with the names of the common PyTorch port."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -73,6 +74,17 @@ def is_even(kernel: Stride, stride: Stride) -> bool:
     return all(s == 1 and k % 2 == 1 for k, s in zip(kernel, stride, strict=True))
 
 
+def shifted_maxima(x: Tensor, kernel: Stride, stride: Stride, padding: Stride) -> Tensor:
+    """max_pool3d, axis after axis, as the maximum of shifted views: equal values, on a CPU three to ten times faster."""
+    if any(padding):
+        x = F.pad(x, [cells for pad in reversed(padding) for cells in (pad, pad)], value=-math.inf)
+    for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):
+        span = (x.shape[axis] - k) // s * s + 1
+        views = (x.narrow(axis, first, span)[(slice(None),) * axis + (slice(None, None, s),)] for first in range(k))
+        x = functools.reduce(torch.maximum, views)
+    return x
+
+
 class SamePool(nn.MaxPool3d):
     """Max-pooling under SAME padding: (B, C, t, h, w) -> (B, C, t', h', w').
 
@@ -81,10 +93,16 @@ class SamePool(nn.MaxPool3d):
 
     def __init__(self, kernel: Stride, stride: Stride) -> None:
         self.even = is_even(kernel, stride)
-        super().__init__(kernel, stride=stride, padding=tuple(k // 2 for k in kernel) if self.even else 0)
+        super().__init__(kernel, stride=stride, padding=tuple(k // 2 if self.even else 0 for k in kernel))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.even else pad_same(x, self.kernel_size, self.stride))
+        if not self.even:
+            x = pad_same(x, self.kernel_size, self.stride)
+        exported = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a serving runtime has its own max-pool
+        needs_gradient = x.requires_grad and torch.is_grad_enabled()  # which goes to the first of equal values
+        if x.device.type != "cpu" or exported or needs_gradient:
+            return super().forward(x)
+        return shifted_maxima(x, self.kernel_size, self.stride, self.padding)
 
 
 class Unit(nn.Module):

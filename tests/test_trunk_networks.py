@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from trunks import HARA, PUBLISHED, assert_close, clips, light, on_meta, shuffle, small
 
 from models import TRUNKS
+from models.i3d import SamePool
 
 
 @pytest.mark.parametrize(("cardinality", "widen_factor"), [(7, 0.125), (8, 0.125), (2, 0.01)])
@@ -220,6 +221,16 @@ def test_i3d_of_other_strides(temporal, spatial, size):
 
 @pytest.mark.slow
 @torch.no_grad()
+@pytest.mark.parametrize(("kernel", "stride", "size"), [
+    ((1, 3, 3), (1, 2, 2), (4, 9, 8)), ((3, 3, 3), (1, 1, 1), (4, 5, 7)), ((3, 3, 3), (2, 2, 2), (5, 8, 7)),
+    ((2, 2, 2), (1, 2, 2), (1, 3, 2)), ((3, 3, 3), (1, 1, 1), (1, 1, 1))])
+def test_pooling_of_i3d_with_and_without_a_gradient(kernel, stride, size):
+    x = torch.randn(2, 3, *size)
+    x[0, 0, 0, 0, 0] = torch.nan
+    pool = SamePool(kernel, stride)
+    torch.testing.assert_close(pool(x), pool(x.clone().requires_grad_()), rtol=0, atol=0, equal_nan=True)
+
+
 def test_i3d_resnet50_keeps_time_and_sees_still_videos_as_a_resnet50_sees_images():
     """The test of Carreira and Zisserman: 2D weights, repeated and divided, give a still video the image's features."""
     features = on_meta("i3d_resnet50")(torch.empty(1, 3, 16, 224, 224, device="meta"))
