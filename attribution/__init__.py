@@ -9,26 +9,36 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from attribution.feature_pyramid import DEPTH, THETA, class_feature_pyramid
-from attribution.grad_cam import grad_cam
+from attribution.grad_cam import grad_cam, grad_cam_pp, hires_cam
 from attribution.gradients import POLARITIES, STEPS, grad, grad_input, integrated_grad, smooth_grad
 from attribution.masks import PERTURBATIONS
 from attribution.method import CONTEXT, Method, Option, Passes
+from attribution.occlusion import WINDOW, boxes_along, occlusion, rise
 from attribution.perturbation import AREAS, VARIANTS, extremal_perturbation
 from attribution.random_heat import random_heat
+from attribution.superpixels import PARTS, SAMPLES, kernel_shap, lime
 
 __all__ = ["CONTEXT", "METHODS", "Method", "Option", "Passes", "options_of", "parse_options"]
 
 _polarity = {"polarity": Option(str, "positive", "part of the gradients that is heat", choices=tuple(POLARITIES))}
 _seed = {"seed": Option(int, 0, "seed of noise", least=0)}
+_batch = {"batch_size": Option(int, None, "passes at a time, by default 4, fewer of long clips", least=1)}
 _passes = {"steps": Option(int, STEPS, "noisy copies, or points on the path", least=1),
-           "batch_size": Option(int, None, "passes at a time, by default 4, fewer of long clips", least=1)}
+           **_batch}
 _noise = {"noise": Option(float, 0.15, "standard deviation of noise, as a share of the clip's range", least=0)}
+_hidden = {"perturbation": Option(str, "blur", "what becomes of voxels outside the mask", choices=PERTURBATIONS)}
+_window = {"window": Option(float, WINDOW, "length, height and width of the box as a share of the clip's", least=0,
+                            most=1, inside=True)}
+_random_masks = {"masks": Option(int, 500, "random masks", least=1),
+                 "share": Option(float, 0.5, "share of the clip that a mask shows", least=0, most=1, inside=True)}
+_parts = {"parts": Option(int, PARTS, "superpixels in space and time, about", least=2),
+          "samples": Option(int, SAMPLES, "clips with some superpixels left out", least=2)}
 _perturbation = {
     "areas": Option(float, AREAS, "areas of a mask as shares, whose masks are averaged", least=0, most=1, inside=True,
                     several=True),
     "variants": Option(str, ("preserve",), "mask that keeps the score, that kills it, or both", choices=VARIANTS,
                        several=True),
-    "perturbation": Option(str, "blur", "what becomes of voxels outside the mask", choices=PERTURBATIONS),
+    **_hidden,
     "iterations": Option(int, 2000, "iterations at most; Ctrl-C ends them with the best mask so far", least=1),
     "patience": Option(int, 200, "iterations without progress that finish a mask", least=1),
     "step": Option(int, None, "pixels between two points of the mask's grid, by default in proportion to the frame",
@@ -58,8 +68,16 @@ METHODS = {method.name: method for method in (
     Method("grad*input", grad_input, _polarity, voxelwise=True),
     Method("smooth_grad", smooth_grad, _polarity | _passes | _noise | _seed, voxelwise=True, cost=_steps),
     Method("integrated_grad", integrated_grad, _polarity | _passes, voxelwise=True, cost=_steps),
-    Method("grad_cam", grad_cam, needs=("layer", "upsample"), of_features=True, of_logits=True,
-           cost=lambda _: Passes(forward=1)),
+    *(Method(name, function, needs=("layer", "upsample"), of_features=True, of_logits=True,
+             cost=lambda _: Passes(forward=1))
+      for name, function in (("grad_cam", grad_cam), ("grad_cam++", grad_cam_pp), ("hires_cam", hires_cam))),
+    Method("occlusion", occlusion, _polarity | _hidden | _window | _batch,
+           cost=lambda options: Passes(forward=1 + boxes_along(options["window"]) ** 3)),
+    Method("rise", rise, _random_masks | _hidden | _seed | _batch, ("score",),
+           cost=lambda options: Passes(forward=options["masks"])),
+    *(Method(name, function, _polarity | _hidden | _parts | _seed | _batch,
+             cost=lambda options: Passes(forward=options["samples"]))
+      for name, function in (("lime", lime), ("kernel_shap", kernel_shap))),
     *(Method(how, partial(extremal_perturbation, how=how), _perturbation, ("score", "highest"), optimises=True,
              cost=_masks)
       for how in ("2d_ep", "3d_ep", "step")),

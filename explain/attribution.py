@@ -23,7 +23,7 @@ from hierarchy.tree import Hierarchy
 AREA_MISS = 0.02  # difference between an area and the one asked for that is reported
 WINDOWS_KEPT = 64  # of a video whose features are kept until its surest window is known, a megabyte or two each
 FEATURES_KEPT = 2 ** 28  # bytes of the features of surest windows: of I3D those of some 160 videos
-BACKWARD = 1.8  # of the time of a forward pass without gradients: what one with a pass back to the voxels adds (I3D, CPU)
+BACKWARD = 1.8  # of the time of a forward pass without gradients: what a pass back to the voxels adds (I3D on a CPU)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ from training.checkpoint import load_checkpoint
 
 WINDOWS, SHARE = 8, 0.25  # of a video, at most, and the share of its frames that they show, unless flags say otherwise
 LONG = 20.0  # seconds of a method that are said before it begins
-GRID_METHODS = ("grad_cam", "class_feature_pyramid")  # explain by the grid of features that a head reads
+# Methods that explain by the grid of features that a head reads.
+GRID_METHODS = tuple(name for name, method in METHODS.items() if "layer" in method.needs)
 
 
 def names_of_weights(trunk: type[Trunk]) -> list[str]:

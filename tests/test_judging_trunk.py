@@ -58,7 +58,8 @@ def call(root: Path, *words: object) -> None:
 @pytest.fixture(scope="module")
 def judged(root) -> Path:
     call(root, LINE, FEW, "--vis_method all --truth truth.json --out out --iterations 2 --options smooth_grad.steps=2",
-         "integrated_grad.steps=2")
+         "integrated_grad.steps=2 occlusion.window=.9 rise.masks=8 lime.samples=8 kernel_shap.samples=8 lime.parts=4",
+         "kernel_shap.parts=4")
     return root / "out"
 
 
