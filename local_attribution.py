@@ -31,6 +31,9 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
         help="what the trunk was trained on; ucf101 and kinetics400 give the class names without --classes")
     add("--target", default="predicted",
         help="predicted, true (what the published toolkit explains), or the name of a class (default: predicted)")
+    add("--against", default="", metavar="CLASS",
+        help="explain the target rather than this class: the difference of their scores; second: the runner-up "
+             "(default: the target alone)")
     group = parser.add_argument_group("videos: of the checkpoint's data, unless --videos_dir or --video is given")
     add = group.add_argument
     add("--root_path", default=".", help="folder that relative paths hang off (default: .)")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 from tqdm import tqdm
 
 from attribution import METHODS
@@ -21,6 +22,7 @@ from explain.heat import heat_of
 from hierarchy.tree import Hierarchy
 
 AREA_MISS = 0.02  # difference between an area and the one asked for that is reported
+SECOND = "second"  # the most probable other node, of --against
 WINDOWS_KEPT = 64  # of a video whose features are kept until its surest window is known, a megabyte or two each
 FEATURES_KEPT = 2 ** 28  # bytes of the features of surest windows: of I3D those of some 160 videos
 BACKWARD = 1.8  # of the time of a forward pass without gradients: what a pass back to the voxels adds (I3D on a CPU)
@@ -57,11 +59,15 @@ class Question:
         target: "predicted", "true", or the name of a class.
         level: the ancestor of that class so many levels up.
         prototype: the activation of this prototype instead.
+        against: why the target rather than this class, or its ancestor on the target's level; "second" for the most
+            probable other node of that level, which also stands in where the target itself is named; "" for the
+            target alone.
     """
 
     target: str = "predicted"
     level: int = 0
     prototype: int | None = None
+    against: str = ""
 
     @property
     def score(self) -> str:
@@ -73,7 +79,8 @@ class Question:
         """How folders of results are called; empty for the class."""
         if self.prototype is not None:
             return f"prototype{self.prototype}"
-        return f"level{self.level}" if self.level else ""
+        against = f"against_{self.against}" if self.against else ""
+        return "_".join(filter(None, (f"level{self.level}" if self.level else "", against)))
 
     def check(self, subject: Subject, videos: Sequence[Video]) -> None:
         """Raise ValueError where a true class is asked for and not known, or a class is not in the tree."""
@@ -85,6 +92,29 @@ class Question:
                                  "classes")
         elif self.target != "predicted" and self.prototype is None:
             subject.hierarchy.label(self.target)
+        if self.against not in ("", SECOND):
+            subject.hierarchy.label(self.against)
+
+    def rival_of(self, subject: Subject, target: int, probs: Tensor) -> int | None:
+        """The node that the target is explained against.
+
+        Args:
+            target: node. probs: (K,) of the video.
+        Raises:
+            ValueError: where its level has no other node.
+        """
+        if not self.against:
+            return None
+        tree = subject.hierarchy
+        if self.against != SECOND:
+            rival = tree.path_ids(tree.label(self.against))[self.level]
+            if rival != target:
+                return rival
+        others = [node for node in tree.levels[self.level] if node != target]
+        if not others:
+            raise ValueError(f"--against {self.against}: {tree.full_name(target)} is the only node of its level; give "
+                             "another --level")
+        return max(others, key=lambda node: float(probs[node]))
 
     def target_of(self, subject: Subject, video: Video, leaf: int) -> tuple[int, str]:
         """The node or prototype that is explained of a video, and its name.
@@ -119,7 +149,8 @@ class Window:
     frames_seen: int  # in these windows
     n_frames: int  # of the video
     target: int  # node or prototype
-    title: str  # the target's name
+    title: str  # the target's name, and of a contrast the other's
+    rival: int | None = None  # node that the target is explained against
     features: Tensor | None = None  # (C, t, h, w) of the trunk
 
     @property
@@ -259,9 +290,13 @@ def windows_to_explain(clips: VideoClips, subject: Subject, question: Question,
     windows = []
     for of in predictions:
         video, surest = clips.videos[of.video], of.surest
+        target, title = question.target_of(subject, video, of.leaf)
+        rival = question.rival_of(subject, target, of.probs)
+        if rival is not None:
+            title = f"{title} rather than {subject.hierarchy.full_name(rival)}"
         windows.append(Window(video, clips, surest.item, surest.frames, surest.crop, surest.log_probs, of.probs,
-                              of.n_windows, of.frames_seen, clips.n_frames(of.video),
-                              *question.target_of(subject, video, of.leaf), surest.features))
+                              of.n_windows, of.frames_seen, clips.n_frames(of.video), target, title, rival,
+                              surest.features))
     return windows
 
 
@@ -284,10 +319,18 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
         options: that the method declares. batch_size: clips whose masks are optimised together.
     """
     targets = torch.tensor([window.target for window in windows], device=subject.device)
+    rivals = torch.tensor([window.target if window.rival is None else window.rival for window in windows],
+                          device=subject.device)
     outputs = subject.log_probs if question.prototype is None else subject.activations
 
     def score(clips: Tensor, which: Tensor) -> Tensor:  # (n, 3, T, H, W), places (n,) -> (n,)
-        return outputs(clips).gather(1, targets[which][:, None])[:, 0]
+        values = outputs(clips)
+        own = values.gather(1, targets[which][:, None])[:, 0]
+        if not question.against:
+            return own
+        difference = own - values.gather(1, rivals[which][:, None])[:, 0]
+        # some methods need a probability: that of the target where there is nothing but the two
+        return logsigmoid(difference) if "score" in METHODS[method].needs else difference
 
     of_logits = METHODS[method].of_logits and question.prototype is None and subject.logits is not None
 
@@ -302,9 +345,11 @@ def attribute(method: str, subject: Subject, question: Question, windows: Sequen
             yield from _masks(method, score_some, clips, first, known)
         return
     for i, window in enumerate(windows):
-        def score_one(clips: Tensor, i: int = i, target: int = window.target) -> Tensor:
+        def score_one(clips: Tensor, i: int = i, target: int = window.target,
+                      rival: int | None = window.rival) -> Tensor:
             if of_logits and target < subject.hierarchy.n_leaves:  # ancestors have none
-                return subject.logits(clips)[:, target]
+                logits = subject.logits(clips)
+                return logits[:, target] if rival is None else logits[:, target] - logits[:, rival]
             return score(clips, torch.full((len(clips),), i, device=clips.device))
 
         clip = subject.normalised(window.pixels)

@@ -263,8 +263,11 @@ class Writer:
         facts = [("true class", true)]
         if window.n_windows > 1:
             facts.append(("shown", f"the surest of {window.n_windows} windows"))
-        if self.question.prototype is None and (window.n_windows > 1 or window.title != best):
-            facts.append((f"{window.title} in this window", percent(float(window.log_probs[window.target].exp()))))
+        if self.question.prototype is None:
+            nodes = [window.target, *([] if window.rival is None else [window.rival])]
+            if window.n_windows > 1 or [tree.full_name(node) for node in nodes] != [best]:
+                facts += [(f"{tree.full_name(node)} in this window", percent(float(window.log_probs[node].exp())))
+                          for node in nodes]
         return attribution_page.Entry(name, window.title, facts, list(panels),
                                       likeliest(self.subject, window.probs, SHOWN), heading(window), verdict)
 
@@ -287,7 +290,9 @@ class Writer:
                 "true": names.full_name(label) if label >= 0 else None,
                 "predictions": [{"label": name, "score": round(value, 6)}
                                 for name, value in likeliest(self.subject, window.probs, SHOWN)],
-                "target": window.title, "methods": {method: done[method].record for method in order}})
+                "target": window.title,
+                **({} if window.rival is None else {"against": names.full_name(window.rival)}),
+                "methods": {method: done[method].record for method in order}})
         title = f"Attribution, {self.subject.name}" + (f", {self.label}" if self.label else "")
         source = f"{self.subject.source}. {self.subject.credit}".removesuffix(". ")
         attribution_page.write_page(self.page, title, source, entries)

@@ -75,7 +75,7 @@ def is_even(kernel: Stride, stride: Stride) -> bool:
 
 
 def shifted_maxima(x: Tensor, kernel: Stride, stride: Stride, padding: Stride) -> Tensor:
-    """max_pool3d, axis after axis, as the maximum of shifted views: equal values in a tenth to a third of the CPU time."""
+    """max_pool3d, axis after axis, as the maximum of shifted views: equal, in a tenth to a third of the CPU time."""
     if any(padding):
         x = F.pad(x, [cells for pad in reversed(padding) for cells in (pad, pad)], value=-math.inf)
     for axis, (k, s) in enumerate(zip(kernel, stride, strict=True), start=2):

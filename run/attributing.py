@@ -88,6 +88,8 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
                          "leave one of them out")
     if args.prototype is not None and "target" in given:
         raise ValueError("--prototype and --target contradict each other; give one of them")
+    if args.prototype is not None and args.against:
+        raise ValueError("--prototype and --against contradict each other; give one of them")
     if args.videos_dir and args.video:
         raise ValueError("--videos_dir and --video contradict each other; give one of them")
 
@@ -256,7 +258,7 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     size, duration, stride, power = clip_of(args, checkpoint)
     check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
-    question = Question(args.target, args.level or 0, args.prototype)
+    question = Question(args.target, args.level or 0, args.prototype, args.against)
     question.check(subject, videos)
     clips = VideoClips(videos, sampler=sampler_of(args, duration, stride, checkpoint), transform=EvalTransform(size),
                        reader=reader)
@@ -267,6 +269,9 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video, --video_path and "
                          "--root_path")
     windows = windows_to_explain(clips, subject, question, predictions)
+    if args.against:
+        methods = leave_out(methods, ["class_feature_pyramid"], "follows the channels of one class, not --against",
+                            by_name=by_name)
     if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, subject.normalised(windows[0].pixels))):
         methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}

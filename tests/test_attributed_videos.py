@@ -181,3 +181,43 @@ def test_grad_cam_explains_logits_of_classes_and_log_probabilities_of_ancestors(
                  for subject_ in (both, one)]
         alike = [np.allclose(*pair, atol=1e-7) for pair in zip(*heats, strict=True)]
         assert all(alike) if level else not any(alike)
+
+
+@pytest.mark.parametrize("method", ["grad", "grad_cam", "hires_cam", "3d_ep", "rise"])
+def test_a_contrast_is_the_difference_of_two_scores(root, method):
+    args, _ = local_attribution.parse([*RANDOM.split(), "--root_path", str(root), "--videos_dir", "clips"])
+    subject = subjects.trunk_subject(args, CPU)
+    videos, reader = pick_videos(args, set(), None, subject.hierarchy, loose_paths(args))
+    clips = VideoClips(videos, sampler=sampler_of(args, 8, 1, None), transform=EvalTransform(24), reader=reader)
+    predictions, _ = find_windows(subject, clips, batch_size=2, power=1.0)
+
+    def heat(question: Question, subject=subject, **options) -> torch.Tensor:
+        windows = windows_to_explain(clips, subject, question, predictions)
+        options |= {"iterations": 3, "areas": [0.1]} if method == "3d_ep" else {}
+        return next(iter(attribute(method, subject, question, windows, batch_size=2, options=options))).heat
+
+    names = subject.hierarchy.names
+    contrast = heat(Question(names[0], against=names[1]))
+    assert not torch.allclose(contrast, heat(Question(names[0])))
+    if method == "grad":
+        signed = [heat(question, polarity="positive") - heat(question, polarity="negative") for question in (
+            Question(names[0], against=names[1]), Question(names[0]), Question(names[1]))]
+        torch.testing.assert_close(signed[0].float(), (signed[1] - signed[2]).float(), atol=1e-5, rtol=1e-3)
+    # a model that knows nothing but the two gives the same answer
+    def of_two(clips: torch.Tensor) -> torch.Tensor:
+        values = subject.log_probs(clips)
+        return torch.cat((values[:, :2].log_softmax(1), values[:, 2:]), 1)
+
+    two = replace(subject, logits=None, log_probs=of_two)
+    torch.testing.assert_close(heat(Question(names[0], against=names[1]), two), contrast, atol=1e-4, rtol=1e-3)
+
+
+def test_a_class_is_never_explained_against_itself(root):
+    args, _ = local_attribution.parse([*RANDOM.split(), "--root_path", str(root), "--videos_dir", "clips"])
+    subject = subjects.trunk_subject(args, CPU)
+    names, probs = subject.hierarchy.names, torch.tensor([0.2, 0.1, 0.7])
+    for against, target, rival in (("second", 0, 2), ("second", 2, 0), (names[1], 0, 1), (names[1], 1, 2)):
+        assert Question(against=against).rival_of(subject, target, probs) == rival
+    alone = replace(subject, hierarchy=Hierarchy.from_rows([["Run"]]))
+    with pytest.raises(ValueError, match="--against"):
+        Question(against="second").rival_of(alone, 0, probs)

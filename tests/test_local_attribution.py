@@ -61,13 +61,27 @@ def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, caps
 
 @pytest.mark.parametrize(("flags", "where", "title"), [
     ("--target Wave", "hipe", "Wave"), ("--level 1 --target true", "hipe/level1", "Legs"),
-    ("--prototype 9", "hipe/prototype9", "prototype 9 of Arms")])
+    ("--prototype 9", "hipe/prototype9", "prototype 9 of Arms"),
+    ("--target Jump --against wave", "hipe/against_wave", "Jump rather than Wave"),
+    ("--target Jump --against jump --level 1", "hipe/level1_against_jump", "Legs rather than Arms")])
 def test_a_checkpoint_explains_classes_ancestors_and_prototypes(root, tmp_path, flags, where, title):
     call(root, f"--resume_path save_1.pth --videos v_Jump_g01_c01 --num_iter 2 --no_gpu {flags}", "--vis_method",
          "grad_cam", "3d_ep", "--out", str(tmp_path))
     for method in ("grad_cam", "3d_ep"):
         assert np.load(tmp_path / method / where / "v_Jump_g01_c01.npy").shape == (8, 24, 24)
     assert f">{title}</h2>" in (tmp_path / f"{where.replace('/', '-')}.html").read_text()
+
+
+def test_a_contrast_says_against_what(root, tmp_path, capsys):
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --against second", "--out", str(tmp_path))
+    content = json.loads((tmp_path / "resnet-10-against_second.json").read_text())
+    for video in content["videos"]:
+        first, second = (prediction["label"] for prediction in video["predictions"][:2])
+        assert video["target"] == f"{first} rather than {second}" and video["against"] == second
+        assert "class_feature_pyramid" not in video["methods"] and len(video["methods"]) == len(METHODS) - 1
+    assert "class_feature_pyramid is left out" in capsys.readouterr().err
+    page = (tmp_path / "resnet-10-against_second.html").read_text()
+    assert f"<dt>{second} in this window</dt>" in page
 
 
 def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, monkeypatch, capsys):
@@ -335,6 +349,8 @@ def test_the_windows_of_all_videos_are_not_kept(root, monkeypatch):
 BAD = [
     ("--videos_dir clips", "--perturb_area 1.5", "between 0 and 1"),
     ("--videos_dir clips", "--perturb_area 0", "between 0 and 1"),
+    ("--videos_dir clips", "--against Fly", "Fly"),
+    ("--videos_dir clips", "--against second --vis_method class_feature_pyramid", "--against"),
     ("--videos_dir empty", "", "neither folders of pictures nor video files"),
     ("--videos_dir strange", "--target true", "--target true"),
     ("--videos_dir nowhere", "", "no such folder"),
