@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation import faithfulness, localisation, prototypes
+from evaluation import faithfulness, localisation, prototypes, usual
 from evaluation.subjects import ExplainedClip, PrototypeSet
 
 ARROWS = {1: "↑", -1: "↓", 0: ""}  # by direction
@@ -63,7 +63,7 @@ def insertion(of: ExplainedClip) -> float:
 
 def deletion(of: ExplainedClip) -> float:
     """Faithfulness: see `evaluation.faithfulness.deletion`."""
-    return faithfulness.deletion(of.probability, of.clip, of.heat, steps=of.steps, seed=of.seed)
+    return of.deletion
 
 
 def box_only(of: ExplainedClip) -> float:
@@ -201,6 +201,30 @@ MEASURES = {
     "deletion": Measure(
         3, -1, "probability while the clip fades, the hottest blocks first",
         {"heat"}, deletion),
+    "abpc": Measure(
+        1, 1, "probability while the clip fades, the coldest blocks first, less the same with the hottest first",
+        {"heat"}, usual.abpc),
+    "average_drop": Measure(
+        1, -1, "share of the probability that is lost when the clip fades where it is cold",
+        {"heat"}, usual.average_drop),
+    "increase": Measure(
+        1, 1, "the probability is higher when the clip fades where it is cold",
+        {"heat"}, usual.increase),
+    "infidelity": Measure(
+        1, -1, "share of what random faded boxes change in the probability that the heat in them does not explain",
+        {"heat"}, usual.infidelity),
+    "sparseness": Measure(
+        1, 1, "Gini index of the heat, 0 for equal heat",
+        {"heat"}, usual.sparseness),
+    "complexity": Measure(
+        1, -1, "entropy of the heat in nats",
+        {"heat"}, usual.complexity),
+    "max_sensitivity": Measure(
+        1, -1, "largest change of the heat, over its norm, under noise and JPEG",
+        {"heat", "disturbed clips"}, usual.max_sensitivity),
+    "lipschitz": Measure(
+        1, -1, "the same over the change of the clip, over its norm",
+        {"heat", "disturbed clips"}, usual.lipschitz),
     "box_only": Measure(
         4, 1, "share of the probability that is left when only the box is sharp",
         {"box"}, box_only),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evaluation.decisions import Spread, decision_measures
-from evaluation.faithfulness import Box, Score, kept_and_hidden, moved_box
+from evaluation.faithfulness import Box, Score, deletion, kept_and_hidden, moved_box
 from evaluation.localisation import Pushed, Tube, box_in_event, chance, overlap, placed, truth_mask
 from models.geometry import box_of
 from models.hipe import HIPE
@@ -65,7 +65,8 @@ class ExplainedClip:
     clip: (3, T, H, W), normalised. probability: (B, 3, T, H, W) -> (B,) of the explained node.
     steps, seed: of insertion and deletion.
     heat: (T, H, W); None stands for heat that knows nothing.
-    disturbed: heat of the disturbed clips, by the name of the disturbance. moved_back: (3,) to add to a place in the
+    disturbed: heat of the disturbed clips, by the name of the disturbance. moved_by: norm of what each changes in
+        `clip`. moved_back: (3,) to add to a place in the
         clip that begins a frame later or earlier, for the same place in `clip`.
     baseline_box: of a baseline, the shape of its box and the generator of its place, None for the middle.
     tubes: where the event is, None where it is not known or the prediction is known to be wrong. frames: (T,) of the
@@ -80,6 +81,7 @@ class ExplainedClip:
     seed: int
     heat: Tensor | None
     disturbed: Mapping[str, Tensor] = field(default_factory=dict)
+    moved_by: Mapping[str, float] = field(default_factory=dict)
     moved_back: Tensor | None = None
     baseline_box: tuple[Box, np.random.Generator | None] | None = None
     tubes: Sequence[Tube] | None = None
@@ -101,6 +103,11 @@ class ExplainedClip:
             return box_of(self.heat, BOX_SHARE)
         shape, generator = self.baseline_box
         return moved_box(shape, self.size, generator)
+
+    @cached_property
+    def deletion(self) -> float:
+        """`evaluation.faithfulness.deletion` of the heat."""
+        return deletion(self.probability, self.clip, self.heat, steps=self.steps, seed=self.seed)
 
     @cached_property
     def box_probabilities(self) -> tuple[float, float, float]:

@@ -240,6 +240,7 @@ class Judge:
         return ExplainedClip(
             clip=scene.clip, probability=lambda clips: self.heats.log_probs(clips)[:, path[level]].exp(),
             steps=self.settings.steps, seed=self._seed(name), heat=heat, disturbed=disturbed_heat,
+            moved_by={what: float((scene.disturbed[what] - scene.clip).norm()) for what in disturbed_heat},
             moved_back=moved_back(scene.shift, self.clips.sampler.stride),
             baseline_box=(self._shape(match), np.random.default_rng(self._seed(name, "box")) if random else None)
             if explanation in BASELINES else None,

@@ -25,6 +25,7 @@ EDITIONS = Path(__file__).with_name("editions.json")  # by name: the edition and
 PACKAGES = ("evaluation", "judging")  # whose functions belong to a measure that calls them
 PREPARED = {  # functions that judging calls before some measures
     **{f"stable_{name}": (disturbed, moved_back, _peaks) for name in DISTURBANCES},
+    "max_sensitivity": (disturbed,), "lipschitz": (disturbed,),
     "consistency": (_peaks,), "consistent": (_peaks,), "self_similarity": (_own_similarity,)}
 
 
