@@ -1,6 +1,7 @@
-"""From measures of single clips or prototypes to tables: means with bootstrap intervals, as CSV, Markdown and plots."""
+"""From measures of single clips or prototypes to tables: means with bootstrap intervals, as CSV, Markdown, LaTeX and plots."""
 
 import html
+import re
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 
 from evaluation.measures import ARROWS, MEASURES
 
+LATEX_ARROWS = {1: r"$\uparrow$", -1: r"$\downarrow$", 0: ""}
 RESAMPLES = 1000
 COLUMNS = ["table", "explanation", "level", "measure", "mean", "low", "high", "n"]
 
@@ -92,6 +94,23 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
+def latex(frame: pd.DataFrame) -> str:
+    """The same tables for LaTeX with the package booktabs, turned: a row a measure, a column an explanation."""
+    tables = []
+    for title, part in _parts(frame):
+        explanations, measures, cells = _cells(part)
+        heads = [f"{_escaped(name)} {LATEX_ARROWS[MEASURES[name].direction]}".rstrip() for name in measures]
+        table = pd.DataFrame([[cells.get((one, name), "") for one in explanations] for name in measures],
+                             columns=[_escaped(one) for one in explanations], index=heads)
+        tables.append(table.to_latex(caption=f"{title}; mean [95 \\% interval]"))
+    return "\n".join(tables)
+
+
+def _escaped(name: str) -> str:
+    """A name as LaTeX shows it."""
+    return re.sub(r"([_#%&$])", r"\\\1", name)
+
+
 def _plot(part: pd.DataFrame, measure: str) -> str:
     """A dot and its interval for each explanation, as SVG."""
     rows = part[part["measure"] == measure]
@@ -130,7 +149,8 @@ def plots(frame: pd.DataFrame, title: str) -> str:
 
 
 def write_tables(frame: pd.DataFrame, folder: Path, title: str) -> None:
-    """Write measures.csv, measures.md and measures.html."""
+    """Write measures.csv, measures.md, measures.tex and measures.html."""
     frame.to_csv(folder / "measures.csv", index=False, float_format="%.6g")
     (folder / "measures.md").write_text(f"# {title}\n\n{markdown(frame)}", encoding="utf-8")
+    (folder / "measures.tex").write_text(latex(frame), encoding="utf-8")
     (folder / "measures.html").write_text(plots(frame, title), encoding="utf-8")

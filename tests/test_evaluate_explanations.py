@@ -64,7 +64,7 @@ def test_every_measure_beside_its_baselines(judged):
     patch = own.set_index(["explanation", "level", "measure"])["mean"]
     assert patch["prototypes", 0, "self_similarity"] == pytest.approx(1, abs=1e-3)  # a prototype is a patch
     assert (patch.loc[:, :, "duplicates"] <= 1).all()
-    for name in ("measures.md", "measures.html", "rows.jsonl", "prototypes.json"):
+    for name in ("measures.md", "measures.tex", "measures.html", "rows.jsonl", "prototypes.json"):
         assert (judged / name).stat().st_size > 200
 
 

@@ -2,12 +2,14 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 
 from evaluation import usual
 from evaluation.measures import MEASURES
 from evaluation.subjects import ExplainedClip
+from evaluation.summary import COLUMNS, latex
 
 SIZE = (8, 16, 16)
 AT = (slice(2, 6), slice(4, 12), slice(8, 16))
@@ -92,3 +94,11 @@ def test_clips_of_all_sizes(size):
     of = ExplainedClip(clip=torch.ones(3, *size), probability=lambda clips: clips[:, 0, 0, 0, 0].sigmoid(), steps=2,
                        seed=0, heat=torch.zeros(size))
     assert usual.infidelity(of) in (0, 1) and usual.average_drop(of) == 0 and usual.complexity(of) >= 0
+
+
+def test_tables_for_latex_escape_names_and_point_to_better():
+    frame = pd.DataFrame([("explanations", "grad_cam++", 0, "box_only", 0.5, 0.4, 0.6, 3),
+                          ("explanations", "100%", 1, "deletion", 0.25, 0.1, 0.3, 3)], columns=COLUMNS)
+    text = latex(frame)
+    assert text.count("\\begin{tabular}") == 2 and "grad\\_cam++" in text and "100\\%" in text
+    assert "box\\_only $\\uparrow$ & 0.5 [0.4, 0.6] \\\\" in text and "deletion $\\downarrow$ & 0.25" in text
