@@ -1,4 +1,4 @@
-"""From measures of single clips or prototypes to tables: means with bootstrap intervals, as CSV, Markdown, LaTeX and plots."""
+"""From measures of single clips or prototypes to tables: means with bootstrap intervals, in several formats and as plots."""
 
 import html
 import re
