@@ -43,6 +43,7 @@ NEEDS = {
     "box": "the box of the hottest voxels; `random` and `centre` have one of the first prototype's shape",
     "disturbed clips": "the same explanation of the clip under noise, as JPEG and a frame later, left out for "
                        "perturbations, which are slow; of prototypes, their peaks on such clips",
+    "random weights": "the same explanation of the clip by a model of shuffled weights, left out for perturbations",
     "truth": "where and when the event is (`--truth`); of explanations, a prediction that is right, or whose truth is "
              "not known, too",
     "ways": "in which of several ways a video shows its class (`--truth`)",
@@ -225,6 +226,9 @@ MEASURES = {
     "lipschitz": Measure(
         1, -1, "the same over the change of the clip, over its norm",
         {"heat", "disturbed clips"}, usual.lipschitz),
+    "randomised": Measure(
+        1, -1, "rank correlation of the heat with that of the same model under shuffled weights",
+        {"heat", "random weights"}, usual.randomised),
     "box_only": Measure(
         4, 1, "share of the probability that is left when only the box is sharp",
         {"box"}, box_only),

@@ -66,8 +66,9 @@ class ExplainedClip:
     steps, seed: of insertion and deletion.
     heat: (T, H, W); None stands for heat that knows nothing.
     disturbed: heat of the disturbed clips, by the name of the disturbance. moved_by: norm of what each changes in
-        `clip`. moved_back: (3,) to add to a place in the
-        clip that begins a frame later or earlier, for the same place in `clip`.
+        `clip`. moved_back: (3,) to add to a place in the clip that begins a frame later or earlier, for the same place
+        in `clip`.
+    random_heat: (T, H, W) by the same method of a model whose weights are shuffled.
     baseline_box: of a baseline, the shape of its box and the generator of its place, None for the middle.
     tubes: where the event is, None where it is not known or the prediction is known to be wrong. frames: (T,) of the
         clip in its video. crop: (4,) y0, x0, y1, x1 of the video's pixels that the clip shows.
@@ -82,6 +83,7 @@ class ExplainedClip:
     heat: Tensor | None
     disturbed: Mapping[str, Tensor] = field(default_factory=dict)
     moved_by: Mapping[str, float] = field(default_factory=dict)
+    random_heat: Tensor | None = None
     moved_back: Tensor | None = None
     baseline_box: tuple[Box, np.random.Generator | None] | None = None
     tubes: Sequence[Tube] | None = None

@@ -1,4 +1,4 @@
-"""From measures of single clips or prototypes to tables: means with bootstrap intervals, in several formats and as plots."""
+"""From measures of single clips or prototypes to tables: means with bootstrap intervals, in several formats."""
 
 import html
 import re
@@ -12,6 +12,8 @@ import pandas as pd
 from evaluation.measures import ARROWS, MEASURES
 
 LATEX_ARROWS = {1: r"$\uparrow$", -1: r"$\downarrow$", 0: ""}
+ALIKE = 0.5  # rank correlation with the heat of shuffled weights, above which heat counts as the same
+MARK = "†"
 RESAMPLES = 1000
 COLUMNS = ["table", "explanation", "level", "measure", "mean", "low", "high", "n"]
 
@@ -67,6 +69,12 @@ def prototypes_on_events(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
+def insensitive(frame: pd.DataFrame) -> set[str]:
+    """The explanations whose heat hardly changes when the model's weights are shuffled, on any level."""
+    rows = frame[(frame["measure"] == "randomised") & (frame["mean"] > ALIKE)]
+    return set(rows["explanation"])
+
+
 def _parts(frame: pd.DataFrame) -> Iterable[tuple[str, pd.DataFrame]]:
     for (table, level), part in frame.groupby(["table", "level"], sort=False):
         yield f"{table}, level {level}", part
@@ -81,14 +89,17 @@ def _cells(part: pd.DataFrame) -> tuple[list[str], list[str], dict[tuple[str, st
 
 def markdown(frame: pd.DataFrame) -> str:
     """One Markdown table a level: explanations against measures, mean [95 % interval]; arrows point to better."""
-    lines = []
+    lines, marked = [], insensitive(frame)
     for title, part in _parts(frame):
         explanations, measures, cells = _cells(part)
         heads = " | ".join(f"{name} {ARROWS[MEASURES[name].direction]}".rstrip() for name in measures)
         lines += [f"## {title}", "", f"| | {heads} |", "| --- |" + " --- |" * len(measures)]
-        lines += [f"| {one} | " + " | ".join(cells.get((one, name), "") for name in measures) + " |"
-                  for one in explanations]
+        lines += [f"| {one}{f' {MARK}' * (one in marked)} | "
+                  + " | ".join(cells.get((one, name), "") for name in measures) + " |" for one in explanations]
         lines.append("")
+    if marked:
+        lines += [f"{MARK} the heat hardly depends on what the model learned: its rank correlation with that of "
+                  f"shuffled weights is above {ALIKE:g}", ""]
     used = set(frame["measure"])
     lines += [f"- `{name}`: {measure.meaning}" for name, measure in MEASURES.items() if name in used]
     return "\n".join(lines) + "\n"
@@ -96,12 +107,13 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def latex(frame: pd.DataFrame) -> str:
     """The same tables for LaTeX with the package booktabs, turned: a row a measure, a column an explanation."""
-    tables = []
+    tables, marked = [], insensitive(frame)
     for title, part in _parts(frame):
         explanations, measures, cells = _cells(part)
         heads = [f"{_escaped(name)} {LATEX_ARROWS[MEASURES[name].direction]}".rstrip() for name in measures]
+        columns = [_escaped(one) + r"$^\dagger$" * (one in marked) for one in explanations]
         table = pd.DataFrame([[cells.get((one, name), "") for one in explanations] for name in measures],
-                             columns=[_escaped(one) for one in explanations], index=heads)
+                             columns=columns, index=heads)
         tables.append(table.to_latex(caption=f"{title}; mean [95 \\% interval]"))
     return "\n".join(tables)
 

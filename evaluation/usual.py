@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from evaluation import faithfulness
@@ -118,3 +120,16 @@ def lipschitz(of: ExplainedClip) -> float:
     """
     norm = float(of.clip.double().norm())
     return max(_change(of, disturbance) * norm / max(of.moved_by[disturbance], LEAST) for disturbance in STILL)
+
+
+def randomised(of: ExplainedClip) -> float | None:
+    """Rank correlation, over blocks, of the heat with that of the same model under shuffled weights.
+
+    After Adebayo et al. (NeurIPS 2018): heat that hardly changes tells of the clip, and not of what the model learned.
+    None where either is the same everywhere.
+    """
+    grid = tuple(min(n, cells) for n, cells in zip(of.size, faithfulness.GRID, strict=True))
+    blocks = [F.adaptive_avg_pool3d(heat[None].double().cpu(), grid).flatten() for heat in (of.heat, of.random_heat)]
+    if any(block.amax() - block.amin() <= LEAST for block in blocks):
+        return None
+    return float(spearmanr(*(block.numpy() for block in blocks)).statistic)

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from evaluation.subjects import BOX_SHARE, Decision, ExplainedClip
 from explain.match import OWN_PATCH, LevelMatch, match_output
 from hierarchy.tree import Hierarchy
 from judging.heats import BASELINES, Heats
+from judging.randomised import Forgetful
 from judging.scenes import DISTURBANCES, Scene, Truth, disturbed, moved_back
 from judging.trunk_model import TrunkModel
 from models.hipe import HIPE, HIPEOutput
@@ -26,6 +28,7 @@ from training.push import PushRecord
 
 OWN = ("prototypes", "top_prototype")  # a level's map, and the map of the prototype that contributes most
 EVENT = "event"  # the event itself, where it is known, as if an explanation had shown exactly that
+RANDOMISED = "random weights"  # the same clip, explained on a model of shuffled weights
 HEAT_OF = "_by_"  # top_prototype_by_grad_cam: the same prototype, its heat by that method
 
 # the model, its tree and the record of its push
@@ -75,7 +78,7 @@ def offers(explanation: str, *, with_prototypes: bool) -> set[str]:
         return {"truth"}
     if explanation == EVENT:
         return {"heat", "box", "truth"}
-    needs = {"heat", "box", "truth"} | (set() if is_optimised(explanation) else {"disturbed clips"})
+    needs = {"heat", "box", "truth"} | (set() if is_optimised(explanation) else {"disturbed clips", RANDOMISED})
     if with_prototypes and (explanation in BASELINES or explanation.startswith("top_prototype")):
         needs |= {"first prototype"}
     if with_prototypes and explanation in ("prototypes", "random"):
@@ -98,6 +101,7 @@ class Judge:
         self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
         self.heats = Heats(self.model, settings.head, self.size, iterations=settings.iterations, seed=settings.seed,
                            options=settings.options.split(), smooth=settings.smooth)
+        self.forgetful = Forgetful(self.model, self.size, seed=self._seed(RANDOMISED))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         return normalise(pixels.to(self.device), self.clips.normalisation)
@@ -135,10 +139,17 @@ class Judge:
                      {name: self._normalised(clip) for name, clip in clips.items()}, shift)
 
     @torch.no_grad()
-    def outputs(self, scene: Scene) -> dict[str, HIPEOutput]:
-        """What the model says of a scene's clip, "", and of the disturbed ones by what was done to them."""
-        return {name: self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
-                for name, clip in (("", scene.clip), *scene.disturbed.items())}
+    def outputs(self, scene: Scene, *, random: bool) -> dict[str, HIPEOutput]:
+        """What the model says of a scene's clip, "", and of the disturbed ones by what was done to them; on request
+        also what one of shuffled weights says."""
+        outputs = {name: self._output(clip) for name, clip in (("", scene.clip), *scene.disturbed.items())}
+        if random:
+            with self.forgetful.forgotten():
+                outputs[RANDOMISED] = self._output(scene.clip)
+        return outputs
+
+    def _output(self, clip: Tensor) -> HIPEOutput:
+        return self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
 
     def matches(self, output: HIPEOutput, leaf: int, levels: Sequence[int]) -> dict[int, LevelMatch]:
         """All prototypes of the nodes above a leaf, by level."""
@@ -169,7 +180,9 @@ class Judge:
         scenes = [scene for scene in map(self.scene, videos) if scene is not None]
         levels = sorted({level for _, _, level in missing})
         with_prototypes = self.settings.head == "prototypes"
-        seen = [self.outputs(scene) for scene in scenes] if with_prototypes else [{}] * len(scenes)
+        random = any(RANDOMISED in MEASURES[name].needs for names in missing.values() for name in names)
+        seen = ([self.outputs(scene, random=random) for scene in scenes] if with_prototypes
+                else [{}] * len(scenes))
         own = [{name: self.matches(output, scene.leaf, levels) for name, output in outputs.items()}
                for scene, outputs in zip(scenes, seen, strict=True)]
         for explanation, level in dict.fromkeys((explanation, level) for _, explanation, level in missing):
@@ -183,9 +196,10 @@ class Judge:
                      for scene in chosen]
             needs = set().union(*(MEASURES[name].needs for names in asked for name in names))
             heats = self._maps(explanation, level, chosen, nodes, of_chosen, "",
-                               wanted=bool(needs & {"heat", "box", "truth", "disturbed clips"}))
+                               wanted=bool(needs & {"heat", "box", "truth", "disturbed clips", RANDOMISED}))
             after = {what: self._maps(explanation, level, chosen, nodes, of_chosen, what)
-                     for what in (DISTURBANCES if "disturbed clips" in needs else ())}
+                     for what in (*(DISTURBANCES if "disturbed clips" in needs else ()),
+                                  *((RANDOMISED,) if RANDOMISED in needs else ()))}
             for j, (i, scene) in enumerate(zip(some, chosen, strict=True)):
                 subject = self._subject(explanation, level, scene, heats[j],
                                         {what: maps[j] for what, maps in after.items()},
@@ -213,11 +227,12 @@ class Judge:
                        for matches, best in zip(own, first, strict=True)]
         if explanation == "top_prototype":
             return [match.heat for match in similar]
-        clips = [scene.disturbed[what] if what else scene.clip for scene in scenes]
+        clips = [scene.disturbed.get(what, scene.clip) for scene in scenes]
         seeds = [self._seed(scene.video.name, level, what) for scene in scenes]
         name, _, method = explanation.partition(HEAT_OF)
-        heats = (self.heats.of_prototypes(method, clips, [best.prototype for best in first]) if method
-                 else self.heats.of_nodes(name, clips, nodes, seeds))
+        with self.forgetful.forgotten() if what == RANDOMISED else nullcontext():
+            heats = (self.heats.of_prototypes(method, clips, [best.prototype for best in first]) if method
+                     else self.heats.of_nodes(name, clips, nodes, seeds))
         heats = [heat.detach().float().cpu() for heat in heats]
         if not method:
             return heats
@@ -240,7 +255,8 @@ class Judge:
         return ExplainedClip(
             clip=scene.clip, probability=lambda clips: self.heats.log_probs(clips)[:, path[level]].exp(),
             steps=self.settings.steps, seed=self._seed(name), heat=heat, disturbed=disturbed_heat,
-            moved_by={what: float((scene.disturbed[what] - scene.clip).norm()) for what in disturbed_heat},
+            random_heat=disturbed_heat.get(RANDOMISED),
+            moved_by={what: float((clip - scene.clip).norm()) for what, clip in scene.disturbed.items()},
             moved_back=moved_back(scene.shift, self.clips.sampler.stride),
             baseline_box=(self._shape(match), np.random.default_rng(self._seed(name, "box")) if random else None)
             if explanation in BASELINES else None,

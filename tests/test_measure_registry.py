@@ -18,6 +18,7 @@ from evaluation.measures import MEASURES, NEEDS, Measure, editions, listing
 from evaluation.subjects import Decision, ExplainedClip, PrototypeSet
 from judging.judge import offers
 from judging.prototypes import _own_similarity, _peaks
+from judging.randomised import randomise
 from judging.scenes import DISTURBANCES, disturbed, moved_back
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +26,7 @@ EDITIONS = Path(__file__).with_name("editions.json")  # by name: the edition and
 PACKAGES = ("evaluation", "judging")  # whose functions belong to a measure that calls them
 PREPARED = {  # functions that judging calls before some measures
     **{f"stable_{name}": (disturbed, moved_back, _peaks) for name in DISTURBANCES},
-    "max_sensitivity": (disturbed,), "lipschitz": (disturbed,),
+    "randomised": (randomise,), "max_sensitivity": (disturbed,), "lipschitz": (disturbed,),
     "consistency": (_peaks,), "consistent": (_peaks,), "self_similarity": (_own_similarity,)}
 
 
