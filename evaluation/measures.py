@@ -7,7 +7,6 @@ again, and nothing else is.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,43 +14,13 @@ import torch
 from torch import Tensor
 
 from evaluation import faithfulness, localisation, prototypes, usual
+from evaluation.likeness import LOSSES, TRAITS
+from evaluation.measure import ARROWS, NEEDS, Measure
 from evaluation.subjects import ExplainedClip, PrototypeSet
 
-ARROWS = {1: "↑", -1: "↓", 0: ""}  # by direction
+__all__ = ["ARROWS", "MEASURES", "NEEDS", "Measure", "editions", "listing"]
+
 LEAST = 1e-12  # a score that shares are taken of is taken for no less
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One entry of MEASURES.
-
-    edition: which version of the measure this is; stored values of another edition are not used.
-    direction: 1 more is better, -1 less, 0 neither. meaning: a phrase for tables. needs: what an explanation or a set
-    of prototypes must have, of NEEDS. of_clip, of_prototypes: the function; None where a table does not have it.
-    """
-
-    edition: int
-    direction: int
-    meaning: str
-    needs: frozenset[str] | set[str]
-    of_clip: Callable[[ExplainedClip], float | None] | None = None
-    of_prototypes: Callable[[PrototypeSet], Tensor] | None = None
-
-
-NEEDS = {
-    "heat": "heat over the clip; `chance` has none",
-    "box": "the box of the hottest voxels; `random` and `centre` have one of the first prototype's shape",
-    "disturbed clips": "the same explanation of the clip under noise, as JPEG and a frame later, left out for "
-                       "perturbations, which are slow; of prototypes, their peaks on such clips",
-    "random weights": "the same explanation of the clip by a model of shuffled weights, left out for perturbations",
-    "truth": "where and when the event is (`--truth`); of explanations, a prediction that is right, or whose truth is "
-             "not known, too",
-    "ways": "in which of several ways a video shows its class (`--truth`)",
-    "first prototype": "the first prototype of the level: `top_prototype`, its other heats, `random` and `centre`",
-    "prototype order": "prototypes that are taken one after the other: `prototypes`, and `random` in random order",
-    "level of prototypes": "all prototypes of a level: `prototypes`",
-    "push record": "prototypes that are patches of known training videos: `prototypes`",
-}
 
 
 # --- of an explanation
@@ -89,6 +58,16 @@ def activation_box_hidden(of: ExplainedClip) -> float:
     """Share of the first prototype's activation that the clip keeps without the box."""
     whole, _, hidden = of.box_activations
     return hidden / max(whole, LEAST)
+
+
+def hangs_on(of: ExplainedClip, trait: str) -> float:
+    """One of the values of `evaluation.likeness.hangs_on`."""
+    return of.hangs_on[trait]
+
+
+def activation_hangs_on(of: ExplainedClip, trait: str) -> float:
+    """The same of the first prototype's activation."""
+    return of.activation_hangs_on[trait]
 
 
 def box_volume(of: ExplainedClip) -> float:
@@ -244,6 +223,12 @@ MEASURES = {
     "box_volume": Measure(
         3, 0, "share of the clip that the box holds",
         {"box"}, box_volume),
+    **{f"hangs_on_{trait}": Measure(
+        1, 0, f"share of the probability that is lost when the box {LOSSES[trait]}",
+        {"box"}, partial(hangs_on, trait=trait)) for trait in TRAITS},
+    **{f"activation_hangs_on_{trait}": Measure(
+        1, 0, f"share of the first prototype's activation that is lost when the box {LOSSES[trait]}",
+        {"box", "first prototype"}, partial(activation_hangs_on, trait=trait)) for trait in TRAITS},
     "pointing": Measure(
         3, 1, "hottest voxel in the frames of the event and the box it sweeps",
         {"truth"}, partial(location, name="pointing")),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evaluation.decisions import Spread, decision_measures
 from evaluation.faithfulness import Box, Score, deletion, kept_and_hidden, moved_box
+from evaluation.likeness import hangs_on, left
 from evaluation.localisation import Pushed, Tube, box_in_event, chance, overlap, placed, truth_mask
 from models.geometry import box_of
 from models.hipe import HIPE
@@ -69,6 +70,7 @@ class ExplainedClip:
         `clip`. moved_back: (3,) to add to a place in the clip that begins a frame later or earlier, for the same place
         in `clip`.
     random_heat: (T, H, W) by the same method of a model whose weights are shuffled.
+    normalisation: of NORMALISATIONS, of the clip.
     baseline_box: of a baseline, the shape of its box and the generator of its place, None for the middle.
     tubes: where the event is, None where it is not known or the prediction is known to be wrong. frames: (T,) of the
         clip in its video. crop: (4,) y0, x0, y1, x1 of the video's pixels that the clip shows.
@@ -84,6 +86,7 @@ class ExplainedClip:
     disturbed: Mapping[str, Tensor] = field(default_factory=dict)
     moved_by: Mapping[str, float] = field(default_factory=dict)
     random_heat: Tensor | None = None
+    normalisation: str = "kinetics"
     moved_back: Tensor | None = None
     baseline_box: tuple[Box, np.random.Generator | None] | None = None
     tubes: Sequence[Tube] | None = None
@@ -120,6 +123,19 @@ class ExplainedClip:
     def box_activations(self) -> tuple[float, float, float]:
         """Activation of the first prototype by the clip, by its box alone, and by the clip without it."""
         return kept_and_hidden(self.decision.activation, self.clip, self.box)
+
+    @cached_property
+    def hangs_on(self) -> dict[str, float]:
+        """`evaluation.likeness.hangs_on` of the probability, of changes inside the box."""
+        return self._hangs_on(self.probability)
+
+    @cached_property
+    def activation_hangs_on(self) -> dict[str, float]:
+        """The same of the first prototype's activation."""
+        return self._hangs_on(self.decision.activation)
+
+    def _hangs_on(self, score: Score) -> dict[str, float]:
+        return hangs_on(left(score, self.clip, self.box, normalisation=self.normalisation, seed=self.seed))
 
     @cached_property
     def location(self) -> dict[str, float]:

@@ -148,6 +148,7 @@ class _Narrator:
             "seconds": _seconds(box[0], box[3], fps),
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
+            "hangs_on": {trait: _rounded(share, 4) for trait, share in evidence.hangs_on.items()},
             "source": self._source(match),
             "heat": UPSAMPLE if match.by_similarity else self.heat,
         }
@@ -282,7 +283,8 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         clip = normalise(pixels, clips.normalisation)
         heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
         matches = match_output(model, window.output, size, levels, settings.k, record=record, leaf=leaf, heat_of=heat)
-        evidence = _evidence(model, clip, [match for level in matches for match in level.matches], settings.batch_size)
+        evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
+                             clips.normalisation, settings.batch_size)
         try:
             fps = clips.reader.info(video.path).fps
         except ValueError:  # this window could be read, though not the whole video
@@ -317,11 +319,12 @@ def _heat(model: HIPE, clip: Tensor, settings: ExplanationSettings, prototype: i
                    options=settings.heat_options)
 
 
-def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], batch_size: int) -> dict[int, Evidence]:
-    """By prototype, what is left of its activation with its box alone and without it."""
+def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], normalisation: str,
+              batch_size: int) -> dict[int, Evidence]:
+    """By prototype, what is left of its activation with its box alone, without it, and with the box changed."""
     evidence = kept_activation(lambda clips: model(_as_weights(clips)).activations, clip,
                                [match.box for match in matches], [match.prototype for match in matches],
-                               batch_size=batch_size)
+                               normalisation=normalisation, batch_size=batch_size)
     return {match.prototype: held for match, held in zip(matches, evidence, strict=True)}
 
 

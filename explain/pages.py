@@ -68,7 +68,8 @@ def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "rate": rate, "signed": signed, "above": above,
-                            "share": wording.share, "judgement": wording.judgement, "unlike": wording.unlike,
+                            "share": wording.share, "judgement": wording.judgement,
+                            "hangs_on_words": wording.hangs_on_words, "unlike": wording.unlike,
                             "closeness": wording.closeness, "typicality": wording.typicality,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}

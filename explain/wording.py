@@ -1,5 +1,6 @@
 """Sentences about the numbers of a card, which hold for every score."""
 
+from evaluation.likeness import LOSSES
 from hierarchy.tree import level_name
 
 ALIKE = 0.5  # least similarity of a good match
@@ -111,3 +112,14 @@ def judgement(entry: dict, siblings: int) -> tuple[str, str]:
         return "good", "A good match, and it counts."
     distance = f"videos of {node} come much nearer" if resembles else "it is not much like its patch"
     return "poor", f"It counts, but {distance}: do not take the pictures for the reason."
+
+
+def hangs_on_words(entry: dict) -> str:
+    """What the match of a card hangs on inside its box, most of all first; empty for explanations that do not tell."""
+    shares = entry.get("hangs_on") or {}
+    order = sorted(shares, key=shares.get, reverse=True)
+    if not order:
+        return ""
+    parts = ", ".join(f"{trait} {100 * shares[trait]:.0f}{NARROW}%" for trait in order)
+    return (f"What the match hangs on: {parts} (the share that is lost when the box "
+            f"{', '.join(LOSSES[trait] for trait in order)}).")

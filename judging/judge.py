@@ -263,7 +263,7 @@ class Judge:
             tubes=tubes if self.right(scene, level) or scene.video.label < 0 else None, frames=scene.frames,
             crop=scene.crop, decision=decision,
             random_order=np.random.default_rng(self._seed(name, "set")) if random else None,
-            way=self.truth.ways.get(name))
+            way=self.truth.ways.get(name), normalisation=self.clips.normalisation)
 
     def _event(self, scene: Scene) -> Tensor | None:
         """(T, H, W) 1 where the event is in a scene's clip, None where it is not there or not known."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evaluation.faithfulness import blurred
-from explain.evidence import Evidence, box_masks, kept_activation
+from explain.evidence import ON_CARDS, Evidence, box_masks, kept_activation
 
 SIZE = (6, 24, 30)
 REGIONS = [(1, 2, 3, 4, 8, 13), (2, 12, 15, 6, 20, 28)]  # of prototypes 0 and 1
@@ -39,8 +39,8 @@ def test_a_perfect_box_keeps_all_and_an_inverted_one_nothing_but_the_blur():
     clip = clip_of(*REGIONS)
     left = [brightness(blurred(clip), box) / brightness(clip, box) for box in REGIONS]
     assert max(left) < 0.6
-    perfect = kept_activation(Regions(), clip, REGIONS, [0, 1])
-    swapped = kept_activation(Regions(), clip, REGIONS[::-1], [0, 1])
+    perfect = kept_activation(Regions(), clip, REGIONS, [0, 1], normalisation="i3d")
+    swapped = kept_activation(Regions(), clip, REGIONS[::-1], [0, 1], normalisation="i3d")
     for i in (0, 1):
         assert perfect[i].box_only == pytest.approx(1) and perfect[i].box_hidden == pytest.approx(left[i])
         assert swapped[i].box_hidden == pytest.approx(1) and swapped[i].box_only == pytest.approx(left[i])
@@ -52,7 +52,7 @@ def test_half_a_box_keeps_half_of_what_the_blur_takes():
     t0, y0, x0, t1, y1, x1 = REGIONS[0]
     half = (t0, y0, x0, t1, y1, (x0 + x1) // 2)
     left, right = (brightness(blurred(clip), box) for box in (half, (t0, y0, half[5], t1, y1, x1)))
-    (found,) = kept_activation(Regions(), clip, [half], [0])
+    (found,) = kept_activation(Regions(), clip, [half], [0], normalisation="i3d")
     assert found.box_only == pytest.approx((1 + right) / 2) and found.box_hidden == pytest.approx((left + 1) / 2)
 
 
@@ -65,7 +65,7 @@ def test_random_boxes_keep_what_they_hold_of_the_region():
     for prototype, (t0, y0, x0, t1, y1, x1) in enumerate(REGIONS):
         region = (slice(None), slice(t0, t1), slice(y0, y1), slice(x0, x1))
         for box, mask, found in zip(boxes, box_masks(boxes, SIZE), kept_activation(
-                Regions(), clip, boxes, [prototype] * len(boxes)), strict=True):
+                Regions(), clip, boxes, [prototype] * len(boxes), normalisation="i3d"), strict=True):
             kept, gone = (float(torch.where(some, clip, dark)[region].mean()) for some in (mask, ~mask))
             assert found.box_only == pytest.approx(kept) and found.box_hidden == pytest.approx(gone), box
             assert found.holds == (kept > gone)
@@ -73,8 +73,9 @@ def test_random_boxes_keep_what_they_hold_of_the_region():
 
 def test_boxes_that_are_the_same_are_shown_once():
     model = Regions()
-    found = kept_activation(model, clip_of(*REGIONS), [REGIONS[0]] * 5, [0, 1, 0, 1, 0], batch_size=2)
-    assert model.seen == 3  # the clip, the box alone, all but the box
+    found = kept_activation(model, clip_of(*REGIONS), [REGIONS[0]] * 5, [0, 1, 0, 1, 0], batch_size=2,
+                            normalisation="i3d")
+    assert model.seen == 3 + len(ON_CARDS)  # the clip, the box alone, all but the box, the box changed
     assert found[0] == found[2] == found[4] and found[1] == found[3] and found[0].holds and not found[1].holds
 
 
