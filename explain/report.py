@@ -22,6 +22,7 @@ from explain.results_folder import (
     read_explanations,
     read_json,
     stories_of,
+    top_patches,
 )
 from hierarchy.tree import Hierarchy
 
@@ -171,7 +172,8 @@ def write_report(results: Path) -> Path:
         pictures = Pictures(results, results / REPORT)
         stories = stories_of(explanations, pictures)
         tree = class_tree(predictions, prototypes, metrics)
-        forest = forest_of(tree, metrics, prototypes, pictures) if tree else []
+        sheets = top_patches(results, results / REPORT)
+        forest = forest_of(tree, metrics, prototypes, pictures, sheets) if tree else []
         levels = {level["level"]: level["name"] for level in (metrics or {}).get("levels", ())}
         newest = max(results.glob("save_*.pth"), key=lambda path: path.stat().st_mtime, default=None)
         pages.write_template(

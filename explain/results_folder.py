@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from explain import pages
 from explain.names import PARTS, picture_name
 from hierarchy.tree import Hierarchy
 
+TOP_PATCHES = "top_patches"  # folder, and name of the JSON in it
 FOLDERS = ("local_analysis", "local_analysis_parents")  # where explanations are looked for
 
 
@@ -51,6 +52,16 @@ class Pictures:
         return Picture(self.link(moving), self.link(still)) if moving.is_file() and still.is_file() else None
 
 
+def top_patches(results: Path, page: Path) -> dict[tuple[int, str | None], dict]:
+    """What util_scripts.top_patches wrote, by prototype and the video that it comes from: the sheet's address from the
+    page, and what its rows are of."""
+    entries = read_json(results / TOP_PATCHES / f"{TOP_PATCHES}.json") or []
+    return {(entry["prototype"], entry["source"]): {
+        "address": pages.address(results / TOP_PATCHES / entry["sheet"], page),
+        "rows": ["all classes", *(name for name, of in entry["children"].items() if of)]}
+        for entry in entries if (results / TOP_PATCHES / entry["sheet"]).is_file()}
+
+
 def _last_push(results: Path) -> int | None:
     """The epoch of the newest push in metrics.jsonl."""
     log = results / "metrics.jsonl"
@@ -82,8 +93,13 @@ class Node:
     children: list["Node"] = field(default_factory=list)
 
 
-def forest_of(tree: Hierarchy, metrics: dict | None, prototypes: Iterable[dict], pictures: Pictures) -> list[Node]:
-    """The topmost nodes, with their descendants and prototypes."""
+def forest_of(tree: Hierarchy, metrics: dict | None, prototypes: Iterable[dict], pictures: Pictures,
+              sheets: Mapping[tuple[int, str | None], dict]) -> list[Node]:
+    """The topmost nodes, with their descendants and prototypes.
+
+    Args:
+        sheets: as `top_patches` has them.
+    """
     measured = {tuple(node["path"]): node for node in (metrics or {}).get("nodes", ())}
     nodes = []
     for i in range(len(tree)):
@@ -94,6 +110,7 @@ def forest_of(tree: Hierarchy, metrics: dict | None, prototypes: Iterable[dict],
     for prototype in prototypes:
         if (node := by_path.get(tuple(prototype["node"]))) is not None:
             node.prototypes.append({**prototype, "picture": pictures.of.get(prototype["prototype"]),
+                                    "sheet": sheets.get((prototype["prototype"], prototype["video"])),
                                     "stands_for": len(prototype.get("stands_for", [prototype]))})
     for node in nodes:
         if len(node.path) > 1:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from models.geometry import box_of, box_to_source, cell_centre, points_to_source
 from models.hipe import HIPE
 from training.distributed import World
 from training.features import KeptFeatures, Shelf, size_of_clips, trunk_features, valid_clips
+from training.nearest import Nearest
 from training.precision import Precision
 
 
@@ -140,7 +140,7 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     layer = model.prototype_layer
     level = model.level_of[layer.node_of]  # (P,)
     n_prototypes, channels = layer.prototypes.shape
-    nearest = _Nearest(layer.group_of, 1 if repeats else layer.per_node)
+    nearest = Nearest(layer.group_of, 1 if repeats else layer.per_node)
     grid = clip_size = None
     shelf = Shelf(n_clips, budget, folder)
     model.eval()
@@ -176,78 +176,3 @@ def push(model: HIPE, loader: Iterable[dict], *, names: Sequence[str], device: t
     record = PushRecord(epoch=epoch, video=video, maps=maps, clip_size=clip_size, stride=tuple(model.trunk.stride),
                         offset=model.offset, **places)
     return record, kept
-
-
-class _Nearest:
-    """The n nearest videos to each of P prototypes, with the nearest patch of each: rows (P, n, ...), nearest first.
-
-    Of two clips at the same distance the earlier one comes first; an infinite distance marks an empty place.
-    """
-
-    def __init__(self, group_of: Tensor, n: int) -> None:
-        self.n, self.group_of, n_prototypes, device = n, group_of, len(group_of), group_of.device
-        self.rows = {"distance": torch.full((n_prototypes, n), torch.inf, device=device),
-                     "video": torch.full((n_prototypes, n), -1, device=device)}
-
-    def add(self, distances: Tensor, cells: Tensor, features: Tensor, batch: dict, first: int) -> None:
-        """Add a batch.
-
-        Args:
-            distances, cells: (B, P), distances infinite for clips outside a prototype's node. features: (B, S, C, N).
-            first: row of the batch's first clip among the stored features.
-        """
-        which = (distances < self.rows["distance"][:, -1]).any(0).nonzero()[:, 0]  # (c,): prototypes with a nearer clip
-        places = {name: batch[name].to(distances.device) for name in ("video", "item", "frames", "crop")}
-        videos = torch.cat([self.rows["video"][which], places["video"].expand(len(which), -1)], 1)  # (c, n + B)
-        near = torch.cat([self.rows["distance"][which], distances.T[which]], 1)
-        near, order = near.masked_fill(_not_nearest(near, videos), torch.inf).sort(dim=1, stable=True)
-        near, order = near[:, :self.n], order[:, :self.n]
-        clip, line = (order - self.n).clamp(min=0), torch.arange(len(which), device=order.device)[:, None]
-        cell = cells[clip, which[:, None]]
-        rows = {name: values[clip] for name, values in places.items()} | {
-            "distance": near, "cell": cell, "feature_row": clip + first,
-            "patch": features[clip, self.group_of[which, None], :, cell].float()}  # (c, n, C)
-        for name, values in rows.items():
-            if name not in self.rows:
-                self.rows[name] = values.new_zeros(*self.rows["distance"].shape, *values.shape[2:])
-            older = (order < self.n).view(*order.shape, *[1] * (values.dim() - 2))
-            before = self.rows[name][which][line, order.clamp(max=self.n - 1)]
-            self.rows[name][which] = torch.where(older, before, values) if name != "distance" else values
-
-    def choose(self, world: World, node_of: Tensor, *, repeats: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Choose one patch for each prototype among those of all processes.
-
-        Args:
-            node_of: (P,). repeats: whether prototypes of a node may share a patch.
-        Returns:
-            (P,) bool, whether the patch is of this process's clips; and where it is, its rows (P, ...).
-        """
-        rows = {name: world.stack(self.rows[name]).transpose(0, 1).flatten(1, 2).cpu()  # (P, size n, ...)
-                for name in ("distance", "item", "video", "cell", "frames")}
-        distance, item = rows["distance"].numpy(), rows["item"].numpy()
-        prototype, slot = np.nonzero(np.isfinite(distance))
-        order = np.lexsort((prototype, item[prototype, slot], distance[prototype, slot]))
-        node, chosen = node_of.tolist(), [-1] * len(distance)
-        taken, seen = set(), set()
-        for p, i in zip(prototype[order].tolist(), slot[order].tolist(), strict=True):
-            video = int(rows["video"][p, i])
-            if chosen[p] >= 0 or (p, video) in seen:  # another process has a nearer clip of the video
-                continue
-            patch = (node[p], video, int(rows["cell"][p, i]), *rows["frames"][p, i].tolist())
-            if repeats or patch not in taken:
-                chosen[p] = i
-                taken.add(patch)
-            seen.add((p, video))
-        nearest = np.lexsort((item, distance), axis=1)[:, 0]  # of a node with fewer videos than prototypes
-        pick = torch.tensor([int(nearest[p]) if i < 0 else i for p, i in enumerate(chosen)],
-                            device=self.rows["distance"].device)
-        line = torch.arange(len(pick), device=pick.device)
-        return pick // self.n == world.rank, {name: own[line, pick % self.n] for name, own in self.rows.items()}
-
-
-def _not_nearest(distances: Tensor, videos: Tensor) -> Tensor:
-    """Whether a row has a nearer clip of the same video, or an earlier one at the same distance: -> (c, m) bool."""
-    order = distances.sort(dim=1, stable=True).indices
-    sorted_videos = videos.gather(1, order)
-    again = (sorted_videos[:, :, None] == sorted_videos[:, None, :]).tril(-1).any(2)
-    return torch.empty_like(again).scatter_(1, order, again)
