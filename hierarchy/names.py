@@ -47,8 +47,8 @@ class AmbiguousName(ValueError):
     """A name that fits several others, which differ from each other in nothing that is compared."""
 
     def __init__(self, name: str, others: list[str]) -> None:
-        super().__init__(f"{name!r} could be {' or '.join(map(repr, others[:3]))}, which differ only in case, blanks or "
-                         "punctuation; spell it like one of them")
+        super().__init__(f"{name!r} could be {' or '.join(map(repr, others[:3]))}, for case, blanks and punctuation do "
+                         "not count; spell it like one of them, or rename these")
         self.name, self.others = name, others
 
     def __reduce__(self) -> tuple:

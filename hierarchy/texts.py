@@ -29,8 +29,8 @@ def _decoded(path: Path, missing: str, remedy: str) -> str:
         text = content[len(mark):].decode(encoding)
     except UnicodeDecodeError as error:
         before = error.object[:error.start].decode(encoding, "replace")
-        raise ValueError(f"{path}:{len(_lines_of(before))}: not text in {encoding.upper()} ({error.reason}); save it as "
-                         f"UTF-8{_or(remedy)}") from error
+        raise ValueError(f"{path}:{len(_lines_of(before))}: not text in {encoding.upper()} ({error.reason}); save it "
+                         f"as UTF-8{_or(remedy)}") from error
     if "\0" in text:
         line = len(_lines_of(text[:text.index("\0")]))
         raise ValueError(f"{path}:{line}: holds zero bytes, as no text in UTF-8 does; save it as UTF-8{_or(remedy)}")
@@ -139,6 +139,6 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, missing: str
         columns = rows.pop(0)[1] if rows else ()
     for line, cells in rows:
         if len(cells) < len(columns):
-            raise ValueError(f"{path}:{line}: {len(columns) - len(cells)} of {len(columns)} cells are missing; expected "
-                             f"{', '.join(columns)}{_or(remedy).replace(', or', ';', 1)}")
+            lacking = f"{len(columns) - len(cells)} of {len(columns)} cells are missing"
+            raise ValueError(f"{path}:{line}: {lacking}; expected {','.join(columns)}" + f"; {remedy}" * bool(remedy))
     return [(line, dict(zip(columns, cells, strict=False))) for line, cells in rows]

@@ -1,6 +1,5 @@
 """How every script of the project reports bad input: one sentence and exit code 2."""
 
-import argparse
 import contextlib
 import errno
 import sys
@@ -10,12 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import NoReturn
 
+from options.words import FlagParser
 
-class CommandLine(argparse.ArgumentParser):
+
+class CommandLine(FlagParser):
     """A script's flags; one that is wrong is a sentence and exit code 2, as all else, and not the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+        message = f"{message.removeprefix('argument ')}{self.suggestion(message)}"
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
