@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # before another package called datasets
+
 from options.errors import user_errors
 from options.flags import READERS, device_flags, model_flags
 from options.parsing import Names, asks_for_help, parse_given, parser_of

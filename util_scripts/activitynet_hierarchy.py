@@ -5,7 +5,10 @@ Branches that are shorter than the longest are made even by repeating their lowe
 
 import argparse
 import csv
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy

@@ -6,7 +6,10 @@ lines `clip action verb noun`, numbers from 1. A clip lies in the folder of its 
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from options.errors import CommandLine, user_errors
 from util_scripts.annotating import Listed, read_lines, write_annotation

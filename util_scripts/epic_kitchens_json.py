@@ -5,7 +5,10 @@ and EPIC_100_test_timestamps.csv if there. A class is a verb, a noun, or both. F
 frames, so frames are to be taken without --fps. A video is called `P01/P01_01`, or `P01/videos/P01_01` as downloaded.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.on_disk import VideoFolder
 from options.errors import user_errors

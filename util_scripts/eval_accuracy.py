@@ -1,8 +1,11 @@
 """Accuracy of a result file by level: class, sibling (the parent is right), cousin (the grandparent is right)."""
 
+import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.annotation import read_annotation, subset_of
 from evaluation.recognition import accuracy_per_level

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets import DATASETS
 from datasets.folders import Walk, tell_endings, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS

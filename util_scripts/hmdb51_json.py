@@ -5,7 +5,10 @@ Lists are called <class>_test_splitN.txt, with lines `video.avi 1`: 1 to train o
 
 import argparse
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from options.errors import CommandLine, user_errors
 from util_scripts.annotating import Listed, read_lines, write_annotation

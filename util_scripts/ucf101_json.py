@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets.on_disk import VideoFolder, of_class
 from hierarchy.names import normalise
 from hierarchy.texts import read_lines

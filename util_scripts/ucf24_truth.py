@@ -27,6 +27,8 @@ from typing import Any
 import numpy as np
 import scipy.io
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets.on_disk import VideoFolder, of_class
 from datasets.reading import VideoInfo
 from models.arrays import read_arrays
