@@ -136,7 +136,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, missing: str
     fits = None if columns is None else lambda cells: len(cells) >= len(columns)
     rows = read_rows(path, fits=fits, missing=missing, remedy=remedy)
     if columns is None:
-        columns = rows.pop(0)[1] if rows else ()
+        columns = rows.pop(0)[1] if rows else []
+        while columns and not columns[-1]:  # as spreadsheets leave them
+            columns.pop()
     for line, cells in rows:
         if len(cells) < len(columns):
             lacking = f"{len(columns) - len(cells)} of {len(columns)} cells are missing"

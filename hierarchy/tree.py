@@ -98,8 +98,9 @@ class Hierarchy:
         rows, lines = [], []
         for line, cells in read_rows(path, fits=lambda cells: root in cells,
                                      missing=f"there is no such class tree; give a CSV of lines {form}"):
-            while not cells[-1]:
-                cells.pop()
+            filled = max(i for i, cell in enumerate(cells) if cell) + 1
+            if cells[filled - 1] == root:
+                del cells[filled:]
             if cells[-1] != root:
                 raise ValueError(f"{path}:{line}: the last cell is {cells[-1]!r}, but every line must end with "
                                  f"{root!r} ({form}; no header)")
