@@ -71,23 +71,25 @@ class Found(NamedTuple):
     place: str = ""
 
 
-def find_videos(listed: Iterable[tuple[str, str, str]], jpg_dir: Path) -> dict[tuple[str, str], Found]:
+def find_videos(splits: Iterable[dict[str, list[tuple[str, str]]]], jpg_dir: Path) -> dict[tuple[str, str], Found]:
     """The listed videos that are on disk, by class and name.
 
     Args:
-        listed: subset, class and name of each, as often as lists name it. jpg_dir: where they lie, in class folders, in
-            folders a subset or side by side.
+        splits: subset -> (class, video), of each split. Splits spell some videos in two ways.
+        jpg_dir: where they lie, in class folders, in folders a subset or side by side.
     """
-    subset_of = {(label, name): subset for subset, label, name in listed}
-    paths = VideoFolder(jpg_dir).find_all(of_class(name, label, subset) for (label, name), subset in subset_of.items())
-    there = {video: Path(path) for video, path in zip(subset_of, paths, strict=True) if path is not None}
+    folder, there = VideoFolder(jpg_dir), {}
+    for lists in splits:
+        subset_of = {video: subset for subset, entries in lists.items() for video in entries}
+        paths = folder.find_all(of_class(name, label, subset) for (label, name), subset in subset_of.items())
+        there |= {video: Path(path) for video, path in zip(subset_of, paths, strict=True) if path is not None}
     places = {video: place_of(path, jpg_dir) for video, path in there.items()}
     keys = distinct_keys((place.rpartition("/")[2], place) for place in places.values())  # as they are spelt on disk
     found = {}
     for video, path in there.items():
-        folder, _, name = places[video].rpartition("/")
+        of, _, name = places[video].rpartition("/")
         key = keys[name, places[video]]
-        in_class = normalise(folder) == normalise(video[0]) and key == name
+        in_class = normalise(of) == normalise(video[0]) and key == name
         found[video] = Found(path, key, "" if in_class else places[video])
     return found
 
@@ -127,12 +129,12 @@ def main(argv: list[str] | None = None) -> None:
         splits = {n: {subset: read_list(args.annotation_dir / f"{kind}list{n}.txt", classes)
                       for kind, subset in (("train", "training"), ("test", "validation"))}
                   for n in find_splits(args.annotation_dir)}
-        listed = [(subset, *video) for lists in splits.values() for subset, entries in lists.items()
-                  for video in entries]
-        found = find_videos(listed, args.jpg_dir)
+        found = find_videos(splits.values(), args.jpg_dir)
         if not found:
-            raise FileNotFoundError(f"{args.jpg_dir}: none of the {len({video[1:] for video in listed})} listed videos "
-                                    "is here; prepare them with util_scripts.generate_video_jpgs, as Class/video")
+            listed = {(label, normalise(name)) for lists in splits.values() for entries in lists.values()
+                      for label, name in entries}
+            raise FileNotFoundError(f"{args.jpg_dir}: none of the {len(listed)} listed videos is here; prepare them "
+                                    "with util_scripts.generate_video_jpgs, as Class/video")
         n_frames, broken = count_frames({video.path for video in found.values()})
         for sentence in broken:
             print(f"left out: {sentence}", file=sys.stderr)
