@@ -42,8 +42,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add("--video_path", help="folder of the checkpoint's videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
     add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
-    add("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation, which may begin with "
-                                                       "a hyphen")
+    add("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation or in --videos_dir, "
+                                                       "which may begin with a hyphen")
     add("--n_videos", type=AMOUNT, default=4,
         help="how many, spread over the classes; 0 for all (default: 4, of --videos_dir all)")
     add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")

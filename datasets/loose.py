@@ -1,8 +1,9 @@
 """Videos without an annotation: video files and folders of pictures, and folders of those."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from datasets.folders import Walk, tell_endings, tell_unreadable
@@ -94,6 +95,13 @@ def labelled(paths: Sequence[Path], folder: Path, hierarchy: Hierarchy) -> Loose
             unknown.append(path)
         videos.append(Video(own.name, path, index, "testing", 0, (0, 0)))
     return LooseVideos(videos, unknown)
+
+
+def by_place(videos: Sequence[Video], folder: Path) -> list[Video]:
+    """The same videos, of which those that share a name are called by their place in a folder, such as `Bend/001`."""
+    counts = Counter(video.name for video in videos)
+    return [video if counts[video.name] == 1 or video.path == folder else
+            replace(video, name=video.path.relative_to(folder).with_name(video.name).as_posix()) for video in videos]
 
 
 def videos_in(folder: Path, hierarchy: Hierarchy) -> LooseVideos:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from attribution import METHODS
-from datasets.loose import videos_in
+from datasets.loose import by_place, videos_in
 from datasets.reading import CachedReader
 from datasets.reading.loose import LooseFiles
 from datasets.sampling import SlidingWindows, SpreadWindows
@@ -127,9 +127,7 @@ def chosen_videos(videos: Sequence[Video], folder: Path, names: Sequence[str] | 
     Raises:
         ValueError: for a name that is not there, or one that two videos in one folder have.
     """
-    counts = Counter(video.name for video in videos)
-    videos = [video if counts[video.name] == 1 else
-              replace(video, name=video.path.relative_to(folder).with_name(video.name).as_posix()) for video in videos]
+    videos = by_place(videos, folder)
     counts = Counter(video.name for video in videos)
     if twice := [video for video in videos if counts[video.name] > 1]:
         raise ValueError(f"{folder}: {twice[0].path} and {twice[1].path} have one name, by which the truth and the "

@@ -16,7 +16,7 @@ from datasets.loose import videos_in
 from hierarchy.tree import Hierarchy
 from run.choosing import choose
 from run.judging_trunk import chosen_videos
-from util_scripts import eval_accuracy, generate_video_jpgs, hmdb51_json, kinetics_json
+from util_scripts import eval_accuracy, generate_video_jpgs, hmdb51_json, kinetics_json, ucf101_json
 
 CLASSES = ("Bend", "Jump", "跑步")
 
@@ -111,7 +111,7 @@ def test_a_training_video_without_annotations_is_refused(tmp_path):
 def test_two_classes_that_differ_in_nothing_that_counts(tmp_path, capsys):
     root = write_twice_named(tmp_path)
     (root / "lists" / "classInd.txt").write_text("1 Ping-pong\n2 ping pong\n")
-    assert "'Ping-pong'" in quits(capsys, annotations, root / "lists", root / "avi", root)
+    assert "'Ping-pong'" in quits(capsys, ucf101_json.main, root / "lists", root / "avi", root)
 
 
 # --- folders of videos without an annotation
@@ -161,12 +161,17 @@ def test_a_folder_as_it_comes_is_explained(root, tmp_path, capsys):
                  "__MACOSX/001.avi", "Bend/@eaDir/001.avi", "notes.txt"):
         (clips / name).parent.mkdir(exist_ok=True)
         (clips / name).write_bytes(b"0")
-    call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(clips), "--out", str(tmp_path / "out"))
+    with pytest.warns(RuntimeWarning, match="left out") as warned:
+        call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(clips), "--out", str(tmp_path / "out"))
+    assert sorted(name for one in warned for name in ("broken.avi", "empty.mp4") if name in str(one.message)) == [
+        "broken.avi", "empty.mp4"]
     said = capsys.readouterr()
     assert "4 clips explained" in said.out
-    assert sum("broken.avi" in line for line in said.err.splitlines()) == 1 and "empty.mp4" in said.err
     assert sum("their true class is not known" in line for line in said.err.splitlines()) == 1
     assert sum("notes" in line or ".txt 1" in line for line in said.err.splitlines()) == 1
+    call(root, f"{TRUNK_LINE} --vis_method random --videos -abc Bend/001", "--out", str(tmp_path / "some"), "--videos_dir",
+         str(clips))
+    assert {path.stem for path in tmp_path.glob("some/random/resnet-10/*.npy")} == {"-abc", "001"}
     made = {path.stem for path in tmp_path.glob("out/random/resnet-10/*.npy")}
     assert made == {"Bend 001.avi", "Jump 001.avi", "-abc", "跑步-🏃"}
     assert "跑步-🏃" in (tmp_path / "out" / "resnet-10.html").read_text(encoding="utf-8")

@@ -42,7 +42,8 @@ def read_list(path: Path, classes: list[str]) -> list[tuple[str, str]]:
     entries = []
     for line, text in read_lines(path, missing=MISSING, remedy=REMEDY):
         # Only a number at the end is the label: names may hold spaces.
-        folder, _, file = re.sub(r"\s+\d+$", "", text).rpartition("/")
+        place = re.sub(r"\s+\d+$", "", text)
+        folder, _, file = (place if "/" in place else place.replace("\\", "/")).rpartition("/")  # written on Windows
         label = spelling.get(normalise(folder.rpartition("/")[2]))
         if label is None or not file:
             raise ValueError(f"{path}:{line}: expected Class/video.avi of a class in classInd.txt, got {text!r}")
