@@ -169,9 +169,9 @@ def read_annotated_videos(annotation_path: Path, video_path: Path, hierarchy: Hi
         raise ValueError(f"{annotation_path}: no video in it; write it again with {WRITERS}")
     names = (entry.label for entry in entries.values() if entry.label is not None)
     labels = labels_of(names, hierarchy, annotation_path) | {None: -1}
-    wanted = [at_place(entry.place, elsewhere=False) if entry.place else
+    wanted = (at_place(entry.place, elsewhere=False) if entry.place else
               of_class(name, entry.label, entry.subset, anywhere=entry.label is None)
-              for name, entry in entries.items()]
+              for name, entry in entries.items())
     paths = VideoFolder(video_path, file_type=file_type, classes=hierarchy.names[:hierarchy.n_leaves]).find_all(wanted)
     videos, missing = [], []
     for (name, (subset, label, segment, _, n_frames)), path in zip(entries.items(), paths, strict=True):

@@ -52,6 +52,8 @@ def of_class(name: str, label: str | None, subset: str = "", *, anywhere: bool =
         label: class, None or "" where it is not known. subset: training, validation, testing or "".
         anywhere: at last, look in the folders of all classes.
     """
+    if "/" not in name and label and not anywhere:
+        return Wanted(name, _ways((label,), subset))
     folder, _, own = name.rpartition("/")
     return Wanted(own, _ways(tuple(folder.split("/")) if folder else (label,) if label else (), subset,
                              anywhere=anywhere and not folder))
@@ -109,25 +111,33 @@ class VideoFolder:
 
         A video that is meant exactly is not taken for another one, too, whose name differs from it.
         """
-        wanted = list(wanted)
-        paths: list[str | None] = [None] * len(wanted)
-        is_exact = bytearray(len(wanted))
-        first: dict[str, int] = {}  # of each path that a name is only like, who is
-        shared: set[str] = set()  # of these, those that several are like
+        paths: list[str | None] = []
+        vague: dict[int, Wanted] = {}  # those that are only like the name of their path
+        first: dict[str, Wanted] = {}  # of each of these paths
+        shared: set[str] = set()  # paths that several are like
         ambiguous: list[str] = []
-        for i, one in enumerate(wanted):
+        searched = self._searched
+        for one in wanted:
+            name, ways = one
+            folders = searched.get(ways[0])
+            if folders is not None and len(folders) == 1 and (path := folders[0].things.get(name)) is not None:
+                paths.append(path)  # as nearly all are
+                continue
             try:
-                paths[i], is_exact[i] = path, exact = self._find(one)
+                path, is_exact = self._find(one)
             except AmbiguousName as error:
                 ambiguous.append(str(error))
-                continue
-            if path is not None and not exact and wanted[first.setdefault(path, i)] != one:
-                shared.add(path)
+                path, is_exact = None, True
+            if not is_exact:
+                vague[len(paths)] = one
+                if first.setdefault(path, one) != one:
+                    shared.add(path)
+            paths.append(path)
         if first:
-            shared |= {path for path, exact in zip(paths, is_exact, strict=True) if exact} & first.keys()
-        for i, path in enumerate(paths):
-            if path in shared and not is_exact[i]:
-                ambiguous.append(f"{wanted[i].name!r} is like {path}, which is another video or several")
+            shared |= {path for i, path in enumerate(paths) if path in first and i not in vague}
+        for i, one in vague.items():
+            if paths[i] in shared:
+                ambiguous.append(f"{one.name!r} is like {paths[i]}, which is another video or several")
                 paths[i] = None
         if ambiguous:
             print(f"warning: {self.path}: {len(ambiguous)} names are ambiguous and count as not here: {ambiguous[0]}",

@@ -169,8 +169,8 @@ def test_a_folder_as_it_comes_is_explained(root, tmp_path, capsys):
     assert "4 clips explained" in said.out
     assert sum("their true class is not known" in line for line in said.err.splitlines()) == 1
     assert sum("notes" in line or ".txt 1" in line for line in said.err.splitlines()) == 1
-    call(root, f"{TRUNK_LINE} --vis_method random --videos -abc Bend/001", "--out", str(tmp_path / "some"), "--videos_dir",
-         str(clips))
+    call(root, f"{TRUNK_LINE} --vis_method random --videos -abc Bend/001", "--videos_dir", str(clips), "--out",
+         str(tmp_path / "some"))
     assert {path.stem for path in tmp_path.glob("some/random/resnet-10/*.npy")} == {"-abc", "001"}
     made = {path.stem for path in tmp_path.glob("out/random/resnet-10/*.npy")}
     assert made == {"Bend 001.avi", "Jump 001.avi", "-abc", "跑步-🏃"}
