@@ -13,6 +13,11 @@ HIDDEN = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#rec
 NAMED = 5  # unreadable folders, and endings, that a line names
 
 
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is one that systems leave unasked, which nobody misses."""
+    return name.startswith("._") or name.casefold() in HIDDEN | {".ds_store"}
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is the system's or an editor's: .DS_Store, ._clip.mp4, .ipynb_checkpoints, Thumbs.db."""
     return name.startswith(".") or name.casefold() in HIDDEN

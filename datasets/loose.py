@@ -61,7 +61,8 @@ def paths_in(folder: Path) -> list[Path]:
             folders.clear()
             continue
         itself |= pictured
-        paths += [video for video in videos if video.exists()]
+        # a link that leads nowhere is told of when it is read; what is no file, such as a pipe, would never end
+        paths += [video for video in videos if video.is_file() or not video.exists()]
         if not results:
             others += [file for file, ending in zip(files, endings, strict=True)
                        if ending not in (*VIDEO_EXTENSIONS, *IMAGES)]

@@ -1,5 +1,6 @@
 """The class tree: its nodes, their levels and their ancestors."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ class Hierarchy:
 
         Semicolons or tabs may separate the cells, too, and empty ones may follow the root, as spreadsheets write them.
 
+        Nodes above the classes that differ only in case, blanks or punctuation cause a warning.
+
         Raises:
             FileNotFoundError: naming the file.
             ValueError: naming file and line, for a row that does not end with the root, and as the constructor.
@@ -108,7 +111,14 @@ class Hierarchy:
             lines.append(line)
         if not rows:
             raise ValueError(f"{path}: the class tree is empty; write one line class,parent,...,{root} per class")
-        return cls(rows, where=lambda row: f"{path}:{lines[row]}")
+        tree = cls(rows, where=lambda row: f"{path}:{lines[row]}")
+        spellings: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for node in tree._paths:
+            other = spellings.setdefault(tuple(map(normalise, node)), node)
+            if other != node:
+                warnings.warn(f"{path}: {' / '.join(other)} and {' / '.join(node)} are two nodes, which differ only in "
+                              "case, blanks or punctuation; spell them alike where they are one", stacklevel=2)
+        return tree
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[str]]) -> "Hierarchy":

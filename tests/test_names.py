@@ -58,3 +58,9 @@ def test_classes_of_a_tree_are_found_by_any_spelling():
     assert tree.find("Ping") is None
     with pytest.raises(ValueError, match="row 1.*'ping pong'.*row 0.*'Ping-pong'"):
         Hierarchy([["Ping-pong"], ["ping pong"]])
+
+
+def test_parents_of_two_spellings_are_two_nodes_and_told(tmp_path):
+    (tmp_path / "tree.csv").write_text("row,Water sports,Root\nswim,Water Sports,Root\n")
+    with pytest.warns(UserWarning, match="Water sports and Water Sports"):
+        assert len(Hierarchy.from_csv(tmp_path / "tree.csv").levels[1]) == 2

@@ -1,6 +1,7 @@
 """Names of videos as people have them, from files to explanations: in two classes, with hyphens, in any script."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -157,14 +158,16 @@ def test_a_folder_as_it_comes_is_explained(root, tmp_path, capsys):
         write_video(clips / name, shades(9))
     (clips / "broken.avi").write_bytes(b"no video")
     (clips / "empty.mp4").touch()
+    (clips / "link.mp4").symlink_to(clips / "nowhere.mp4")
+    os.mkfifo(clips / "pipe.mp4")
     for name in (".ipynb_checkpoints/a-checkpoint.avi", "._001.avi", ".DS_Store", "Thumbs.db", "desktop.ini",
                  "__MACOSX/001.avi", "Bend/@eaDir/001.avi", "notes.txt"):
         (clips / name).parent.mkdir(exist_ok=True)
         (clips / name).write_bytes(b"0")
     with pytest.warns(RuntimeWarning, match="left out") as warned:
         call(root, f"{TRUNK_LINE} --vis_method random", "--videos_dir", str(clips), "--out", str(tmp_path / "out"))
-    assert sorted(name for one in warned for name in ("broken.avi", "empty.mp4") if name in str(one.message)) == [
-        "broken.avi", "empty.mp4"]
+    assert sorted(name for one in warned for name in ("broken.avi", "empty.mp4", "link.mp4")
+                  if name in str(one.message)) == ["broken.avi", "empty.mp4", "link.mp4"]
     said = capsys.readouterr()
     assert "4 clips explained" in said.out
     assert sum("their true class is not known" in line for line in said.err.splitlines()) == 1

@@ -81,7 +81,7 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
                 others.append(file.name)
             elif class_folders and depth == 0:
                 stray.append(file.name)
-            elif file.is_file():
+            elif file.is_file() or not file.exists():  # a link that leads nowhere is told of as a broken video
                 folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
                 if folder in jobs:
                     raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")

@@ -14,7 +14,7 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from datasets.folders import Walk, is_hidden, tell_unreadable
+from datasets.folders import Walk, is_litter, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
 from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
@@ -84,7 +84,7 @@ def check_own(folder: Path) -> None:
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg") or is_hidden(entry.name)):
+                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg") or is_litter(entry.name)):
                     raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
