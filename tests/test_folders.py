@@ -8,7 +8,7 @@ from media import shades, write_frames
 from datasets.folders import Walk
 from datasets.on_disk import VideoFolder, at_place, of_class, videos_at, videos_on_disk
 from util_scripts.generate_video_jpgs import find_jobs
-from util_scripts.storing import frame_folders
+from util_scripts.storing import check_own, frame_folders
 
 JUNK = (".DS_Store", "._a.mp4", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/a.mp4", "__MACOSX/a.mp4",
         "@eaDir/a.mp4", "thumbs.DB")
@@ -141,3 +141,11 @@ def test_a_class_folder_is_no_video(tmp_path):
 def test_decomposed_accents_of_a_file_system(tmp_path):
     touch(tmp_path, "Gro\u0308ße/u\u0308.mp4")
     assert videos_at(tmp_path, ["Größe/ü"]) == {"Größe/ü": f"{tmp_path}/Gro\u0308ße/u\u0308.mp4"}
+
+
+def test_what_systems_leave_among_frames_is_in_nobody_s_way(tmp_path):
+    folder = touch(write_frames(tmp_path / "v", shades(2)), ".DS_Store", "._image_00001.jpg", "Thumbs.db")
+    check_own(folder)
+    touch(folder, ".notes")
+    with pytest.raises(ValueError, match=".notes"):
+        check_own(folder)

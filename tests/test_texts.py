@@ -35,7 +35,7 @@ def write(request, tmp_path):
 def test_lists_of_any_encoding(write, tmp_path):
     classes = read_classes(write("classInd.txt", "1 Größe\n2\tPing-pong\n10  Two words\n"))
     assert classes == ["Größe", "Ping-pong", "Two words"]
-    listed = read_list(write("trainlist01.txt", "Größe/a b.avi 1\nping_pong/-x.avi\t2\nTwo words/c.avi\n"), classes)
+    listed = read_list(write("trainlist01.txt", "Größe/a b.avi 1\nping_pong/-x.avi\t2\nTwo words\\c.avi\n"), classes)
     assert listed == [("Größe", "a b"), ("Ping-pong", "-x"), ("Two words", "c")]
     write("run_test_split1.txt", "a b.avi 1\n-x.avi\t2\nc.avi 0\n")
     assert [video.place for video in read_splits(tmp_path)[1]] == ["run/a b", "run/-x"]
