@@ -17,6 +17,7 @@ from hierarchy.names import AmbiguousName, Names, normalise
 SUBSET_FOLDERS = {"training": ("train", "training"), "validation": ("val", "validation", "validate", "valid"),
                   "testing": ("test", "testing")}
 
+_ENDINGS = frozenset(ending for endings in EXTENSIONS.values() for ending in endings)
 CLASSES = ("*",)  # the folders of all classes
 Step = tuple[str, ...]  # names of one folder, as good as each other, or CLASSES
 Way = tuple[Step, ...]  # from the folder of the data set to that of a video
@@ -168,6 +169,9 @@ class VideoFolder:
                 raise AmbiguousName(name, hits)
             if hits:
                 return hits[0], exact and number == 0
+        stem, ending = os.path.splitext(name)
+        if ending.lower() in _ENDINGS:  # as others' annotations name files
+            return self._find(Wanted(stem, wanted.ways))
         return None, True
 
     def _holds_folders(self, path: str) -> bool:

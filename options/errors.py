@@ -24,8 +24,11 @@ class CommandLine(FlagParser):
 def user_errors() -> Iterator[None]:
     """Turn errors about what the user gave (files, names, flags) into one line on stderr and exit code 2.
 
-    Warnings are one line each, too.
+    Warnings are one line each, too. Names that the terminal's encoding lacks are printed by their code points.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # else somebody catches what is printed
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         yield

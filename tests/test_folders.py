@@ -138,6 +138,13 @@ def test_a_class_folder_is_no_video(tmp_path):
     assert folder.find_all([of_class("jump", "Run")]) == [str(tmp_path / "Jump")]
 
 
+def test_names_with_the_ending_of_a_file(tmp_path):
+    touch(tmp_path, "Run/a.avi", "Run/b.mp4.mp4")
+    assert VideoFolder(tmp_path, file_type="video").find_all([
+        of_class("a.MP4", "Run"), at_place("run/a.avi"), of_class("b.mp4", "Run"), of_class("c.avi", "Run")]) == [
+        *2 * [str(tmp_path / "Run" / "a.avi")], str(tmp_path / "Run" / "b.mp4.mp4"), None]
+
+
 def test_decomposed_accents_of_a_file_system(tmp_path):
     touch(tmp_path, "Gro\u0308ße/u\u0308.mp4")
     assert videos_at(tmp_path, ["Größe/ü"]) == {"Größe/ü": f"{tmp_path}/Gro\u0308ße/u\u0308.mp4"}

@@ -3,13 +3,15 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from attributable import TRUNK_LINE, attribution_folder, call
 from media import shades, write_frames, write_video
 from preparing import annotations, quits
-from program import CALL, MODEL, QUICK, explain_classes, refused
+from program import CALL, MODEL, QUICK, ROOT, explain_classes, refused
 from program import call as call_main
 
 from datasets.annotation import read_annotated_videos
@@ -89,6 +91,20 @@ def test_kinetics_in_any_layout(tmp_path, layout):
     assert content["database"]["-x_000001_000011"]["video"] == layout
     (video,) = read_annotated_videos(tmp_path / "k.json", tmp_path / "jpg", Hierarchy([["Air_Drumming"]]))
     assert (video.path, video.label) == (tmp_path / "jpg" / layout, 0)
+
+
+def test_names_that_a_terminal_cannot_show_end_no_script(tmp_path):
+    """A terminal of Latin letters, and a name that is no text in UTF-8."""
+    folder = tmp_path / "跑步"
+    name = os.fsdecode(b"-x\xff_000001_000011")
+    write_frames(folder / name, shades(3))
+    (folder / "train.csv").write_text("label,youtube_id,time_start,time_end\n跑步,-x,1,11\n跑步,-y,1,11\n")
+    write_frames(folder / "跑步" / "-x_000001_000011", shades(3))
+    script = ROOT / "util_scripts" / "kinetics_json.py"
+    ran = subprocess.run([sys.executable, script, folder, folder, folder / "k.json"],
+                         env=os.environ | {"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=False)
+    assert ran.returncode == 0 and b"\\u8dd1\\u6b65" in ran.stdout, ran.stderr
+    assert list(json.loads((folder / "k.json").read_text())["database"]) == ["-x_000001_000011"]
 
 
 @pytest.mark.parametrize("place", ["test/t", "t", "Run/t", "testing/t"])
