@@ -108,14 +108,19 @@ class VideoFolder:
             yield name, self._folder(path).videos.things
 
     def find_all(self, wanted: Iterable[Wanted]) -> list[str | None]:
-        """Find videos; None for what is not there, and for what could be several, which one line on stderr tells.
+        """Find videos; one line on stderr reports ambiguous names, and one the folders that cannot be read.
 
-        A video that is meant exactly is not taken for another one, too, whose name differs from it.
+        A file that matches one name exactly is not assigned to a second name that it merely resembles.
+
+        Args:
+            wanted: as `of_class` and `at_place` make them.
+        Returns:
+            a path each; None where no video matches, or where the name is ambiguous.
         """
         paths: list[str | None] = []
-        vague: dict[int, Wanted] = {}  # those that are only like the name of their path
-        first: dict[str, Wanted] = {}  # of each of these paths
-        shared: set[str] = set()  # paths that several are like
+        vague: dict[int, Wanted] = {}  # by index, those that resemble the name of their path
+        first: dict[str, Wanted] = {}  # by path, the first of these
+        shared: set[str] = set()  # paths that several names resemble
         ambiguous: list[str] = []
         searched = self._searched
         for one in wanted:
@@ -138,7 +143,7 @@ class VideoFolder:
             shared |= {path for i, path in enumerate(paths) if path in first and i not in vague}
         for i, one in vague.items():
             if paths[i] in shared:
-                ambiguous.append(f"{one.name!r} is like {paths[i]}, which is another video or several")
+                ambiguous.append(f"{one.name!r} resembles {paths[i]}, as another name of the data set does")
                 paths[i] = None
         if ambiguous:
             print(f"warning: {self.path}: {len(ambiguous)} names are ambiguous and count as not here: {ambiguous[0]}",
@@ -148,10 +153,10 @@ class VideoFolder:
         return paths
 
     def _find(self, wanted: Wanted) -> tuple[str | None, bool]:
-        """The path of a video, and whether it is exactly the one that is meant, and where it should be.
+        """The path of a video, and whether name and place both match exactly.
 
         Raises:
-            AmbiguousName: where several names are equal to it but for what is not compared.
+            AmbiguousName: where several videos match equally well.
         """
         name = wanted.name
         for number, way in enumerate(wanted.ways):
