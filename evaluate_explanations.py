@@ -6,8 +6,12 @@ which a call that was interrupted goes on.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # before another package called datasets
 
 from options.errors import user_errors
 from options.flags import READERS, device_flags, model_flags

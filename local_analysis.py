@@ -1,6 +1,10 @@
 """Explain clips with the prototypes of their predicted classes."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # before another package called datasets
 
 from options.analysis import parse_analysis
 from options.errors import user_errors

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # before another package called datasets
+
 from options.errors import user_errors
 from options.flags import READERS, device_flags, model_flags
 from options.parsing import Names, asks_for_help, parse_given, parser_of
@@ -38,12 +40,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     add = group.add_argument
     add("--root_path", default=".", help="folder that relative paths hang off (default: .)")
     add("--videos_dir", help="folder of video files and folders of frames, at any depth; the name of a video's folder, "
-                             "or its own, up to the first - is the label where it is a class")
+                             "or its own, is the label where it, or what stands before one of its -, is a class")
     add("--video", type=Path, nargs="+", metavar="FILE", help="video files or frame folders whose class is not known")
     add("--video_path", help="folder of the checkpoint's videos, when it has moved")
     add("--annotation_path", help="annotation JSON, when it has moved")
     add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
-    add("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation")
+    add("--videos", nargs="+", metavar="NAME", help="videos by their names in the annotation or in --videos_dir, "
+                                                       "which may begin with a hyphen")
     add("--n_videos", type=AMOUNT, default=4,
         help="how many, spread over the classes; 0 for all (default: 4, of --videos_dir all)")
     add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")

@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # before another package called datasets
 
 from options.errors import user_errors
 from options.flags import parse_main

@@ -5,10 +5,13 @@
 
 import datetime
 import platform
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import machine
 from options.errors import CommandLine, user_errors

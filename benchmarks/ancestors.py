@@ -14,11 +14,14 @@ largest's.
 """
 
 import copy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.cached_features import CachedTrunk, FeatureBatches, load_features, train_head
 from datasets.video import Video

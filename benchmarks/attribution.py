@@ -15,12 +15,16 @@ compare.
 import argparse
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from attribution.feature_pyramid import feature_pyramid
 from attribution.masks import Degradations, SmoothMask

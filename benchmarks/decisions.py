@@ -18,12 +18,15 @@ video of the same way; and how often the evidence of the classes alone, without 
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.cached_features import CachedTrunk, FeatureBatches, load_features, train_head
 from datasets.video import Video

@@ -11,10 +11,14 @@ libraries included.
 
 import multiprocessing
 import resource
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import FIT_METHODS

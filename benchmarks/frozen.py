@@ -11,10 +11,13 @@ each, and the ratio of the seconds.
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import figures, python
 from datasets.synthetic import make_demo_dataset

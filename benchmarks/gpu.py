@@ -12,12 +12,16 @@ weight gradient, relative to their norms.
 
 import contextlib
 import statistics
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step
 from benchmarks.turns import in_turns

@@ -7,10 +7,14 @@ format each way comes to.
 """
 
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench
 from benchmarks.turns import in_turns, ratio

@@ -12,6 +12,7 @@ Where the neck has channels for each level, the published search, which knows of
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -19,6 +20,8 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench
 from models import PrototypeLayer

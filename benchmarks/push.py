@@ -8,6 +8,7 @@ turns'. Without data, JPEG files of 320 x 240 are made. Tuning and pictures, whi
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.reading import FRAME_NAME
 from datasets.video import Video

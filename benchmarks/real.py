@@ -12,6 +12,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from options.errors import CommandLine, user_errors
 
 # By name, a module with `flags(group)`, which adds the part's own flags, each beginning with the part's name, and

@@ -21,6 +21,7 @@ predictions.
 import argparse
 import itertools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from attribution import METHODS
 from benchmarks.result_tables import cells, folded, put, stored_cells

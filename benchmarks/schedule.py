@@ -11,8 +11,12 @@ training. Loading, validation and pictures count for neither. Trunk epochs are n
 
 import argparse
 import statistics
+import sys
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer
 from benchmarks.turns import in_turns

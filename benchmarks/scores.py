@@ -11,8 +11,11 @@ class. A call that was interrupted goes on where it was; --work holds its runs.
 """
 
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import demo_line, figures, on_trunk, python, trained_trunk, weizmann_line
 from hierarchy import Hierarchy, one_hot, save_embeddings

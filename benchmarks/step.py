@@ -11,8 +11,12 @@ taken, and of these the median. Only the ratio travels from one machine to anoth
 """
 
 import statistics
+import sys
+from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step, trunk_pass
 from benchmarks.turns import in_turns, ratio, table

@@ -9,7 +9,10 @@ DIR holds videos/ and ucfTrainTestlist/ in UCF-101's layout, and hierarchy.csv. 
 """
 
 import json
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import WEIZMANN, WEIZMANN_SCHEDULE, prepare_weizmann, python
 from options.errors import CommandLine, user_errors

@@ -2,15 +2,15 @@
 """
 
 import gc
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.on_disk import videos_at, videos_on_disk
+from datasets.on_disk import VideoFolder, at_place, of_class
 from datasets.video import VideoTable
+from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
 
 SUBSETS = {"train": "training", "training": "training", "val": "validation", "validation": "validation",
@@ -54,14 +54,11 @@ def load_database(path: Path, remedy: str = f"write it with {WRITERS}") -> dict:
     Raises:
         FileNotFoundError: no such file. ValueError: not such a file.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content["database"], dict):
-            raise ValueError("its database is no object")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such annotation file; {remedy}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not an annotation file; {remedy}") from error
+    content = read_json(path, missing=f"no such annotation file; {remedy}", remedy=remedy,
+                        expected="an annotation file in JSON")
+    if not isinstance(content, dict) or not isinstance(content.get("database"), dict):
+        raise ValueError(f"{path}: not an annotation file, which is an object with the videos as its \"database\"; "
+                         f"{remedy}")
     return content
 
 
@@ -72,7 +69,8 @@ def entry_of(content: object) -> Entry:
         ValueError: with the reason, where the entry is damaged.
     """
     try:
-        subset, annotation = subset_of(content["subset"]), content["annotations"]
+        subset = subset_of(content["subset"])
+        annotation = content["annotations"] if subset != "testing" else content.get("annotations") or {}
         if isinstance(annotation, list):
             seconds: dict[str, float] = {}
             for one in annotation:
@@ -146,7 +144,7 @@ def labels_of(names: Iterable[str], hierarchy: Hierarchy, annotation_path: Path)
 def subset_of(name: str) -> str:
     """The subset by any of its usual names: train, training, val, validation, test, testing."""
     try:
-        return SUBSETS[name.lower()]
+        return SUBSETS[name.strip().lower()]
     except KeyError:
         raise ValueError(f"no subset is called {name}; there are {', '.join(SUBSETS)}") from None
 
@@ -158,9 +156,9 @@ def read_annotated_videos(annotation_path: Path, video_path: Path, hierarchy: Hi
 
     Args:
         annotation_path: JSON as the *_json scripts write it.
-        video_path: the folder of class folders, or of the places that the file names.
+        video_path: the folder of class folders, or of the places that the file names; see `VideoFolder`.
         hierarchy: states the label ids; the order of the file's labels does not matter.
-        file_type: as in `videos_on_disk`, but not None.
+        file_type: as in `VideoFolder`, but not None.
         strict: a video that is not on disk is an error; else these are counted in one warning.
     Raises:
         FileNotFoundError: no such file or folder, or none of the videos. ValueError: a damaged annotation file, or a
@@ -169,14 +167,14 @@ def read_annotated_videos(annotation_path: Path, video_path: Path, hierarchy: Hi
     entries = read_annotation(annotation_path)
     if not entries:
         raise ValueError(f"{annotation_path}: no video in it; write it again with {WRITERS}")
-    placed = [entry.place for entry in entries.values() if entry.place]
-    of_class = videos_on_disk(video_path, file_type=file_type) if len(placed) < len(entries) else {}
-    at = videos_at(video_path, placed, file_type=file_type) if placed else {}
     names = (entry.label for entry in entries.values() if entry.label is not None)
     labels = labels_of(names, hierarchy, annotation_path) | {None: -1}
+    wanted = (at_place(entry.place, elsewhere=False) if entry.place else
+              of_class(name, entry.label, entry.subset, anywhere=entry.label is None)
+              for name, entry in entries.items())
+    paths = VideoFolder(video_path, file_type=file_type, classes=hierarchy.names[:hierarchy.n_leaves]).find_all(wanted)
     videos, missing = [], []
-    for name, (subset, label, segment, place, n_frames) in entries.items():
-        path = at.get(place) if place else of_class.get(((label or "").casefold(), name.casefold()))
+    for (name, (subset, label, segment, _, n_frames)), path in zip(entries.items(), paths, strict=True):
         if path is None:
             missing.append(name)
         else:

@@ -1,15 +1,17 @@
 """Videos without an annotation: video files and folders of pictures, and folders of those."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from datasets.folders import Walk, tell_endings, tell_unreadable
 from datasets.reading import VIDEO_EXTENSIONS
 from datasets.reading.loose import IMAGES
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
-HIDDEN = ("__MACOSX", "Thumbs.db", "desktop.ini")  # what systems leave in folders, beside names that begin with a dot
 RESULT = {".npy", ".gif", ".png"}  # what local_attribution.py writes of a clip and a method
 
 
@@ -24,67 +26,61 @@ class LooseVideos:
     unknown: list[Path] = field(default_factory=list)
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is the system's or an editor's: .DS_Store, ._clip.mp4, .ipynb_checkpoints, Thumbs.db."""
-    return path.name.startswith(".") or path.name in HIDDEN
-
-
-def _of_results(files: Sequence[Path]) -> bool:
+def _of_results(files: Sequence[str]) -> bool:
     """Whether local_attribution.py wrote a folder's files: heat, GIF and sheet by one name are no video's frames."""
     kinds: dict[str, set[str]] = {}
     for file in files:
-        kinds.setdefault(file.stem, set()).add(file.suffix)
-    return any(kinds[stem] >= RESULT for stem in kinds)
-
-
-def _inside(folder: Path, seen: set[Path], *, first: bool = False) -> Iterator[Path]:
-    """The video files and the folders of pictures in a folder, at any depth; links that lead back are not followed.
-
-    A folder with pictures is a video, unless there are video files beside them, or they are results of attribution;
-    the first folder only where nothing further down is one.
-
-    Args:
-        seen: folders that are not looked into, which grows.
-    """
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    entries = sorted(path for path in folder.iterdir() if not is_hidden(path))
-    files = [path for path in entries if path.suffix.lower() in VIDEO_EXTENSIONS and not path.is_dir()]
-    pictures = [path for path in entries if path.suffix.lower() in IMAGES and path.is_file()]
-    pictured = bool(pictures) and not files and not _of_results(entries)
-    if pictured and not first:
-        yield folder
-        return
-    n = 0
-    for path in entries:
-        below = _inside(path, seen) if path.is_dir() else [path] if path in files else []
-        for video in below:
-            n += 1
-            yield video
-    if pictured and n == 0:
-        yield folder
+        stem, ending = os.path.splitext(file)
+        kinds.setdefault(stem, set()).add(ending)
+    return any(of >= RESULT for of in kinds.values())
 
 
 def paths_in(folder: Path) -> list[Path]:
     """The video files and frame folders in a folder, at any depth, without results of attribution.
+
+    A folder with pictures is a video, unless there are video files beside them, or they are results of attribution;
+    `folder` itself only where nothing further down is one. Files of other endings, and folders that cannot be read, are
+    told of in a line each.
 
     Raises:
         ValueError: for a folder without any video.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; check --videos_dir")
-    paths = list(_inside(folder, set(), first=True))
+    paths: list[Path] = []
+    others: list[str] = []
+    itself = False
+    walk = Walk(folder, once=True)
+    for below, folders, files in walk:
+        endings = [os.path.splitext(file)[1].lower() for file in files]
+        videos = [below / file for file, ending in zip(files, endings, strict=True) if ending in VIDEO_EXTENSIONS]
+        results = _of_results(files)
+        pictured = any(ending in IMAGES for ending in endings) and not videos and not results
+        if pictured and below != folder:
+            paths.append(below)
+            folders.clear()
+            continue
+        itself |= pictured
+        # a link that leads nowhere is told of when it is read; what is no file, such as a pipe, would never end
+        paths += [video for video in videos if video.is_file() or not video.exists()]
+        if not results:
+            others += [file for file, ending in zip(files, endings, strict=True)
+                       if ending not in (*VIDEO_EXTENSIONS, *IMAGES)]
+    tell_unreadable(walk.unreadable)
+    if not paths and itself:
+        return [folder]
     if not paths:
         raise ValueError(f"{folder}: neither folders of pictures nor video files in it; check --videos_dir")
-    return paths
+    tell_endings(folder, others, "videos or pictures")
+    return sorted(paths)
 
 
 def labelled(paths: Sequence[Path], folder: Path, hierarchy: Hierarchy) -> LooseVideos:
     """The videos of a folder, with their classes.
 
-    The label is the name of the folder that a video is in, or else the video's own, up to the first `-`, of a video
-    that is in `folder` itself its own first; -1 where neither is a class.
+    The label is the name of the folder that a video is in, or else the video's own, of a video that is in `folder`
+    itself its own first: the whole name, or as much of it as is a class before one of its `-`; -1 where neither is a
+    class.
 
     Args:
         paths: of the videos, in `folder` at any depth, or `folder` itself.
@@ -95,11 +91,18 @@ def labelled(paths: Sequence[Path], folder: Path, hierarchy: Hierarchy) -> Loose
         names = [own.name] if path == folder else [path.parent.name, own.name]
         if path.parent == folder:
             names.reverse()
-        index = next((index for index in (_label(hierarchy, name.split("-")[0]) for name in names) if index >= 0), -1)
+        index = next((index for index in (_label(hierarchy, name) for name in names) if index >= 0), -1)
         if index < 0:
             unknown.append(path)
         videos.append(Video(own.name, path, index, "testing", 0, (0, 0)))
     return LooseVideos(videos, unknown)
+
+
+def by_place(videos: Sequence[Video], folder: Path) -> list[Video]:
+    """The same videos, of which those that share a name are called by their place in a folder, such as `Bend/001`."""
+    counts = Counter(video.name for video in videos)
+    return [video if counts[video.name] == 1 or video.path == folder else
+            replace(video, name=video.path.relative_to(folder).with_name(video.name).as_posix()) for video in videos]
 
 
 def videos_in(folder: Path, hierarchy: Hierarchy) -> LooseVideos:
@@ -108,10 +111,12 @@ def videos_in(folder: Path, hierarchy: Hierarchy) -> LooseVideos:
 
 
 def _label(hierarchy: Hierarchy, name: str) -> int:
-    try:
-        return hierarchy.label(name)
-    except ValueError:
-        return -1
+    """The class that a name begins with: all of it, else up to its last `-`, and so on; -1 where none is one."""
+    while name:
+        if (label := hierarchy.find(name)) is not None:
+            return label
+        name = name.rpartition("-")[0]
+    return -1
 
 
 def single_video(path: Path, n_frames: int) -> Video:

@@ -1,6 +1,5 @@
 """Does an explanation point at the event that makes the class? Where events are, and heat compared with that."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+
+from hierarchy.texts import read_json
 
 Parsed = TypeVar("Parsed")
 EXACTLY = (0, 0, 0)
@@ -63,10 +64,10 @@ def _tube(first_frame: int, last_frame: int, boxes_x_y_w_h: list[list[float]], *
 
 def _read(path: str | Path, parse: Callable[[dict], Parsed]) -> Parsed:
     """What `parse` makes of a truth's content; errors name the file."""
+    content = read_json(Path(path), missing="no such file; make_demo_dataset writes truth.json",
+                        expected="a file of tubes in JSON", remedy="see docs/FORMATS.md")
     try:
-        return parse(json.loads(Path(path).read_text()))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; make_demo_dataset writes truth.json") from error
+        return parse(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a file of tubes ({error}); see docs/FORMATS.md") from error
 

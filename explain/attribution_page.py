@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from explain import pages, render
+from hierarchy.lettering import lettered
 
 SHARPEST = 0.995  # share of the voxels that is drawn below full heat: a few hot ones would hide the rest
 CELL = 104  # pixels of a frame's height on a sheet
@@ -26,12 +27,9 @@ def drawn(heat: Tensor) -> Tensor:
     return heat.clamp(max=top) if top > heat.amin() else heat
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrapped(text: str, size: int, width: int) -> list[str]:
     """Lines of at most `width` pixels, broken at spaces, and within words where a word alone is too long."""
+    text, font = lettered(text, size)
     lines = [""]
     for word in text.split(" "):
         while font.getlength(word) > width:
@@ -50,7 +48,7 @@ def _margin(lines: Sequence[tuple[str, bool]], width: int) -> list[tuple[int, st
     """Lines of at most `width` pixels as (pixels from the top, words, whether it stands out); the last is the end."""
     placed, top = [], 0
     for text, strong in lines:
-        for part in _wrapped(text.replace(pages.NARROW, " "), _font(15 if strong else 13), width):  # the font lacks it
+        for part in _wrapped(text.replace(pages.NARROW, " "), 15 if strong else 13, width):  # the font lacks it
             placed.append((top, part, strong))
             top += 20 if strong else 17
         top += 3
@@ -59,7 +57,8 @@ def _margin(lines: Sequence[tuple[str, bool]], width: int) -> list[tuple[int, st
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[tuple[int, str, bool]], left: int, top: int) -> None:
     for below, text, strong in lines:
-        draw.text((left, top + below), text, INK if strong else QUIET, font=_font(15 if strong else 13))
+        shown, font = lettered(text, 15 if strong else 13)
+        draw.text((left, top + below), shown, INK if strong else QUIET, font=font)
 
 
 def heat_sheet(pixels: render.Pixels, overlay: render.Pixels, margin: Sequence[tuple[str, bool]], *, columns: int = 8,
@@ -168,7 +167,8 @@ def pyramid_picture(pixels: render.Pixels, rows: Sequence[PyramidRow], *, gap: i
             if place:
                 draw.rectangle((left(place) - 2, tops[i] - 2, left(place) + cell[1] + 1, tops[i] + CELL + 1),
                                outline=colours[i][place - 1], width=2)
-            draw.text((left(place) + 2, tops[i] + CELL + 2), f"{name} · {frame + 1}/{len(heat)}", QUIET, font=_font(11))
+            words_below, font = lettered(f"{name} · {frame + 1}/{len(heat)}", 11)
+            draw.text((left(place) + 2, tops[i] + CELL + 2), words_below, QUIET, font=font)
     return np.asarray(image)[None]
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hierarchy.hyperbolic import from_ball, to_ball
-from hierarchy.tree import Hierarchy, normalise
+from hierarchy.names import normalise
+from hierarchy.tree import Hierarchy
 
 # Nodes that the published UCF-101 embedding spells differently. It also has "X sports" and "X interaction" for X.
 ALIASES = {

@@ -4,10 +4,11 @@ import colorsys
 import math
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from hierarchy.hyperbolic import to_ball
+from hierarchy.lettering import lettered
 from hierarchy.tree import Hierarchy
 
 _RIM = 0.9  # radius of the leaves in the disk of radius 1
@@ -102,8 +103,7 @@ class _Sheet:
 
     def __init__(self, size: int, around: list[str]) -> None:
         """A sheet of size x size pixels, with space for the names around the disk."""
-        font = ImageFont.load_default(_TEXT * size)
-        longest = max(map(font.getlength, around))
+        longest = max(font.getlength(shown) for shown, font in (lettered(name, _TEXT * size) for name in around))
         self.size, self.scale = size, max(0.3 * size, (size / 2 - longest - 18) / _RIM)  # pixels of radius 1
         self.scale = min(self.scale, 0.49 * size)
         self.image = Image.new("RGB", (_FINE * size,) * 2, "white")
@@ -133,7 +133,7 @@ class _Sheet:
 
     def along(self, point: Tensor, name: str, height: float, colour: tuple[int, int, int], room: float | None) -> None:
         """A name along the ray through a node: outside the node, or inside it within `room` (in radii of the disk)."""
-        font = ImageFont.load_default(_FINE * height)
+        name, font = lettered(name, _FINE * height)
         if room is not None:
             font = font.font_variant(size=min(font.size, font.size * _FINE * self.scale * room / font.getlength(name)))
         halo_width = 4 * _FINE

@@ -1,8 +1,6 @@
 """The class tree: its nodes, their levels and their ancestors."""
 
-import csv
-import difflib
-import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,17 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hierarchy.names import Names, normalise
+from hierarchy.texts import read_rows
+
 LEVEL_NAMES = ("class", "parent", "grandparent")
 
 
 def level_name(level: int) -> str:
     """The name of a level: class, parent, grandparent, level 3 and so on."""
     return LEVEL_NAMES[level] if level < len(LEVEL_NAMES) else f"level {level}"
-
-
-def normalise(name: str) -> str:
-    """A name without case, spaces and punctuation, for comparison."""
-    return re.sub(r"[\W_]+", "", name.casefold()) or name
 
 
 class Hierarchy:
@@ -47,7 +43,7 @@ class Hierarchy:
     def __init__(self, rows: Sequence[Sequence[str]], *, where: Callable[[int], str] = "row {}".format):
         """Build the tree from one row per class: its name, its parent's and so on up, without the root.
 
-        Spellings that differ only in case, spaces or punctuation are the same class.
+        Spellings that differ only in case, blanks or punctuation are the same class; see `names.normalise`.
 
         Raises:
             ValueError: beginning with ``where(index of the row)``, for a row of another length, with an empty cell or
@@ -84,7 +80,7 @@ class Hierarchy:
             _paths=tuple(paths),
             _ids=ids,
             _children=tuple(tuple(nodes) for nodes in children),
-            _labels={normalise(row[0]): label for label, row in enumerate(rows)},
+            _labels=Names({row[0]: label for label, row in enumerate(rows)}),
             _spellings=Counter(normalise(path[0]) for path in paths),
         )
 
@@ -92,34 +88,37 @@ class Hierarchy:
     def from_csv(cls, path: str | Path, root: str = "Root") -> "Hierarchy":
         """Read a file of one line per class, ``class,parent,...,top,Root``, without a header.
 
+        Semicolons or tabs may separate the cells, too, and empty ones may follow the root, as spreadsheets write them.
+
+        Nodes above the classes that differ only in case, blanks or punctuation cause a warning.
+
         Raises:
             FileNotFoundError: naming the file.
             ValueError: naming file and line, for a row that does not end with the root, and as the constructor.
         """
         path = Path(path)
+        form = f"class,parent,...,{root}"
         rows, lines = [], []
-        try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file, skipinitialspace=True)
-                for cells in reader:
-                    cells = [cell.strip() for cell in cells]
-                    if cells in ([], [""]):  # a blank line, such as the one some editors leave at the end
-                        continue
-                    if cells[-1] != root:
-                        raise ValueError(
-                            f"{path}:{reader.line_num}: the last cell is {cells[-1]!r}, but every line must end with "
-                            f"{root!r} (class,parent,...,{root}; no header)"
-                        )
-                    rows.append(cells[:-1])
-                    lines.append(reader.line_num)
-        except FileNotFoundError:
-            form = f"class,parent,...,{root}"
-            raise FileNotFoundError(f"{path}: there is no such class tree; give a CSV of lines {form}") from None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a UTF-8 CSV file ({error})") from None
+        for line, cells in read_rows(path, fits=lambda cells: root in cells,
+                                     missing=f"there is no such class tree; give a CSV of lines {form}"):
+            filled = max(i for i, cell in enumerate(cells) if cell) + 1
+            if cells[filled - 1] == root:
+                del cells[filled:]
+            if cells[-1] != root:
+                raise ValueError(f"{path}:{line}: the last cell is {cells[-1]!r}, but every line must end with "
+                                 f"{root!r} ({form}; no header)")
+            rows.append(cells[:-1])
+            lines.append(line)
         if not rows:
             raise ValueError(f"{path}: the class tree is empty; write one line class,parent,...,{root} per class")
-        return cls(rows, where=lambda row: f"{path}:{lines[row]}")
+        tree = cls(rows, where=lambda row: f"{path}:{lines[row]}")
+        spellings: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for node in tree._paths:
+            other = spellings.setdefault(tuple(map(normalise, node)), node)
+            if other != node:
+                warnings.warn(f"{path}: {' / '.join(other)} and {' / '.join(node)} are two nodes, which differ only in "
+                              "case, blanks or punctuation; spell them alike where they are one", stacklevel=2)
+        return tree
 
     @classmethod
     def from_rows(cls, rows: Sequence[Sequence[str]]) -> "Hierarchy":
@@ -141,18 +140,21 @@ class Hierarchy:
         """L, the number of levels without the root."""
         return len(self.levels)
 
+    def find(self, name: str) -> int | None:
+        """Leaf id of a class name as `label` compares it, None where no class has it."""
+        return self._labels.find(name)
+
     def label(self, name: str) -> int:
-        """Leaf id of a class name, regardless of case, spaces and punctuation.
+        """Leaf id of a class name, regardless of case, blanks and punctuation.
 
         Raises:
             ValueError: with the nearest names, where no class has this name.
         """
-        key = normalise(str(name))
-        if key not in self._labels:
-            near = difflib.get_close_matches(key, self._labels, n=3, cutoff=0)
-            near = ", ".join(self.names[self._labels[other]] for other in near)
+        label = self.find(str(name))
+        if label is None:
+            near = ", ".join(self._labels.nearest(str(name)))
             raise ValueError(f"class {name!r} is not in the class tree; the nearest names are {near}")
-        return self._labels[key]
+        return label
 
     def path(self, node: int) -> tuple[str, ...]:
         """Names from the node up to the top, without the root."""
@@ -210,4 +212,6 @@ def _check(rows: tuple[tuple[str, ...], ...], where: Callable[[int], str]) -> No
             raise ValueError(f"{where(index)}: cell {row.index('') + 1} is empty; every node needs a name")
         first = seen.setdefault(normalise(row[0]), index)
         if first != index:
-            raise ValueError(f"{where(index)}: class {row[0]!r} is listed twice, first in {where(first)}")
+            other = rows[first][0]
+            spelt = "" if other == row[0] else f" as {other!r}, which differs only in case, blanks or punctuation"
+            raise ValueError(f"{where(index)}: class {row[0]!r} is listed twice, first in {where(first)}{spelt}")

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from datasets.video import Video, VideoClips
 from evaluation.faithfulness import noisy, recompressed
 from evaluation.localisation import Tube, read_truth, read_ways
+from hierarchy.names import Names
 
 DISTURBANCES = ("noise", "jpeg", "jitter")
 TRUTHS = ("truth.json", "boxes.json")
@@ -25,10 +26,10 @@ class Truth:
     ways: dict[str, int]  # in which of several ways a video shows its class
 
     def of(self, videos: Iterable[Video]) -> "Truth":
-        """What is known of some videos."""
-        names = {video.name for video in videos}
-        return Truth(*({name: value for name, value in by_name.items() if name in names}
-                       for by_name in (self.tubes, self.ways)))
+        """What is known of some videos, by the videos' own names, whose case, blanks and punctuation do not count."""
+        names = [video.name for video in videos]
+        return Truth(*({name: value for name in names if (value := of.find(name)) is not None}
+                       for of in (Names(self.tubes), Names(self.ways))))
 
 
 def truth_beside(annotation: Path) -> Path | None:

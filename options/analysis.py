@@ -22,7 +22,7 @@ def parse_analysis(prog: str, description: str,
     add("--file_type", choices=READERS, metavar="NAME", help="what is in --video_path (default: the checkpoint's)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME",
-                       help="videos to explain, by their names in the annotation")
+                       help="videos to explain, by their names in the annotation, which may begin with a hyphen")
     which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
     which.add_argument("--n_videos", type=AMOUNT, default=8,
                        help="how many to explain, spread over the classes; 0 for all (default: 8)")

@@ -1,6 +1,5 @@
 """How every script of the project reports bad input: one sentence and exit code 2."""
 
-import argparse
 import contextlib
 import errno
 import sys
@@ -10,20 +9,26 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import NoReturn
 
+from options.words import FlagParser
 
-class CommandLine(argparse.ArgumentParser):
+
+class CommandLine(FlagParser):
     """A script's flags; one that is wrong is a sentence and exit code 2, as all else, and not the whole usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+        message = f"{message.removeprefix('argument ')}{self.suggestion(message)}"
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turn errors about what the user gave (files, names, flags) into one line on stderr and exit code 2.
 
-    Warnings are one line each, too.
+    Warnings are one line each, too. Names that the terminal's encoding lacks are printed by their code points.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # else somebody catches what is printed
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         yield

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from typing import NoReturn
 
+from options.words import FlagParser
+
 
 class Names(Collection[str]):
     """The names of a registry as an argparse type's choices, which imports the registry when it is asked.
@@ -57,19 +59,19 @@ def asks_for_help(argv: Sequence[str] | None) -> bool:
     return bool({"-h", "--help"} & set(sys.argv[1:] if argv is None else argv))
 
 
-def parser_of(prog: str, description: str, first: Collection[str] | None = None) -> argparse.ArgumentParser:
+def parser_of(prog: str, description: str, first: Collection[str] | None = None) -> FlagParser:
     """A parser whose --help lists the flags `first`, by default all that are added, and whose --help_all lists all."""
     epilog = f"{prog} --help_all lists all flags."
-    parser = argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False, add_help=False,
-                                     usage=f"{prog} [--FLAG VALUE ...]", epilog=epilog,
-                                     formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36))
+    parser = FlagParser(prog=prog, description=description, allow_abbrev=False, add_help=False,
+                        usage=f"{prog} [--FLAG VALUE ...]", epilog=epilog,
+                        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36))
     parser.add_argument("-h", "--help", action=_Help, dest=argparse.SUPPRESS, names=first, short=True,
                         help="the flags that are used first")
     parser.add_argument("--help_all", action=_Help, dest=argparse.SUPPRESS, names=None, short=False, help="all flags")
     return parser
 
 
-def parse_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
+def parse_given(parser: FlagParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:
     """Parse, and find out which flags were given.
 
     Returns:
@@ -79,7 +81,7 @@ def parse_given(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     """
     def refuse(message: str) -> NoReturn:
         message = message.removeprefix("argument ").replace(": must be", " must be", 1)
-        raise ValueError(f"{message}; see {parser.prog} --help")
+        raise ValueError(f"{message}{parser.suggestion(message)}; see {parser.prog} --help")
 
     parser.error = refuse
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
-from datasets.loose import labelled, paths_in, single_video
+from datasets.loose import by_place, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
 from datasets.sampling import SlidingWindows, SpreadWindows
@@ -37,7 +37,7 @@ from models import TRUNKS, Trunk
 from options.flags import model_flags
 from options.methods import method_options
 from options.trunks import trunk_flags
-from run.choosing import MEMORY_GB, choose, spread, stored_flags
+from run.choosing import MEMORY_GB, choose, named, spread, stored_flags
 from run.data import make_reader, read_videos
 from run.model import check_size, choose_device
 from run.paths import under_root
@@ -90,6 +90,8 @@ def check_flags(args: argparse.Namespace, given: set[str]) -> None:
         raise ValueError("--prototype and --target contradict each other; give one of them")
     if args.prototype is not None and args.against:
         raise ValueError("--prototype and --against contradict each other; give one of them")
+    if args.videos and args.video:
+        raise ValueError("--videos and --video contradict each other; give one of them")
     if args.videos_dir and args.video:
         raise ValueError("--videos_dir and --video contradict each other; give one of them")
 
@@ -159,6 +161,10 @@ def pick_videos(args: argparse.Namespace, given: set[str], checkpoint: dict | No
     if of_folder.unknown and args.target != "true":  # which refuses them
         print(f"{len(of_folder.unknown)} of {len(of_folder.videos)} videos: neither the file nor its folder is named "
               f"after a class, such as {of_folder.unknown[0]}: their true class is not known", file=sys.stderr)
+    if args.videos:
+        of_path = {video.path: video for video in of_folder.videos}
+        chosen = named(by_place(of_folder.videos, loose.folder), args.videos, f"a video in {loose.folder}")
+        return [of_path[video.path] for video in chosen], loose.reader
     return spread(of_folder.videos, args.n_videos if "n_videos" in given else 0), loose.reader
 
 

@@ -1,12 +1,15 @@
 """The videos that an analysis script explains, chosen by name, by subset or by the mistakes of an inference."""
 
 import argparse
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.annotation import subset_of
+from datasets.reading import VIDEO_EXTENSIONS
 from datasets.video import Video
+from hierarchy.names import Names, normalise
+from hierarchy.texts import read_json
 from options.resolve import Flags
 from run.paths import DATA_PATHS, moved, under_root
 from run.resume import stored_args
@@ -41,6 +44,35 @@ def spread(videos: Sequence[Video], n: int) -> list[Video]:
     return [group[i] for i in range(rounds) for group in order if i < len(group)][:n]
 
 
+def named(videos: Sequence[Video], names: Sequence[str], where: str) -> list[Video]:
+    """The videos of some names, each once, however case, blanks and punctuation of a name are written.
+
+    A name may have the ending of the video's file; and it may lack the folder before it where one folder alone has it.
+
+    Args:
+        where: what they have to be, for errors.
+    Raises:
+        ValueError: for a name that no video has, or several.
+    """
+    by_name = Names({video.name: video for video in videos})
+    chosen: dict[str, Video] = {}
+    for name in names:
+        stem, ending = os.path.splitext(name)
+        spellings = [name, stem] if ending.lower() in VIDEO_EXTENSIONS else [name]
+        video = next((video for one in spellings if (video := by_name.find(one)) is not None), None)
+        if video is None:
+            in_folders = [other for other in by_name if "/" in other
+                          and any(normalise(other.rpartition("/")[2]) == normalise(one) for one in spellings)]
+            if len(in_folders) > 1:
+                raise ValueError(f"{name}: is the name of {len(in_folders)} videos; give it as {in_folders[0]} or "
+                                 f"{in_folders[1]}")
+            if not in_folders:
+                raise ValueError(f"{name}: not {where}; names are like {' and '.join(by_name.nearest(name, 2))}")
+            video = by_name.find(in_folders[0])
+        chosen[video.name] = video
+    return list(chosen.values())
+
+
 def choose(videos: Sequence[Video], *, names: Sequence[str] | None, subset: str | None, n: int) -> list[Video]:
     """The videos that the flags ask for.
 
@@ -52,12 +84,7 @@ def choose(videos: Sequence[Video], *, names: Sequence[str] | None, subset: str 
         ValueError: for a name that is not in the annotation or not on disk, or a subset without videos.
     """
     if names:
-        by_name = {video.name: video for video in videos}
-        unknown = [name for name in names if name not in by_name]
-        if unknown:
-            raise ValueError(f"{unknown[0]}: not a video of the annotation that is on disk; names are like "
-                             f"{videos[0].name}")
-        return [by_name[name] for name in dict.fromkeys(names)]
+        return named(videos, names, "a video of the annotation that is on disk")
     subsets = [subset] if subset else ["val", "train"]
     for name in subsets:
         some = [video for video in videos if video.subset == subset_of(name)]
@@ -72,12 +99,11 @@ def worst_mistakes(file: Path, n: int) -> list[str]:
     Raises:
         ValueError, FileNotFoundError: where the file is not there, is something else, or lists no mistake.
     """
+    content = read_json(file, missing="no such file, so no mistakes are known; run main.py --inference first",
+                        remedy="run main.py --inference again")
     try:
-        names = [mistake["video"] for mistake in json.loads(file.read_text(encoding="utf-8"))["mistakes"][:n]]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{file}: no such file, so no mistakes are known; run main.py --inference first") \
-            from error
-    except (KeyError, TypeError, ValueError) as error:
+        names = [mistake["video"] for mistake in content["mistakes"][:n]]
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: does not list mistakes ({error!r}); run main.py --inference again") from error
     if not names:
         raise ValueError(f"{file}: lists no mistake; explain other videos with --n_videos or --videos")

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from attribution import METHODS
-from datasets.loose import videos_in
+from datasets.loose import by_place, videos_in
 from datasets.reading import CachedReader
 from datasets.reading.loose import LooseFiles
 from datasets.sampling import SlidingWindows, SpreadWindows
@@ -23,7 +24,7 @@ from judging.scenes import load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from judging.trunk_model import TrunkModel
 from run.attributing import GRID_METHODS, leave_out, sampler_of
-from run.choosing import MEMORY_GB, spread
+from run.choosing import MEMORY_GB, named, spread
 from run.data import make_loader
 from run.judging import Once, digest_of, digest_of_file, tell_truth
 from run.model import check_size, choose_device
@@ -119,19 +120,16 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
 
 
 def chosen_videos(videos: Sequence[Video], folder: Path, names: Sequence[str] | None, n: int) -> list[Video]:
-    """The videos of a folder that are asked for.
+    """The videos of a folder that are asked for; those that share a name are called by their place, `folder/name`.
 
     Args:
         names: None for all. n: how many of these, 0 for all.
     Raises:
-        ValueError: for a name that is not there, or one that two videos have.
+        ValueError: for a name that is not there, or one that two videos in one folder have.
     """
-    by_name: dict[str, Video] = {}
-    for video in videos:
-        if video.name in by_name:
-            raise ValueError(f"{folder}: {by_name[video.name].path} and {video.path} have one name, by which the truth "
-                             "and the measures know them; rename one of them")
-        by_name[video.name] = video
-    if unknown := [name for name in names or () if name not in by_name]:
-        raise ValueError(f"{unknown[0]}: not a video in {folder}; names are like {next(iter(by_name))}")
-    return spread([by_name[name] for name in dict.fromkeys(names or by_name)], n)
+    videos = by_place(videos, folder)
+    counts = Counter(video.name for video in videos)
+    if twice := [video for video in videos if counts[video.name] > 1]:
+        raise ValueError(f"{folder}: {twice[0].path} and {twice[1].path} have one name, by which the truth and the "
+                         "measures know them; rename one of them")
+    return spread(videos if names is None else named(videos, names, f"a video in {folder}"), n)

@@ -1,8 +1,6 @@
 """What local_attribution.py explains: the model of a HIPE checkpoint, or a trunk under a published head."""
 
 import argparse
-import json
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from explain.attribution import Subject
-from hierarchy.tree import Hierarchy, normalise
+from hierarchy.names import normalise
+from hierarchy.texts import read_json
+from hierarchy.tree import Hierarchy
 from models import TRUNKS, Trunk
 from models.published import PUBLISHED, kinetics_400
 from models.weights import is_named, load_pretrained, named_classes
@@ -36,7 +36,7 @@ class PublishedTrunk(Subject):
 
 def dataset_classes(name: str) -> list[str] | None:
     """The class names of a dataset by its name, however it is spelt; None for one whose names are not shipped."""
-    plain = re.sub(r"[-_ ]", "", name.lower())
+    plain = normalise(name)
     if plain == "ucf101":
         tree = Hierarchy.from_csv(HERE / "UCF-101_hierarchy.csv")
         return list(tree.names[:tree.n_leaves])
@@ -67,12 +67,7 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
                              "ucf101 or kinetics400")
         return names
     path = under_root(args, args.classes)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; check --classes") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); write a list of class names") from error
+    content = read_json(path, missing="no such file; check --classes", remedy="write a list of class names")
     content = content.get("labels", content) if isinstance(content, dict) else content
     if (isinstance(content, dict) and all(isinstance(index, int) for index in content.values())
             and sorted(content.values()) == list(range(len(content)))):

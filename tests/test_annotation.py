@@ -130,10 +130,10 @@ def test_only_videos_count_as_videos(tmp_path):
     write_video(tmp_path / "A" / "v1.avi", shades(2))
     (tmp_path / "A" / "notes.txt").write_text("")
     (tmp_path / "classInd.txt").write_text("")
-    assert videos_on_disk(tmp_path) == {("a", "v1"): f"{tmp_path}/A/v1", ("a", "v3"): f"{tmp_path}/A/v3.avi"}
-    assert videos_on_disk(tmp_path, file_type="jpg") == {("a", "v1"): f"{tmp_path}/A/v1"}
-    assert videos_on_disk(tmp_path, file_type="video") == {("a", "v1"): f"{tmp_path}/A/v1.avi",
-                                                           ("a", "v3"): f"{tmp_path}/A/v3.avi"}
+    assert videos_on_disk(tmp_path) == {("A", "v1"): f"{tmp_path}/A/v1", ("A", "v3"): f"{tmp_path}/A/v3.avi"}
+    assert videos_on_disk(tmp_path, file_type="jpg") == {("A", "v1"): f"{tmp_path}/A/v1"}
+    assert videos_on_disk(tmp_path, file_type="video") == {("A", "v1"): f"{tmp_path}/A/v1.avi",
+                                                           ("A", "v3"): f"{tmp_path}/A/v3.avi"}
 
 
 def test_annotation_entries(annotation):

@@ -259,9 +259,9 @@ def test_bad_input_is_one_sentence(root, tmp_path, line, word, capsys):
     assert said.strip().splitlines()[-1].startswith("error: ")
 
 
-def test_videos_of_one_name_are_refused(root, tmp_path, capsys):
-    for label in ("a", "b"):
-        write_video(tmp_path / "films" / label / "v.avi", shades(9))
+def test_videos_of_one_name_in_one_folder_are_refused(root, tmp_path, capsys):
+    for name in ("v.avi", "v.mp4"):
+        write_video(tmp_path / "films" / "a" / name, shades(9))
     with pytest.raises(SystemExit):
         call(root, LINE, "--videos_dir", tmp_path / "films", "--out", tmp_path)
     assert "one name" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_frames_and_infos_are_the_folders_own(packed):
 
 def test_videos_are_found_by_class_and_by_place(packed):
     on_disk = videos_on_disk(packed, file_type="packed")
-    assert on_disk["archery", "v_a"] == f"{packed}/Archery/v_a" and on_disk["yo yo", "v_b"] == f"{packed}/Yo Yo/v_b"
+    assert on_disk["Archery", "v_a"] == f"{packed}/Archery/v_a" and on_disk["Yo Yo", "v_b"] == f"{packed}/Yo Yo/v_b"
     wanted = ["P01/deep/v_d", "v_flat", "Archery/V_A", "Archery/v_x", "../packed/v_flat"]
     assert videos_at(packed, wanted, file_type="packed") == {
         "P01/deep/v_d": f"{packed}/P01/deep/v_d", "v_flat": f"{packed}/v_flat", "Archery/V_A": f"{packed}/Archery/v_a"}

@@ -168,7 +168,7 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.csv"):
         Hierarchy.from_csv(tmp_path / "nowhere.csv")
     (tmp_path / "picture.csv").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(ValueError, match="picture.csv: .*UTF-8"):
+    with pytest.raises(ValueError, match="picture.csv:1: .*UTF-8"):
         Hierarchy.from_csv(tmp_path / "picture.csv")
 
 

@@ -5,9 +5,12 @@ Branches that are shorter than the longest are made even by repeating their lowe
 
 import argparse
 import csv
-import json
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
+from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
 
@@ -53,13 +56,12 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         if args.out.resolve() == args.annotation.resolve():
             raise ValueError(f"{args.out}: is ActivityNet's own annotation; give another file to write")
+        content = read_json(args.annotation, missing="no such file; fetch ActivityNet's annotation",
+                            remedy="fetch the file again")
         try:
-            content = json.loads(args.annotation.read_text(encoding="utf-8"))
             rows = taxonomy_rows(content["taxonomy"])
             tree = Hierarchy.from_rows(evened(rows))
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{args.annotation}: no such file; fetch ActivityNet's annotation") from error
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{args.annotation}: no taxonomy to read ({error}); fetch the file again") from error
         with args.out.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([*row, "Root"] for row in tree.rows)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets import READERS
 from datasets.activitynet import find_keys
 from datasets.annotation import load_database

@@ -1,7 +1,6 @@
 """Writes annotation files from official lists and the videos on disk, for all *_json scripts; itself no script."""
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -13,9 +12,13 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from datasets import READERS
-from datasets.on_disk import videos_at
+from datasets.on_disk import VideoFolder, at_place
 from datasets.reading import VideoInfo, file_type_of
+from hierarchy import texts
+from hierarchy.names import normalise
 from options.errors import CommandLine
+
+MISSING, REMEDY = "no such file; fetch the official lists", "fetch it again"
 
 
 class Listed(NamedTuple):
@@ -41,43 +44,21 @@ def parser_of(description: str, lists: str, videos: str) -> CommandLine:
     return parser
 
 
-def read_text(path: Path) -> str:
-    """The content of an official list; raises FileNotFoundError, or ValueError where it is no text."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; fetch the official lists") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason}); fetch it again") from error
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of an official list that are not blank, with their numbers; raises as `texts.read_text`."""
+    return texts.read_lines(path, missing=MISSING, remedy=REMEDY)
 
 
 def read_csv(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
-    """The lines of a CSV by its header, or by the names of its columns where it has none.
-
-    Raises:
-        FileNotFoundError: no such file. ValueError: naming the file and the line, for columns that are missing.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, fieldnames=columns)
-            rows = []
-            for row in reader:
-                if None in row.values():
-                    raise ValueError(f"{path}:{reader.line_num}: {sum(value is None for value in row.values())} cells "
-                                     "are missing; fetch the file again")
-                rows.append(row)
-            return rows
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; fetch the official lists") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a UTF-8 CSV file ({error}); fetch it again") from error
+    """The rows of an official CSV file by its columns; see `texts.read_table`."""
+    return [row for _, row in texts.read_table(path, columns, missing=MISSING, remedy=REMEDY)]
 
 
 def column(row: dict[str, str], name: str, path: Path) -> str:
     """A cell by its column's name; ValueError where the file has no such column."""
     if name not in row:
         raise ValueError(f"{path}: has no column {name}; fetch the official list again")
-    return row[name].strip()
+    return row[name]
 
 
 def number(row: dict[str, str], name: str, path: Path) -> int:
@@ -89,13 +70,49 @@ def number(row: dict[str, str], name: str, path: Path) -> int:
 
 
 def read_json(path: Path) -> object:
-    """The content of an official JSON file; raises as `read_csv`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; fetch the official lists") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); fetch it again") from error
+    """The content of an official JSON file; raises as `texts.read_json`."""
+    return texts.read_json(path, missing=MISSING, remedy=REMEDY)
+
+
+def spelling_of(names: Iterable[str]) -> dict[str, str]:
+    """Class names by what `normalise` makes of them.
+
+    Raises:
+        ValueError: for two that differ in nothing that is compared.
+    """
+    spellings: dict[str, str] = {}
+    for name in names:
+        other = spellings.setdefault(normalise(name), name)
+        if other != name:
+            raise ValueError(f"the classes {other!r} and {name!r} differ only in case, blanks or punctuation, which do "
+                             "not count; rename one of them")
+    return spellings
+
+
+def find_listed(listed: Sequence[Listed], video_dir: Path) -> dict[Listed, tuple[Path, str]]:
+    """The path of every listed video that is on disk, and its place below `video_dir` as it is spelt there.
+
+    Videos lie where the lists say, also in a folder of their subset, or side by side in that or in `video_dir`.
+    """
+    folder, listed = VideoFolder(video_dir), list(dict.fromkeys(listed))
+    paths = folder.find_all(at_place(video.place, video.subset) for video in listed)
+    return {video: (Path(path), place_of(Path(path), video_dir))
+            for video, path in zip(listed, paths, strict=True) if path is not None}
+
+
+def place_of(path: Path, video_dir: Path) -> str:
+    """The place of a video below the folder of the videos: its path there without an ending."""
+    place = path.relative_to(video_dir)
+    return (place if path.is_dir() else place.with_name(path.stem)).as_posix()
+
+
+def distinct_keys(keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """A key for every key and place: the key itself, or the place where videos of several places have that key."""
+    pairs = list(dict.fromkeys(keys))
+    places: dict[str, set[str]] = {}
+    for key, place in pairs:
+        places.setdefault(key, set()).add(place)
+    return {(key, place): key if len(places[key]) == 1 else place for key, place in pairs}
 
 
 def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed], video_dir: Path) -> None:
@@ -106,24 +123,28 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     Raises:
         FileNotFoundError: no video is there. ValueError: none can be read, or one is listed in two ways.
     """
-    paths = videos_at(video_dir, dict.fromkeys(video.place for video in listed))
-    paths = {place: Path(path) for place, path in paths.items()}
-    if not paths:
+    there = find_listed(listed, video_dir)
+    if not there:
         raise FileNotFoundError(f"{video_dir}: none of the {len(listed)} listed videos is here; they are expected like "
                                 f"{listed[0].place if listed else 'folder/video'}")
-    n_frames, broken = count_frames(set(paths.values()))
+    n_frames, broken = count_frames({path for path, _ in there.values()})
     for sentence in broken:
         print(f"left out: {sentence}", file=sys.stderr)
+    keys = distinct_keys((video.key, place) for video, (_, place) in there.items())
     database: dict[str, dict] = {}
     beyond = 0
-    for key, subset, label, place, segment in listed:
-        n = n_frames.get(paths.get(place), 0)
-        first, last = segment or (1, n + 1)
+    for video in listed:
+        path, place = there.get(video, (None, ""))
+        n = n_frames.get(path, 0)
+        first, last = video.segment or (1, n + 1)
         if n and not 1 <= first < min(last, n + 1):
             beyond += 1
         elif n:
-            annotation = {"segment": [first, min(last, n + 1)]} | ({} if label is None else {"label": label})
-            entry = {"subset": subset, "annotations": annotation, "video": place, "n_frames": n}
+            annotation = {"segment": [first, min(last, n + 1)]}
+            if video.label is not None:
+                annotation["label"] = video.label
+            entry = {"subset": video.subset, "annotations": annotation, "video": place, "n_frames": n}
+            key = keys[video.key, place]
             if database.setdefault(key, entry) != entry:
                 raise ValueError(f"{key} is listed twice, in other lists or classes; correct the lists")
     if not database:

@@ -21,6 +21,8 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets import DATASETS, READERS, Dataset
 from datasets.activitynet import REMEDY, find_keys, segments_of
 from datasets.annotation import WRITERS, entry_of, load_database

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from options.analysis import parse_analysis
 from options.errors import CommandLine, user_errors
 from run.explaining import analyse, ancestor_levels

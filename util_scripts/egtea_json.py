@@ -6,24 +6,23 @@ lines `clip action verb noun`, numbers from 1. A clip lies in the folder of its 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from options.errors import CommandLine, user_errors
-from util_scripts.annotating import Listed, read_text, write_annotation
-
-
-def read_lines(path: Path) -> list[list[str]]:
-    """The words of every line that is not blank."""
-    return [line.split() for line in read_text(path).splitlines() if line.strip()]
+from util_scripts.annotating import Listed, read_lines, write_annotation
 
 
 def read_list(path: Path, subset: str, actions: dict[str, str]) -> list[Listed]:
     """The clips of one list; ValueError, naming it, for a line that is not of its form."""
     listed = []
-    for words in read_lines(path):
+    for line, text in read_lines(path):
+        words = text.split()
         if len(words) < 2 or words[1] not in actions:
-            raise ValueError(f"{path}: expected `clip action verb noun` with a class of action_idx.txt, got "
-                             f"{' '.join(words)!r}")
+            raise ValueError(f"{path}:{line}: expected `clip action verb noun` with a class of action_idx.txt, got "
+                             f"{text!r}")
         listed.append(Listed(words[0], subset, actions[words[1]], f"{'-'.join(words[0].split('-')[:3])}/{words[0]}"))
     return listed
 
@@ -36,10 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with user_errors():
         index = args.annotation_dir / "action_idx.txt"
-        lines = read_lines(index)
-        if any(len(words) < 2 or not words[-1].isdigit() for words in lines):
-            raise ValueError(f"{index}: expected `name number` in every line; fetch it again")
-        actions = {words[-1]: " ".join(words[:-1]) for words in lines}
+        actions = {}
+        for line, text in read_lines(index):
+            *name, number = text.split()
+            if not name or not number.isdecimal():
+                raise ValueError(f"{index}:{line}: expected `name number`, got {text!r}; fetch it again")
+            actions[number] = " ".join(name)
         splits = [n for n in range(1, 10) if (args.annotation_dir / f"train_split{n}.txt").is_file()]
         if not splits:
             raise FileNotFoundError(f"{args.annotation_dir}: no train_split1.txt; fetch the official lists")

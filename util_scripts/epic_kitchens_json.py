@@ -5,8 +5,12 @@ and EPIC_100_test_timestamps.csv if there. A class is a verb, a noun, or both. F
 frames, so frames are to be taken without --fps. A video is called `P01/P01_01`, or `P01/videos/P01_01` as downloaded.
 """
 
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
+from datasets.on_disk import VideoFolder
 from options.errors import user_errors
 from util_scripts.annotating import Listed, column, number, parser_of, read_csv, write_annotation
 
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     with user_errors():
         kinds = ("verb", "noun") if args.label == "action" else (args.label,)
         keys = {kind: read_keys(args.annotation_dir / f"EPIC_100_{kind}_classes.csv") for kind in kinds}
-        nested = {folder.parent.name for folder in args.video_dir.glob("*/videos") if folder.is_dir()}
+        nested = {folder for folder, videos in VideoFolder(args.video_dir).class_folders() if "videos" in videos}
         listed = []
         for name, subset in FILES.items():
             path = args.annotation_dir / name

@@ -1,12 +1,16 @@
 """Accuracy of a result file by level: class, sibling (the parent is right), cousin (the grandparent is right)."""
 
-import json
+import sys
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets.annotation import read_annotation, subset_of
 from evaluation.recognition import accuracy_per_level
+from hierarchy.names import Names
+from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
 
@@ -15,12 +19,8 @@ NAMES = ("class", "sibling", "cousin")
 
 def read_results(path: Path) -> dict:
     """Read a result file, `{"results": {video: [{"label", "score"}, ...]}, "tree": {leaf: [leaf, ..., top]}}`."""
-    try:
-        results = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such result file; write it with main.py --inference") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error}); write it again with main.py --inference") from error
+    results = read_json(path, missing="no such result file; write it with main.py --inference",
+                        remedy="write it again with main.py --inference")
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
         raise ValueError(f"{path}: has no \"results\"; write it with main.py --inference")
     return results
@@ -65,12 +65,14 @@ def main(argv: list[str] | None = None) -> None:
                  if entry.subset == subset and entry.label is not None}
         if not truth:
             raise ValueError(f"{args.annotation}: no labels in this subset, {subset}; give one that has with --subset")
-        missing = {name for name in truth if not results["results"].get(name)}
+        guesses = Names(results["results"])
+        guessed = {name: guesses.find(name) or [] for name in truth}
+        missing = {name for name in truth if not guessed[name]}
         judged = [name for name in truth if not (args.ignore and name in missing)]
         if not judged:
             raise ValueError(f"{args.result}: has none of the {len(truth)} {subset} videos of {args.annotation}; "
                              "check --subset and the two files")
-        predicted = torch.tensor([best_labels(results["results"].get(name, []), args.k, hierarchy) for name in judged])
+        predicted = torch.tensor([best_labels(guessed[name], args.k, hierarchy) for name in judged])
         labels = torch.tensor([truth[name] for name in judged])
         accuracy = accuracy_per_level(predicted, labels, hierarchy.ancestors).tolist()
     print(f"{len(judged)} {subset} videos, top-{args.k}")

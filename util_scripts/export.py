@@ -9,12 +9,15 @@ import argparse
 import io
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy

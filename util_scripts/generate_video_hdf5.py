@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets.reading.hdf5 import NAME
 from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool

@@ -7,7 +7,6 @@ finished is skipped, what is not is redone. What was finished with another --siz
 """
 
 import argparse
-import json
 import os
 import sys
 from fractions import Fraction
@@ -16,8 +15,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from datasets import DATASETS
-from datasets.reading import INFO_NAME, VIDEO_EXTENSIONS
+from datasets.folders import Walk, tell_endings, tell_unreadable
+from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS
+from hierarchy.texts import read_json
 from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
 from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
@@ -26,7 +29,7 @@ from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
 def finished(folder: Path) -> dict | None:
     """The info.json of a folder of frames; None where it is damaged, or states more frames than there are."""
     try:
-        info = json.loads((folder / INFO_NAME).read_text())
+        info = read_json(folder / INFO_NAME)
         with os.scandir(folder) as entries:
             whole = 0 < info["n_frames"] <= sum(entry.name.endswith(".jpg") for entry in entries)
     except (OSError, ValueError, KeyError, TypeError):
@@ -63,12 +66,28 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
     if not avi_dir.is_dir():
         raise FileNotFoundError(f"{avi_dir}: no such folder; give the folder that holds the class folders of videos")
     jobs: dict[Path, Path] = {}
-    for file in sorted(avi_dir.glob("[!.]*/[!.]*") if class_folders else avi_dir.rglob("[!.]*")):
-        if file.suffix.lower() in VIDEO_EXTENSIONS and file.is_file():
-            folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
-            if folder in jobs:
-                raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
-            jobs[folder] = file
+    others: list[str] = []
+    stray: list[str] = []
+    walk = Walk(avi_dir)
+    for here, folders, names in walk:
+        if FRAME_NAME.format(1) in names:  # frames that lie in the same folder, or below it
+            folders.clear()
+            continue
+        depth = len(here.relative_to(avi_dir).parts)
+        if class_folders and depth == 1:
+            folders.clear()
+        for file in (here / name for name in names):
+            if file.suffix.lower() not in VIDEO_EXTENSIONS:
+                others.append(file.name)
+            elif class_folders and depth == 0:
+                stray.append(file.name)
+            elif file.is_file() or not file.exists():  # a link that leads nowhere is told of as a broken video
+                folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
+                if folder in jobs:
+                    raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
+                jobs[folder] = file
+    jobs = dict(sorted(jobs.items(), key=lambda job: job[1]))
+    tell_unreadable(walk.unreadable)
     for folder, file in jobs.items():
         above = next((parent for parent in folder.parents if parent in jobs), None)
         if above is not None:
@@ -76,6 +95,9 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
     if not jobs:
         raise FileNotFoundError(f"{avi_dir}: no video in it; videos are expected as {avi_dir}/"
                                 + ("Class/video.avi" if class_folders else "video.avi, in folders or not"))
+    tell_endings(avi_dir, others, "videos")
+    if stray:
+        print(f"{avi_dir}: {len(stray)} videos are left out, which are in no class folder: {stray[0]}", file=sys.stderr)
     return jobs
 
 

@@ -5,10 +5,13 @@ Lists are called <class>_test_splitN.txt, with lines `video.avi 1`: 1 to train o
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
 from options.errors import CommandLine, user_errors
-from util_scripts.annotating import Listed, read_text, write_annotation
+from util_scripts.annotating import Listed, read_lines, write_annotation
 
 SUBSETS = {"1": "training", "2": "validation", "0": None}
 
@@ -25,11 +28,9 @@ def read_splits(folder: Path) -> dict[int, list[Listed]]:
         if not match:
             continue
         listed = splits.setdefault(int(match[2]), [])
-        for line, text in enumerate(read_text(path).splitlines(), 1):
-            if not text.strip():
-                continue
-            name, _, mark = text.strip().rpartition(" ")
-            stem = name.strip().rpartition(".")[0]
+        for line, text in read_lines(path):
+            name, mark = re.fullmatch(r"(.*?)\s*(\S)", text).groups()
+            stem = name.rpartition(".")[0]
             if mark not in SUBSETS or not stem:
                 raise ValueError(f"{path}:{line}: expected `video.avi 1`, 1, 2 or 0, got {text!r}")
             if SUBSETS[mark]:

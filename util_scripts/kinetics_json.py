@@ -5,7 +5,10 @@ youtube_id, time_start and time_end. A video is called `Class/ID_000010_000020`,
 a test list without labels lie in the folder `test`.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from options.errors import user_errors
 from util_scripts.annotating import Listed, column, number, parser_of, read_csv, write_annotation

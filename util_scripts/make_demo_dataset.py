@@ -1,6 +1,10 @@
 """Write the embedded demo data set: small synthetic action videos in UCF-101's layout, with their truth."""
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.synthetic import CLASSES, WAY_SHARE, make_demo_dataset
 from options.errors import CommandLine, user_errors

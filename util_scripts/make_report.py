@@ -1,6 +1,9 @@
 """Write report.html of a results folder anew from the files in it: accuracies, tree, mistakes, stories."""
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from explain.report import write_report
 from options.errors import CommandLine, user_errors

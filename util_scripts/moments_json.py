@@ -4,6 +4,10 @@ ANNOTATION_DIR holds trainingSet.csv and validationSet.csv, without a header: `c
 """
 
 import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from options.errors import user_errors
 from util_scripts.annotating import Listed, parser_of, read_csv, write_annotation

@@ -9,12 +9,15 @@ predicts, explains and goes on like any other; the old one is not touched. The p
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets import DATASETS
 from datasets.annotation import subset_of

@@ -4,7 +4,10 @@ ANNOTATION_DIR holds labels.json, train.json, validation.json and, if there, tes
 `something-something-v2-` in front. A class is a template without its brackets; a video is called by its id.
 """
 
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from options.errors import user_errors
 from util_scripts.annotating import Listed, parser_of, read_json, write_annotation

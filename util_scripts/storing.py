@@ -14,6 +14,7 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
+from datasets.folders import Walk, is_litter, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
 from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
@@ -83,23 +84,24 @@ def check_own(folder: Path) -> None:
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg")):
+                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg") or is_litter(entry.name)):
                     raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
-    """Every folder under `jpg_dir` that holds a first frame, in the order of the names.
+    """Every folder under `jpg_dir` that holds a first frame, in the order of the names, also through links.
 
     Raises:
         ValueError: `jpg_dir` is itself the folder of one video.
     """
     if (jpg_dir / FRAME_NAME.format(1)).is_file():
         raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
-    for folder, folders, files in os.walk(jpg_dir):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    walk = Walk(jpg_dir)
+    for folder, folders, files in walk:
         if FRAME_NAME.format(1) in files:
             folders.clear()
-            yield Path(folder)
+            yield folder
+    tell_unreadable(walk.unreadable)
 
 
 def read_files(folder: Path) -> tuple[list[bytes], VideoInfo]:

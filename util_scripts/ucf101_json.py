@@ -8,48 +8,47 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from datasets.on_disk import videos_on_disk
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
+from datasets.on_disk import VideoFolder, of_class
+from hierarchy.names import normalise
+from hierarchy.texts import read_lines
 from options.errors import CommandLine, user_errors
-from util_scripts.annotating import count_frames
+from util_scripts.annotating import count_frames, distinct_keys, place_of, spelling_of
+
+MISSING, REMEDY = "no such file; give UCF-101's folder ucfTrainTestlist", "fetch UCF-101's lists again"
 
 
 def read_classes(path: Path) -> list[str]:
     """Class names of classInd.txt (`1 ApplyEyeMakeup` a line), in the order of their numbers."""
     numbered: dict[int, str] = {}
-    for line, text in _lines(path):
-        number, _, name = text.partition(" ")
-        if not number.isdigit() or not name.strip() or int(number) in numbered:
+    for line, text in read_lines(path, missing=MISSING, remedy=REMEDY):
+        number, *name = text.split(maxsplit=1)
+        if not number.isdecimal() or not name or int(number) in numbered:
             raise ValueError(f"{path}:{line}: expected a new number and a class name, got {text!r}")
-        numbered[int(number)] = name.strip()
+        numbered[int(number)] = name[0]
     if not numbered:
-        raise ValueError(f"{path}: no class in it; fetch UCF-101's lists again")
+        raise ValueError(f"{path}: no class in it; {REMEDY}")
     return [numbered[number] for number in sorted(numbered)]
 
 
 def read_list(path: Path, classes: list[str]) -> list[tuple[str, str]]:
     """(class, video) of every line `Class/v_Class_g01_c01.avi 1` of a list; the class as classInd.txt spells it."""
-    spelling = {name.casefold(): name for name in classes}
+    spelling = spelling_of(classes)
     entries = []
-    for line, text in _lines(path):
+    for line, text in read_lines(path, missing=MISSING, remedy=REMEDY):
         # Only a number at the end is the label: names may hold spaces.
-        folder, _, file = re.sub(r"\s+\d+$", "", text).rpartition("/")
-        label = spelling.get(folder.rpartition("/")[2].casefold())
+        place = re.sub(r"\s+\d+$", "", text)
+        folder, _, file = (place if "/" in place else place.replace("\\", "/")).rpartition("/")  # written on Windows
+        label = spelling.get(normalise(folder.rpartition("/")[2]))
         if label is None or not file:
             raise ValueError(f"{path}:{line}: expected Class/video.avi of a class in classInd.txt, got {text!r}")
         entries.append((label, os.path.splitext(file)[0]))
     return entries
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Numbered lines that are not blank; CRLF as in the official lists, or not."""
-    try:
-        return [(i, line.strip()) for i, line in enumerate(path.read_text().splitlines(), 1) if line.strip()]
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path}: no such file; give UCF-101's folder ucfTrainTestlist") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason}); save it in that encoding") from error
 
 
 def find_splits(folder: Path) -> list[int]:
@@ -65,26 +64,56 @@ def find_splits(folder: Path) -> list[int]:
     return whole
 
 
-def annotate(lists: dict[str, list[tuple[str, str]]], paths: dict[tuple[str, str], Path],
+class Found(NamedTuple):
+    """A listed video on disk: its path, its key in the annotation, and its place where the class folder is not it."""
+
+    path: Path
+    key: str
+    place: str = ""
+
+
+def find_videos(splits: Iterable[dict[str, list[tuple[str, str]]]], jpg_dir: Path) -> dict[tuple[str, str], Found]:
+    """The listed videos that are on disk, by class and name.
+
+    Args:
+        splits: subset -> (class, video), of each split. Splits spell some videos in two ways.
+        jpg_dir: where they lie, in class folders, in folders a subset or side by side.
+    """
+    folder, there = VideoFolder(jpg_dir), {}
+    for lists in splits:
+        subset_of = {video: subset for subset, entries in lists.items() for video in entries}
+        paths = folder.find_all(of_class(name, label, subset) for (label, name), subset in subset_of.items())
+        there |= {video: Path(path) for video, path in zip(subset_of, paths, strict=True) if path is not None}
+    places = {video: place_of(path, jpg_dir) for video, path in there.items()}
+    keys = distinct_keys((place.rpartition("/")[2], place) for place in places.values())  # as they are spelt on disk
+    found = {}
+    for video, path in there.items():
+        of, _, name = places[video].rpartition("/")
+        key = keys[name, places[video]]
+        in_class = normalise(of) == normalise(video[0]) and key == name
+        found[video] = Found(path, key, "" if in_class else places[video])
+    return found
+
+
+def annotate(lists: dict[str, list[tuple[str, str]]], found: dict[tuple[str, str], Found],
              n_frames: dict[Path, int]) -> dict[str, dict]:
     """The `database` of one split: an entry for each listed video that is on disk and can be read.
 
     Args:
         lists: subset -> (class, video) in the list's order.
-        paths: path of every video by its class and name, both casefolded.
+        found: the videos on disk by class and name.
         n_frames: of every readable video.
     Raises:
         ValueError: a video that is listed under two subsets or two classes.
     """
     database: dict[str, dict] = {}
     for subset, entries in lists.items():
-        for label, name in entries:
-            path = paths.get((label.casefold(), name.casefold()))
-            if path not in n_frames:
+        for video in entries:
+            if video not in found or found[video].path not in n_frames:
                 continue
-            key = path.name if path.is_dir() else path.stem  # as it is spelt on disk
-            entry = {"subset": subset, "annotations": {"label": label, "segment": [1, n_frames[path] + 1]},
-                     "n_frames": n_frames[path]}
+            path, key, place = found[video]
+            entry = {"subset": subset, "annotations": {"label": video[0], "segment": [1, n_frames[path] + 1]},
+                     "n_frames": n_frames[path]} | ({"video": place} if place else {})
             if database.setdefault(key, entry) != entry:
                 raise ValueError(f"{key} is listed twice in one split, in other lists or classes; correct the lists")
     return database
@@ -101,19 +130,19 @@ def main(argv: list[str] | None = None) -> None:
         splits = {n: {subset: read_list(args.annotation_dir / f"{kind}list{n}.txt", classes)
                       for kind, subset in (("train", "training"), ("test", "validation"))}
                   for n in find_splits(args.annotation_dir)}
-        paths = {video: Path(path) for video, path in videos_on_disk(args.jpg_dir).items()}
-        listed = {(label.casefold(), name.casefold())
-                  for lists in splits.values() for entries in lists.values() for label, name in entries}
-        if not listed & paths.keys():
+        found = find_videos(splits.values(), args.jpg_dir)
+        if not found:
+            listed = {(label, normalise(name)) for lists in splits.values() for entries in lists.values()
+                      for label, name in entries}
             raise FileNotFoundError(f"{args.jpg_dir}: none of the {len(listed)} listed videos is here; prepare them "
                                     "with util_scripts.generate_video_jpgs, as Class/video")
-        n_frames, broken = count_frames({paths[video] for video in listed & paths.keys()})
+        n_frames, broken = count_frames({video.path for video in found.values()})
         for sentence in broken:
             print(f"left out: {sentence}", file=sys.stderr)
         if not n_frames:
             raise ValueError(f"{args.jpg_dir}: none of the listed videos can be read; prepare them again with "
                              "util_scripts.generate_video_jpgs")
-        databases = {n: annotate(lists, paths, n_frames) for n, lists in splits.items()}
+        databases = {n: annotate(lists, found, n_frames) for n, lists in splits.items()}
         args.out_dir.mkdir(parents=True, exist_ok=True)
         for n, database in databases.items():
             file = args.out_dir / f"ucf101_{n}.json"

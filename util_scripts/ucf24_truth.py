@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from datasets.on_disk import videos_on_disk
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
+
+from datasets.on_disk import VideoFolder, of_class
 from datasets.reading import VideoInfo
 from models.arrays import read_arrays
 from options.errors import CommandLine, user_errors
-from util_scripts.annotating import read_infos, read_json
+from util_scripts.annotating import distinct_keys, place_of, read_infos, read_json
 
 SIZE = (320, 240)  # of UCF-101: the pixels that its annotation is in
 SAME_SHAPE = 0.02  # by how much width over height may differ: 340 x 256 is UCF-101 in even numbers
@@ -167,35 +169,39 @@ def truth_of(videos: list[Annotated], video_dir: Path) -> tuple[dict[str, dict],
     Raises:
         FileNotFoundError, ValueError: where none is there, none can be read, or one is annotated twice.
     """
-    name, times = Counter(video.name.casefold() for video in videos).most_common(1)[0]
+    (label, name), times = Counter((video.label, video.name) for video in videos).most_common(1)[0]
     if times > 1:
         raise ValueError(f"{name}: annotated {times} times; leave one of them in the annotation")
-    paths = {name: Path(path) for (_, name), path in videos_on_disk(video_dir).items()}
-    present = [video for video in videos if video.name.casefold() in paths]
+    folder = VideoFolder(video_dir)
+    found = folder.find_all(of_class(video.name, video.label, anywhere=True) for video in videos)
+    paths = [None if path is None else Path(path) for path in found]
+    present = [(video, path) for video, path in zip(videos, paths, strict=True) if path is not None]
     if not present:
         raise FileNotFoundError(f"{video_dir}: has none of the {len(videos)} annotated videos; they are expected like "
                                 f"{videos[0].label or 'Class'}/{videos[0].name}.avi")
-    infos, lines = read_infos({paths[video.name.casefold()] for video in present})
+    places = {path: place_of(path, video_dir) for _, path in present}
+    keys = distinct_keys((place.rpartition("/")[2], place) for place in places.values())
+    infos, lines = read_infos(set(places))
     lines = [f"left out: {sentence}" for sentence in lines]
     truth, kinds = {}, {}
-    for video in present:
-        path = paths[video.name.casefold()]
+    for video, path in present:
         if path not in infos:
             continue
         tubes, misfits = fitted(video, infos[path])
         for kind, what in misfits.items():
             kinds.setdefault(kind, []).append(f"{video.name}: {what}")
         if tubes:
-            truth[path.name if path.is_dir() else path.stem] = {
+            truth[keys[places[path].rpartition("/")[2], places[path]]] = {
                 "class": video.label, "n_frames": infos[path].n_frames, "tubes": tubes}
     if not truth:
         raise ValueError(f"{video_dir}: not one annotated video has a tube that fits; check that they belong together "
                          f"({lines[0] if lines else next(iter(kinds.values()))[0]})")
     lines += [f"{len(those)} {kind} ({those[0]})" for kind, those in kinds.items()]
-    if missing := [video for video in videos if video.name.casefold() not in paths]:
-        lines.append(f"{len(missing)} of {len(videos)} annotated videos are not in {video_dir}")
-    if unknown := len(paths) - len(present):
-        lines.append(f"{unknown} of {len(paths)} videos in {video_dir} are not annotated")
+    if missing := paths.count(None):
+        lines.append(f"{missing} of {len(videos)} annotated videos are not in {video_dir}")
+    there = sum(len(videos) for _, videos in folder.class_folders())
+    if unknown := there - len(present):
+        lines.append(f"{unknown} of {there} videos in {video_dir} are not annotated")
     return truth, lines
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from datasets.on_disk import videos_on_disk
+from hierarchy.names import Names
 from util_scripts.ucf24_truth import read_annotation, truth_of
 
 SOURCES = ("ucf101", "ucf24")  # folders of videos/ and boxes.json
@@ -33,8 +34,8 @@ def boxed_clips(data: Path, folder: Path, n: int = 0) -> tuple[Path, Path]:
         the folder of videos, and truth.json.
     """
     truth = boxed_truth(data, folder / "truth.json")
-    paths = {name: Path(path) for source in SOURCES
-             for (_, name), path in videos_on_disk(data / source / "videos").items()}
+    paths = Names({name: Path(path) for source in SOURCES
+                   for (_, name), path in videos_on_disk(data / source / "videos").items()})
     seen: dict[str, int] = {}
     order = []  # (how many of the class came before, name)
     for name, entry in truth.items():
@@ -42,7 +43,7 @@ def boxed_clips(data: Path, folder: Path, n: int = 0) -> tuple[Path, Path]:
         seen[entry["class"]] = order[-1][0] + 1
     chosen = {name for _, name in sorted(order)[:n or None]}
     for name in chosen:
-        path = paths[name.casefold()]
+        path = paths.find(name)
         link = folder / "videos" / truth[name]["class"] / path.name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Frames of each video as JPEG files in a folder of its own."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo, integers
+from hierarchy.texts import read_json
 
 FRAME_NAME = "image_{:05d}.jpg"  # numbered from 1
 REMEDY = "delete its folder and run generate_video_jpgs again"
@@ -49,13 +49,13 @@ class JpegFolder:
 
     def _stored(self, path: Path) -> VideoInfo | None:
         try:
-            info = json.loads((path / INFO_NAME).read_text())
+            info = read_json(path / INFO_NAME)
             n_frames, height, width = (info[name] for name in ("n_frames", "height", "width"))
             fps = None if info["fps"] is None else float(info["fps"])
             return VideoInfo(n_frames, height, width, fps).checked()
         except OSError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path / INFO_NAME}: damaged; {REMEDY}") from error
 
     @staticmethod
