@@ -6,8 +6,11 @@ sheet of pictures a prototype, which the report shows.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from explain import write_report
 from explain.top_patches import draw_sheets, patches_of
