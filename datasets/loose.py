@@ -1,11 +1,12 @@
 """Videos without an annotation: video files and folders of pictures, and folders of those."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets.reading import VIDEO_EXTENSIONS
-from datasets.reading.loose import IMAGES
+from datasets.reading.naming import is_picture, left_out
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
@@ -29,36 +30,42 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name in HIDDEN
 
 
-def _of_results(files: Sequence[Path]) -> bool:
-    """Whether local_attribution.py wrote a folder's files: heat, GIF and sheet by one name are no video's frames."""
+def _results(files: Sequence[Path]) -> set[str]:
+    """What local_attribution.py wrote in a folder: heat, GIF and sheet by one name are no video and no frames."""
     kinds: dict[str, set[str]] = {}
     for file in files:
         kinds.setdefault(file.stem, set()).add(file.suffix)
-    return any(kinds[stem] >= RESULT for stem in kinds)
+    return {stem for stem in kinds if kinds[stem] >= RESULT}
 
 
-def _inside(folder: Path, seen: set[Path], *, first: bool = False) -> Iterator[Path]:
+def _inside(folder: Path, seen: set[Path], others: list[Path], *, first: bool = False) -> Iterator[Path]:
     """The video files and the folders of pictures in a folder, at any depth; links that lead back are not followed.
 
     A folder with pictures is a video, unless there are video files beside them, or they are results of attribution;
-    the first folder only where nothing further down is one.
+    the first folder only where nothing further down is one. A GIF beside a greater number of pictures is their preview.
 
     Args:
-        seen: folders that are not looked into, which grows.
+        seen: folders that are not looked into, which grows. others: files that are neither, which grows.
     """
     if folder.resolve() in seen:
         return
     seen.add(folder.resolve())
     entries = sorted(path for path in folder.iterdir() if not is_hidden(path))
-    files = [path for path in entries if path.suffix.lower() in VIDEO_EXTENSIONS and not path.is_dir()]
-    pictures = [path for path in entries if path.suffix.lower() in IMAGES and path.is_file()]
-    pictured = bool(pictures) and not files and not _of_results(entries)
+    results = _results(entries)
+    inner = {path for path in entries if path.is_dir()}
+    pictures = {path for path in entries if is_picture(path.name) and path.is_file()}
+    gifs = {path for path in entries if path.suffix.lower() == ".gif" and path.stem not in results}
+    files = {path for path in entries if path.suffix.lower() in VIDEO_EXTENSIONS and path not in inner
+             and (path.suffix.lower() != ".gif" or path in gifs and len(pictures) <= len(gifs))}
+    if not results:
+        others.extend(sorted({*entries} - inner - pictures - files - gifs))
+    pictured = bool(pictures) and not files and not results
     if pictured and not first:
         yield folder
         return
     n = 0
     for path in entries:
-        below = _inside(path, seen) if path.is_dir() else [path] if path in files else []
+        below = _inside(path, seen, others) if path in inner else [path] if path in files else []
         for video in below:
             n += 1
             yield video
@@ -67,14 +74,18 @@ def _inside(folder: Path, seen: set[Path], *, first: bool = False) -> Iterator[P
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The video files and frame folders in a folder, at any depth, without results of attribution.
+    """The video files and frame folders in a folder, at any depth, without results of attribution; says how many files
+    are neither.
 
     Raises:
         ValueError: for a folder without any video.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; check --videos_dir")
-    paths = list(_inside(folder, set(), first=True))
+    others: list[Path] = []
+    paths = list(_inside(folder, set(), others, first=True))
+    if others:
+        print(f"{folder}: {left_out(others)}", file=sys.stderr)
     if not paths:
         raise ValueError(f"{folder}: neither folders of pictures nor video files in it; check --videos_dir")
     return paths

@@ -1,7 +1,8 @@
 """Turn videos into folders of JPEG frames, `JPG_DIR/Class/video/image_%05d.jpg` from 1, with an info.json each.
 
 Videos of other data sets than UCF-101 may lie in any folder, or in none; their frames lie in the same one of JPG_DIR.
-Frames are 240 pixels high but never larger than the video. info.json keeps the video's own width, height and rate.
+The shorter side of frames is 240 pixels, but never larger than the video's. info.json keeps the video's own width,
+height and rate, as it is shown.
 A folder appears when it is complete, so the script can be stopped and started again with the same flags: what is
 finished is skipped, what is not is redone. What was finished with another --size or --fps is an error.
 """
@@ -18,9 +19,10 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.reading import INFO_NAME, VIDEO_EXTENSIONS
+from datasets.reading.naming import left_out
 from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
-from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
+from util_scripts.storing import SIZE, fps_text, walked, write_frame_folder
 
 
 def finished(folder: Path) -> dict | None:
@@ -39,10 +41,23 @@ def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
     if "asked_size" in info:
         return (info["asked_size"], info.get("asked_fps")) == (size, fps_text(fps))
     try:  # written before the settings were
-        same_size = info["stored_height"] == min(size, info["height"])
+        same_size = min(info["stored_height"], info["stored_width"]) == min(size, info["height"], info["width"])
         return same_size and (fps is None or info["fps"] is None or info["fps"] <= float(fps) * (1 + 1e-6))
     except (KeyError, TypeError):
         return True
+
+
+def lower(info: dict, *, size: int, fps: Fraction | None) -> bool:
+    """Whether a finished folder was made with these settings of a portrait video by an older version, to which `size`
+    was the height."""
+    try:
+        height, width, stored_height, stored_width = (info[name] for name in ("height", "width", "stored_height",
+                                                                              "stored_width"))
+        if (info.get("asked_size", size), info.get("asked_fps", fps_text(fps))) != (size, fps_text(fps)):
+            return False
+        return stored_height == min(size, height) and stored_width < min(size, width)
+    except (KeyError, TypeError):
+        return False
 
 
 def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
@@ -51,6 +66,23 @@ def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[
         return write_frame_folder(*files, size=size, fps=fps), None
     except ValueError as error:
         return None, str(error)
+
+
+def _files_in(avi_dir: Path, *, class_folders: bool) -> tuple[list[Path], list[Path]]:
+    """The video files, and those with other endings: of class folders, or at any depth. Beside a video of its name, a
+    GIF is a preview, and counts among the others."""
+    videos: list[Path] = []
+    others: list[Path] = []
+    for folder, files in walked(avi_dir, depth=1 if class_folders else None):
+        if class_folders and folder == avi_dir:
+            continue
+        files = [file for file in files if file.is_file()]
+        known = {file for file in files if file.suffix.lower() in VIDEO_EXTENSIONS}
+        names = {file.stem for file in known if file.suffix.lower() != ".gif"}
+        known -= {file for file in known if file.suffix.lower() == ".gif" and file.stem in names}
+        videos.extend(file for file in files if file in known)
+        others.extend(file for file in files if file not in known)
+    return videos, others
 
 
 def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> dict[Path, Path]:
@@ -63,12 +95,14 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
     if not avi_dir.is_dir():
         raise FileNotFoundError(f"{avi_dir}: no such folder; give the folder that holds the class folders of videos")
     jobs: dict[Path, Path] = {}
-    for file in sorted(avi_dir.glob("[!.]*/[!.]*") if class_folders else avi_dir.rglob("[!.]*")):
-        if file.suffix.lower() in VIDEO_EXTENSIONS and file.is_file():
-            folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
-            if folder in jobs:
-                raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
-            jobs[folder] = file
+    videos, others = _files_in(avi_dir, class_folders=class_folders)
+    for file in videos:
+        folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
+        if folder in jobs:
+            raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; rename one of them")
+        jobs[folder] = file
+    if others:
+        print(f"{avi_dir}: {left_out(others)}", file=sys.stderr)
     for folder, file in jobs.items():
         above = next((parent for parent in folder.parents if parent in jobs), None)
         if above is not None:
@@ -96,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--size", type=int, default=HEIGHT, help="height of the frames in pixels (default: 240)")
+    parser.add_argument("--size", type=int, default=SIZE, help="shorter side of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)
     with user_errors():
@@ -104,10 +138,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("--n_jobs and --size must be above 0")
         jobs = find_jobs(args.avi_dir, args.jpg_dir, class_folders=args.dataset == "ucf101")
         infos = {folder: finished(folder) for folder in jobs}
+        infos = {folder: None if info and lower(info, size=args.size, fps=args.fps) else info
+                 for folder, info in infos.items()}
         for folder, info in infos.items():
             if info is not None and not made_alike(info, size=args.size, fps=args.fps):
-                raise ValueError(f"{folder}: was made with another --size or --fps; give these, or another JPG_DIR, or "
-                                 "remove this one")
+                raise ValueError(f"{folder}: was made with another --size or --fps; give these, or another JPG_DIR")
         todo = [(file, folder) for folder, file in jobs.items() if infos[folder] is None]
         with process_pool(args.n_jobs) as pool:
             done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),

@@ -15,17 +15,28 @@ from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
-from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
+from datasets.reading.hdf5 import Hdf5Frames, frame_bytes, frame_lengths, write_hdf5
+from datasets.reading.jpg import REMEDY
+from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
+from datasets.reading.pictures import rgb_of
 
-HEIGHT, QUALITY = 240, 95  # default height of frames in pixels, JPEG quality
+SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
 LONGEST_NAME = 255  # bytes
+JPEG = b"\xff\xd8"  # what such a file begins with
 
 
 def fps_text(fps: Fraction | None) -> str | None:
     """A frame rate as info.json has it."""
     return None if fps is None else str(fps)
+
+
+def stored_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a video's frames of which the shorter side is `size`; smaller videos keep theirs."""
+    short = min(height, width)
+    scale = min(size / short, 1)
+    return tuple(min(size, short) if side == short else round(side * scale) for side in (height, width))
 
 
 def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
@@ -34,7 +45,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     Args:
         file: the video.
         folder: where the frames go; older frames in it are removed when the new ones are complete.
-        size: height of the frames in pixels; smaller videos keep theirs.
+        size: shorter side of the frames in pixels; smaller videos keep theirs.
         fps: frames a second to keep at most; None for all.
     Returns:
         None, or a sentence about a video that breaks off, whose frames before the break are kept.
@@ -53,7 +64,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         for picture, stream in decode(file):
             if read == 0:
                 height, width = picture.shape[:2]
-                shown = (min(size, height), max(round(width * min(size / height, 1)), 1))
+                shown = stored_size(height, width, size)
                 rate, promised = stream.average_rate, stream.frames
                 keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
             if math.floor(read * keep) > math.floor((read - 1) * keep):
@@ -79,46 +90,101 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
 
 
 def check_own(folder: Path) -> None:
-    """Raise a ValueError where a folder holds anything but frames, which new frames would replace."""
+    """Raise a ValueError where a folder holds anything but frames named as ours, which new frames would replace."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg")):
+                if not (entry.name == INFO_NAME or OWN_NAME.fullmatch(entry.name)):
                     raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
+def walked(top: Path, *, depth: int | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder from `top` down with its files, both in the order of their names, without hidden ones.
+
+    Links are followed, but for those that lead back to a folder that they are in.
+
+    Args:
+        depth: of folders below `top`; None for all.
+    """
+    above: dict[str, tuple[str, ...]] = {str(top): (os.path.realpath(top),)}  # the real folders that each one is in
+    for folder, folders, files in os.walk(top, followlinks=True):
+        inside = above.pop(folder)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if depth is not None and len(inside) > depth:
+            folders.clear()
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in inside]
+        above.update((os.path.join(folder, name), (*inside, real[name])) for name in folders)
+        yield Path(folder), [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+
+
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
-    """Every folder under `jpg_dir` that holds a first frame, in the order of the names.
+    """Every folder under `jpg_dir` that holds frames, in the order of the names: pictures, in it and in none below.
+
+    Links are followed, but for those that lead back to a folder that they are in.
 
     Raises:
         ValueError: `jpg_dir` is itself the folder of one video.
     """
-    if (jpg_dir / FRAME_NAME.format(1)).is_file():
-        raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
-    for folder, folders, files in os.walk(jpg_dir):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if FRAME_NAME.format(1) in files:
-            folders.clear()
-            yield Path(folder)
+    for folder in _pictured(jpg_dir, (os.path.realpath(jpg_dir),)):
+        if folder == jpg_dir:
+            raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
+        yield folder
+
+
+def _pictured(folder: Path, inside: tuple[str, ...]) -> Iterator[Path]:
+    """`frame_folders`, and the folder itself where it is one; inside: the real folders that it is in, with itself."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((entry for entry in entries if not entry.name.startswith(".")),
+                             key=lambda entry: entry.name)
+    except OSError:  # which other folders need not suffer from
+        return
+    pictures = any(is_picture(entry.name) and os.path.isfile(entry.path) for entry in visible)
+    below = False
+    if not os.path.exists(folder / FRAME_NAME.format(1)):
+        for entry in visible:
+            if os.path.isdir(entry.path) and (real := os.path.realpath(entry.path)) not in inside:
+                for video in _pictured(Path(entry.path), (*inside, real)):
+                    below = True
+                    yield video
+    if pictures and not below:
+        yield folder
 
 
 def read_files(folder: Path) -> tuple[list[bytes], VideoInfo]:
-    """The bytes of the JPEG files of a video, and its source's info.
+    """The bytes of a video's frames as JPEG files, and its source's info; pictures of other formats are converted.
 
     Raises:
-        ValueError: where frames are missing or are no JPEG files.
+        ValueError: where frames are missing or are no pictures.
     """
-    info = JpegFolder().info(folder)
-    files = []
-    for i in range(1, info.n_frames + 1):
-        file = folder / FRAME_NAME.format(i)
+    reader, files = JpegFolder(), []
+    info = reader.info(folder)
+    for name in reader.names(folder):
+        file = folder / name
         try:
-            files.append(file.read_bytes())
+            content = file.read_bytes()
         except OSError as error:
-            raise ValueError(f"{file}: cannot be read ({error.strerror}); run generate_video_jpgs again") from error
-        if not files[-1].startswith(b"\xff\xd8"):
-            raise ValueError(f"{file}: not a JPEG file; run generate_video_jpgs again for this video")
+            raise ValueError(f"{file}: cannot be read ({error.strerror}); {REMEDY}") from error
+        if not content.startswith(JPEG):
+            content = encode_jpeg(rgb_of(content, str(file), REMEDY), quality=QUALITY, colorsubsampling="444")
+        files.append(content)
     return files, info
+
+
+def _up_to_date(file: Path, folder: Path) -> bool:
+    """Whether an HDF5 file holds the frames of a folder: by their number and sizes where it is younger than all of
+    them, else by their bytes."""
+    reader = JpegFolder()
+    if Hdf5Frames().info(file) != reader.info(folder):
+        return False
+    states = [os.stat(folder / name) for name in reader.names(folder)]
+    lengths = frame_lengths(file)
+    alike = lengths is not None and all(state.st_size == length or not is_jpeg(name) for state, length, name
+                                        in zip(states, lengths, reader.names(folder), strict=True))
+    if alike and max(state.st_mtime_ns for state in (*states, os.stat(folder))) < os.stat(file).st_mtime_ns:
+        return True
+    return read_files(folder)[0] == frame_bytes(file)
 
 
 def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
@@ -128,9 +194,9 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
         True where the file was missing or outdated; a sentence about a folder that cannot be read, or None.
     """
     try:
-        if file.exists() and Hdf5Frames().info(file) == JpegFolder().info(folder):
+        if file.exists() and _up_to_date(file, folder):
             return False, None
-    except ValueError:  # one of them is damaged; which, is found out below
+    except (OSError, ValueError):  # one of them is damaged; which, is found out below
         pass
     part = file.with_name(f".{file.name}.part")
     try:
