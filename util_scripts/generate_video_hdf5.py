@@ -1,7 +1,8 @@
 """Pack each frame folder of a data set into an HDF5 file of its own, HDF5_DIR/Class/video.hdf5, for --file_type hdf5.
 
-Every file holds the JPEG files' own bytes (pictures of other formats are converted), and appears when it is complete, so the script can be stopped and started
-again: what is finished is skipped, what is not, or is of other frames than its folder, is written again.
+Every file holds the JPEG files' own bytes (pictures of other formats are converted), and appears when it is complete,
+so the script can be stopped and started again: what is finished is skipped, what is not, or is of other frames than its
+folder, is written again.
 """
 
 import argparse

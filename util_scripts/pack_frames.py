@@ -1,8 +1,8 @@
 """Pack the frame folders of a data set into a few large files and an index, for --file_type packed.
 
-Every file is a copy of the JPEG files' own bytes; pictures of other formats are converted. The index is written last: a folder without it is not complete. Where
-a packed set lies already, the new files have other numbers, and the old ones go when the new index has taken the place
-of theirs, so that one of the two sets is whole at any moment.
+Every file is a copy of the JPEG files' own bytes; pictures of other formats are converted. The index is written last: a
+folder without it is not complete. Where a packed set lies already, the new files have other numbers, and the old ones
+go when the new index has taken the place of theirs, so that one of the two sets is whole at any moment.
 """
 
 import argparse
