@@ -73,7 +73,8 @@ def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, str]:
     paths: dict[str, str] = {}
     extensions = tuple(one for kind in ([file_type] if file_type else EXTENSIONS) for one in EXTENSIONS[kind])
     try:
-        entries = sorted(_visible(folder), key=lambda entry: entry.name)
+        # a GIF beside a video of its name is a preview
+        entries = sorted(_visible(folder), key=lambda entry: (entry.name.lower().endswith(".gif"), entry.name))
     except (OSError, ValueError):  # a name that cannot be one
         return paths
     for entry in entries:

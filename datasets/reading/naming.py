@@ -50,8 +50,8 @@ def frame_names(folder: Path, *, gaps: bool = False) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if is_picture(entry.name)
-                     and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path))]
+            names = sorted(entry.name for entry in entries if is_picture(entry.name)
+                           and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)))
     except OSError as error:
         raise ValueError(f"{folder}: no such folder of frames; run generate_video_jpgs or check the paths") from error
     if not names:
@@ -82,24 +82,25 @@ def _numbered(folder: Path, names: Sequence[str]) -> list[tuple[int, str]]:
     parts = [NUMBER.split(os.path.splitext(name)[0]) for name in names]  # text, digits, text, ...
     formats = Counter(IMAGES[os.path.splitext(name)[1].lower()] for name in names)
     if len(formats) > 1:
-        one, other = (next(name for name in sorted(names) if IMAGES[os.path.splitext(name)[1].lower()] == kind)
+        one, other = (next(name for name in names if IMAGES[os.path.splitext(name)[1].lower()] == kind)
                       for kind in list(formats)[:2])
         raise ValueError(f"{folder}: holds pictures of two formats, {one} and {other}; move those that are no frames "
                          f"to another folder, or convert all to one format and name them {SCHEME}")
-    texts = {tuple(part[::2]): name for part, name in zip(parts, names, strict=True)}
+    texts: dict[tuple[str, ...], str] = {}
+    for part, name in zip(parts, names, strict=True):
+        texts.setdefault(tuple(part[::2]), name)
     if len(texts) > 1:
         one, other, *_ = texts.values()
         raise ValueError(f"{folder}: pictures are named in two ways, {one} and {other}; move those that are no frames "
                          f"of this video to another folder, or name all of them {SCHEME} in their order")
     columns = [[int(part[i]) for part in parts] for i in range(1, len(parts[0]), 2)]
-    varying = [column for column in columns if len(set(column)) > 1]
-    if len(varying) > 1 or not varying:
-        one, other = sorted(names)[0], sorted(names)[-1]
-        raise ValueError(f"{folder}: the names of pictures differ by more than one number, {one} and {other}; name "
-                         f"them {SCHEME} in their order")
-    twice = Counter(varying[0]).most_common(1)[0]
-    if twice[1] > 1:
-        one, other, *_ = (name for name, number in zip(names, varying[0], strict=True) if number == twice[0])
+    varying = [column for column in columns if len(set(column)) > 1] or [[0] * len(names)]
+    if len(varying) > 1:
+        raise ValueError(f"{folder}: the names of pictures differ by more than one number, {names[0]} and {names[-1]}; "
+                         f"name them {SCHEME} in their order")
+    twice, times = Counter(varying[0]).most_common(1)[0]
+    if times > 1:
+        one, other, *_ = (name for name, number in zip(names, varying[0], strict=True) if number == twice)
         raise ValueError(f"{folder}: {one} and {other} have the same number; name the frames {SCHEME} in their order")
     return list(zip(varying[0], names, strict=True))
 
