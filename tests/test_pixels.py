@@ -44,7 +44,7 @@ def of_aspect(ratio, rotation=0):
 
 @pytest.mark.parametrize(("ratio", "rotation", "shown"), [
     ("2", 0, (64, 128)), ("1/2", 0, (64, 32)), ("8/9", 0, (64, 57)), ("2", 90, (128, 64)), ("1", 0, (64, 64)),
-    ("40", 0, (64, 64))])
+    ("40", 0, (64, 64)), ("255/254", 0, (64, 64)), ("16/15", 0, (64, 68))])
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
 def test_pixels_are_square(tmp_path, name, ratio, rotation, shown):
     path = write(tmp_path / "avi" / "A" / name, shades(6, 64, 64), into=of_aspect(ratio, rotation))

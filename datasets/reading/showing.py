@@ -18,6 +18,8 @@ EXIF = {1: (False, False, False), 2: (False, False, True), 3: (False, True, True
         5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False)}
 UPRIGHT = EXIF[1]
 WIDEST = 10  # an aspect ratio of pixels above this, or below its inverse, is a damaged header
+# What resizing to whole pixels leaves behind: HMDB51's clips of 340 x 256 say 255/254, and are not resized again.
+ROUNDING = Fraction(1, 100)
 PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
 UNKNOWN, BT2020, P3 = 2, 9, 12  # colour primaries of ITU-T H.273
 PEAK, WHITE = 1000.0, 203.0  # cd/m2: of the brightest HDR picture, and of white in it (ITU-R BT.2408)
@@ -93,7 +95,7 @@ def rgb_of_image(image: Image.Image) -> np.ndarray:
 def _square_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
     """Height and width of a frame as stored, where pixels are square: the width follows their aspect ratio."""
     ratio = stream.sample_aspect_ratio
-    if not ratio or ratio == 1 or not Fraction(1, WIDEST) <= ratio <= WIDEST:
+    if not ratio or abs(ratio - 1) <= ROUNDING or not Fraction(1, WIDEST) <= ratio <= WIDEST:
         return frame.height, frame.width
     return frame.height, max(round(frame.width * ratio), 1)
 
