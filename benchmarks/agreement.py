@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.films import found_videos
-from benchmarks.loading import storage
+from benchmarks.films import found_videos, storage
 from datasets import READERS
 from datasets.sampling import EvenClips
 from datasets.transforms import EvalTransform

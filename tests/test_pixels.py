@@ -221,8 +221,8 @@ def test_wide_gamuts_become_that_of_a_screen(tmp_path, primaries, space):
 
 
 FORMATS = {"gray": "ffv1", "gray16le": "ffv1", "yuv444p10le": "ffv1", "yuv411p": "ffv1", "yuva420p": "ffv1",
-           "bgra": "ffv1", "rgb555le": "rawvideo", "yuyv422": "rawvideo", "yuvj420p": "mjpeg", "gbrp": "utvideo", "gbrp10le": "ffv1",
-           "rgb48le": "ffv1", "nv12": "rawvideo"}
+           "bgra": "ffv1", "rgb555le": "rawvideo", "yuyv422": "rawvideo", "yuvj420p": "mjpeg",
+           "gbrp": "utvideo", "gbrp10le": "ffv1", "rgb48le": "ffv1", "nv12": "rawvideo"}
 
 
 @pytest.mark.parametrize("pix_fmt", FORMATS)
