@@ -42,7 +42,7 @@ def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]
         raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
 
 
-def picture_of(frame: av.VideoFrame, path: Path, stream: av.VideoStream) -> np.ndarray:
+def picture_of(frame: av.VideoFrame, path: Path | str, stream: av.VideoStream) -> np.ndarray:
     """A frame as it is to be shown, (H, W, 3) uint8 RGB; ValueError where its colours cannot be converted."""
     try:
         return shown_picture(frame, stream)

@@ -96,7 +96,7 @@ def _picture(path: Path, index: int, names: Sequence[str] | None, into: np.ndarr
     name = FRAME_NAME.format(index + 1) if names is None else names[index]
     file = f"{path}/{name}"  # pathlib would take a tenth of the decoding
     try:
-        with open(file, "rb") as opened:
+        with open(file, "rb", buffering=0) as opened:
             content = opened.read()
     except FileNotFoundError as error:
         raise ValueError(f"{file}: this frame is missing; {REMEDY}") from error

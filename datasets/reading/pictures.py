@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datasets.reading.showing import UPRIGHT, exif_orientation, rgb_of_image, turned
 
-EXIF_MARK = b"Exif\0\0"  # in front of a JPEG file's EXIF
+EXIF_MARK = b"Exif\0\0"  # what the segment of EXIF in a JPEG file begins with
 
 
 def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = None) -> np.ndarray:
@@ -26,7 +26,7 @@ def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = Non
         if colours in ("YCbCr", "Gray", "RGB") and height * width < Image.MAX_IMAGE_PIXELS:
             fits = into is not None and into.shape == (height, width, 3)
             picture = decode_jpeg(content, "RGB", buffer=into if fits else np.empty((height, width, 3), np.uint8))
-            return turned(picture, _orientation(content)) if EXIF_MARK in content else picture
+            return turned(picture, _orientation(content)) if _has_exif(content) else picture
     except ValueError:
         pass  # Pillow says better what is wrong, and reads other forms, too
     try:
@@ -34,6 +34,19 @@ def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = Non
             return rgb_of_image(image)
     except Exception as error:  # on bytes that are no picture, Pillow's parsers raise whatever they stumble over
         raise ValueError(f"{name}: not a readable picture ({error}); {remedy}") from error
+
+
+def _has_exif(content: bytes) -> bool:
+    """Whether there is EXIF among the segments in front of a JPEG file's picture."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xE1 and content.startswith(EXIF_MARK, at + 4):
+            return True
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # neither an application's nor a comment
+            return False
+        at += 2 + int.from_bytes(content[at + 2:at + 4], "big")
+    return False
 
 
 def _orientation(content: bytes) -> tuple[bool, bool, bool]:

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112  # the tag of EXIF
@@ -35,21 +36,21 @@ def shown_picture(frame: av.VideoFrame, stream: av.VideoStream) -> np.ndarray:
     Raises:
         ValueError, av.FFmpegError: where its colours cannot be converted.
     """
-    height, width = _square_size(frame, stream)
-    how = {"threads": 1}
-    if (height, width) != (frame.height, frame.width):
+    transfer, primaries, how = frame.color_trc, frame.color_primaries, {"threads": 1}
+    height, width = _square_size(frame, stream.sample_aspect_ratio)
+    if width != frame.width:
         how |= {"height": height, "width": width, "interpolation": "BICUBIC"}
-    transfer, primaries = frame.color_trc, frame.color_primaries
     if transfer in (PQ, HLG) or primaries in TO_BT709:
         picture = _on_a_screen(frame.to_ndarray(format="rgb48le", **how), transfer, primaries)
     else:
         picture = frame.to_ndarray(format="rgb24", **how)
-    return turned(picture, _orientation(frame))
+    orientation = _orientation(frame)
+    return picture if orientation is UPRIGHT else turned(picture, orientation)
 
 
 def shown_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
     """Height and width of `shown_picture`."""
-    height, width = _square_size(frame, stream)
+    height, width = _square_size(frame, stream.sample_aspect_ratio)
     return (width, height) if _orientation(frame)[0] else (height, width)
 
 
@@ -92,17 +93,18 @@ def rgb_of_image(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _square_size(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, int]:
-    """Height and width of a frame as stored, where pixels are square: the width follows their aspect ratio."""
-    ratio = stream.sample_aspect_ratio
-    if not ratio or abs(ratio - 1) <= ROUNDING or not Fraction(1, WIDEST) <= ratio <= WIDEST:
+def _square_size(frame: av.VideoFrame, ratio: Fraction | None) -> tuple[int, int]:
+    """Height and width of a frame before it is turned, where pixels are square: the width follows their aspect ratio.
+    """
+    if not ratio or ratio == 1 or abs(ratio - 1) <= ROUNDING or not Fraction(1, WIDEST) <= ratio <= WIDEST:
         return frame.height, frame.width
     return frame.height, max(round(frame.width * ratio), 1)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is to be turned by its display matrix, to a quarter of a turn, mirrored or not; for `turned`."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    side_data = SideDataContainer(frame)  # frame.side_data would be a cycle, in which frames stay
+    data = side_data.get("DISPLAYMATRIX") if len(side_data) else None
     if data is None:
         return UPRIGHT
     a, b, _, c, d = np.frombuffer(data, dtype=np.int32)[:5].tolist()  # x to a x + c y, y to b x + d y
