@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from media import number_of, shades, write_video
+from PIL import Image
 from preparing import jpgs, numbers, quits
 
 from datasets.loose import paths_in
@@ -16,7 +17,7 @@ from datasets.reading.loose import LooseFiles
 from datasets.reading.showing import PEAK, WHITE, _pq
 from datasets.transforms import EvalTransform, TrainTransform
 from util_scripts import generate_video_jpgs
-from util_scripts.storing import stored_size
+from util_scripts.storing import resized, stored_size
 
 
 def write(path, frames, *, codec="libx264", pix_fmt="yuv420p", options=None, into=lambda stream: None):
@@ -117,6 +118,19 @@ def test_portrait_frames_of_older_versions_are_made_again(tmp_path, capsys):
     assert numbers(capsys.readouterr().out) == [1, 0, 0]
     jpgs(tmp_path / "avi", tmp_path / "jpg", "--size", 32)
     assert numbers(capsys.readouterr().out) == [0, 1, 0]
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 160), (160, 90), (64, 85), (90, 159), (91, 140)])
+def test_the_centre_square_of_stored_frames_is_that_of_the_video(height, width):
+    """Whether an odd number of pixels is left beside it or not; half a pixel would be most of the difference."""
+    noise = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+    shown = stored_size(height, width, 60)
+    clips = [EvalTransform(48)(torch.from_numpy(frame.copy())[None])[0].float()
+             for frame in (picture, resized(picture, shown))]
+    assert (clips[0] - clips[1]).abs().mean() < 1.5
+    other = resized(picture[:height // 2], shown)  # of another shape, as a stream may become midway
+    assert other.shape == (*shown, 3)
 
 
 def checkerboard(height, width):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
@@ -35,7 +34,7 @@ from options.flags import parse_main
 from run.paths import under_root
 from run.resume import fresh
 from util_scripts.processes import process_pool
-from util_scripts.storing import QUALITY, SIZE, stored_size
+from util_scripts.storing import QUALITY, SIZE, resized, stored_size
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble
@@ -116,7 +115,7 @@ def jpeg_bytes(picture: np.ndarray) -> int:
     """Bytes of a frame (H, W, 3) as generate_video_jpgs stores it by default."""
     shown = stored_size(*picture.shape[:2], SIZE)
     if shown != picture.shape[:2]:
-        picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+        picture = resized(picture, shown)
     return len(encode_jpeg(np.ascontiguousarray(picture), quality=QUALITY, colorsubsampling="420"))
 
 

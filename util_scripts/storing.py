@@ -39,6 +39,35 @@ def stored_size(height: int, width: int, size: int) -> tuple[int, int]:
     return tuple(min(size, short) if side == short else round(side * scale) for side in (height, width))
 
 
+def resized(picture: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at another height and width, smoothed where it shrinks.
+
+    Where these are its `stored_size`, both axes shrink alike, and the square in the middle that evaluation cuts out
+    shows the same of either picture to a part of a pixel: an odd rest beside it would shift one by half a pixel against
+    the other, which is most of the difference between their clips. The outermost row or column may be a repeated one.
+    """
+    sides = picture.shape[:2]
+    if stored_size(*sides, min(shown)) != shown:
+        return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+    square, shown_square = min(sides), min(shown)
+    step, pads, box = square / shown_square, [], []
+    for side, shown_side in zip(sides, shown, strict=True):
+        first = _middle(side, square) - _middle(shown_side, shown_square) * step
+        last = first + shown_side * step
+        pads.append((max(math.ceil(-first), 0), max(math.ceil(last - side), 0)))
+        box.append((first + pads[-1][0], last + pads[-1][0]))
+    if any(map(any, pads)):
+        picture = np.pad(picture, (*pads, (0, 0)), mode="edge")
+    (top, bottom), (left, right) = box
+    return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC,
+                                                      (left, top, right, bottom)))
+
+
+def _middle(side: int, square: int) -> float:
+    """Where the middle of the square is that evaluation cuts out, along a side."""
+    return (side - square) // 2 + square / 2
+
+
 def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
     """Write the frames of one video.
 
@@ -70,7 +99,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
             if math.floor(read * keep) > math.floor((read - 1) * keep):
                 written += 1
                 if shown != picture.shape[:2]:  # which a stream may change midway
-                    picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+                    picture = resized(picture, shown)
                 (part / FRAME_NAME.format(written)).write_bytes(
                     encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
             read += 1
