@@ -128,7 +128,7 @@ def test_the_centre_square_of_stored_frames_is_that_of_the_video(height, width):
     shown = stored_size(height, width, 60)
     clips = [EvalTransform(48)(torch.from_numpy(frame.copy())[None])[0].float()
              for frame in (picture, resized(picture, shown))]
-    assert (clips[0] - clips[1]).abs().mean() < 1.5
+    assert (clips[0] - clips[1]).abs().mean() < 2  # 9 to 13 without
     other = resized(picture[:height // 2], shown)  # of another shape, as a stream may become midway
     assert other.shape == (*shown, 3)
 
