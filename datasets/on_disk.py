@@ -88,4 +88,5 @@ def _videos_in(folder: str | Path, file_type: str | None) -> dict[str, str]:
 
 def _visible(folder: str | Path) -> list[os.DirEntry]:
     with os.scandir(folder) as entries:
-        return [entry for entry in entries if not entry.name.startswith(".")]
+        return [entry for entry in entries if not entry.name.startswith(".")
+                and (not entry.is_symlink() or os.path.exists(entry.path))]  # a link may lead nowhere, or to itself

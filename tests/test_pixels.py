@@ -292,6 +292,28 @@ def test_unusual_endings_are_converted_and_the_others_counted(tmp_path, capsys):
         assert number_of(JpegFolder().frames(tmp_path / "jpg" / "A" / f"v{i}")) == [0, 1, 2, 3]
 
 
+CONTAINERS = {".mts": "libx264", ".m2ts": "libx264", ".ts": "mpeg2video", ".vob": "mpeg2video", ".asf": "wmv2",
+              ".mxf": "mpeg2video", ".3g2": "mpeg4", ".f4v": "libx264", ".m2v": "mpeg2video", ".h264": "libx264"}
+
+
+@pytest.mark.parametrize("ending", CONTAINERS)
+def test_containers_of_unusual_endings_are_read(tmp_path, ending):
+    with av.open(str(tmp_path / f"v{ending}"), "w", format="mpegts" if "t" in ending else None) as container:
+        stream = container.add_stream(CONTAINERS[ending], rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in shades(6, 48, 64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    path = tmp_path / f"v{ending}"
+    assert number_of(VideoFile().frames(path)) == [0, 1, 2, 3, 4, 5] and number_of(VideoFile().frames(path, [4])) == [4]
+    assert VideoFile().size(path) == (48, 64)
+
+
+def test_dv_is_of_oblong_pixels(tmp_path):
+    path = write(tmp_path / "v.dv", shades(2, 576, 720), codec="dvvideo")
+    assert VideoFile().size(path) == (576, 768) and VideoFile().frames(path, [1]).shape == (1, 576, 768, 3)
+
+
 def test_a_preview_beside_a_video_is_no_video(tmp_path, capsys):
     write_video(tmp_path / "avi" / "A" / "v.avi", shades(4))
     (tmp_path / "avi" / "A" / "v.gif").write_bytes(b"GIF89a")
