@@ -1,4 +1,4 @@
-"""Video files to measure on: made ones, or those of a folder; itself no benchmark."""
+"""Video files to measure on: made ones, or those of a folder, and all forms of storage; itself no benchmark."""
 
 from pathlib import Path
 
@@ -6,7 +6,11 @@ import av
 import numpy as np
 from PIL import Image
 
-from datasets.reading import VIDEO_EXTENSIONS
+from datasets import READERS
+from datasets.reading import VIDEO_EXTENSIONS, JpegFolder
+from datasets.reading.hdf5 import NAME
+from datasets.video import Video
+from util_scripts.storing import pack, write_frame_folder, write_hdf5_file
 
 N_FRAMES, FPS, HEIGHT, WIDTH = 120, 25, 240, 320
 
@@ -36,3 +40,15 @@ def found_videos(folder: Path) -> list[Path]:
     return files
 
 
+def storage(files: list[Path], folder: Path, size: int) -> dict[str, list[Video]]:
+    """The same videos as files, as frame folders, as HDF5 files and packed."""
+    videos: dict[str, list[Video]] = {kind: [] for kind in READERS}
+    for i, file in enumerate(files):
+        write_frame_folder(file, folder / "jpg" / f"v{i}", size=size, fps=None)
+        n = JpegFolder().info(folder / "jpg" / f"v{i}").n_frames
+        write_hdf5_file(folder / "jpg" / f"v{i}", folder / "hdf5" / NAME.format(f"v{i}"))
+        for kind, path in (("video", file), ("jpg", folder / "jpg" / f"v{i}"), ("packed", folder / "packed" / f"v{i}"),
+                           ("hdf5", folder / "hdf5" / NAME.format(f"v{i}"))):
+            videos[kind].append(Video(f"v{i}", path, 0, "training", n, (0, n)))
+    pack(folder / "jpg", folder / "packed", shard_bytes=10**9)
+    return videos

@@ -28,12 +28,11 @@ from torchvision.transforms.functional import pil_to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
-from benchmarks.films import found_videos, made_videos
+from benchmarks.films import found_videos, made_videos, storage
 from benchmarks.turns import per_second
 from datasets import READERS
 from datasets.annotation import read_annotated_videos
-from datasets.reading import FRAME_NAME, JpegFolder, VideoFile, decode
-from datasets.reading.hdf5 import NAME
+from datasets.reading import FRAME_NAME, VideoFile, decode
 from datasets.reading.packed import INDEX_NAME, index_table
 from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
@@ -41,7 +40,6 @@ from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
 from options.errors import CommandLine, user_errors
 from run.data import make_loader, quiet_worker
-from util_scripts.storing import pack, write_frame_folder, write_hdf5_file
 
 
 class Published(Dataset):
@@ -104,20 +102,6 @@ def one_pass(dataset: Dataset, step: int, workers: int, batch_size: int) -> None
     batches = EpochBatches(len(dataset), batch_size, seed=1, epoch=step)
     for _ in make_loader(dataset, n_threads=workers, device=torch.device("cpu"), batch_sampler=batches):
         pass
-
-
-def storage(files: list[Path], folder: Path, size: int) -> dict[str, list[Video]]:
-    """The same videos as files, as frame folders, as HDF5 files and packed."""
-    videos: dict[str, list[Video]] = {kind: [] for kind in READERS}
-    for i, file in enumerate(files):
-        write_frame_folder(file, folder / "jpg" / f"v{i}", size=size, fps=None)
-        n = JpegFolder().info(folder / "jpg" / f"v{i}").n_frames
-        write_hdf5_file(folder / "jpg" / f"v{i}", folder / "hdf5" / NAME.format(f"v{i}"))
-        for kind, path in (("video", file), ("jpg", folder / "jpg" / f"v{i}"), ("packed", folder / "packed" / f"v{i}"),
-                           ("hdf5", folder / "hdf5" / NAME.format(f"v{i}"))):
-            videos[kind].append(Video(f"v{i}", path, 0, "training", n, (0, n)))
-    pack(folder / "jpg", folder / "packed", shard_bytes=10**9)
-    return videos
 
 
 def measure_speed(args: argparse.Namespace, files: list[Path], folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets.folders import Walk, tell_endings, tell_unreadable
 from datasets.reading import VIDEO_EXTENSIONS
-from datasets.reading.loose import IMAGES
+from datasets.reading.naming import is_picture
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 
@@ -26,17 +26,18 @@ class LooseVideos:
     unknown: list[Path] = field(default_factory=list)
 
 
-def _of_results(files: Sequence[str]) -> bool:
-    """Whether local_attribution.py wrote a folder's files: heat, GIF and sheet by one name are no video's frames."""
+def _results(files: Sequence[str]) -> set[str]:
+    """What local_attribution.py wrote in a folder, by name: heat, GIF and sheet of one name are no video's frames."""
     kinds: dict[str, set[str]] = {}
     for file in files:
         stem, ending = os.path.splitext(file)
         kinds.setdefault(stem, set()).add(ending)
-    return any(of >= RESULT for of in kinds.values())
+    return {stem for stem, of in kinds.items() if of >= RESULT}
 
 
 def paths_in(folder: Path) -> list[Path]:
-    """The video files and frame folders in a folder, at any depth, without results of attribution.
+    """The video files and frame folders in a folder, at any depth, without results of attribution; says how many files
+    are neither.
 
     A folder with pictures is a video, unless there are video files beside them, or they are results of attribution;
     `folder` itself only where nothing further down is one. Files of other endings, and folders that cannot be read, are
@@ -52,20 +53,21 @@ def paths_in(folder: Path) -> list[Path]:
     itself = False
     walk = Walk(folder, once=True)
     for below, folders, files in walk:
-        endings = [os.path.splitext(file)[1].lower() for file in files]
-        videos = [below / file for file, ending in zip(files, endings, strict=True) if ending in VIDEO_EXTENSIONS]
-        results = _of_results(files)
-        pictured = any(ending in IMAGES for ending in endings) and not videos and not results
+        ending = {file: os.path.splitext(file)[1].lower() for file in files}
+        results, pictures = _results(files), [file for file in files if is_picture(file) and (below / file).is_file()]
+        gifs = [file for file in files if ending[file] == ".gif" and os.path.splitext(file)[0] not in results]
+        films = [file for file in files if ending[file] in VIDEO_EXTENSIONS
+                 and (ending[file] != ".gif" or file in gifs and len(pictures) <= len(gifs))]
+        pictured = bool(pictures) and not films and not results
+        if not results:
+            others += [file for file in files if file not in {*films, *pictures, *gifs}]
         if pictured and below != folder:
             paths.append(below)
             folders.clear()
             continue
         itself |= pictured
         # a link that leads nowhere is told of when it is read; what is no file, such as a pipe, would never end
-        paths += [video for video in videos if video.is_file() or not video.exists()]
-        if not results:
-            others += [file for file, ending in zip(files, endings, strict=True)
-                       if ending not in (*VIDEO_EXTENSIONS, *IMAGES)]
+        paths += [video for video in map(below.__truediv__, films) if video.is_file() or not video.exists()]
     tell_unreadable(walk.unreadable)
     if not paths and itself:
         return [folder]

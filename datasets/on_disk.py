@@ -216,7 +216,9 @@ class VideoFolder:
         videos: dict[str, str] = {}
         kinds = [self.file_type] if self.file_type else EXTENSIONS
         extensions = tuple(ending for kind in kinds for ending in EXTENSIONS.get(kind, ()))
-        for entry in [] if self.file_type == "packed" else self._entries(path):
+        # a GIF beside a video of its name is a preview
+        entries = sorted(self._entries(path), key=lambda entry: entry.name.lower().endswith(".gif"))
+        for entry in [] if self.file_type == "packed" else entries:
             stem, extension = os.path.splitext(entry.name)
             if is_folder(entry):
                 folders[entry.name] = entry.path

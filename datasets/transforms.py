@@ -27,6 +27,9 @@ NORMALISATIONS = {
     "mfnet": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)}
 
 
+RESIZING = "bilinear, smoothed where it shrinks"
+
+
 def normalise(clips: Tensor, kind: str = "kinetics", flip: Tensor | None = None) -> Tensor:
     """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`.
 
@@ -47,12 +50,14 @@ def _scale_and_shift(kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int) -> Tensor:
-    """Cut a region out of (T, H, W, 3) frames and resize it bilinearly: (T, 3, size, size).
+    """Cut a region out of (T, H, W, 3) frames and resize it bilinearly, smoothed where it shrinks: (T, 3, size, size).
 
     Cutting first costs a fraction of resizing whole frames; channels-last uint8 is torch's fastest path.
     """
     region = frames[:, y:y + h, x:x + w].permute(0, 3, 1, 2)
-    return region if (h, w) == (size, size) else interpolate(region, (size, size), mode="bilinear")
+    if (h, w) == (size, size):
+        return region
+    return interpolate(region, (size, size), mode="bilinear", antialias=max(h, w) > size)
 
 
 def _clip(cut: Tensor) -> Tensor:
@@ -68,6 +73,7 @@ class EvalTransform:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.resizing = RESIZING  # for those who keep what they make of clips
 
     def __call__(self, frames: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor, bool]:
         """Transform a clip.
@@ -110,6 +116,7 @@ class TrainTransform:
         if not 0 <= jitter <= 1:
             raise ValueError(f"the jitter of colours is between 0 and 1, not {jitter}")
         self.size, self.scales, self.flip, self.crop, self.jitter = size, scales, flip, crop, jitter
+        self.resizing = RESIZING
         self.log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
         self._center = EvalTransform(size)
 

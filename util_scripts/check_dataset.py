@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
@@ -37,7 +36,7 @@ from options.flags import parse_main
 from run.paths import under_root
 from run.resume import fresh
 from util_scripts.processes import process_pool
-from util_scripts.storing import HEIGHT, QUALITY
+from util_scripts.storing import QUALITY, SIZE, resized, stored_size
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble
@@ -116,10 +115,9 @@ def bytes_of(path: Path) -> int:
 
 def jpeg_bytes(picture: np.ndarray) -> int:
     """Bytes of a frame (H, W, 3) as generate_video_jpgs stores it by default."""
-    height, width = picture.shape[:2]
-    if height > HEIGHT:
-        shown = max(round(width * HEIGHT / height), 1), HEIGHT
-        picture = np.asarray(Image.fromarray(picture).resize(shown, Image.Resampling.BICUBIC))
+    shown = stored_size(*picture.shape[:2], SIZE)
+    if shown != picture.shape[:2]:
+        picture = resized(picture, shown)
     return len(encode_jpeg(np.ascontiguousarray(picture), quality=QUALITY, colorsubsampling="420"))
 
 

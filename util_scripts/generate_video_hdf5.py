@@ -1,7 +1,8 @@
 """Pack each frame folder of a data set into an HDF5 file of its own, HDF5_DIR/Class/video.hdf5, for --file_type hdf5.
 
-Every file holds the JPEG files' own bytes, and appears when it is complete, so the script can be stopped and started
-again: what is finished is skipped, what is not, or is of other frames than its folder, is written again.
+Every file holds the JPEG files' own bytes (pictures of other formats are converted), and appears when it is complete,
+so the script can be stopped and started again: what is finished is skipped, what is not, or is of other frames than its
+folder, is written again.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def _job(files: tuple[Path, Path]) -> tuple[bool, str | None]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jpg_dir", type=Path, help="folder that generate_video_jpgs wrote")
+    parser.add_argument("jpg_dir", type=Path, help="folder of frame folders, by generate_video_jpgs or others")
     parser.add_argument("hdf5_dir", type=Path, help="folder to write the files to")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     args = parser.parse_args(argv)

@@ -1,7 +1,8 @@
 """Turn videos into folders of JPEG frames, `JPG_DIR/Class/video/image_%05d.jpg` from 1, with an info.json each.
 
 Videos of other data sets than UCF-101 may lie in any folder, or in none; their frames lie in the same one of JPG_DIR.
-Frames are 240 pixels high but never larger than the video. info.json keeps the video's own width, height and rate.
+The shorter side of frames is 240 pixels, but never larger than the video's. info.json keeps the video's own width,
+height and rate, as it is shown.
 A folder appears when it is complete, so the script can be stopped and started again with the same flags: what is
 finished is skipped, what is not is redone. What was finished with another --size or --fps is an error.
 """
@@ -9,6 +10,7 @@ finished is skipped, what is not is redone. What was finished with another --siz
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,7 @@ from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS
 from hierarchy.texts import read_json
 from options.errors import CommandLine, user_errors
 from util_scripts.processes import process_pool
-from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
+from util_scripts.storing import SIZE, fps_text, write_frame_folder
 
 
 def finished(folder: Path) -> dict | None:
@@ -42,10 +44,23 @@ def made_alike(info: dict, *, size: int, fps: Fraction | None) -> bool:
     if "asked_size" in info:
         return (info["asked_size"], info.get("asked_fps")) == (size, fps_text(fps))
     try:  # written before the settings were
-        same_size = info["stored_height"] == min(size, info["height"])
+        same_size = min(info["stored_height"], info["stored_width"]) == min(size, info["height"], info["width"])
         return same_size and (fps is None or info["fps"] is None or info["fps"] <= float(fps) * (1 + 1e-6))
     except (KeyError, TypeError):
         return True
+
+
+def lower(info: dict, *, size: int, fps: Fraction | None) -> bool:
+    """Whether a finished folder was made with these settings of a portrait video by an older version, to which `size`
+    was the height."""
+    try:
+        height, width, stored_height, stored_width = (info[name] for name in ("height", "width", "stored_height",
+                                                                              "stored_width"))
+        if (info.get("asked_size", size), info.get("asked_fps", fps_text(fps))) != (size, fps_text(fps)):
+            return False
+        return stored_height == min(size, height) and stored_width < min(size, width)
+    except (KeyError, TypeError):
+        return False
 
 
 def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[str | None, str | None]:
@@ -54,6 +69,16 @@ def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[
         return write_frame_folder(*files, size=size, fps=fps), None
     except ValueError as error:
         return None, str(error)
+
+
+def _films(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The video files among those of a folder, and the others; beside a video of its name a GIF is a preview."""
+    # a link that leads nowhere is told of as a broken video; what is no file, such as a pipe, would never end
+    files = [file for file in files if file.is_file() or not file.exists()]
+    films = [file for file in files if file.suffix.lower() in VIDEO_EXTENSIONS]
+    names = {file.stem for file in films if file.suffix.lower() != ".gif"}
+    films = [file for file in films if file.suffix.lower() != ".gif" or file.stem not in names]
+    return films, [file for file in files if file not in films]
 
 
 def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> dict[Path, Path]:
@@ -76,16 +101,16 @@ def find_jobs(avi_dir: Path, jpg_dir: Path, *, class_folders: bool = True) -> di
         depth = len(here.relative_to(avi_dir).parts)
         if class_folders and depth == 1:
             folders.clear()
-        for file in (here / name for name in names):
-            if file.suffix.lower() not in VIDEO_EXTENSIONS:
-                others.append(file.name)
-            elif class_folders and depth == 0:
-                stray.append(file.name)
-            elif file.is_file() or not file.exists():  # a link that leads nowhere is told of as a broken video
-                folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
-                if folder in jobs:
-                    raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; remove one of them")
-                jobs[folder] = file
+        films, rest = _films(here / name for name in names)
+        others += [file.name for file in rest]
+        if class_folders and depth == 0:
+            stray += [file.name for file in films]
+            continue
+        for file in films:
+            folder = jpg_dir / file.relative_to(avi_dir).with_suffix("")
+            if folder in jobs:
+                raise ValueError(f"{file} and {jobs[folder]} would share the folder {folder}; rename one of them")
+            jobs[folder] = file
     jobs = dict(sorted(jobs.items(), key=lambda job: job[1]))
     tell_unreadable(walk.unreadable)
     for folder, file in jobs.items():
@@ -118,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
     parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument("--size", type=int, default=HEIGHT, help="height of the frames in pixels (default: 240)")
+    parser.add_argument("--size", type=int, default=SIZE, help="shorter side of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)
     with user_errors():
@@ -126,10 +151,11 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError("--n_jobs and --size must be above 0")
         jobs = find_jobs(args.avi_dir, args.jpg_dir, class_folders=args.dataset == "ucf101")
         infos = {folder: finished(folder) for folder in jobs}
+        infos = {folder: None if info and lower(info, size=args.size, fps=args.fps) else info
+                 for folder, info in infos.items()}
         for folder, info in infos.items():
             if info is not None and not made_alike(info, size=args.size, fps=args.fps):
-                raise ValueError(f"{folder}: was made with another --size or --fps; give these, or another JPG_DIR, or "
-                                 "remove this one")
+                raise ValueError(f"{folder}: was made with another --size or --fps; give these, or another JPG_DIR")
         todo = [(file, folder) for folder, file in jobs.items() if infos[folder] is None]
         with process_pool(args.n_jobs) as pool:
             done = list(tqdm(pool.map(partial(_job, size=args.size, fps=args.fps), todo), total=len(todo),

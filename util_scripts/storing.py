@@ -16,17 +16,57 @@ from tqdm import tqdm
 
 from datasets.folders import Walk, is_litter, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
-from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
+from datasets.reading.hdf5 import Hdf5Frames, frame_bytes, frame_lengths, write_hdf5
+from datasets.reading.jpg import REMEDY
+from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
+from datasets.reading.pictures import rgb_of
 
-HEIGHT, QUALITY = 240, 95  # default height of frames in pixels, JPEG quality
+SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
 LONGEST_NAME = 255  # bytes
+JPEG = b"\xff\xd8"  # what such a file begins with
 
 
 def fps_text(fps: Fraction | None) -> str | None:
     """A frame rate as info.json has it."""
     return None if fps is None else str(fps)
+
+
+def stored_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width of a video's frames of which the shorter side is `size`; smaller videos keep theirs."""
+    short = min(height, width)
+    scale = min(size / short, 1)
+    return tuple(min(size, short) if side == short else round(side * scale) for side in (height, width))
+
+
+def resized(picture: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at another height and width, smoothed where it shrinks.
+
+    Where these are its `stored_size`, both axes shrink alike, and the square in the middle that evaluation cuts out
+    shows the same of either picture to a part of a pixel: an odd rest beside it would shift one by half a pixel against
+    the other, which is most of the difference between their clips. The outermost row or column may be a repeated one.
+    """
+    sides = picture.shape[:2]
+    if stored_size(*sides, min(shown)) != shown:
+        return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+    square, shown_square = min(sides), min(shown)
+    step, pads, box = square / shown_square, [], []
+    for side, shown_side in zip(sides, shown, strict=True):
+        first = _middle(side, square) - _middle(shown_side, shown_square) * step
+        last = first + shown_side * step
+        pads.append((max(math.ceil(-first), 0), max(math.ceil(last - side), 0)))
+        box.append((first + pads[-1][0], last + pads[-1][0]))
+    if any(map(any, pads)):
+        picture = np.pad(picture, (*pads, (0, 0)), mode="edge")
+    (top, bottom), (left, right) = box
+    return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC,
+                                                      (left, top, right, bottom)))
+
+
+def _middle(side: int, square: int) -> float:
+    """Where the middle of the square is that evaluation cuts out, along a side."""
+    return (side - square) // 2 + square / 2
 
 
 def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
@@ -35,7 +75,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     Args:
         file: the video.
         folder: where the frames go; older frames in it are removed when the new ones are complete.
-        size: height of the frames in pixels; smaller videos keep theirs.
+        size: shorter side of the frames in pixels; smaller videos keep theirs.
         fps: frames a second to keep at most; None for all.
     Returns:
         None, or a sentence about a video that breaks off, whose frames before the break are kept.
@@ -54,13 +94,13 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         for picture, stream in decode(file):
             if read == 0:
                 height, width = picture.shape[:2]
-                shown = (min(size, height), max(round(width * min(size / height, 1)), 1))
+                shown = stored_size(height, width, size)
                 rate, promised = stream.average_rate, stream.frames
                 keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
             if math.floor(read * keep) > math.floor((read - 1) * keep):
                 written += 1
                 if shown != picture.shape[:2]:  # which a stream may change midway
-                    picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+                    picture = resized(picture, shown)
                 (part / FRAME_NAME.format(written)).write_bytes(
                     encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
             read += 1
@@ -80,47 +120,71 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
 
 
 def check_own(folder: Path) -> None:
-    """Raise a ValueError where a folder holds anything but frames, which new frames would replace."""
+    """Raise a ValueError where a folder holds anything but frames named as ours, which new frames would replace."""
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not (entry.name == INFO_NAME or entry.name.endswith(".jpg") or is_litter(entry.name)):
+                if not (entry.name == INFO_NAME or OWN_NAME.fullmatch(entry.name) or is_litter(entry.name)):
                     raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
-    """Every folder under `jpg_dir` that holds a first frame, in the order of the names, also through links.
+    """Every folder under `jpg_dir` that holds frames, in the order of the names, also through links.
+
+    Frames are pictures in a folder below which no other holds any.
 
     Raises:
         ValueError: `jpg_dir` is itself the folder of one video.
     """
-    if (jpg_dir / FRAME_NAME.format(1)).is_file():
-        raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
+    pictured: list[Path] = []
     walk = Walk(jpg_dir)
     for folder, folders, files in walk:
-        if FRAME_NAME.format(1) in files:
-            folders.clear()
-            yield folder
+        if any(is_picture(name) and (folder / name).is_file() for name in files):
+            pictured.append(folder)
+            if FRAME_NAME.format(1) in files:
+                folders.clear()
     tell_unreadable(walk.unreadable)
+    for folder, after in zip(pictured, [*pictured[1:], None], strict=False):
+        if after is not None and folder in after.parents:
+            continue
+        if folder == jpg_dir:
+            raise ValueError(f"{jpg_dir}: holds the frames of a single video; give the folder that holds all of them")
+        yield folder
 
 
 def read_files(folder: Path) -> tuple[list[bytes], VideoInfo]:
-    """The bytes of the JPEG files of a video, and its source's info.
+    """The bytes of a video's frames as JPEG files, and its source's info; pictures of other formats are converted.
 
     Raises:
-        ValueError: where frames are missing or are no JPEG files.
+        ValueError: where frames are missing or are no pictures.
     """
-    info = JpegFolder().info(folder)
-    files = []
-    for i in range(1, info.n_frames + 1):
-        file = folder / FRAME_NAME.format(i)
+    reader, files = JpegFolder(), []
+    info = reader.info(folder)
+    for name in reader.names(folder):
+        file = folder / name
         try:
-            files.append(file.read_bytes())
+            content = file.read_bytes()
         except OSError as error:
-            raise ValueError(f"{file}: cannot be read ({error.strerror}); run generate_video_jpgs again") from error
-        if not files[-1].startswith(b"\xff\xd8"):
-            raise ValueError(f"{file}: not a JPEG file; run generate_video_jpgs again for this video")
+            raise ValueError(f"{file}: cannot be read ({error.strerror}); {REMEDY}") from error
+        if not content.startswith(JPEG):
+            content = encode_jpeg(rgb_of(content, str(file), REMEDY), quality=QUALITY, colorsubsampling="444")
+        files.append(content)
     return files, info
+
+
+def _up_to_date(file: Path, folder: Path) -> bool:
+    """Whether an HDF5 file holds the frames of a folder: by their number and sizes where it is younger than all of
+    them, else by their bytes."""
+    reader = JpegFolder()
+    if Hdf5Frames().info(file) != reader.info(folder):
+        return False
+    states = [os.stat(folder / name) for name in reader.names(folder)]
+    lengths = frame_lengths(file)
+    alike = lengths is not None and all(state.st_size == length or not is_jpeg(name) for state, length, name
+                                        in zip(states, lengths, reader.names(folder), strict=True))
+    if alike and max(state.st_mtime_ns for state in (*states, os.stat(folder))) < os.stat(file).st_mtime_ns:
+        return True
+    return read_files(folder)[0] == frame_bytes(file)
 
 
 def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
@@ -130,9 +194,9 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
         True where the file was missing or outdated; a sentence about a folder that cannot be read, or None.
     """
     try:
-        if file.exists() and Hdf5Frames().info(file) == JpegFolder().info(folder):
+        if file.exists() and _up_to_date(file, folder):
             return False, None
-    except ValueError:  # one of them is damaged; which, is found out below
+    except (OSError, ValueError):  # one of them is damaged; which, is found out below
         pass
     part = file.with_name(f".{file.name}.part")
     try:

@@ -3,9 +3,10 @@
 from datasets.reading.cached import CachedReader
 from datasets.reading.decoding import decode
 from datasets.reading.hdf5 import Hdf5Frames
-from datasets.reading.jpg import FRAME_NAME, INFO_NAME, JpegFolder
+from datasets.reading.jpg import INFO_NAME, JpegFolder
 from datasets.reading.last import LastVideo
 from datasets.reading.loose import LooseFiles
+from datasets.reading.naming import FRAME_NAME
 from datasets.reading.packed import PackedFrames
 from datasets.reading.reader import EXTENSIONS, VIDEO_EXTENSIONS, Reader, VideoInfo, file_type_of
 from datasets.reading.video_file import VideoFile

@@ -6,17 +6,19 @@ from pathlib import Path
 import av
 import numpy as np
 
+from datasets.reading.showing import shown_picture
+
 
 def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
     """Decode a video file frame by frame, in one thread (loaders and scripts run several processes).
 
     Yields:
-        (H, W, 3) uint8 RGB as it is to be shown, i.e. turned as phones ask for it; and the stream it is from.
+        (H, W, 3) uint8 RGB as it is to be shown; and the stream it is from.
     Raises:
         ValueError: when nothing can be read, or nothing more.
     """
     for frame, stream in frames_of_file(path):
-        yield picture_of(frame, path), stream
+        yield picture_of(frame, path, stream), stream
 
 
 def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
@@ -40,11 +42,9 @@ def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]
         raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
 
 
-def picture_of(frame: av.VideoFrame, path: Path) -> np.ndarray:
+def picture_of(frame: av.VideoFrame, path: Path | str, stream: av.VideoStream) -> np.ndarray:
     """A frame as it is to be shown, (H, W, 3) uint8 RGB; ValueError where its colours cannot be converted."""
     try:
-        picture = frame.to_ndarray(format="rgb24", threads=1)  # (H, W, 3)
+        return shown_picture(frame, stream)
     except (av.FFmpegError, ValueError) as error:
         raise ValueError(f"{path}: a frame has no colours that can be shown ({error}); replace the file") from error
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

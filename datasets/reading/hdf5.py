@@ -65,6 +65,20 @@ class Hdf5Frames:
         return self.info(path).size if known is None else known
 
 
+def frame_lengths(path: Path) -> list[int] | None:
+    """Bytes of each frame's file, without reading them; None where only reading tells. Raises as `Hdf5Frames`."""
+    with _opened(path) as video:
+        places = _places(video)
+        return None if places is None else places["length"].tolist()
+
+
+def frame_bytes(path: Path) -> list[bytes]:
+    """The JPEG file of every frame; raises as `Hdf5Frames`."""
+    with _opened(path) as video:
+        _check_heaps(video, range(len(video)))
+        return [frame.tobytes() for frame in video[:]]
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.Dataset]:
     """The frames of a file; whatever is wrong with it, then and later, is a ValueError."""
@@ -83,13 +97,21 @@ def _opened(path: Path) -> Iterator[h5py.Dataset]:
         raise ValueError(f"{path}: not a readable HDF5 file of frames ({what}); {REMEDY}") from error
 
 
+def _places(video: h5py.Dataset) -> np.ndarray | None:
+    """Where each frame is (N,), None of a chunked or compressed dataset, as neither we nor the published script write
+    it."""
+    places = video.id.get_offset()
+    if places is None:
+        return None
+    return np.frombuffer(os.pread(video.file.id.get_vfd_handle(), len(video) * PLACE.itemsize, places), dtype=PLACE)
+
+
 def _check_heaps(video: h5py.Dataset, numbers: Sequence[int]) -> None:
     """Refuse frames from a heap whose objects do not add up to its size: on those the library may never come back."""
-    places, file = video.id.get_offset(), video.file.id.get_vfd_handle()
-    if places is None:  # chunked or compressed, as neither we nor the published script write it
+    places, file = _places(video), video.file.id.get_vfd_handle()
+    if places is None:
         return
-    size = os.fstat(file).st_size
-    frames = np.frombuffer(os.pread(file, len(video) * PLACE.itemsize, places), dtype=PLACE)[list(numbers)]
+    size, frames = os.fstat(file).st_size, places[list(numbers)]
     for heap in np.unique(frames["heap"]).tolist():
         if heap + HEAP.itemsize > size:
             raise ValueError("frames behind the end of the file")

@@ -1,19 +1,17 @@
 """Video files, and folders of pictures of any name, as people have them."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
+from datasets.reading.naming import frame_names
+from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo
 from datasets.reading.video_file import VideoFile
 
-IMAGES = (".jpg", ".jpeg", ".png")
 MISSING = 1  # frames that the header of a complete video may promise in excess
 
 
@@ -35,16 +33,7 @@ class LooseFiles:
             return self._files.frames(path, indices)
         files = frame_files(path)
         wanted = range(len(files)) if indices is None else [int(i) for i in indices]
-        pictures = []
-        for i in wanted:
-            try:
-                with Image.open(files[i]) as image:
-                    pictures.append(np.asarray(image.convert("RGB")))
-            except (OSError, SyntaxError) as error:
-                raise ValueError(f"{files[i]}: not a readable picture ({error}); replace it") from error
-        if len({picture.shape for picture in pictures}) > 1:
-            raise ValueError(f"{path}: frames differ in size; extract them again")
-        return torch.from_numpy(np.stack(pictures))
+        return stacked(lambda i, into: _picture(files[i], into), wanted, path, "extract them again")
 
     def info(self, path: Path) -> VideoInfo:
         """Number of frames, size and rate; a folder has no rate."""
@@ -65,14 +54,17 @@ class LooseFiles:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The pictures in a folder, in the order of the numbers in their names.
+    """The pictures in a folder, in the order of the numbers in their names, some of which may be missing.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: where there is none, or their order is not clear.
     """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")]
-    if not files:
-        raise ValueError(f"{folder}: no frames in this folder; put in pictures (image_00001.jpg, ...), or give the "
-                         "video file")
-    return sorted(files, key=lambda path: [int(part) if part.isdigit() else part
-                                           for part in re.split(r"(\d+)", path.name)])
+    return [folder / name for name in frame_names(folder, gaps=True)]
+
+
+def _picture(file: Path, into: np.ndarray | None) -> np.ndarray:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror}); replace it") from error
+    return rgb_of(content, str(file), "replace it", into)

@@ -1,4 +1,4 @@
-"""JPEG bytes to pixels, which all readers of stored frames share."""
+"""Bytes of a picture file to pixels, which all readers of stored frames share."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -10,9 +10,13 @@ from PIL import Image
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
+from datasets.reading.showing import UPRIGHT, exif_orientation, rgb_of_image, turned
+
+EXIF_MARK = b"Exif\0\0"  # what the segment of EXIF in a JPEG file begins with
+
 
 def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = None) -> np.ndarray:
-    """The bytes of a JPEG file as (H, W, 3) uint8 RGB, in the array `into` where that has this shape.
+    """The bytes of a picture file as (H, W, 3) uint8 RGB, upright, in the array `into` where that has this shape.
 
     Raises:
         ValueError: with the file's name and the remedy, where it is no picture.
@@ -21,14 +25,36 @@ def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = Non
         height, width, colours, _ = decode_jpeg_header(content)
         if colours in ("YCbCr", "Gray", "RGB") and height * width < Image.MAX_IMAGE_PIXELS:
             fits = into is not None and into.shape == (height, width, 3)
-            return decode_jpeg(content, "RGB", buffer=into if fits else np.empty((height, width, 3), np.uint8))
+            picture = decode_jpeg(content, "RGB", buffer=into if fits else np.empty((height, width, 3), np.uint8))
+            return turned(picture, _orientation(content)) if _has_exif(content) else picture
     except ValueError:
         pass  # Pillow says better what is wrong, and reads other forms, too
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
+            return rgb_of_image(image)
     except Exception as error:  # on bytes that are no picture, Pillow's parsers raise whatever they stumble over
-        raise ValueError(f"{name}: not a readable JPEG ({error}); {remedy}") from error
+        raise ValueError(f"{name}: not a readable picture ({error}); {remedy}") from error
+
+
+def _has_exif(content: bytes) -> bool:
+    """Whether there is EXIF among the segments in front of a JPEG file's picture."""
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker == 0xE1 and content.startswith(EXIF_MARK, at + 4):
+            return True
+        if not (0xE0 <= marker <= 0xEF or marker == 0xFE):  # neither an application's nor a comment
+            return False
+        at += 2 + int.from_bytes(content[at + 2:at + 4], "big")
+    return False
+
+
+def _orientation(content: bytes) -> tuple[bool, bool, bool]:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return exif_orientation(image)
+    except Exception:  # as above; the picture itself is sound
+        return UPRIGHT
 
 
 def stacked(read: Callable[[int, np.ndarray | None], np.ndarray], wanted: Sequence[int], name: Path,

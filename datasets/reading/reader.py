@@ -7,7 +7,10 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp")
+VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp",
+                    ".3g2", ".asf", ".divx", ".dv", ".f4v", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t",
+                    ".m2ts", ".m2v", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mts", ".mxf", ".nut", ".ogm", ".qt",
+                    ".rm", ".rmvb", ".tod", ".ts", ".vob", ".y4m")
 EXTENSIONS = {"hdf5": (".hdf5", ".h5"), "jpg": (), "video": VIDEO_EXTENSIONS}  # of video files, by --file_type
 INDEXED = 1024  # videos whose index or size a reader remembers
 T = TypeVar("T")

@@ -89,7 +89,7 @@ def _decode_group(container: av.container.InputContainer, stream: av.VideoStream
         if expected >= len(index.pts) or frame.pts != index.pts[expected]:
             return False
         if expected in group:
-            decoded[expected] = picture_of(frame, Path(container.name))
+            decoded[expected] = picture_of(frame, container.name, stream)
         if expected == group[-1]:
             return True
     return False

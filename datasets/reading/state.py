@@ -5,7 +5,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from datasets.reading.jpg import FRAME_NAME, INFO_NAME
+from datasets.reading.jpg import INFO_NAME
+from datasets.reading.naming import FRAME_NAME, frame_names
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, packed_shards
 
 
@@ -21,8 +22,7 @@ def states_of(videos: Iterable[tuple[Path, int, int]]) -> Iterator[str]:
     packed: dict[Path, str] = {}
     for path, first, last in videos:
         if path.is_dir():
-            names = (INFO_NAME, FRAME_NAME.format(first + 1), FRAME_NAME.format(last))
-            yield _states(path, ("", *names))
+            yield _states(path, ("", INFO_NAME, *_ends(path, first, last)))
         elif path.is_file():
             yield _states(path.parent, (path.name,))
         else:
@@ -31,6 +31,17 @@ def states_of(videos: Iterable[tuple[Path, int, int]]) -> Iterator[str]:
                 shards = map(SHARD_NAME.format, sorted(packed_shards(folder)))
                 packed[folder] = _states(folder, (INDEX_NAME, *shards))
             yield packed.get(folder, "")
+
+
+def _ends(folder: Path, first: int, last: int) -> list[str]:
+    """The names of the first and the last of a folder's frames that are read."""
+    usual = [FRAME_NAME.format(first + 1), FRAME_NAME.format(last)]
+    if (folder / usual[0]).exists():
+        return usual
+    try:
+        return frame_names(folder)[first:last][::max(last - first - 1, 1)]
+    except ValueError:
+        return usual
 
 
 def _states(folder: Path, names: Iterable[str]) -> str:

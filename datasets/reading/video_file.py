@@ -11,6 +11,7 @@ from torch import Tensor
 from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.reader import VideoInfo, integers, remember
 from datasets.reading.seeking import PacketIndex, packet_index, seek_pictures
+from datasets.reading.showing import shown_size
 
 
 class VideoFile:
@@ -34,7 +35,7 @@ class VideoFile:
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see `Reader`."""
         if indices is None:
-            return _stacked(path, [picture_of(frame, path) for frame, _ in self._until_it_breaks(path)])
+            return _stacked(path, [picture_of(frame, path, stream) for frame, stream in self._until_it_breaks(path)])
         wanted = integers(indices)
         index = self._index(path)
         decoded = None
@@ -51,14 +52,15 @@ class VideoFile:
         n, height, width, fps = 0, 0, 0, None
         for n, (frame, stream) in enumerate(self._until_it_breaks(path), 1):
             if n == 1:
-                (height, width), fps = _shown_size(frame), stream.average_rate
+                (height, width), fps = shown_size(frame, stream), stream.average_rate
         return VideoInfo(n, height, width, None if fps is None else float(fps))
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the video as shown."""
         known = self._sizes.get(str(path))
         if known is None:
-            known = remember(self._sizes, path, _shown_size(next(frames_of_file(path))[0]))
+            frames = frames_of_file(path)  # which closes the file when it goes
+            known = remember(self._sizes, path, shown_size(*next(frames)))
         return known
 
     def _index(self, path: Path) -> PacketIndex | None:
@@ -69,9 +71,9 @@ class VideoFile:
     @staticmethod
     def _from_the_start(path: Path, missing: set[int]) -> dict[int, np.ndarray]:
         decoded = {}
-        for i, (frame, _) in enumerate(frames_of_file(path)):
+        for i, (frame, stream) in enumerate(frames_of_file(path)):
             if i in missing:
-                decoded[i] = picture_of(frame, path)
+                decoded[i] = picture_of(frame, path, stream)
                 missing.remove(i)
             if not missing:
                 return decoded
@@ -95,9 +97,3 @@ def _stacked(path: Path, pictures: list[np.ndarray]) -> Tensor:
     if len({picture.shape for picture in pictures}) > 1:
         raise ValueError(f"{path}: frames differ in size; convert the file anew, or take it out")
     return torch.from_numpy(np.stack(pictures))
-
-
-def _shown_size(frame: av.VideoFrame) -> tuple[int, int]:
-    return (frame.width, frame.height) if round(frame.rotation / 90) % 2 else (frame.height, frame.width)
-
-

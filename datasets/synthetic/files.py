@@ -136,7 +136,7 @@ def make_demo_dataset(
     }
     foreign = sorted(set(videos.glob("*/*")) - wanted)
     if foreign:
-        raise ValueError(f"{foreign[0]} is not of this data set: remove {videos} or choose another folder")
+        raise ValueError(f"{foreign[0]} is not of this data set; choose another folder")
     for name, *_ in CLASSES:
         (videos / name).mkdir(parents=True, exist_ok=True)
 
