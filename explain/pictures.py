@@ -113,7 +113,7 @@ class Painter:
         try:
             video = self.source_videos[source.video]
             pixels = read_region(self.reader, video.path, source.frames, source.crop)
-            seconds = render.seconds_per_frame(source.frames, self.reader.info(video.path).fps)
+            seconds = render.seconds_per_frame(source.frames, self.reader.times(video.path))
         except (KeyError, OSError, ValueError):
             self.missing.add(source.video)
             return {}
@@ -152,7 +152,7 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
         try:
             video = videos[source.video]
             pixels = read_region(reader, video.path, source.frames, source.crop, PROTOTYPE_HEIGHT)
-            seconds = render.seconds_per_frame(source.frames, reader.info(video.path).fps)
+            seconds = render.seconds_per_frame(source.frames, reader.times(video.path))
         except (KeyError, OSError, ValueError):
             return source.video
         name = f"{prototype:04d}_{file_name(hierarchy.names[int(node_of[prototype])])}"

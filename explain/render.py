@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from datasets.reading import FrameTimes
+
 Pixels = np.ndarray  # (T, H, W, 3) uint8 RGB
 Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open
 
@@ -143,16 +145,14 @@ def side_by_side(clips: Sequence[Pixels], height: int = 160, gap: int = 6) -> Pi
     return np.concatenate(fitted[:-1], 2)
 
 
-def seconds_per_frame(frames: Tensor, fps: float | None) -> float:
-    """Seconds per frame with which a clip plays at the video's own speed.
+def seconds_per_frame(frames: Tensor, times: FrameTimes | None) -> float:
+    """Seconds per frame with which a clip plays at the video's own speed, or the mean of it.
 
     Args:
         frames: (T,) frame indices in the video; a looped short clip jumps back.
-        fps: of the video; None for 25.
+        times: of the video's frames; None for 25 a second.
     """
-    steps = frames.diff()
-    forward = steps[steps > 0]
-    return (int(forward.median()) if len(forward) else 1) / (fps or DEFAULT_FPS)
+    return (times or FrameTimes(0, DEFAULT_FPS)).step(frames)
 
 
 def _durations(n: int, seconds: float, unit: int) -> list[int]:

@@ -2,10 +2,9 @@
 
 import itertools
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,9 +13,12 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
+from datasets.reading import FRAME_NAME, INFO_NAME, FrameTimes, JpegFolder, VideoInfo
+from datasets.reading.clock import FrameClock, Thinning
+from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
-from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
+from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
+from datasets.reading.streams import promised_frames
 
 HEIGHT, QUALITY = 240, 95  # default height of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
@@ -35,7 +37,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         file: the video.
         folder: where the frames go; older frames in it are removed when the new ones are complete.
         size: height of the frames in pixels; smaller videos keep theirs.
-        fps: frames a second to keep at most; None for all.
+        fps: frames a second to keep at most, evenly in time; None for all.
     Returns:
         None, or a sentence about a video that breaks off, whose frames before the break are kept.
     Raises:
@@ -47,35 +49,50 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     check_own(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    read = written = 0
-    warning = None
+    read, kept, warning = 0, [], None
     try:
-        for picture, stream in decode(file):
+        for frame, stream in frames_of_file(file):
             if read == 0:
+                clock, thinning, promised = FrameClock(stream), fps and Thinning(fps), promised_frames(stream)
+            time, exact = clock.show(frame)
+            read += 1
+            if thinning and time is not None and not thinning.keeps(time, exact=exact):
+                continue
+            picture = picture_of(frame, file)
+            if not kept:
                 height, width = picture.shape[:2]
                 shown = (min(size, height), max(round(width * min(size / height, 1)), 1))
-                rate, promised = stream.average_rate, stream.frames
-                keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
-            if math.floor(read * keep) > math.floor((read - 1) * keep):
-                written += 1
-                if shown != picture.shape[:2]:  # which a stream may change midway
-                    picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
-                (part / FRAME_NAME.format(written)).write_bytes(
-                    encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
-            read += 1
+            kept.append(read - 1)
+            if shown != picture.shape[:2]:  # which a stream may change midway
+                picture = np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
+            (part / FRAME_NAME.format(len(kept))).write_bytes(
+                encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
     except ValueError as error:
-        if read == 0:
+        if not kept:
             shutil.rmtree(part)
             raise
         warning = str(error)
     if warning is None and read < COMPLETE * promised:
         warning = f"{file}: breaks off after {read} of {promised} frames"
-    info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
+    times = times_of_kept(clock, kept, fps)
+    info = {"n_frames": len(kept), "width": width, "height": height, "fps": None if times is None else times.fps,
             "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": fps_text(fps)}
+    if times is not None and times.edges is not None:
+        info["times"] = times.listed()
     (part / INFO_NAME).write_text(json.dumps(info))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
     return warning
+
+
+def times_of_kept(clock: FrameClock, kept: Sequence[int], fps: Fraction | None) -> FrameTimes | None:
+    """The times of the frames that are kept of a video, `fps` a second at most; None where nothing tells."""
+    times = clock.times()
+    if times is None or fps is None:
+        return times
+    rate = clock.rate if clock.rate and float(clock.rate) == times.fps else Fraction(times.fps)
+    everything = len(kept) == times.n_frames and (times.edges is not None or fps >= rate)
+    return times if everything else times.some(kept, float(min(fps, rate)))
 
 
 def check_own(folder: Path) -> None:
@@ -128,7 +145,8 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
         True where the file was missing or outdated; a sentence about a folder that cannot be read, or None.
     """
     try:
-        if file.exists() and Hdf5Frames().info(file) == JpegFolder().info(folder):
+        new, old = Hdf5Frames(), JpegFolder()
+        if file.exists() and (new.info(file), new.times(file)) == (old.info(folder), old.times(folder)):
             return False, None
     except ValueError:  # one of them is damaged; which, is found out below
         pass
@@ -138,7 +156,7 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
         frames, info = read_files(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(part, frames, info)
+        write_hdf5(part, frames, info, JpegFolder().times(folder))
         os.replace(part, file)
     except ValueError as error:
         return True, str(error)
@@ -173,11 +191,12 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     out_dir.mkdir(parents=True, exist_ok=True)
     taken = packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
-    rows, broken, shards, size, file = [], [], [], 0, None
+    rows, times, broken, shards, size, file = [], {}, [], [], 0, None
     try:
         for folder in tqdm(folders, unit="video", desc="packing"):
             try:
                 content, about = read_video(folder)
+                shown = JpegFolder().times(folder)
             except ValueError as error:
                 broken.append(str(error))
                 continue
@@ -186,7 +205,10 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
                     file.close()
                 shards.append(next(numbers))
                 file, size = (out_dir / SHARD_NAME.format(shards[-1])).open("wb"), 0
-            rows.append((folder.relative_to(jpg_dir).as_posix(), shards[-1], size, *about))
+            place = folder.relative_to(jpg_dir).as_posix()
+            rows.append((place, shards[-1], size, *about))
+            if shown is not None and shown.edges is not None:
+                times[place] = shown
             size += file.write(content)
     finally:
         if file is not None:
@@ -194,10 +216,15 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     if not rows:
         raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
     part = out_dir / f".{INDEX_NAME}"
-    np.save(part, index_table(rows), allow_pickle=False)
+    table = index_table(rows)
+    if times:
+        write_times(out_dir / TIMES_NAME.format(shards[0]), table, times)
+    else:
+        (out_dir / TIMES_NAME.format(shards[0])).unlink(missing_ok=True)  # of a run that was killed
+    np.save(part, table, allow_pickle=False)
     os.replace(part, out_dir / INDEX_NAME)
-    own = {SHARD_NAME.format(number) for number in shards}
-    for shard in out_dir.glob("shard_*.bin"):  # of the older set, and of a run that was killed
-        if shard.name not in own:
-            shard.unlink()
+    own = {*map(SHARD_NAME.format, shards), TIMES_NAME.format(shards[0])}
+    for other in (*out_dir.glob("shard_*.bin"), *out_dir.glob("times_*.npz")):  # of an older set, or a killed run's
+        if other.name not in own:
+            other.unlink()
     return len(rows), len(shards), broken

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo, integers
 
@@ -30,7 +31,7 @@ class JpegFolder:
         """Frames and size of the source video; ValueError for a folder that is missing, empty or has gaps."""
         stored = self._stored(path)
         if stored is not None:
-            return stored
+            return stored[0]
         try:
             names = {entry.name for entry in path.iterdir() if entry.match("image_*.jpg")}
         except OSError as error:
@@ -45,14 +46,22 @@ class JpegFolder:
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video."""
         stored = self._stored(path)
-        return self._image(path, 0).shape[:2] if stored is None else stored.size
+        return self._image(path, 0).shape[:2] if stored is None else stored[0].size
 
-    def _stored(self, path: Path) -> VideoInfo | None:
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown, as info.json tells; None for a folder without one."""
+        stored = self._stored(path)
+        try:
+            return None if stored is None else FrameTimes.of(stored[0].n_frames, stored[0].fps, stored[1].get("times"))
+        except ValueError as error:
+            raise ValueError(f"{path / INFO_NAME}: damaged; {REMEDY}") from error
+
+    def _stored(self, path: Path) -> tuple[VideoInfo, dict] | None:
         try:
             info = json.loads((path / INFO_NAME).read_text())
             n_frames, height, width = (info[name] for name in ("n_frames", "height", "width"))
             fps = None if info["fps"] is None else float(info["fps"])
-            return VideoInfo(n_frames, height, width, fps).checked()
+            return VideoInfo(n_frames, height, width, fps).checked(), info
         except OSError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError) as error:

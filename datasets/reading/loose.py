@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.reader import VideoInfo
+from datasets.reading.streams import film_of, promised_frames
 from datasets.reading.video_file import VideoFile
 
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -53,11 +55,15 @@ class LooseFiles:
         if not path.is_dir():
             info = self._infos[path] = self._files.info(path)
             with av.open(str(path), metadata_errors="replace") as container:
-                promised = container.streams.video[0].frames  # 0 where the container does not tell
+                promised = promised_frames(film_of(container))  # 0 where the container does not tell
             if promised > info.n_frames + MISSING:
                 self.cut[path] = info.n_frames, promised
             return info
         return VideoInfo(len(frame_files(path)), *self.size(path), None)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; None for a folder."""
+        return None if path.is_dir() else self._files.times(path)
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width."""

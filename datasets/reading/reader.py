@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
+
 VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp")
 EXTENSIONS = {"hdf5": (".hdf5", ".h5"), "jpg": (), "video": VIDEO_EXTENSIONS}  # of video files, by --file_type
 INDEXED = 1024  # videos whose index or size a reader remembers
@@ -15,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """A source video: number of frames, pixels, frames a second (None where nothing tells)."""
+    """A source video: number of frames, pixels, mean frames a second (None where nothing tells)."""
 
     n_frames: int
     height: int
@@ -47,6 +49,9 @@ class Reader(Protocol):
 
     def info(self, path: Path) -> VideoInfo:
         """Frames, size and rate of the source video."""
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; None where nothing tells."""
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video, cheaper than `info`."""
