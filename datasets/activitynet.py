@@ -85,8 +85,8 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
 
 
 class Untrimmed(NamedTuple):
-    """An entry: its subset; when its frames are shown, None where it has no fps; their number, 0 where it does not tell;
-    its segments (class, start, end), in seconds."""
+    """An entry: its subset; when its frames are shown, None where it has no fps; their number, 0 where it does not
+    tell; its segments (class, start, end), in seconds."""
 
     subset: str
     times: FrameTimes | None

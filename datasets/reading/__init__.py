@@ -12,4 +12,5 @@ from datasets.reading.reader import EXTENSIONS, VIDEO_EXTENSIONS, Reader, VideoI
 from datasets.reading.video_file import VideoFile
 
 __all__ = ["EXTENSIONS", "FRAME_NAME", "INFO_NAME", "VIDEO_EXTENSIONS", "CachedReader", "FrameTimes", "Hdf5Frames",
-           "JpegFolder", "LastVideo", "LooseFiles", "PackedFrames", "Reader", "VideoFile", "VideoInfo", "decode", "file_type_of"]
+           "JpegFolder", "LastVideo", "LooseFiles", "PackedFrames", "Reader", "VideoFile", "VideoInfo", "decode",
+           "file_type_of"]

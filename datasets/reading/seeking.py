@@ -85,12 +85,12 @@ def _is_intra(stream: av.VideoStream) -> bool:
 
 def _vp8_pictures(packet: av.Packet) -> int:
     """How many pictures a packet shows: none, where it is only referred to (RFC 6386, 9.1)."""
-    return memoryview(packet)[0] >> 4 & 1
+    return bytes(packet)[0] >> 4 & 1
 
 
 def _vp9_pictures(packet: av.Packet) -> int:
     """How many pictures a packet shows, which may be a superframe of several frames (VP9 bitstream, annex B)."""
-    data = memoryview(packet)
+    data = bytes(packet)
     last, sizes = data[-1], [len(data)]
     width, n = (last >> 3 & 3) + 1, (last & 7) + 1
     index = len(data) - 2 - width * n
@@ -99,7 +99,7 @@ def _vp9_pictures(packet: av.Packet) -> int:
     shown, at = 0, 0
     for size in sizes:
         if size and at < len(data):
-            head = int.from_bytes(bytes(data[at:at + 2]).ljust(2, b"\0"), "big")  # marker 10, profile of 2 bits
+            head = int.from_bytes(data[at:at + 2].ljust(2, b"\0"), "big")  # marker 10, profile of 2 bits
             left = 12 if head >> 12 & 3 < 3 else 11  # bits; profile 3 has a reserved one
             shows_old, shows_new = head >> left - 1 & 1, head >> left - 3 & 1
             shown += shows_old or shows_new
@@ -193,22 +193,34 @@ class Cursor:
         if key == 0:
             self._next, self._frames = 0, self._container.decode(stream)
             return
-        at = int(np.searchsorted(self.index.keys, key))
+        at = self._keys.index(key)
         times = [*self.index.seeks[:, at].tolist(), *self.index.seeks[1, max(at - EARLIER, 0):at][::-1].tolist()]
         for time in dict.fromkeys(times):
             self._container.seek(time, stream=stream)
-            frames = self._container.decode(stream)
-            # a container may go further back, and an open group leads in with frames of the one before
+            frames = self._from(stream, at)
             frame = next((frame for frame in frames if frame.pts is None or frame.pts >= self.index.pts[key]), None)
             if frame is None or frame.is_corrupt or frame.pts != self.index.pts[key]:
                 continue
             if frame.pict_type != PictureType.I and not _is_intra(stream):
-                self._keys.remove(key)  # containers call other pictures key pictures, too
+                self._keys = [0]  # the container calls other pictures key pictures, too
                 self._start(wanted)
                 return
             self._next, self._frames = key, chain([frame], frames)
             return
         raise UnsoughtError
+
+    def _from(self, stream: av.VideoStream, at: int) -> Iterator[av.VideoFrame]:
+        """The frames from a key picture on, by its place among the keys, with what leads in of the group before; none
+        where the container, which may have gone further back, has gone too far."""
+        pts, dts = self.index.pts[self.index.keys[at]], self.index.seeks[1, at]
+        begun = False
+        for packet in self._container.demux(stream):
+            if not begun and packet.size and packet.pts != pts:
+                if packet.dts is not None and packet.dts > dts:
+                    return
+                continue
+            begun |= packet.pts == pts
+            yield from packet.decode()
 
 
 def _state(path: Path) -> tuple[int, ...]:
