@@ -1,11 +1,11 @@
-"""Pictures that are decoded for the windows of a video, for each codec that PyAV writes here, sought and from the start.
+"""Pictures that are decoded for the windows of a video, for each codec that PyAV writes here.
 
     python -m benchmarks.seeking [--frames 160] [--step 16] [--group 24] [--codecs libvpx-vp9 wmv2]
 
-A file of each codec and container is made, with a key picture every `--group` frames. Its windows of 16 frames, `--step`
-apart, are read in their order and in random order. A column for each: pictures decoded a window, and the most pictures
-beside a window's own that one window cost. Counts say the same on every machine. Every window is compared with a
-decoding of the whole file.
+A file of each codec and container is made, with a key picture every `--group` frames. Its windows of 16 frames,
+`--step` apart, are read in their order and in random order. The table has the pictures decoded a window, if each
+decoding began at the start, and as they are, and the most pictures beside its own that a window cost. Every window is
+compared with a decoding of the whole file.
 """
 
 import tempfile
@@ -25,11 +25,12 @@ from options.ranges import COUNT
 
 WINDOW = 16  # frames
 FILES = {"libx264": ("mp4", "mkv", "ts", "flv", "avi"), "libx265": ("mp4", "mkv"), "libsvtav1": ("mp4", "webm"),
-         "libvpx-vp9": ("webm", "mp4"), "libvpx": ("webm",), "mpeg4": ("mp4", "avi"), "mpeg2video": ("mpg", "ts", "mp4"),
-         "mpeg1video": ("mpg",), "wmv2": ("wmv",), "wmv1": ("wmv",), "msmpeg4": ("avi",), "msmpeg4v2": ("avi",),
-         "flv": ("flv",), "h263": ("3gp",), "h261": ("avi",), "svq1": ("mov",), "snow": ("avi",), "rv20": ("rm",),
-         "cinepak": ("avi",), "qtrle": ("mov",), "msvideo1": ("avi",), "flashsv2": ("flv",), "gif": ("gif",),
-         "mjpeg": ("avi",), "ffv1": ("mkv",), "huffyuv": ("avi",), "prores": ("mov",), "png": ("mov",)}
+         "libvpx-vp9": ("webm", "mp4"), "libvpx": ("webm",), "mpeg4": ("mp4", "avi"),
+         "mpeg2video": ("mpg", "ts", "mp4"), "mpeg1video": ("mpg",), "wmv2": ("wmv",), "wmv1": ("wmv",),
+         "msmpeg4": ("avi",), "msmpeg4v2": ("avi",), "flv": ("flv",), "h263": ("3gp",), "h261": ("avi",),
+         "svq1": ("mov",), "snow": ("avi",), "rv20": ("rm",), "cinepak": ("avi",), "qtrle": ("mov",),
+         "msvideo1": ("avi",), "flashsv2": ("flv",), "gif": ("gif",), "mjpeg": ("avi",), "ffv1": ("mkv",),
+         "huffyuv": ("avi",), "prores": ("mov",), "png": ("mov",)}
 OPTIONS = {"libx264": {"bf": "3"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "libsvtav1": {"preset": "12"},
            "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"}, "libx265": {"x265-params": "log-level=none"},
            "mpeg2video": {"bf": "2"}, "mpeg1video": {"bf": "2"}}
@@ -138,9 +139,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     starts = list(range(0, args.frames - WINDOW + 1, args.step))
     shuffled = np.random.default_rng(0).permutation(starts).tolist()
     before = sum(start + WINDOW for start in starts) / len(starts)
-    print(f"{args.frames} frames, {len(starts)} windows of {WINDOW}, {args.step} apart, a key picture every {args.group} "
-          "frames\n\n| file | sought | from the start | in order | most before one | random order | most before one |\n"
-          f"|{' --- |' * 7}")
+    print(f"{args.frames} frames, {len(starts)} windows of {WINDOW}, {args.step} apart, a key picture every "
+          f"{args.group} frames\n\n| file | sought | from the start | in order | most before one | random order | "
+          f"most before one |\n|{' --- |' * 7}")
     shares = {}
     with tempfile.TemporaryDirectory() as folder:
         for codec in args.codecs:
