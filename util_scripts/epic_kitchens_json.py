@@ -17,7 +17,7 @@ FILES = {"EPIC_100_train.csv": "training", "EPIC_100_validation.csv": "validatio
          "EPIC_100_test_timestamps.csv": "testing"}
 
 RATES = (60000 / 1001, 50.0)  # of the official frames
-ROUNDED = 0.03  # of a rate, by timestamps that are rounded to hundredths of a second
+ROUNDED = 0.1  # of a rate, by whole frames and hundredths of seconds near the start of a video
 
 
 def seconds_of(text: str) -> float | None:
@@ -35,8 +35,9 @@ def official_rate(listed: Iterable[Listed]) -> float | None:
     seconds = sum(one.seconds[1] for one in known)
     if not seconds > 0:
         return None
-    rate = sum(one.segment[1] - 1 for one in known) / seconds
-    return next((usual for usual in RATES if abs(rate / usual - 1) < ROUNDED), rate)
+    rate = sum(one.segment[1] - 0.5 for one in known) / seconds  # frames are rounded down
+    usual = min(RATES, key=lambda usual: abs(rate / usual - 1))
+    return usual if abs(rate / usual - 1) < ROUNDED else rate
 
 
 def read_keys(path: Path) -> dict[int, str]:
