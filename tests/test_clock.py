@@ -148,7 +148,7 @@ def test_thinning_is_that_of_even_frames_where_they_are():
 def test_trembling_frames_of_the_asked_rate_are_all_kept():
     rng, thinning = np.random.default_rng(0), Thinning(Fraction(30))
     times = [Fraction(i, 30) + Fraction(int(rng.integers(-5, 6)), 1000) for i in range(1, 300)]
-    assert all(thinning.keeps(time, exact=False) for time in [Fraction(0), *times])
+    assert all(thinning.keeps(time, False) for time in [Fraction(0), *times])
 
 
 # --- files whose frames are not evenly spaced

@@ -54,9 +54,9 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         for frame, stream in frames_of_file(file):
             if read == 0:
                 clock, thinning, promised = FrameClock(stream), fps and Thinning(fps), promised_frames(stream)
-            time, exact = clock.show(frame)
+            clock.show(frame)
             read += 1
-            if thinning and time is not None and not thinning.keeps(time, exact=exact):
+            if thinning and not thinning.keeps(*clock.time()):
                 continue
             picture = picture_of(frame, file)
             if not kept:

@@ -115,12 +115,15 @@ class Thinning:
     def __init__(self, fps: Fraction) -> None:
         self.fps, self._next = fps, 0
 
-    def keeps(self, time: Fraction, *, exact: bool = True) -> bool:
+    def keeps(self, time: Fraction | None, exact: bool = True) -> bool:
         """Whether to keep the next frame.
 
         Args:
-            time: when it is shown, from the first frame. exact: False for a time that may come a little too early.
+            time: when it is shown, from the first frame; every frame is kept where nothing tells.
+            exact: False for a time that may come a little too early.
         """
+        if time is None:
+            return True
         due = math.floor(time * self.fps + (0 if exact else EARLY))
         keep, self._next = due >= self._next, max(due + 1, self._next)
         return keep
@@ -140,38 +143,44 @@ class FrameClock:
     def __init__(self, stream: av.VideoStream) -> None:
         rate = stream.average_rate
         self.rate: Fraction | None = rate if rate and rate > 0 else None  # as stated
-        self._offset, self._tick = _offset(stream), float(stream.time_base or 0)
-        self._stamps: list[Fraction] = []
-        self.n_frames, self._length = 0, Fraction(0)
+        self.n_frames = 0
+        self._offset, self._tick = _offset(stream), stream.time_base or Fraction(0)
         self._codec, self._avi = stream.codec_context, stream.container.format.name == "avi"
-        self._sound = True  # whether timestamps can be relied on so far
+        self._stamps: list[int] = []  # in ticks
+        self._length = 0  # of the last frame, in ticks
+        self._sound = bool(self._tick)  # whether timestamps can be relied on so far
 
-    def show(self, frame: av.VideoFrame) -> tuple[Fraction | None, bool]:
-        """Take the next frame; its time in seconds from the first one, and whether it is exact by the stated rate."""
-        even = None if self.rate is None else self.n_frames / self.rate
+    def show(self, frame: av.VideoFrame) -> None:
+        """Take the next frame."""
         self.n_frames += 1
-        self._sound &= frame.pts is not None and bool(frame.time_base) and not (self._avi and self._codec.has_b_frames)
-        if not self._sound:
-            return even, True
-        stamp, self._length = frame.pts * frame.time_base, (frame.duration or 0) * frame.time_base
-        self._sound = not self._stamps or stamp >= self._stamps[-1]
-        self._stamps.append(stamp)
-        time = stamp - self._stamps[0]
-        if not self._sound or (even is not None and abs(time - even) <= _tolerance(self._tick, float(self.rate))):
+        if self._sound:
+            stamp, self._length = frame.pts, frame.duration or 0
+            self._sound = not (stamp is None or (self._stamps and stamp < self._stamps[-1])
+                               or (self._avi and self._codec.has_b_frames))
+            self._stamps.append(stamp)
+
+    def time(self) -> tuple[Fraction | None, bool]:
+        """When the last frame is shown, in seconds from the first one, and whether that is exact by the stated rate."""
+        even = None if self.rate is None else (self.n_frames - 1) / self.rate
+        time = (self._stamps[-1] - self._stamps[0]) * self._tick if self._sound else None
+        if time is None or (even is not None
+                            and abs(time - even) <= _tolerance(float(self._tick), float(self.rate))):
             return even, True
         return time, False
 
     def times(self) -> FrameTimes | None:
         """The times of the frames so far; None where nothing tells."""
         n, stated = self.n_frames, None if self.rate is None else float(self.rate)
+        tick = float(self._tick)
+        length = self._length * tick if self._length * tick > LEAST else None
         if n < 2 or not self._sound or self._stamps[-1] == self._stamps[0]:
-            return FrameTimes.of(n, stated or (float(1 / self._length) if n == 1 and self._length > LEAST else None))
-        starts = np.array([float(stamp - self._stamps[0]) for stamp in self._stamps])
-        length = float(self._length) if self._length >= LEAST else starts[-1] - starts[-2] or starts[-1] / (n - 1)
+            return FrameTimes.of(n, stated or (1 / length if n == 1 and length else None))
+        starts = (np.array(self._stamps) - self._stamps[0]) * tick
+        length = length or starts[-1] - starts[-2] or starts[-1] / (n - 1)
         mean = (n - 1) / float(starts[-1])
         rates = [stated, *(float(rate) for rate in (round(mean), *RATES)), mean]
         return evenly(self._offset + np.append(starts, starts[-1] + length), [rate for rate in rates if rate],
-                      stated=stated, tick=self._tick)
+                      stated=stated, tick=tick)
 
 
 def evenly(edges: np.ndarray, rates: Sequence[float], *, stated: float | None = None, tick: float = 0.0) -> FrameTimes:
@@ -179,14 +188,14 @@ def evenly(edges: np.ndarray, rates: Sequence[float], *, stated: float | None = 
 
     Args:
         edges: (n + 1,) seconds. rates: frames a second, the most trusted first. stated: the mean rate, as far as it is
-            right to a frame. tick: of the container, in seconds.
+            right to one frame. tick: of the container, in seconds.
     """
     n = len(edges) - 1
     for rate in rates:
         if (np.abs(edges[:-1] - np.arange(n) / rate) <= _tolerance(tick, rate)).all():
             return FrameTimes(n, rate)
     mean = n / float(edges[-1] - edges[0])
-    return FrameTimes(n, stated if stated and abs(n / stated - n / mean) <= 1 / stated else mean, edges)
+    return FrameTimes(n, stated if stated and abs(n / stated - n / mean) < 1.5 / stated else mean, edges)
 
 
 def _tolerance(tick: float, rate: float) -> float:
