@@ -144,11 +144,17 @@ def test_one_pass_serves_all_windows_of_a_video(kind, tmp_path):
 def test_pictures_wait_for_the_next_window_as_far_as_memory_allows(tmp_path, monkeypatch):
     path = write(tmp_path / "v.avi", codec="cinepak", pix_fmt="rgb24")
     whole = VideoFile().frames(path)
-    monkeypatch.setattr(seeking, "MOST_BYTES", 4 * 48 * 64 * 3)
+    monkeypatch.setattr(seeking, "MOST_BYTES", 6 * 48 * 64 * 3)
     reader = VideoFile()
-    for start in range(0, N - 16, 4):
-        assert torch.equal(reader.frames(path, range(start, start + 16)), whole[start:start + 16])
-        assert len(reader._open[str(path)]._waiting) <= 4
+    for stride, most in ((1, 32), (13, 6)):
+        window = torch.arange(0, 16, stride)
+        for start in range(0, N - 16, 4):
+            assert torch.equal(reader.frames(path, start + window), whole[start + window])
+            assert len(reader._open[str(path)]._waiting) <= most
+    with counted() as counts:
+        for start in range(0, N - 16, 4):
+            reader.frames(path, range(start, start + 16))
+    assert counts[0] <= 2 * N  # from the start, and on from there: a window waits for the next one
 
 
 def test_a_file_that_was_written_over_is_opened_again(tmp_path):

@@ -21,7 +21,7 @@ SEEKABLE = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "mpeg1video"
 INTRA = frozenset({"mjpeg", "png", "cfhd"})  # beside those of which the library says so
 # Bytes: a smaller packet of MPEG-4 may say "no new picture", which containers count and decoders do not.
 LEAST_PACKET = 16
-MOST_BYTES = 1 << 26  # of decoded pictures that wait for the next window
+MOST_BYTES = 1 << 26  # of decoded pictures that wait for the next window, or twice as many as a window has
 EARLIER = 3  # key pictures before the right one that are tried where a container finds a later one
 
 
@@ -113,7 +113,8 @@ PICTURES = {"vp8": _vp8_pictures, "vp9": _vp9_pictures}
 class Cursor:
     """An open video file, whose decoder goes on from where it is, unless a key picture lies nearer to a wanted frame.
 
-    The pictures from the first frame of a clip on wait for the next clip, as far as `MOST_BYTES` allow.
+    The pictures from the first frame of a clip on wait for the next clip, as many as `MOST_BYTES` allow, or twice as
+    many as the clip has.
 
     Args:
         path: of the file.
@@ -127,6 +128,7 @@ class Cursor:
         self._frames: Iterator[av.VideoFrame] | None = None
         self._next = 0  # the number of the frame that the decoder shows next
         self._waiting: dict[int, av.VideoFrame] = {}
+        self._least = 0  # how many may wait, however large they are
         self._keys = [] if index is None else index.keys.tolist()
 
     def serves(self, path: Path) -> bool:
@@ -143,6 +145,7 @@ class Cursor:
         """
         for frame in [frame for frame in self._waiting if frame < wanted[0]]:
             del self._waiting[frame]
+        self._least = 2 * len(wanted)
         return {i: picture_of(self._frame(i, wanted[0]), self.path) for i in wanted}
 
     def _frame(self, wanted: int, first: int) -> av.VideoFrame:
@@ -175,7 +178,7 @@ class Cursor:
         self._next += 1
         if i >= first:
             self._waiting[i] = frame
-            most = max(MOST_BYTES // max(sum(plane.buffer_size for plane in frame.planes), 1), 1)
+            most = max(MOST_BYTES // max(sum(plane.buffer_size for plane in frame.planes), 1), self._least)
             while len(self._waiting) > most:
                 del self._waiting[next(iter(self._waiting))]
 
