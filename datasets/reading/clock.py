@@ -12,6 +12,7 @@ from torch import Tensor
 
 ROUNDED = 0.001  # seconds, to which containers round times
 LEAST = 0.004  # seconds: containers give a last frame of unknown length less
+HEARD = Fraction(1, 10)  # seconds by which sound may begin earlier, as codecs have it, without anybody noticing
 EARLY = Fraction(1, 4)  # of the time from one frame to the next: how much too early a thinned frame may be
 LATEST = 1e7  # seconds
 RATES = (Fraction(24000, 1001), Fraction(30000, 1001), Fraction(60000, 1001))  # usual ones that are no integers
@@ -205,10 +206,10 @@ def _tolerance(tick: float, rate: float) -> float:
 
 
 def _offset(stream: av.VideoStream) -> float:
-    """Seconds from the start of a file, which is its sound's where that begins first, to the first frame."""
+    """Seconds from the start of a file, which is its sound's where that begins clearly first, to the first frame."""
     sounds = [sound.start_time * sound.time_base for sound in stream.container.streams.audio
               if sound.start_time is not None]
     if stream.start_time is None or not sounds:
         return 0.0
-    offset = stream.start_time * stream.time_base - min(sounds)
-    return float(offset) if offset > Fraction(1, 2) / (stream.average_rate or 25) else 0.0
+    offset = stream.start_time * stream.time_base - max(min(sounds), 0)  # before 0 a codec's run-up, which is not heard
+    return float(offset) if offset > HEARD else 0.0
