@@ -11,6 +11,7 @@ import pytest
 import torch
 from media import number_of, real_clips, shades
 
+from benchmarks import seeking as seeking_benchmark
 from benchmarks.seeking import counted
 from datasets.reading import VideoFile, reader, seeking, video_file
 
@@ -265,3 +266,10 @@ def test_numbers_are_those_of_the_pictures(tmp_path):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
     assert number_of(VideoFile().frames(tmp_path / "v.mp4", [29, 3, 17])) == [29, 3, 17]
+
+
+def test_the_benchmark_counts_pictures(capsys):
+    shares = seeking_benchmark.main(["--frames", "64", "--group", "8", "--codecs", "mpeg4", "cinepak"])
+    assert set(shares) == {"mpeg4.mp4", "mpeg4.avi", "cinepak.avi"}
+    assert all(share == 64 / (16 + 32 + 48 + 64) for share in shares.values())  # four windows, each picture once
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]) == 5

@@ -83,6 +83,13 @@ def _is_intra(stream: av.VideoStream) -> bool:
     return codec.intra_only or codec.canonical_name in INTRA
 
 
+def _is_key(frame: av.VideoFrame, stream: av.VideoStream) -> bool:
+    """Whether a frame that a container calls a key picture is one."""
+    if stream.codec_context.codec.canonical_name == "ffv1":  # all of whose frames are intra, though not all keys
+        return frame.key_frame
+    return frame.pict_type == PictureType.I or _is_intra(stream)
+
+
 def _vp8_pictures(packet: av.Packet) -> int:
     """How many pictures a packet shows: none, where it is only referred to (RFC 6386, 9.1)."""
     return bytes(packet)[0] >> 4 & 1
@@ -204,7 +211,7 @@ class Cursor:
             frame = next((frame for frame in frames if frame.pts is None or frame.pts >= self.index.pts[key]), None)
             if frame is None or frame.is_corrupt or frame.pts != self.index.pts[key]:
                 continue
-            if frame.pict_type != PictureType.I and not _is_intra(stream):
+            if not _is_key(frame, stream):
                 self._keys = [0]  # the container calls other pictures key pictures, too
                 self._start(wanted)
                 return
