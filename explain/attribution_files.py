@@ -152,7 +152,7 @@ class Writer:
                  notes: Mapping[str, Sequence[str]], tubes: str) -> None:
         self.subject, self.question, self.reader = subject, question, reader
         self.out, self.label, self.notes, self.tubes = out, label or question.label, notes, tubes
-        self._pixels: dict[tuple[Path, int], tuple[render.Pixels, float]] = {}
+        self._pixels: dict[tuple[Path, int], tuple[render.Pixels, Tensor, render.Seconds]] = {}
 
     def folder(self, method: str) -> Path:
         """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
@@ -164,7 +164,7 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, float]:
+    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, render.Seconds]:
         """Those frames of a clip that are drawn, DRAWN at most: their pixels, their places, the seconds of each."""
         key = window.video.path, int(window.frames[0])
         if key in self._pixels:
@@ -172,7 +172,8 @@ class Writer:
         every = -(-len(window.frames) // DRAWN)
         places = torch.arange(0, len(window.frames), every)
         pixels = read_region(self.reader, window.video.path, window.frames[places], window.crop)
-        shown = pixels, places, every * render.seconds_per_frame(window.frames, self.times_of(window))
+        seconds = render.seconds_per_frame(window.frames, self.times_of(window))
+        shown = pixels, places, render.part_of(seconds, 0, len(window.frames), every)
         if len(self._pixels) < REMEMBERED:
             self._pixels[key] = shown
         return shown

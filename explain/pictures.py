@@ -60,7 +60,7 @@ class Painter:
         self.missing: set[str] = set()
         self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
 
-    def paint(self, folder: Path, pixels: render.Pixels, seconds: float, levels: Sequence[LevelMatch]) -> None:
+    def paint(self, folder: Path, pixels: render.Pixels, seconds: render.Seconds, levels: Sequence[LevelMatch]) -> None:
         """Draw all pictures of one video: the clip, each level's map, and box, heat, source, patch and card of
         each prototype.
 
@@ -120,10 +120,11 @@ class Painter:
         patch = render.readable(render.crop_box(pixels, source.clip_box, self.clip_size))
         return {"source": _encode(render.draw_box(pixels, source.clip_box, self.clip_size), seconds,
                                   source.peak_frame),
-                "patch": _encode(patch, seconds, source.peak_frame - source.clip_box[0])}
+                "patch": _encode(patch, render.part_of(seconds, source.clip_box[0], source.clip_box[3]),
+                                 source.peak_frame - source.clip_box[0])}
 
 
-def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes | render.Pixels]:
+def _encode(pixels: render.Pixels, seconds: render.Seconds, still: int) -> dict[str, bytes | render.Pixels]:
     """A picture with its encoded files; `still` is the index of the frame that replaces it where motion is off."""
     return {"pixels": pixels, "gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
             "still": render.webp(pixels[still:still + 1])}

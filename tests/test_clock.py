@@ -1,5 +1,6 @@
 """Frames are placed in time by their timestamps: segments in seconds, `--fps`, and the seconds of explanations."""
 
+import io
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from media import number_of, real_clips, shades, write_frames, write_video
+from PIL import Image, ImageSequence
 
 from datasets import READERS
 from datasets.activitynet import read_activitynet
@@ -16,7 +18,7 @@ from datasets.annotation import read_annotation
 from datasets.reading import CachedReader, FrameTimes, JpegFolder, LastVideo, LooseFiles, VideoFile
 from datasets.reading.clock import Thinning, evenly
 from explain.explainer import _seconds
-from explain.render import seconds_per_frame
+from explain.render import gif, part_of, seconds_per_frame
 from hierarchy.tree import Hierarchy
 from util_scripts import (
     add_fps_into_activitynet_json,
@@ -374,10 +376,14 @@ def test_explanations_tell_the_seconds_of_their_frames():
     times = FrameTimes.of(60, 12.0, np.array([*PHONE, 4980]) / 1000)
     assert _seconds(30, 38, times) == [0.99, 2.054] and _seconds(30, 38, FrameTimes(60, 12.0)) == [2.5, 3.167]
     assert _seconds(30, 38, None) is None
-    clip = torch.arange(14, 46, 2)  # 8 steps of 66 ms, one of 66, then 266 ms
-    expected = (times.seconds_of(44, 45)[0] - times.seconds_of(14, 15)[0]) / 15
-    assert seconds_per_frame(clip, times) == pytest.approx(expected)
-    assert seconds_per_frame(torch.tensor([30, 31, 32, 30, 31]), times) == pytest.approx(0.133)
+    clip = torch.arange(14, 46, 2)  # 66 ms from frame to frame, then 266
+    seconds = seconds_per_frame(clip, times)
+    assert seconds == pytest.approx([0.066] * 8 + [0.266] * 8)
+    assert seconds_per_frame(torch.tensor([30, 31, 32, 30, 31]), times) == pytest.approx([0.133] * 5)
+    film = Image.open(io.BytesIO(gif(noise(16), seconds)))
+    assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(film)) == round(sum(seconds) * 100) * 10
+    assert part_of(seconds, 6, 10) == seconds[6:10] and part_of(0.04, 6, 10, 2) == 0.08
+    assert part_of(seconds, 0, 16, 3) == pytest.approx([0.198, 0.198, 0.398, 0.798, 0.798, 0.266])
 
 
 def test_the_doctor_reads_annotations_with_times(tmp_path, capsys):

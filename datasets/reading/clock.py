@@ -84,20 +84,18 @@ class FrameTimes:
             return first / self.fps, last / self.fps
         return tuple(float(self.edges[min(frame, self.n_frames)]) for frame in (first, last))
 
-    def step(self, frames: Tensor) -> float:
-        """Mean seconds from one frame of a clip to the next.
+    def step(self, frames: Tensor) -> float | list[float]:
+        """Seconds from each frame of a clip to the next, a single number where frames are even.
 
         Args:
             frames: (T,) indices in the video, evenly spaced; a looped short clip jumps back.
         """
-        pairs = [(a, b) for a, b in pairwise(frames.tolist()) if a < b]
-        if not pairs:
-            return 1 / self.fps
-        usual = sorted(b - a for a, b in pairs)[(len(pairs) - 1) // 2]
+        forward = sorted(b - a for a, b in pairwise(frames.tolist()) if a < b)
+        usual = forward[(len(forward) - 1) // 2] if forward else 1
         if self.edges is None:
             return usual / self.fps
-        spans = [self.seconds_of(a, b) for a, b in pairs if b - a == usual]
-        return sum(end - start for start, end in spans) / len(spans) or usual / self.fps
+        spans = [self.seconds_of(frame, frame + usual) for frame in frames.tolist()]
+        return [end - start for start, end in spans]
 
     def some(self, frames: Sequence[int], fps: float | None = None) -> "FrameTimes":
         """The times of frames that are taken out of the video, at least one.
