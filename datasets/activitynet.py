@@ -1,32 +1,26 @@
 """ActivityNet's annotation: untrimmed videos with segments in seconds, trained on by segment, predicted as a whole."""
 
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.annotation import complain, labels_of, load_database, subset_of, tell_missing, undisturbed
 from datasets.on_disk import videos_at
+from datasets.reading import FrameTimes
 from datasets.video import VideoTable
 from hierarchy.tree import Hierarchy
 
-LONGEST = 1e7  # seconds
 REMEDY = "fetch ActivityNet's JSON again, and add fps with util_scripts.add_fps_into_activitynet_json"
 
 
 def segment_frames(start: float, end: float, fps: float, n_frames: int = 0) -> tuple[int, int]:
-    """The frames that show a segment: frame i is shown from i / fps on, and counts where start <= i / fps < end.
+    """The frames of a video of even frames that show a segment; see `FrameTimes.frames_in`.
 
     Args:
         start, end: seconds. fps: frames a second. n_frames: of the video, 0 where unknown.
-    Returns:
-        half-open range, empty where the segment is reversed, negative, behind the end or shorter than a frame.
     """
-    if not 0 <= start < end < LONGEST:
-        return 0, 0
-    first, last = (math.ceil(seconds * fps - 1e-6) for seconds in (start, end))
-    last = min(last, n_frames or last)
-    return (first, last) if first < last else (0, 0)
+    return FrameTimes(n_frames, fps).frames_in(start, end)
 
 
 def find_keys(keys: Iterable[str], video_path: Path, *, file_type: str) -> dict[str, str | None]:
@@ -59,8 +53,8 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     videos, damaged, n_empty, n_bare = [], {}, 0, 0
     for key, entry in database.items():
         try:
-            subset, fps, n_frames, segments = segments_of(entry)
-            if fps is None and segments and paths[key] is not None:
+            subset, times, n_frames, segments = segments_of(entry)
+            if times is None and segments and paths[key] is not None:
                 raise ValueError("it has no fps, which util_scripts.add_fps_into_activitynet_json adds")
         except ValueError as error:
             damaged[key] = str(error)
@@ -73,7 +67,7 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
             continue
         n_bare += not segments
         for number, (label, start, end) in enumerate(segments, 1):
-            frames = segment_frames(start, end, fps, n_frames)
+            frames = times.frames_in(start, end)
             if frames[0] < frames[1]:
                 videos.append((f"{key}#{number}", paths[key], label, subset, n_frames, frames, key))
             else:
@@ -90,17 +84,27 @@ def read_activitynet(annotation_path: Path, video_path: Path, hierarchy: Hierarc
     return VideoTable.from_rows((name, path, labels[label], *rest) for name, path, label, *rest in videos)
 
 
-def segments_of(entry: object) -> tuple[str, float | None, int, list[tuple[str, float, float]]]:
-    """Subset, frames a second (or None), number of frames (or 0) and segments (class, start, end) of an entry."""
+class Untrimmed(NamedTuple):
+    """An entry: its subset; when its frames are shown, None where it has no fps; their number, 0 where it does not
+    tell; its segments (class, start, end), in seconds."""
+
+    subset: str
+    times: FrameTimes | None
+    n_frames: int
+    segments: list[tuple[str, float, float]]
+
+
+def segments_of(entry: object) -> Untrimmed:
+    """An entry of the annotation file; ValueError, with the reason, where it is damaged."""
     try:
         subset, fps, n_frames = subset_of(entry["subset"]), entry.get("fps"), entry.get("n_frames", 0)
         annotations = entry["annotations"] if subset != "testing" else entry.get("annotations") or []
         segments = [(one["label"], *map(float, one["segment"])) for one in annotations]
-        fps = None if fps is None else float(fps)
+        fps, edges = None if fps is None else float(fps), entry.get("times")
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(str(error)) from error
     if any(len(one) != 3 or not isinstance(one[0], str) for one in segments):
         raise ValueError("a segment is a label and two times")
     if type(n_frames) is not int or not 0 <= n_frames < 2**31 or (fps is not None and not 0 < fps < 1e6):
         raise ValueError(f"fps {fps}, n_frames {n_frames}")
-    return subset, fps, n_frames, segments
+    return Untrimmed(subset, FrameTimes.of(n_frames, fps, edges), n_frames, segments)

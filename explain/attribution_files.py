@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attribution import METHODS
 from attribution.feature_pyramid import FeaturePyramid
-from datasets.reading import Reader
+from datasets.reading import FrameTimes, Reader
 from explain import attribution_page, render
 from explain.attribution import Attribution, Question, Subject, Window
 from explain.names import file_name
@@ -152,7 +152,7 @@ class Writer:
                  notes: Mapping[str, Sequence[str]], tubes: str) -> None:
         self.subject, self.question, self.reader = subject, question, reader
         self.out, self.label, self.notes, self.tubes = out, label or question.label, notes, tubes
-        self._pixels: dict[tuple[Path, int], tuple[render.Pixels, float]] = {}
+        self._pixels: dict[tuple[Path, int], tuple[render.Pixels, Tensor, render.Seconds]] = {}
 
     def folder(self, method: str) -> Path:
         """OUT/METHOD/MODEL/LABEL, without the last where there is none."""
@@ -164,7 +164,7 @@ class Writer:
         """The page that lays the methods of this run side by side."""
         return self.out / f"{file_name('-'.join(filter(None, (self.subject.name, self.label))))}.html"
 
-    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, float]:
+    def pixels_of(self, window: Window) -> tuple[render.Pixels, Tensor, render.Seconds]:
         """Those frames of a clip that are drawn, DRAWN at most: their pixels, their places, the seconds of each."""
         key = window.video.path, int(window.frames[0])
         if key in self._pixels:
@@ -172,15 +172,16 @@ class Writer:
         every = -(-len(window.frames) // DRAWN)
         places = torch.arange(0, len(window.frames), every)
         pixels = read_region(self.reader, window.video.path, window.frames[places], window.crop)
-        shown = pixels, places, every * render.seconds_per_frame(window.frames, self.fps_of(window))
+        seconds = render.seconds_per_frame(window.frames, self.times_of(window))
+        shown = pixels, places, render.part_of(seconds, 0, len(window.frames), every)
         if len(self._pixels) < REMEMBERED:
             self._pixels[key] = shown
         return shown
 
-    def fps_of(self, window: Window) -> float | None:
-        """Frames a second of a window's video; None where that is not known."""
+    def times_of(self, window: Window) -> FrameTimes | None:
+        """When the frames of a window's video are shown; None where that is not known."""
         try:
-            return self.reader.info(window.video.path).fps
+            return self.reader.times(window.video.path)
         except ValueError:  # this window could be read, though not the whole video
             return None
 
@@ -191,8 +192,8 @@ class Writer:
                                       render.webp(pixels[len(pixels) // 2:][:1]))
 
     def _span(self, window: Window) -> str:
-        first, last, fps = int(window.frames.min()), int(window.frames.max()), self.fps_of(window)
-        return when(None if fps is None else [first / fps, (last + 1) / fps], [first, last + 1])
+        span, times = [int(window.frames.min()), int(window.frames.max()) + 1], self.times_of(window)
+        return when(None if times is None else list(times.seconds_of(*span)), span)
 
     def method(self, method: str, window: Window, name: str, attribution: Attribution) -> Outcome:
         """Write the files of a clip and a method, which are called `name`."""
@@ -236,8 +237,8 @@ class Writer:
         at = torch.tensor(np.unravel_index(int(heat.argmax()), tuple(heat.shape)))
         frame, y, x = points_to_source(at, window.frames, window.crop, window.size[1:]).tolist()
         box = box_to_source(tube, window.frames, window.crop, window.size[1:])
-        fps = self.fps_of(window)
-        time = f"frame {frame}" if fps is None else f"{frame / fps:.2f} s (frame {frame})"
+        times = self.times_of(window)
+        time = f"frame {frame}" if times is None else f"{times.seconds_of(frame, frame)[0]:.2f} s (frame {frame})"
         words = f"hottest at {time}, {whereabouts(*at[1:].tolist(), window.size[1:])}"
         return int(at[0]), [frame, y, x], list(box), words
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from datasets.reading import Reader
+from datasets.reading import FrameTimes, Reader
 from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
 from evaluation.decisions import decision_measures
@@ -74,9 +74,9 @@ class _Narrator:
                  source_reader: Reader, model_id: str, heat: str) -> None:
         self.hierarchy, self.size, self.model_id, self.heat = hierarchy, size, model_id, heat
         self.source_videos, self.source_reader = source_videos, source_reader
-        self._source_fps: dict[str, float | None] = {}
+        self._source_times: dict[str, FrameTimes | None] = {}
 
-    def video(self, video: Video, fps: float | None, window: _Window, probs: Tensor, leaf: int,
+    def video(self, video: Video, times: FrameTimes | None, window: _Window, probs: Tensor, leaf: int,
               levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
               measures: Sequence[Mapping[str, float]]) -> dict:
         """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
@@ -86,20 +86,20 @@ class _Narrator:
         return {
             "video": video.name,
             "window": [first, last],
-            "seconds": _seconds(first, last, fps),
+            "seconds": _seconds(first, last, times),
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(level, window, fps, evidence) | {"decision": _decision(measured)}
+            "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
                        for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
-            "fps": fps and _rounded(fps, 3),
+            "fps": None if times is None else _rounded(times.fps, 3),
             "model": self.model_id,
             "heat": self.heat,
         }
 
-    def _level(self, level: LevelMatch, window: _Window, fps: float | None,
+    def _level(self, level: LevelMatch, window: _Window, times: FrameTimes | None,
                evidence: Mapping[int, Evidence]) -> dict:
         tree = self.hierarchy
         nodes = torch.tensor(tree.levels[level.level])
@@ -110,7 +110,7 @@ class _Narrator:
             "level": level.level,
             "node": tree.full_name(level.node),
             "probability": _rounded(level.probability),
-            "prototypes": [self._prototype(match, level.probability, window, fps, evidence[match.prototype])
+            "prototypes": [self._prototype(match, level.probability, window, times, evidence[match.prototype])
                            for match in level.matches],
             "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
                              for node in others[:ALTERNATIVES]],
@@ -125,7 +125,7 @@ class _Narrator:
         return sum(self.hierarchy.path(other)[1:] == above
                    for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
 
-    def _prototype(self, match: Match, probability: float, window: _Window, fps: float | None,
+    def _prototype(self, match: Match, probability: float, window: _Window, times: FrameTimes | None,
                    evidence: Evidence) -> dict:
         size = self.size[1:]
         box = box_to_source(match.box, window.frames, window.crop, size)
@@ -145,7 +145,7 @@ class _Narrator:
             "probability_without": _rounded(probability * math.exp(-match.contribution)),
             "peak": points_to_source(torch.tensor(match.peak), window.frames, window.crop, size).tolist(),
             "box": list(box),
-            "seconds": _seconds(box[0], box[3], fps),
+            "seconds": _seconds(box[0], box[3], times),
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
             "hangs_on": {trait: _rounded(share, 4) for trait, share in evidence.hangs_on.items()},
@@ -157,18 +157,18 @@ class _Narrator:
         source = match.source
         if source is None:
             return None
-        fps = self._fps(source.video)
+        times = self._times(source.video)
         return {"video": source.video, "frames": [int(source.frames.min()), int(source.frames.max()) + 1],
-                "box": list(source.box), "seconds": _seconds(source.box[0], source.box[3], fps)}
+                "box": list(source.box), "seconds": _seconds(source.box[0], source.box[3], times)}
 
-    def _fps(self, name: str) -> float | None:
+    def _times(self, name: str) -> FrameTimes | None:
         """Of a training video; None where it cannot be read, which its picture's place will say."""
-        if name not in self._source_fps:
+        if name not in self._source_times:
             try:
-                self._source_fps[name] = self.source_reader.info(self.source_videos[name].path).fps
+                self._source_times[name] = self.source_reader.times(self.source_videos[name].path)
             except (KeyError, OSError, ValueError):
-                self._source_fps[name] = None
-        return self._source_fps[name]
+                self._source_times[name] = None
+        return self._source_times[name]
 
 
 def _rounded(value: float | Tensor, digits: int = 6) -> float:
@@ -188,8 +188,8 @@ def _decision(measures: Mapping[str, float]) -> dict:
             **{name: None if value is None else bool(value) for name, value in asked.items()}}
 
 
-def _seconds(first: int, last: int, fps: float | None) -> list[float] | None:
-    return None if fps is None else [_rounded(first / fps, 3), _rounded(last / fps, 3)]
+def _seconds(first: int, last: int, times: FrameTimes | None) -> list[float] | None:
+    return None if times is None else [_rounded(end, 3) for end in times.seconds_of(first, last)]
 
 
 def fingerprint(model: HIPE) -> str:
@@ -286,20 +286,20 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
                              clips.normalisation, settings.batch_size)
         try:
-            fps = clips.reader.info(video.path).fps
+            times = clips.reader.times(video.path)
         except ValueError:  # this window could be read, though not the whole video
-            fps = None
+            times = None
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
                                      hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
-        explanation = narrator.video(video, fps, window, probs, leaf, matches, evidence, measures)
+        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
         pages.start_folder(folder, explanation)
         if settings.pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
-            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, fps), matches)
+            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, times), matches)
             pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record,
                                                 checkpoint=settings.checkpoint))
             pages.write_pages(folder, beside and beside / folder.name)

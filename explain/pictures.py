@@ -60,7 +60,7 @@ class Painter:
         self.missing: set[str] = set()
         self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
 
-    def paint(self, folder: Path, pixels: render.Pixels, seconds: float, levels: Sequence[LevelMatch]) -> None:
+    def paint(self, folder: Path, pixels: render.Pixels, seconds: render.Seconds, levels: Sequence[LevelMatch]) -> None:
         """Draw all pictures of one video: the clip, each level's map, and box, heat, source, patch and card of
         each prototype.
 
@@ -113,17 +113,18 @@ class Painter:
         try:
             video = self.source_videos[source.video]
             pixels = read_region(self.reader, video.path, source.frames, source.crop)
-            seconds = render.seconds_per_frame(source.frames, self.reader.info(video.path).fps)
+            seconds = render.seconds_per_frame(source.frames, self.reader.times(video.path))
         except (KeyError, OSError, ValueError):
             self.missing.add(source.video)
             return {}
         patch = render.readable(render.crop_box(pixels, source.clip_box, self.clip_size))
         return {"source": _encode(render.draw_box(pixels, source.clip_box, self.clip_size), seconds,
                                   source.peak_frame),
-                "patch": _encode(patch, seconds, source.peak_frame - source.clip_box[0])}
+                "patch": _encode(patch, render.part_of(seconds, source.clip_box[0], source.clip_box[3]),
+                                 source.peak_frame - source.clip_box[0])}
 
 
-def _encode(pixels: render.Pixels, seconds: float, still: int) -> dict[str, bytes | render.Pixels]:
+def _encode(pixels: render.Pixels, seconds: render.Seconds, still: int) -> dict[str, bytes | render.Pixels]:
     """A picture with its encoded files; `still` is the index of the frame that replaces it where motion is off."""
     return {"pixels": pixels, "gif": render.gif(pixels, seconds), "webp": render.webp(pixels, seconds),
             "still": render.webp(pixels[still:still + 1])}
@@ -152,7 +153,7 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
         try:
             video = videos[source.video]
             pixels = read_region(reader, video.path, source.frames, source.crop, PROTOTYPE_HEIGHT)
-            seconds = render.seconds_per_frame(source.frames, reader.info(video.path).fps)
+            seconds = render.seconds_per_frame(source.frames, reader.times(video.path))
         except (KeyError, OSError, ValueError):
             return source.video
         name = f"{prototype:04d}_{file_name(hierarchy.names[int(node_of[prototype])])}"

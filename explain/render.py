@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from datasets.reading import FrameTimes
+
 Pixels = np.ndarray  # (T, H, W, 3) uint8 RGB
 Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open
+Seconds = float | list[float]  # that each frame is shown, one number where all are alike
 
 READABLE = 160  # pixels of height below which a picture is enlarged
 WIDEST = 640  # maximal width of an enlarged picture in pixels
@@ -143,25 +146,31 @@ def side_by_side(clips: Sequence[Pixels], height: int = 160, gap: int = 6) -> Pi
     return np.concatenate(fitted[:-1], 2)
 
 
-def seconds_per_frame(frames: Tensor, fps: float | None) -> float:
+def seconds_per_frame(frames: Tensor, times: FrameTimes | None) -> Seconds:
     """Seconds per frame with which a clip plays at the video's own speed.
 
     Args:
         frames: (T,) frame indices in the video; a looped short clip jumps back.
-        fps: of the video; None for 25.
+        times: of the video's frames; None for 25 a second.
     """
-    steps = frames.diff()
-    forward = steps[steps > 0]
-    return (int(forward.median()) if len(forward) else 1) / (fps or DEFAULT_FPS)
+    return (times or FrameTimes(0, DEFAULT_FPS)).step(frames)
 
 
-def _durations(n: int, seconds: float, unit: int) -> list[int]:
+def part_of(seconds: Seconds, first: int, last: int, every: int = 1) -> Seconds:
+    """The seconds of each frame of a half-open part of a clip, of which every so many frames are shown."""
+    if isinstance(seconds, float):
+        return every * seconds
+    return [sum(seconds[i:min(i + every, last)]) for i in range(first, last, every)]
+
+
+def _durations(n: int, seconds: Seconds, unit: int) -> list[int]:
     """Milliseconds of each of n frames in multiples of a unit, rounded so that their sum is exact."""
-    ends = np.round(np.arange(n + 1) * seconds * 1000 / unit) * unit
+    starts = np.arange(n + 1) * seconds if isinstance(seconds, float) else np.cumsum([0.0, *seconds])
+    ends = np.round(starts * 1000 / unit) * unit
     return np.diff(ends).astype(int).tolist()
 
 
-def gif(pixels: Pixels, seconds: float) -> bytes:
+def gif(pixels: Pixels, seconds: Seconds) -> bytes:
     """An animated GIF that loops; each frame has its own 256 colours by octree, the fastest method (3 ms, not 170).
 
     Args:
@@ -174,7 +183,7 @@ def gif(pixels: Pixels, seconds: float) -> bytes:
     return buffer.getvalue()
 
 
-def webp(pixels: Pixels, seconds: float = 0.04, quality: int = 75) -> bytes:
+def webp(pixels: Pixels, seconds: Seconds = 0.04, quality: int = 75) -> bytes:
     """A WebP that loops, or a still for a single frame.
 
     Args:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageSequence
 from tiny import MemoryReader, Spot, tiny_hipe
 
+from datasets.reading import FrameTimes
 from datasets.transforms import EvalTransform, normalise
 from explain import render
 from explain.match import match
@@ -141,7 +142,7 @@ def test_contact_sheet_reads_like_a_page():
     (range(10, 26), 25, 0.04), (range(0, 32, 2), 25, 0.08), ([0, 1, 2, 0, 1, 2, 0, 1], 10, 0.1), (range(8), None, 0.04),
     ([3] * 8, 50, 0.02)])
 def test_clips_play_at_the_speed_of_their_video(frames, fps, seconds):
-    assert render.seconds_per_frame(torch.tensor(list(frames)), fps) == pytest.approx(seconds)
+    assert render.seconds_per_frame(torch.tensor(list(frames)), fps and FrameTimes(99, fps)) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(("height", "factor"), [(64, 3), (72, 3), (112, 2), (159, 2), (160, 1), (240, 1), (512, 0.5)])

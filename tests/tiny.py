@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.reading import VideoInfo
+from datasets.reading import FrameTimes, VideoInfo
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.geometry import box_of, box_to_source, upsample
@@ -94,6 +94,9 @@ class MemoryReader:
 
     def info(self, path: Path) -> VideoInfo:
         return VideoInfo(*self._pixels(path).shape[:3], self.fps)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        return FrameTimes.of(self.info(path).n_frames, self.fps)
 
     def size(self, path: Path) -> tuple[int, int]:
         return self._pixels(path).shape[1:3]

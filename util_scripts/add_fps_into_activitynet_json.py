@@ -1,5 +1,7 @@
 """Add `fps` and `n_frames` of the videos on disk to ActivityNet's annotation, whose segments are in seconds.
 
+Of videos whose frames are not evenly spaced, as phones and screen recorders make them, `times` says when each is shown.
+
 Give the folder that main.py will read, because frames that were taken with --fps have another rate than their video.
 """
 
@@ -17,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from datasets import READERS
 from datasets.activitynet import find_keys
 from datasets.annotation import load_database
-from datasets.reading import VideoInfo
 from options.errors import CommandLine, user_errors
 
 
@@ -40,22 +41,25 @@ def main(argv: list[str] | None = None) -> None:
                                     " and --file_type")
         reader = READERS[args.file_type]()
 
-        def look(path: Path) -> VideoInfo | str:
+        def look(path: Path) -> dict | str:
             try:
-                info = reader.info(path)
-                return info if info.fps else f"{path}: has no frame rate; run generate_video_jpgs for this video"
+                info, times = reader.info(path), reader.times(path)
+                if times is None:
+                    return f"{path}: has no frame rate; run generate_video_jpgs for this video"
+                listed = times.listed()
+                return {"fps": times.fps, "n_frames": info.n_frames} | ({} if listed is None else {"times": listed})
             except ValueError as error:
                 return str(error)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             infos = list(tqdm(pool.map(look, present.values()), total=len(present), unit="video", desc="frame rates"))
-        known = {key: info for key, info in zip(present, infos, strict=True) if isinstance(info, VideoInfo)}
+        known = {key: info for key, info in zip(present, infos, strict=True) if isinstance(info, dict)}
         for sentence in (info for info in infos if isinstance(info, str)):
             print(f"left out: {sentence}", file=sys.stderr)
         if not known:
             raise ValueError(f"{args.video_dir}: none of the {len(present)} videos can be read; prepare them again "
                              "with util_scripts.generate_video_jpgs")
-        content["database"] = {key: entry | {"fps": known[key].fps, "n_frames": known[key].n_frames}
+        content["database"] = {key: {name: value for name, value in entry.items() if name != "times"} | known[key]
                                for key, entry in content["database"].items()
                                if key in known and isinstance(entry, dict)}
         args.out.write_text(json.dumps(content), encoding="utf-8")

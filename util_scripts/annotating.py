@@ -13,19 +13,21 @@ from tqdm import tqdm
 
 from datasets import READERS
 from datasets.on_disk import VideoFolder, at_place
-from datasets.reading import VideoInfo, file_type_of
+from datasets.reading import FrameTimes, VideoInfo, file_type_of
 from hierarchy import texts
 from hierarchy.names import normalise
 from options.errors import CommandLine
 
 MISSING, REMEDY = "no such file; fetch the official lists", "fetch it again"
+SAME_RATE = 5e-4  # by which the rates of two videos of the same frames may differ
 
 
 class Listed(NamedTuple):
     """One line of an official list.
 
     key: of its entry. subset: training, validation or testing. label: class, None where the list has none. place: under
-    the folder of videos. segment: half-open range of frames from 1, None for the whole video.
+    the folder of videos. segment: half-open range of frames from 1, None for the whole video. seconds: the same in
+    seconds, where the list tells. fps: of the frames that `segment` counts, None for the video's own.
     """
 
     key: str
@@ -33,6 +35,8 @@ class Listed(NamedTuple):
     label: str | None
     place: str
     segment: tuple[int, int] | None = None
+    seconds: tuple[float, float] | None = None
+    fps: float | None = None
 
 
 def parser_of(description: str, lists: str, videos: str) -> CommandLine:
@@ -127,7 +131,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     if not there:
         raise FileNotFoundError(f"{video_dir}: none of the {len(listed)} listed videos is here; they are expected like "
                                 f"{listed[0].place if listed else 'folder/video'}")
-    n_frames, broken = count_frames({path for path, _ in there.values()})
+    infos, times, broken = read_times({path for path, _ in there.values()})
     for sentence in broken:
         print(f"left out: {sentence}", file=sys.stderr)
     keys = distinct_keys((video.key, place) for video, (_, place) in there.items())
@@ -135,8 +139,8 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     beyond = 0
     for video in listed:
         path, place = there.get(video, (None, ""))
-        n = n_frames.get(path, 0)
-        first, last = video.segment or (1, n + 1)
+        n = infos[path].n_frames if path in infos else 0
+        first, last = frames_of(video, n, times.get(path))
         if n and not 1 <= first < min(last, n + 1):
             beyond += 1
         elif n:
@@ -158,6 +162,23 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
           f"cannot be read, {beyond} lie behind the end of their video")
 
 
+def frames_of(listed: Listed, n_frames: int, times: FrameTimes | None) -> tuple[int, int]:
+    """The frames of a listed segment in the video on disk, half-open, from 1.
+
+    Frame numbers that count the frames of another rate than the video's own are taken for seconds where the list
+    tells no seconds itself.
+
+    Args:
+        n_frames, times: of the video; times are None where nothing tells, as of frames that others extracted.
+    """
+    if listed.segment is None:
+        return 1, n_frames + 1
+    if listed.fps is None or times is None or (times.edges is None and abs(times.fps / listed.fps - 1) < SAME_RATE):
+        return listed.segment
+    first, last = times.frames_in(*(listed.seconds or ((frame - 1) / listed.fps for frame in listed.segment)))
+    return first + 1, last + 1
+
+
 def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
     """Number of frames of every readable video, and a sentence for each of the others."""
     infos, broken = read_infos(paths)
@@ -166,15 +187,23 @@ def count_frames(paths: set[Path]) -> tuple[dict[Path, int], list[str]]:
 
 def read_infos(paths: set[Path]) -> tuple[dict[Path, VideoInfo], list[str]]:
     """Frames and size of every readable video, and a sentence for each of the others."""
-    def read(path: Path) -> VideoInfo | str:
+    infos, _, broken = read_times(paths)
+    return infos, broken
+
+
+def read_times(paths: set[Path]) -> tuple[dict[Path, VideoInfo], dict[Path, FrameTimes | None], list[str]]:
+    """Frames and size, and when frames are shown, of every readable video, and a sentence for each of the others."""
+    def read(path: Path) -> tuple[VideoInfo, FrameTimes | None] | str:
         try:
-            return READERS[file_type_of(path)]().info(path)
+            reader = READERS[file_type_of(path)]()
+            return reader.info(path), reader.times(path)
         except ValueError as error:
             return str(error)
 
     # Threads: decoding and waiting for the disk both leave the interpreter free.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         ordered = sorted(paths)
-        infos = list(tqdm(pool.map(read, ordered), total=len(ordered), unit="video", desc="counting frames"))
-    return ({path: info for path, info in zip(ordered, infos, strict=True) if isinstance(info, VideoInfo)},
-            [info for info in infos if isinstance(info, str)])
+        seen = list(tqdm(pool.map(read, ordered), total=len(ordered), unit="video", desc="counting frames"))
+    known = {path: one for path, one in zip(ordered, seen, strict=True) if isinstance(one, tuple)}
+    return ({path: info for path, (info, _) in known.items()}, {path: times for path, (_, times) in known.items()},
+            [one for one in seen if isinstance(one, str)])

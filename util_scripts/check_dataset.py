@@ -48,8 +48,8 @@ VIDEO_SHARE = 0.14  # of a video file in the size of its JPEG files, measured on
 def classes_of(dataset: str, entry: object) -> set[str]:
     """The classes that an entry of an annotation file names; ValueError where it is damaged."""
     if dataset == "activitynet":
-        _, fps, _, segments = segments_of(entry)
-        if fps is None and segments:
+        _, times, _, segments = segments_of(entry)
+        if times is None and segments:
             raise ValueError("it has no fps, which util_scripts.add_fps_into_activitynet_json adds")
         return {label for label, *_ in segments}
     return {label for label in [entry_of(entry).label] if label is not None}

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
 from datasets.folders import Walk, is_litter, tell_unreadable
-from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
+from datasets.reading import FRAME_NAME, INFO_NAME, FrameTimes, JpegFolder, VideoInfo
+from datasets.reading.clock import FrameClock, Thinning
+from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.hdf5 import Hdf5Frames, frame_bytes, frame_lengths, write_hdf5
 from datasets.reading.jpg import REMEDY
 from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
-from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
+from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
+from datasets.reading.streams import promised_frames
 
 SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
@@ -76,7 +79,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         file: the video.
         folder: where the frames go; older frames in it are removed when the new ones are complete.
         size: shorter side of the frames in pixels; smaller videos keep theirs.
-        fps: frames a second to keep at most; None for all.
+        fps: frames a second to keep at most, evenly in time; None for all.
     Returns:
         None, or a sentence about a video that breaks off, whose frames before the break are kept.
     Raises:
@@ -88,35 +91,50 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     check_own(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    read = written = 0
-    warning = None
+    read, kept, warning = 0, [], None
     try:
-        for picture, stream in decode(file):
+        for frame, stream in frames_of_file(file):
             if read == 0:
+                clock, thinning, promised = FrameClock(stream), fps and Thinning(fps), promised_frames(stream)
+            clock.show(frame)
+            read += 1
+            if thinning and not thinning.keeps(*clock.time()):
+                continue
+            picture = picture_of(frame, file, stream)
+            if not kept:
                 height, width = picture.shape[:2]
                 shown = stored_size(height, width, size)
-                rate, promised = stream.average_rate, stream.frames
-                keep = min(fps / rate, Fraction(1)) if fps and rate else Fraction(1)
-            if math.floor(read * keep) > math.floor((read - 1) * keep):
-                written += 1
-                if shown != picture.shape[:2]:  # which a stream may change midway
-                    picture = resized(picture, shown)
-                (part / FRAME_NAME.format(written)).write_bytes(
-                    encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
-            read += 1
+            kept.append(read - 1)
+            if shown != picture.shape[:2]:  # which a stream may change midway
+                picture = resized(picture, shown)
+            (part / FRAME_NAME.format(len(kept))).write_bytes(
+                encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
     except ValueError as error:
-        if read == 0:
+        if not kept:
             shutil.rmtree(part)
             raise
         warning = str(error)
     if warning is None and read < COMPLETE * promised:
         warning = f"{file}: breaks off after {read} of {promised} frames"
-    info = {"n_frames": written, "width": width, "height": height, "fps": float(rate * keep) if rate else None,
+    times = times_of_kept(clock, kept, fps)
+    info = {"n_frames": len(kept), "width": width, "height": height, "fps": None if times is None else times.fps,
             "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": fps_text(fps)}
+    if times is not None and times.edges is not None:
+        info["times"] = times.listed()
     (part / INFO_NAME).write_text(json.dumps(info))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
     return warning
+
+
+def times_of_kept(clock: FrameClock, kept: Sequence[int], fps: Fraction | None) -> FrameTimes | None:
+    """The times of the frames that are kept of a video, `fps` a second at most; None where nothing tells."""
+    times = clock.times()
+    if times is None or fps is None:
+        return times
+    rate = clock.rate if clock.rate and float(clock.rate) == times.fps else Fraction(times.fps)
+    everything = len(kept) == times.n_frames and (times.edges is not None or fps >= rate)
+    return times if everything else times.some(kept, float(min(fps, rate)))
 
 
 def check_own(folder: Path) -> None:
@@ -176,7 +194,8 @@ def _up_to_date(file: Path, folder: Path) -> bool:
     """Whether an HDF5 file holds the frames of a folder: by their number and sizes where it is younger than all of
     them, else by their bytes."""
     reader = JpegFolder()
-    if Hdf5Frames().info(file) != reader.info(folder):
+    stored = Hdf5Frames()
+    if (stored.info(file), stored.times(file)) != (reader.info(folder), reader.times(folder)):
         return False
     states = [os.stat(folder / name) for name in reader.names(folder)]
     lengths = frame_lengths(file)
@@ -204,7 +223,7 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
         frames, info = read_files(folder)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(part, frames, info)
+        write_hdf5(part, frames, info, JpegFolder().times(folder))
         os.replace(part, file)
     except ValueError as error:
         return True, str(error)
@@ -239,11 +258,12 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     out_dir.mkdir(parents=True, exist_ok=True)
     taken = packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
-    rows, broken, shards, size, file = [], [], [], 0, None
+    rows, times, broken, shards, size, file = [], {}, [], [], 0, None
     try:
         for folder in tqdm(folders, unit="video", desc="packing"):
             try:
                 content, about = read_video(folder)
+                shown = JpegFolder().times(folder)
             except ValueError as error:
                 broken.append(str(error))
                 continue
@@ -252,7 +272,10 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
                     file.close()
                 shards.append(next(numbers))
                 file, size = (out_dir / SHARD_NAME.format(shards[-1])).open("wb"), 0
-            rows.append((folder.relative_to(jpg_dir).as_posix(), shards[-1], size, *about))
+            place = folder.relative_to(jpg_dir).as_posix()
+            rows.append((place, shards[-1], size, *about))
+            if shown is not None and shown.edges is not None:
+                times[place] = shown
             size += file.write(content)
     finally:
         if file is not None:
@@ -260,10 +283,15 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     if not rows:
         raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
     part = out_dir / f".{INDEX_NAME}"
-    np.save(part, index_table(rows), allow_pickle=False)
+    table = index_table(rows)
+    if times:
+        write_times(out_dir / TIMES_NAME.format(shards[0]), table, times)
+    else:
+        (out_dir / TIMES_NAME.format(shards[0])).unlink(missing_ok=True)  # of a run that was killed
+    np.save(part, table, allow_pickle=False)
     os.replace(part, out_dir / INDEX_NAME)
-    own = {SHARD_NAME.format(number) for number in shards}
-    for shard in out_dir.glob("shard_*.bin"):  # of the older set, and of a run that was killed
-        if shard.name not in own:
-            shard.unlink()
+    own = {*map(SHARD_NAME.format, shards), TIMES_NAME.format(shards[0])}
+    for other in (*out_dir.glob("shard_*.bin"), *out_dir.glob("times_*.npz")):  # of an older set, or a killed run's
+        if other.name not in own:
+            other.unlink()
     return len(rows), len(shards), broken

@@ -1,6 +1,7 @@
 """From a path and frame numbers to pixels: a reader for each kind of storage, and a memory of videos."""
 
 from datasets.reading.cached import CachedReader
+from datasets.reading.clock import FrameTimes
 from datasets.reading.decoding import decode
 from datasets.reading.hdf5 import Hdf5Frames
 from datasets.reading.jpg import INFO_NAME, JpegFolder
@@ -11,5 +12,6 @@ from datasets.reading.packed import PackedFrames
 from datasets.reading.reader import EXTENSIONS, VIDEO_EXTENSIONS, Reader, VideoInfo, file_type_of
 from datasets.reading.video_file import VideoFile
 
-__all__ = ["EXTENSIONS", "FRAME_NAME", "INFO_NAME", "VIDEO_EXTENSIONS", "CachedReader", "Hdf5Frames", "JpegFolder",
-           "LastVideo", "LooseFiles", "PackedFrames", "Reader", "VideoFile", "VideoInfo", "decode", "file_type_of"]
+__all__ = ["EXTENSIONS", "FRAME_NAME", "INFO_NAME", "VIDEO_EXTENSIONS", "CachedReader", "FrameTimes", "Hdf5Frames",
+           "JpegFolder", "LastVideo", "LooseFiles", "PackedFrames", "Reader", "VideoFile", "VideoInfo", "decode",
+           "file_type_of"]

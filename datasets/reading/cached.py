@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.reader import Reader, VideoInfo
 
 THREADS = min(os.cpu_count() or 1, 8)  # of `preload`; decoders release the interpreter's lock
@@ -50,6 +51,10 @@ class CachedReader:
         """As the wrapped reader's."""
         held = self._videos.get(str(path))
         return self.reader.info(path) if held is None else held[1]
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """As the wrapped reader's."""
+        return self.reader.times(path)
 
     def size(self, path: Path) -> tuple[int, int]:
         """As the wrapped reader's."""

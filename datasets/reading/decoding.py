@@ -7,6 +7,7 @@ import av
 import numpy as np
 
 from datasets.reading.showing import shown_picture
+from datasets.reading.streams import film_of
 
 
 def decode(path: Path) -> Iterator[tuple[np.ndarray, av.VideoStream]]:
@@ -26,7 +27,8 @@ def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]
     n = 0
     try:
         with av.open(str(path), metadata_errors="replace") as container:  # titles of any encoding
-            for stream in container.streams.video[:1]:
+            stream = film_of(container)
+            if stream is not None:
                 if stream.codec_context is None:  # as PyAV tells of a codec that it does not know
                     raise ValueError(f"{path}: of an unknown codec; replace the file or take it out")
                 stream.thread_type, stream.codec_context.thread_count = "SLICE", 1

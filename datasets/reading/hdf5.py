@@ -1,7 +1,8 @@
 """Frames of each video in an HDF5 file of its own, the published form: a dataset `video` of JPEG files, a frame each.
 
 The dataset is of variable-length uint8; its attributes `width`, `height` and `fps` are the source video's, as far as
-they are known. Files without any, as other tools write them, have their frames' size for the source's.
+they are known. Files without any, as other tools write them, have their frames' size for the source's. Where frames
+are not evenly spaced, a dataset `times` tells when they are shown, in seconds, and when the last one ends.
 """
 
 import os
@@ -13,10 +14,11 @@ import h5py
 import numpy as np
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo, integers, remember
 
-NAME, FRAMES = "{}.hdf5", "video"
+NAME, FRAMES, TIMES = "{}.hdf5", "video", "times"
 # Where a frame is, and what lies there: HDF5's "global heaps", of one or more frames each.
 PLACE = np.dtype([("length", "<u4"), ("heap", "<u8"), ("index", "<u4")])
 HEAP = np.dtype({"names": ["signature", "length"], "formats": ["S4", "<u8"], "offsets": [0, 8]})
@@ -24,12 +26,14 @@ OBJECT = np.dtype({"names": ["index", "length"], "formats": ["<u2", "<u8"], "off
 REMEDY = "pack this video again with util_scripts.generate_video_hdf5"
 
 
-def write_hdf5(file: Path, frames: Sequence[bytes], info: VideoInfo) -> None:
-    """Write a video: the bytes of its n_frames JPEG files, and what is known of its source."""
+def write_hdf5(file: Path, frames: Sequence[bytes], info: VideoInfo, times: FrameTimes | None = None) -> None:
+    """Write a video: the bytes of its n_frames JPEG files, and what is known of its source and of its frames' times."""
     with h5py.File(file, "w") as content:
         video = content.create_dataset(FRAMES, len(frames), dtype=h5py.vlen_dtype(np.uint8))
         for i, frame in enumerate(frames):  # an array of all would be two-dimensional where lengths are equal
             video[i] = np.frombuffer(frame, dtype=np.uint8)
+        if times is not None and times.edges is not None:
+            content[TIMES] = np.array(times.listed())
         video.attrs.update({"width": info.width, "height": info.height} | ({"fps": info.fps} if info.fps else {}))
 
 
@@ -58,6 +62,12 @@ class Hdf5Frames:
         """Frames and size of the source video."""
         with _opened(path) as video:
             return _info(video, path)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; None where the file does not tell."""
+        with _opened(path) as video:
+            edges = video.parent[TIMES][:] if TIMES in video.parent else None
+            return FrameTimes.of(len(video), _info(video, path).fps, edges)
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video."""

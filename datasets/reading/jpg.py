@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.naming import FRAME_NAME, frame_names
 from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo, integers, remember
@@ -48,14 +49,24 @@ class JpegFolder:
         """Frames and size of the source video; ValueError for a folder that is missing, empty or has gaps."""
         stored = _stored(path)
         if stored is not None:
-            return stored
+            return stored[0]
         names = frame_names(path)
         return VideoInfo(len(names), *_picture(path, 0, names).shape[:2], None)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown, as info.json tells; None for a folder without one."""
+        stored = _stored(path)
+        try:
+            return None if stored is None else FrameTimes.of(stored[0].n_frames, stored[0].fps, stored[1].get("times"))
+        except ValueError as error:
+            raise ValueError(f"{path / INFO_NAME}: damaged; {REMEDY}") from error
 
     def names(self, path: Path) -> list[str]:
         """The names of all frames, in their order; raises as `info`."""
         stored = _stored(path)
-        return frame_names(path) if stored is None else [FRAME_NAME.format(i + 1) for i in range(stored.n_frames)]
+        if stored is None:
+            return frame_names(path)
+        return [FRAME_NAME.format(i + 1) for i in range(stored[0].n_frames)]
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video."""
@@ -71,17 +82,17 @@ class JpegFolder:
             info = _stored(path)
             usual = info is not None or (os.path.exists(f"{path}/{FRAME_NAME.format(1)}")
                                          and not os.path.exists(f"{path}/{FRAME_NAME.format(0)}"))
-            folder = self._remember(path, _Folder(info and info.size, None if usual else frame_names(path)))
+            folder = self._remember(path, _Folder(info and info[0].size, None if usual else frame_names(path)))
         return folder
 
 
-def _stored(path: Path) -> VideoInfo | None:
-    """What info.json tells; None where there is none."""
+def _stored(path: Path) -> tuple[VideoInfo, dict] | None:
+    """What info.json tells, and its whole content; None where there is none."""
     try:
         info = read_json(path / INFO_NAME)
         n_frames, height, width = (info[name] for name in ("n_frames", "height", "width"))
         fps = None if info["fps"] is None else float(info["fps"])
-        return VideoInfo(n_frames, height, width, fps).checked()
+        return VideoInfo(n_frames, height, width, fps).checked(), info
     except OSError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.reader import Reader, VideoInfo
 
 MOST_BYTES = 1 << 29  # of a video in memory
@@ -52,6 +53,10 @@ class LastVideo:
     def info(self, path: Path) -> VideoInfo:
         """As the wrapped reader's."""
         return self.reader.info(path)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """As the wrapped reader's."""
+        return self.reader.times(path)
 
     def size(self, path: Path) -> tuple[int, int]:
         """As the wrapped reader's."""

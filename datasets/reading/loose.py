@@ -7,9 +7,11 @@ import av
 import numpy as np
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
 from datasets.reading.naming import frame_names
 from datasets.reading.pictures import rgb_of, stacked
 from datasets.reading.reader import VideoInfo
+from datasets.reading.streams import film_of, promised_frames
 from datasets.reading.video_file import VideoFile
 
 MISSING = 1  # frames that the header of a complete video may promise in excess
@@ -42,11 +44,15 @@ class LooseFiles:
         if not path.is_dir():
             info = self._infos[path] = self._files.info(path)
             with av.open(str(path), metadata_errors="replace") as container:
-                promised = container.streams.video[0].frames  # 0 where the container does not tell
+                promised = promised_frames(film_of(container))  # 0 where the container does not tell
             if promised > info.n_frames + MISSING:
                 self.cut[path] = info.n_frames, promised
             return info
         return VideoInfo(len(frame_files(path)), *self.size(path), None)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; None for a folder."""
+        return None if path.is_dir() else self._files.times(path)
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width."""

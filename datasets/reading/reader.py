@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from datasets.reading.clock import FrameTimes
+
 VIDEO_EXTENSIONS = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".3gp",
                     ".3g2", ".asf", ".divx", ".dv", ".f4v", ".gif", ".h264", ".h265", ".hevc", ".ivf", ".m1v", ".m2t",
                     ".m2ts", ".m2v", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mts", ".mxf", ".nut", ".ogm", ".qt",
@@ -18,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """A source video: number of frames, pixels, frames a second (None where nothing tells)."""
+    """A source video: number of frames, pixels, mean frames a second (None where nothing tells)."""
 
     n_frames: int
     height: int
@@ -50,6 +52,9 @@ class Reader(Protocol):
 
     def info(self, path: Path) -> VideoInfo:
         """Frames, size and rate of the source video."""
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; None where nothing tells."""
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the source video, cheaper than `info`."""

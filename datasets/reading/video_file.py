@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datasets.reading.clock import FrameClock, FrameTimes
 from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.reader import VideoInfo, integers, remember
-from datasets.reading.seeking import PacketIndex, packet_index, seek_pictures
+from datasets.reading.seeking import Cursor, PacketIndex, UnsoughtError, packet_index
 from datasets.reading.showing import shown_size
 
 
@@ -19,12 +20,15 @@ class VideoFile:
 
     Where the packets tell which picture is which, only those from the last key picture before a wanted frame are
     decoded; else, and wherever what comes out is not what the packets promised, the file is decoded from the start.
+    The file that was read last stays open: where the next clip of it lies ahead, the decoder goes on from where it is.
     A file that breaks off keeps the frames before.
     """
 
     def __init__(self) -> None:
         self._indices: dict[str, PacketIndex | None] = {}  # None: decode from the start
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._times: dict[str, FrameTimes | None] = {}
+        self._open: dict[str, Cursor] = {}  # at most one, which a thread that reads takes out
 
     def __getstate__(self) -> dict:
         return {}  # what is remembered is quickly found again
@@ -37,23 +41,24 @@ class VideoFile:
         if indices is None:
             return _stacked(path, [picture_of(frame, path, stream) for frame, stream in self._until_it_breaks(path)])
         wanted = integers(indices)
-        index = self._index(path)
-        decoded = None
-        if index is not None:
-            decoded = seek_pictures(path, index, sorted(set(wanted)))
-            if decoded is None:
-                self._indices[str(path)] = None
-        if decoded is None:
-            decoded = self._from_the_start(path, set(wanted))
-        return _stacked(path, [decoded[i] for i in wanted])
+        pictures = self._pictures(path, sorted(set(wanted))) if wanted else {}
+        return _stacked(path, [pictures[i] for i in wanted])
 
     def info(self, path: Path) -> VideoInfo:
         """Frames, size and rate; decodes the whole file, because headers are wrong by a frame often enough."""
-        n, height, width, fps = 0, 0, 0, None
-        for n, (frame, stream) in enumerate(self._until_it_breaks(path), 1):
-            if n == 1:
-                (height, width), fps = shown_size(frame, stream), stream.average_rate
-        return VideoInfo(n, height, width, None if fps is None else float(fps))
+        clock, size = None, (0, 0)
+        for frame, stream in self._until_it_breaks(path):
+            if clock is None:
+                clock, size = FrameClock(stream), shown_size(frame, stream)
+            clock.show(frame)
+        times = remember(self._times, path, clock.times())
+        return VideoInfo(clock.n_frames, *size, None if times is None else times.fps)
+
+    def times(self, path: Path) -> FrameTimes | None:
+        """When its frames are shown; decodes the whole file the first time."""
+        if str(path) not in self._times:
+            self.info(path)
+        return self._times[str(path)]
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width of the video as shown."""
@@ -68,17 +73,19 @@ class VideoFile:
             return self._indices[str(path)]
         return remember(self._indices, path, packet_index(path))
 
-    @staticmethod
-    def _from_the_start(path: Path, missing: set[int]) -> dict[int, np.ndarray]:
-        decoded = {}
-        for i, (frame, stream) in enumerate(frames_of_file(path)):
-            if i in missing:
-                decoded[i] = picture_of(frame, path, stream)
-                missing.remove(i)
-            if not missing:
-                return decoded
-        raise ValueError(f"{path}: frame {min(missing)} is asked for and the file has {i + 1}; "
-                         "write the annotation again from these files")
+    def _pictures(self, path: Path, wanted: list[int]) -> dict[int, np.ndarray]:
+        """Ascending frames, each once, by their number."""
+        cursor = self._open.pop(str(path), None)
+        if cursor is None or not cursor.serves(path):
+            cursor = Cursor(path, self._index(path))
+        try:
+            pictures = cursor.pictures(wanted)
+        except UnsoughtError:
+            self._indices[str(path)] = None
+            cursor = Cursor(path, None)
+            pictures = cursor.pictures(wanted)
+        self._open = {str(path): cursor}
+        return pictures
 
     @staticmethod
     def _until_it_breaks(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
