@@ -21,6 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import machine
+from machine.writing import write_text
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
@@ -59,7 +60,7 @@ def write_readme() -> None:
     whole, n = re.subn(r"^\| `--model` \|.*\n(\|.*\n)*", lambda _: readme_table(), text, flags=re.MULTILINE)
     if n != 1:
         raise ValueError(f"{README}: holds {n} tables of trunks; there should be one, beginning with | `--model` |")
-    README.write_text(whole, encoding="utf-8")
+    write_text(README, whole)
 
 
 def exact(args: argparse.Namespace) -> dict:

@@ -5,10 +5,12 @@ Branches that are shorter than the longest are made even by repeating their lowe
 
 import argparse
 import csv
+import io
 import json
 from pathlib import Path
 
 from hierarchy.tree import Hierarchy
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
 
@@ -61,8 +63,9 @@ def main(argv: list[str] | None = None) -> None:
             raise FileNotFoundError(f"{args.annotation}: no such file; fetch ActivityNet's annotation") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{args.annotation}: no taxonomy to read ({error}); fetch the file again") from error
-        with args.out.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([*row, "Root"] for row in tree.rows)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([*row, "Root"] for row in tree.rows)
+        write_text(args.out, text.getvalue(), durable=True)
     n_short = sum(len(row) < tree.n_levels for row in rows)
     print(f"{args.out}: {tree.n_leaves} classes, {tree.n_levels} levels")
     if n_short:

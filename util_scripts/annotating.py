@@ -3,7 +3,6 @@
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from tqdm import tqdm
 from datasets import READERS
 from datasets.on_disk import videos_at
 from datasets.reading import VideoInfo, file_type_of
+from machine.cores import cores
+from machine.writing import write_text
 from options.errors import CommandLine
 
 
@@ -129,8 +130,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     if not database:
         raise ValueError(f"{video_dir}: none of the listed videos can be read; prepare them again with "
                          "util_scripts.generate_video_jpgs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"labels": list(labels), "database": database}, indent=1), encoding="utf-8")
+    write_text(out, json.dumps({"labels": list(labels), "database": database}, indent=1), durable=True)
     subsets = [entry["subset"] for entry in database.values()]
     counts = ", ".join(f"{subsets.count(name)} {name}" for name in ("training", "validation", "testing"))
     print(f"{out}: {counts}; {len(listed) - len(database) - beyond} that the lists name are not in {video_dir} or "
@@ -152,7 +152,7 @@ def read_infos(paths: set[Path]) -> tuple[dict[Path, VideoInfo], list[str]]:
             return str(error)
 
     # Threads: decoding and waiting for the disk both leave the interpreter free.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         ordered = sorted(paths)
         infos = list(tqdm(pool.map(read, ordered), total=len(ordered), unit="video", desc="counting frames"))
     return ({path: info for path, info in zip(ordered, infos, strict=True) if isinstance(info, VideoInfo)},

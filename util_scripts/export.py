@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
+from machine.writing import check_writable, write_bytes, write_text
 from models import HIPE, HIPEOutput
 from options.errors import CommandLine, user_errors
 from run.data import window_power
 from run.model import model_of
 from run.resume import stored_args
-from training.checkpoint import load_checkpoint, write_whole
+from training.checkpoint import load_checkpoint
 from training.schedule import Step
 
 TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
@@ -166,9 +167,8 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     if not difference <= TOLERANCE:
         raise ValueError(f"{checkpoint_path}: the answers of --format {form} are off by {difference:.2g}, so that it "
                          "was not written; try another --format")
-    write_whole(out, lambda file: file.write(content))
-    text = json.dumps(description(model, hierarchy, args), indent=1)
-    write_whole(out.with_suffix(".json"), lambda file: file.write(text.encode()))
+    write_bytes(out, content, durable=True)
+    write_text(out.with_suffix(".json"), json.dumps(description(model, hierarchy, args), indent=1), durable=True)
     return difference
 
 
@@ -190,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     if beside.is_file() and '"prototype_nodes"' not in beside.read_text():
         raise ValueError(f"{beside}: is there already and no description of an exported model; choose another name "
                          f"than {args.out.name}")
+    check_writable(args.out.parent)
     difference = export(args.resume_path, args.out, args.format)
     print(f"{args.out}: largest difference to the model {difference:.2g}")
 

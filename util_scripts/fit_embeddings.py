@@ -4,6 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
+from machine.writing import check_writable, write_text, write_whole
 from options.errors import CommandLine, user_errors
 
 
@@ -75,6 +76,8 @@ def main() -> None:
 
     with user_errors():
         check_paths(args)
+        if not args.measure:
+            check_writable(args.out.parent)
         hierarchy = Hierarchy.from_csv(args.tree_file)
         if not args.measure and args.method == "one_hot":
             if args.dim not in (None, hierarchy.n_leaves):
@@ -91,11 +94,10 @@ def main() -> None:
         what = f"{args.out.name}: {len(hierarchy)} nodes in {points.shape[1]} dimensions, c = {c:g}"
         if not args.measure:
             what += f", edge = {args.edge:g}, {args.method}"
-            args.out.with_suffix(".md").write_text(f"{what}\n\n{figures}\n", encoding="utf-8")
+            write_text(args.out.with_suffix(".md"), f"{what}\n\n{figures}\n")
         print(f"{what}\n\n{figures}")
         if args.plot:
-            args.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_tree(hierarchy).save(args.plot, "png", optimize=True)
+            write_whole(args.plot, lambda file: draw_tree(hierarchy).save(file, "png", optimize=True), durable=False)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from datasets import DATASETS
 from datasets.reading import INFO_NAME, VIDEO_EXTENSIONS
+from machine.cores import cores
+from machine.processes import process_pool
 from options.errors import CommandLine, user_errors
-from util_scripts.processes import process_pool
 from util_scripts.storing import HEIGHT, fps_text, write_frame_folder
 
 
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("avi_dir", type=Path, help="folder of class folders of video files")
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
-    parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--n_jobs", type=int, default=cores(), help="processes (default: one a core)")
     parser.add_argument("--size", type=int, default=HEIGHT, help="height of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)

@@ -1,13 +1,15 @@
 """Stores videos as folders of frames, as HDF5 files and as packed files; itself no script."""
 
+import contextlib
 import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -17,10 +19,10 @@ from tqdm import tqdm
 from datasets.reading import FRAME_NAME, INFO_NAME, JpegFolder, VideoInfo, decode
 from datasets.reading.hdf5 import Hdf5Frames, write_hdf5
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, index_table, packed_shards
+from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
 
 HEIGHT, QUALITY = 240, 95  # default height of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
-LONGEST_NAME = 255  # bytes
 
 
 def fps_text(fps: Fraction | None) -> str | None:
@@ -46,6 +48,16 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
     check_own(folder)
     shutil.rmtree(part, ignore_errors=True)
+    try:
+        with naming(folder):
+            return _write_frames(file, part, folder, size=size, fps=fps)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
+    """Write the frames of one video into the folder `part`, and move it to `folder`."""
     part.mkdir(parents=True)
     read = written = 0
     warning = None
@@ -65,7 +77,6 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
             read += 1
     except ValueError as error:
         if read == 0:
-            shutil.rmtree(part)
             raise
         warning = str(error)
     if warning is None and read < COMPLETE * promised:
@@ -132,14 +143,12 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
             return False, None
     except ValueError:  # one of them is damaged; which, is found out below
         pass
-    part = file.with_name(f".{file.name}.part")
     try:
-        if len(os.fsencode(part.name)) > LONGEST_NAME:
+        if len(os.fsencode(file.name)) > LONGEST_NAME:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
         frames, info = read_files(folder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(part, frames, info)
-        os.replace(part, file)
+        with replacing(file) as part:
+            write_hdf5(part, frames, info)
     except ValueError as error:
         return True, str(error)
     return True, None
@@ -170,10 +179,11 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     folders = list(tqdm(frame_folders(jpg_dir), unit="video", desc="looking"))
     if not folders:
         raise FileNotFoundError(f"{jpg_dir}: no folder of frames; write some with util_scripts.generate_video_jpgs")
-    out_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(out_dir)
     taken = packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
-    rows, broken, shards, size, file = [], [], [], 0, None
+    rows, broken, shards, size = [], [], [], 0
+    file: BinaryIO | None = None
     try:
         for folder in tqdm(folders, unit="video", desc="packing"):
             try:
@@ -181,23 +191,38 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
             except ValueError as error:
                 broken.append(str(error))
                 continue
-            if file is None or size + len(content) > shard_bytes:
-                if file is not None:
-                    file.close()
-                shards.append(next(numbers))
-                file, size = (out_dir / SHARD_NAME.format(shards[-1])).open("wb"), 0
-            rows.append((folder.relative_to(jpg_dir).as_posix(), shards[-1], size, *about))
-            size += file.write(content)
-    finally:
+            with naming(out_dir):
+                if file is None or size + len(content) > shard_bytes:
+                    _finish(file, shards)
+                    number = next(numbers)
+                    shards.append(out_dir / SHARD_NAME.format(number))
+                    file, size = part_of(shards[-1]).open("wb"), 0
+                rows.append((folder.relative_to(jpg_dir).as_posix(), number, size, *about))
+                size += file.write(content)
+        if not rows:
+            raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
+        with naming(out_dir):
+            _finish(file, shards)
+        write_whole(out_dir / INDEX_NAME, lambda index: np.save(index, index_table(rows), allow_pickle=False))
+    except BaseException:  # the index tells of none of them
         if file is not None:
-            file.close()
-    if not rows:
-        raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
-    part = out_dir / f".{INDEX_NAME}"
-    np.save(part, index_table(rows), allow_pickle=False)
-    os.replace(part, out_dir / INDEX_NAME)
-    own = {SHARD_NAME.format(number) for number in shards}
+            with contextlib.suppress(OSError):  # the disk is full, and there is a rest to write
+                file.close()
+        for shard in shards:
+            shard.unlink(missing_ok=True)
+            part_of(shard).unlink(missing_ok=True)
+        raise
+    own = {shard.name for shard in shards}
     for shard in out_dir.glob("shard_*.bin"):  # of the older set, and of a run that was killed
         if shard.name not in own:
             shard.unlink()
     return len(rows), len(shards), broken
+
+
+def _finish(file: BinaryIO | None, shards: Sequence[Path]) -> None:
+    """Put the shard that was written last on the disk, and into its place."""
+    if file is not None:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(file.name, shards[-1])
