@@ -16,7 +16,7 @@ def cores() -> int:
     of two and a half cores counts as three.
     """
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(n, math.ceil(quota())))
+    return max(1, math.ceil(min(n, quota())))
 
 
 def quota() -> float:

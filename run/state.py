@@ -13,7 +13,7 @@ from datasets.annotation import subset_of
 from datasets.groups import held_out_groups, hold_out, ungrouped
 from datasets.reading import CachedReader, Reader
 from datasets.video import VideoTable
-from machine.writing import write_text
+from machine.writing import check_writable, write_text
 from models import HIPE
 from models.stages import stages_before
 from run.data import make_reader, read_videos
@@ -72,7 +72,7 @@ class Run:
         if self.earlier and not args.overwrite:
             raise ValueError(f"{self.results}: holds a run already ({self.earlier[0].name}); go on with --resume_path "
                              "auto, begin afresh with --overwrite, or choose another --result_path")
-        self.results.mkdir(parents=True, exist_ok=True)
+        check_writable(self.results)
         torch.manual_seed(args.manual_seed)
         self.record: PushRecord | None = None
         self.ways: torch.Tensor | None = None
