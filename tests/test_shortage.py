@@ -161,8 +161,8 @@ def mounted(size: str, where: Path, *line: str | Path) -> subprocess.CompletedPr
 def test_a_small_shared_memory(data, tmp_path, size, processes):
     """The default batch is larger than what a stock container has."""
     line = ["--root_path", data, "--result_path", tmp_path / "results", *DATA.split(), *MODEL.split(),
-            *SCHEDULE.split(),
-            *["--n_threads", "2", "--no_cuda", "--no_img", "--sample_size", "112", "--batch_size", "12", "--n_epochs", "1", "--push_start", "1"]]
+            *SCHEDULE.split(), *LOADED.split(), "--sample_size", "112", "--batch_size", "12", "--n_epochs", "1",
+            "--push_start", "1"]
     ran = mounted(size, Path("/dev/shm"), sys.executable, "main.py", *line)
     assert ran.returncode == 0, ran.stderr
     assert ("/dev/shm" in ran.stderr and "--shm-size" in ran.stderr) == (processes is not None)

@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,16 @@ from program import ROWS, call, explain_classes, fresh, go_on, refused, train
 import evaluate_explanations
 import local_attribution
 import machine.writing
-from machine.writing import append_line, check_writable, naming, replacing, write_bytes, write_text, write_whole
+from machine.writing import (
+    append_line,
+    check_writable,
+    naming,
+    replacing,
+    sweep,
+    write_bytes,
+    write_text,
+    write_whole,
+)
 from tests.test_architecture import MODULES
 from training import checkpoint
 from training.checkpoint import newest_whole
@@ -86,6 +96,28 @@ def test_a_disk_without_room(tmp_path, write):
     said = sentence(in_child(lambda: write(path), FULL))
     assert str(path) in said and "File too large" in said
     assert path.read_bytes() == b"old\n" and os.listdir(tmp_path) == ["a.pth"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL),
+                                              (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_a_write(tmp_path, number, code):
+    """What is left is removed at once, or by the next run an hour later."""
+    path = tmp_path / "val.json"
+    write_text(path, "old")
+
+    def half(file) -> None:
+        file.write(b"half")
+        os.kill(os.getpid(), number)
+
+    def default() -> None:  # as a script that is started has it
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, signal.SIG_DFL if one == signal.SIGTERM else signal.default_int_handler)
+
+    ended = in_child(lambda: write_whole(path, half), default)
+    assert ended.code == code and "Traceback" not in ended.said
+    assert path.read_text() == "old"
+    sweep(tmp_path, untouched=-1)
+    assert os.listdir(tmp_path) == ["val.json"]
 
 
 @pytest.mark.parametrize("place", ["a_file", "a_file/below", "a_file/deep/below"])
