@@ -152,7 +152,10 @@ def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[
         yield from (judge.rows(*job) for job in jobs)
         return
     with process_pool(n_threads, get_context("spawn"), _begin, *made_of) as pool:
-        yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
+        try:
+            yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
+        finally:  # after an error or Ctrl-C no further job is begun
+            pool.shutdown(cancel_futures=True)
 
 
 def stored_prototypes(path: Path, settings: Settings, subset: str, overwrite: bool,
