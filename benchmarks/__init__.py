@@ -1,5 +1,5 @@
 """What things cost, and how well they learn."""
 
-from machine.openmp import wait_briefly
+from machine.openmp import prepare_threads
 
-wait_briefly()  # before PyTorch is imported: every script of this package imports it first
+prepare_threads()  # before PyTorch is imported: every script of this package imports it first

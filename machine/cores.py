@@ -15,8 +15,12 @@ def cores() -> int:
     `taskset`, Slurm and cpusets restrict the first, containers and systemd the second, by a quota of a cgroup; a quota
     of two and a half cores counts as three.
     """
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(n, quota())))
+    return max(1, math.ceil(min(visible(), quota())))
+
+
+def visible() -> int:
+    """The cores that this process may run on, for whatever share of time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota() -> float:

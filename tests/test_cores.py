@@ -122,6 +122,17 @@ def test_what_the_user_has_set_stays(name, value):
     assert ran.stdout.split() == list(expected.values()) and not ran.stderr
 
 
+def test_as_many_threads_as_a_quota_pays_for(monkeypatch):
+    monkeypatch.setattr(openmp, "cores", lambda: 3)
+    monkeypatch.setattr(openmp, "visible", lambda: 64)
+    monkeypatch.setattr(openmp.os, "environ", {"OMP_WAIT_POLICY": "PASSIVE"})
+    openmp.prepare_threads()
+    assert openmp.os.environ == {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "3"}
+    openmp.os.environ["OMP_NUM_THREADS"] = "8"
+    openmp.prepare_threads()
+    assert openmp.os.environ["OMP_NUM_THREADS"] == "8"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP")
 def test_openmp_reads_it():
     """GNU's OpenMP prints what it goes by when it is loaded; it is the one that PyTorch ships."""

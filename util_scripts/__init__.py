@@ -1,5 +1,5 @@
 """Scripts that prepare data, and look at results."""
 
-from machine.openmp import wait_briefly
+from machine.openmp import prepare_threads
 
-wait_briefly()  # before PyTorch is imported: every script of this package imports it first
+prepare_threads()  # before PyTorch is imported: every script of this package imports it first
