@@ -28,7 +28,7 @@ def fitting(n_processes: int, batch_bytes: int) -> tuple[int, int]:
     n = int(min(n_processes, room))
     if n < n_processes and "fewer" not in _said:
         _said.add("fewer")
-        print(f"warning: {FOLDER} is too small for the batches of {n_processes} loader processes, so that {n or 'none'} "
-              "load them; give the container more shared memory (docker run --shm-size=8g), or a smaller --batch_size",
-              file=sys.stderr)
+        print(f"warning: {FOLDER} is too small for the batches of {n_processes} loader processes: {n or 'none'} "
+              "of them start; give the container more shared memory (docker run --shm-size=8g), or a smaller "
+              "--batch_size", file=sys.stderr)
     return n, int(min(AHEAD, room // n)) if n else 0
