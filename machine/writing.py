@@ -109,8 +109,8 @@ def reason(error: BaseException) -> str:
         return "a part of its path is a file"
     cause: BaseException | None = error
     while cause is not None:  # torch's own words about a full disk name its source files
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+            return os.strerror(cause.errno)  # not its own words, of which h5py makes several lines
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split())
     code = re.search(r"errno = (\d+)", text)  # of h5py

@@ -19,6 +19,7 @@ from program import ROWS, call, explain_classes, fresh, go_on, refused, train
 import evaluate_explanations
 import local_attribution
 import machine.writing
+from datasets.synthetic.files import make_demo_dataset
 from machine.writing import (
     append_line,
     check_writable,
@@ -40,7 +41,6 @@ from util_scripts import (
     fit_embeddings,
     generate_video_hdf5,
     generate_video_jpgs,
-    make_demo_dataset,
     make_report,
     pack_frames,
     prune,
@@ -134,11 +134,11 @@ def test_a_path_through_a_file(tmp_path, place):
 
 def given(data: Path, folder: Path) -> dict[str, str]:
     """What the scripts read."""
-    names = ["Root", "A", "B"]
+    names = ["Root", "A" * 40, "B" * 40]
     taxonomy = [{"nodeId": i, "nodeName": name, "parentId": 0 if i else None, "parentName": "Root" if i else None}
                 for i, name in enumerate(names)]
     (folder / "net.json").write_text(json.dumps({"taxonomy": taxonomy, "database": {
-        "v": {"subset": "training", "annotations": [{"label": "A", "segment": [0, 1]}]}}}))
+        "v": {"subset": "training", "annotations": [{"label": names[1], "segment": [0, 1]}]}}}))
     (folder / "lists").mkdir()
     for name, text in (("classInd", "".join(f"{i} {row[0]}\n" for i, row in enumerate(ROWS, 1))),
                        ("trainlist01", "Run/v_Run_g00_c01.avi 1\n"), ("testlist01", "Run/v_Run_g01_c01.avi\n")):
@@ -157,7 +157,8 @@ SCRIPTS = {
     "ucf101_json": (ucf101_json.main, "{lists} {jpg} {new}"),
     "activitynet_hierarchy": (activitynet_hierarchy.main, "{net} {new}/tree.csv"),
     "add_fps": (add_fps_into_activitynet_json.main, "{frames} {net} {new}/net.json"),
-    "make_demo_dataset": (make_demo_dataset.main, "{new} --n_train_groups 1 --n_test_groups 1 --n_jobs 1"),
+    "make_demo_dataset": (lambda words: make_demo_dataset(*words, n_train_groups=1, n_test_groups=1, n_jobs=1),
+                          "{new}"),
 }
 
 
@@ -177,6 +178,12 @@ def test_an_embedding_on_a_full_disk(data, tmp_path, monkeypatch):
     assert not os.listdir(tmp_path / "new")
 
 
+def report(results: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["make_report", "--result_path", str(results)])
+        make_report.main()
+
+
 def bytes_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -193,8 +200,8 @@ def test_what_is_made_of_a_model_on_a_full_disk(whole, tmp_path, script):
              str(results / "new")]),
         "evaluate": lambda: evaluate_explanations.main(
             f"--resume_path {newest} --n_videos 1 --steps 1 --methods --no_cuda".split()),
-        "prune": lambda: prune.main(f"--resume_path {newest} --forbid 0 --no_cuda --n_threads 0".split()),
-        "report": lambda: make_report.main(["--result_path", str(results)]),
+        "prune": lambda: prune.main(f"--resume_path {newest} --least 0 --no_cuda --n_threads 0".split()),
+        "report": lambda: report(results),
         "inference": lambda: go_on(results, "--no_train --inference"),
     }[script]
     said = sentence(in_child(work, FULL))
@@ -222,7 +229,7 @@ def test_a_disk_that_fills_while_a_run_trains(data, tmp_path, monkeypatch):
 
 
 def test_features_that_do_not_fit_on_the_disk(data, tmp_path):
-    line = [*fresh(data, tmp_path / "results"), "--trunk_epochs 0 --warm_epochs 1 --ft_begin_module none"]
+    line = [*fresh(data, tmp_path / "results"), "--trunk_epochs 0 --warm_epochs 1 --ft_begin_module fc"]
     said = sentence(in_child(lambda: call(*line), limit(resource.RLIMIT_FSIZE, 20_000)))
     assert "features" in said or ".pth" in said
 
