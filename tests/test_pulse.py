@@ -102,7 +102,8 @@ def test_one_that_has_ended_is_not_missed():
             time.sleep(PATIENCE / 2)
         time.sleep(2 * PATIENCE)
     assert not lost
-    with pulse(0, TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False), lost):  # the other never began
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pulse(0, store, lost):  # the other never began
         time.sleep(2 * PATIENCE)
     assert lost == [1]
 

@@ -4,9 +4,9 @@ import errno
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import torch
 from limited import in_child, limit, sentence
-from program import DATA, MODEL, ROOT, SCHEDULE, call, write_data
+from program import DATA, MODEL, ROOT, SCHEDULE, write_data
 from torch.utils.data import DataLoader, Dataset
 
-from datasets.video import VideoClips
 from machine import shortage
 from options.errors import user_errors
 from training.checkpoint import newest_whole
@@ -73,25 +72,37 @@ def test_torch_itself_without_memory():
 # --- loader processes
 
 
-def test_a_loader_process_that_is_killed(data, tmp_path, monkeypatch):
+def run(data: Path, results: Path, *words: str, code: str = "", before: Callable[[], None] | None = None) -> Ended:
+    """main.py in a process of its own, after some code, with two loader processes."""
+    script = f"{code}\nimport runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    line = ["main.py", "--root_path", str(data), "--result_path", str(results), *DATA.split(), *MODEL.split(),
+            *LOADED.split(), *(word for part in words for word in part.split())]
+    ran = subprocess.run([sys.executable, "-c", script, *line], cwd=ROOT, capture_output=True, text=True, check=False,
+                         timeout=600, preexec_fn=before,
+                         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+    return Ended(ran.returncode, ran.stderr)
+
+
+KILLED = """
+import os, signal, time
+from datasets.video import VideoClips
+read = VideoClips.__getitem__
+def fatal(clips, index):
+    if isinstance(index, tuple) and index[0] == 2:  # the second epoch
+        while not os.path.exists({!r}):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(clips, index)
+VideoClips.__getitem__ = fatal
+"""
+
+
+def test_a_loader_process_that_is_killed(data, tmp_path):
     """As the kernel does when memory falls short: in the middle of an epoch, after a checkpoint."""
-    parent, read = os.getpid(), VideoClips.__getitem__
-
-    def fatal(clips, index):
-        if os.getpid() != parent and (tmp_path / "results" / "trunk.pth").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read(clips, index)
-
-    monkeypatch.setattr(VideoClips, "__getitem__", fatal)
-
-    def work() -> None:
-        nonlocal parent
-        parent = os.getpid()
-        call("--root_path", data, "--result_path", tmp_path / "results", DATA, MODEL, SCHEDULE, LOADED)
-
-    said = sentence(in_child(work))
+    results = tmp_path / "results"
+    said = sentence(run(data, results, SCHEDULE, code=KILLED.format(str(results / "trunk.pth"))))
     assert "loader process" in said and "--n_threads" in said
-    assert newest_whole(tmp_path / "results").name == "trunk.pth"
+    assert newest_whole(results).name == "trunk.pth"
 
 
 class Noise(Dataset):
@@ -125,21 +136,17 @@ def test_open_files_do_not_grow_however_much_of_a_batch_is_kept():
 @pytest.mark.parametrize("more", ["", pytest.param("--starts sampled", marks=pytest.mark.slow), pytest.param(
     "--push_on augmented --last_layer joint", marks=pytest.mark.slow)])
 def test_a_run_with_few_open_files(tmp_path, more):
-    """A hundred files, of which two loader processes have 72 in use, and a batch for each two videos."""
+    """128 files, of which two loader processes have 72 in use, and a batch for each two of 60 videos."""
     data = write_data(tmp_path / "data", n_train=15, n_val=2)
     schedule = ("--trunk_epochs 1 --warm_epochs 1 --n_epochs 2 --push_start 2 --tune_iterations 1 --batch_size 2 "
                 "--push_clips 2 --ways_clips 1 --no_val")
-    used = open_files()
-    ended = in_child(lambda: call("--root_path", data, "--result_path", tmp_path / "results", DATA, MODEL, schedule,
-                                  LOADED, more), limit(resource.RLIMIT_NOFILE, used + 128))
+    ended = run(data, tmp_path / "results", schedule, more, before=limit(resource.RLIMIT_NOFILE, 128))
     assert ended.code == 0, ended.said
     assert newest_whole(tmp_path / "results").name == "save_2.pth"
 
 
 def test_too_few_open_files_are_a_sentence(data, tmp_path):
-    used = open_files()
-    said = sentence(in_child(lambda: call("--root_path", data, "--result_path", tmp_path / "results", DATA, MODEL,
-                                          SCHEDULE, LOADED), limit(resource.RLIMIT_NOFILE, used + 20)))
+    said = sentence(run(data, tmp_path / "results", SCHEDULE, before=limit(resource.RLIMIT_NOFILE, 60)))
     assert "ulimit" in said
 
 
