@@ -1,7 +1,9 @@
 """What is said when memory, shared memory, open files or processes run out, by whichever library notices it."""
 
 import errno
+import traceback
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 MEMORY = ("memory falls short; give a smaller --batch_size (of inference --inference_batch_size), fewer "
           "--n_threads, or no --memory_gb")
@@ -13,6 +15,8 @@ FILES = "too many files are open; raise the limit (ulimit -n 4096), or give fewe
 THREADS = "the system starts no more processes or threads for this user; give fewer --n_threads or --n_jobs"
 LOADER = ("a loader process ended abruptly, as it does when memory falls short; give fewer --n_threads, 0 for none, or "
           "a smaller --batch_size; checkpoints that are written are whole")
+HANDED = ("a loader process could not hand over a batch, as when too many files are open (ulimit -n) or memory falls "
+          "short; give fewer --n_threads, 0 for none")
 POOL = ("a process ended abruptly, for want of memory perhaps; start again with a smaller --n_jobs or --n_threads, "
         "what is finished is kept")
 
@@ -34,6 +38,8 @@ def shortage(error: BaseException) -> str | None:
         return POOL
     if isinstance(error, MemoryError):
         return MEMORY
+    if isinstance(error, EOFError | ConnectionError) and _between_processes(error):
+        return HANDED
     if isinstance(error, OSError):
         return _ERRNO.get(error.errno)
     if isinstance(error, RuntimeError):
@@ -42,3 +48,9 @@ def shortage(error: BaseException) -> str | None:
         text = str(error).lower()
         return next((sentence for sentence, words in _WORDS if any(word.lower() in text for word in words)), None)
     return None
+
+
+def _between_processes(error: BaseException) -> bool:
+    """Whether an error comes from the exchange of data with another process."""
+    return any("multiprocessing" in Path(frame.f_code.co_filename).parts
+               for frame, _ in traceback.walk_tb(error.__traceback__))

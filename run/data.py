@@ -87,9 +87,9 @@ def make_loader(dataset: Dataset, *, n_threads: int, device: torch.device, batch
     """A loader in the dataset's order (batch_size), of some items (sampler) or in that of a batch sampler, with no more
     processes than cores, or than shared memory has room for; persistent ones stay from one pass to the next."""
     size = batch_size if batch_sampler is None else len(next(iter(batch_sampler), ()))
-    n_threads, ahead = fitting(min(n_threads, len(dataset), cores()), size * getattr(dataset, "clip_bytes", 0))
     if n_threads:
         allow_open_files()
+    n_threads, ahead = fitting(min(n_threads, len(dataset), cores()), size * getattr(dataset, "clip_bytes", 0))
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size,
                                                                               "sampler": sampler}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.

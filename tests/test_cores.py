@@ -160,10 +160,20 @@ def test_where_torch_came_first_a_line_says_what_to_set():
 def test_loader_processes_fit_into_shared_memory(monkeypatch, capsys, free, n, batch, expected):
     monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
     monkeypatch.setattr(shared_memory, "_said", set())
+    monkeypatch.setattr(shared_memory, "free_files", lambda: math.inf)
     found = shared_memory.fitting(n, batch)
     assert found == expected and found[0] * found[1] * batch <= free / 2
     shared_memory.fitting(n, batch)  # is told of once
     assert capsys.readouterr().err.count("/dev/shm") == (found[0] < n)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(math.inf, (8, 4)), (1024, (8, 4)), (128, (5, 1)), (60, (2, 1)),
+                                                 (30, (0, 0)), (5, (0, 0))])
+def test_loader_processes_fit_into_the_limit_of_open_files(monkeypatch, capsys, limit, expected):
+    monkeypatch.setattr(shared_memory, "free_files", lambda: limit)
+    monkeypatch.setattr(shared_memory, "_said", set())
+    assert shared_memory.fitting(8, 0) == expected
+    assert ("ulimit" in capsys.readouterr().err) == (expected[0] < 8)
 
 
 def test_without_shared_memory_to_look_at(monkeypatch, tmp_path):
