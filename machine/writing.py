@@ -19,19 +19,20 @@ _PART = re.compile(r"(?:.+\.(?:pth|jsonl?|html|gif|webp|png|np[yz]|csv|md)|[0-9a
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+def replacing(path: str | Path, *, part: Path | None = None, durable: bool = True) -> Iterator[Path]:
     """Write a file atomically, by a library that wants a path: beside the target, and moved over it at the end.
 
     Args:
-        path: the target; its folder is made. durable: have it on the disk before it is moved, so that it is whole even
-            after a power cut.
+        path: the target; its folder is made.
+        part: where it is written first, if no other process writes there (default: a name of this process's).
+        durable: have it on the disk before it is moved, so that it is whole even after a power cut.
     Returns:
         a context whose value is the path to write to.
     Raises:
         OSError: naming the target, where it cannot be written; the old file is then unchanged.
     """
     path = Path(path)
-    part = part_of(path)
+    part = part or part_of(path)
     try:
         with naming(path, RuntimeError):  # torch and h5py report a full disk as one
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -143,11 +143,12 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
             return False, None
     except ValueError:  # one of them is damaged; which, is found out below
         pass
+    part = file.with_name(f".{file.name}.part")  # what a killed script left is written over
     try:
-        if len(os.fsencode(file.name)) > LONGEST_NAME:
+        if len(os.fsencode(part.name)) > LONGEST_NAME:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
         frames, info = read_files(folder)
-        with replacing(file) as part:
+        with replacing(file, part=part):
             write_hdf5(part, frames, info)
     except ValueError as error:
         return True, str(error)
@@ -204,16 +205,18 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
         with naming(out_dir):
             _finish(file, shards)
         write_whole(out_dir / INDEX_NAME, lambda index: np.save(index, index_table(rows), allow_pickle=False))
-    except BaseException:  # the index tells of none of them
+    except BaseException:
         if file is not None:
             with contextlib.suppress(OSError):  # the disk is full, and there is a rest to write
                 file.close()
+        told = {SHARD_NAME.format(number) for number in packed_shards(out_dir)}  # those of before, or at the end these
         for shard in shards:
-            shard.unlink(missing_ok=True)
             part_of(shard).unlink(missing_ok=True)
+            if shard.name not in told:
+                shard.unlink(missing_ok=True)
         raise
     own = {shard.name for shard in shards}
-    for shard in out_dir.glob("shard_*.bin"):  # of the older set, and of a run that was killed
+    for shard in out_dir.glob("shard_*.bin*"):  # of the older set, and of a run that was killed
         if shard.name not in own:
             shard.unlink()
     return len(rows), len(shards), broken
