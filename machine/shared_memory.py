@@ -32,7 +32,7 @@ def fitting(n_processes: int, batch_bytes: int) -> tuple[int, int]:
     n = int(max(0, min(n_processes, batches)))
     if n < n_processes and "fewer" not in _said:
         _said.add("fewer")
-        print(f"warning: {why} for the batches of {n_processes} loader processes: {n or 'none'} of them start; give the "
+        print(f"warning: {why} for the batches of {n_processes} loader processes: {n or 'none'} of them start; give a "
               "container more shared memory (docker run --shm-size=8g), raise the limit of files, or give a smaller "
               "--batch_size", file=sys.stderr)
     return n, int(min(AHEAD, batches // n)) if n else 0
