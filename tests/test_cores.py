@@ -142,6 +142,7 @@ def test_openmp_reads_it():
     assert "GOMP_SPINCOUNT = '1000'" in ran.stderr, ran.stderr
 
 
+@pytest.mark.slow
 def test_where_torch_came_first_a_line_says_what_to_set():
     ran = spins("import torch, options" + SAID)
     assert ran.stdout.split()[0] == "1000"  # of the processes that are started

@@ -134,8 +134,8 @@ def test_open_files_do_not_grow_however_much_of_a_batch_is_kept():
     assert torch.cat([batch["video"] for batch in kept]).tolist() == list(range(400))
 
 
-@pytest.mark.parametrize("more", ["", pytest.param("--starts sampled", marks=pytest.mark.slow), pytest.param(
-    "--push_on training", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", "--starts sampled", "--push_on training"])
 def test_a_run_with_few_open_files(tmp_path, more):
     """128 files, of which two loader processes have 72 in use, and a batch for each two of 60 videos."""
     data = write_data(tmp_path / "data", n_train=15, n_val=2)

@@ -188,7 +188,9 @@ def bytes_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("script", ["local_analysis", "local_attribution", "evaluate", "prune", "report", "inference"])
+@pytest.mark.parametrize("script", [
+    "local_analysis", pytest.param("local_attribution", marks=pytest.mark.slow), pytest.param(
+        "evaluate", marks=pytest.mark.slow), "prune", "report", "inference"])
 def test_what_is_made_of_a_model_on_a_full_disk(whole, tmp_path, script):
     shutil.copytree(whole, tmp_path / "results")
     results, before = tmp_path / "results", bytes_in(tmp_path)
