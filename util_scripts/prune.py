@@ -138,7 +138,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = (own_args.out or path.parent / "pruned" / path.name).expanduser().resolve()
     if out == path:
         raise ValueError(f"--out {out}: is the checkpoint itself, which stays; give another name")
-    check_writable(out.parent)
     model, _, record = model_of(checkpoint, path)
     if record is None:
         raise ValueError(f"{path}: nothing was pushed yet, so no prototype is a patch; prune after a push")
@@ -150,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:
         raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
+    check_writable(out.parent)
 
     def loader(some, n):
         return make_loader(even_clips(args, some, reader, n, normalisation=model.normalisation),
