@@ -150,6 +150,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     model, hierarchy, _ = model_of(checkpoint, checkpoint_path)
     args = stored_args(checkpoint)
     size = (args.sample_duration, args.sample_size, args.sample_size)
+    check_writable(out.parent)
     serving = Serving(model.eval().requires_grad_(False), model.normalisation)
     try:
         with warnings.catch_warnings():
@@ -190,7 +191,6 @@ def main(argv: list[str] | None = None) -> None:
     if beside.is_file() and '"prototype_nodes"' not in beside.read_text():
         raise ValueError(f"{beside}: is there already and no description of an exported model; choose another name "
                          f"than {args.out.name}")
-    check_writable(args.out.parent)
     difference = export(args.resume_path, args.out, args.format)
     print(f"{args.out}: largest difference to the model {difference:.2g}")
 

@@ -76,9 +76,9 @@ def main() -> None:
 
     with user_errors():
         check_paths(args)
+        hierarchy = Hierarchy.from_csv(args.tree_file)
         if not args.measure:
             check_writable(args.out.parent)
-        hierarchy = Hierarchy.from_csv(args.tree_file)
         if not args.measure and args.method == "one_hot":
             if args.dim not in (None, hierarchy.n_leaves):
                 raise ValueError(f"--dim {args.dim}: one-hot classes have a dimension each, here {hierarchy.n_leaves}; "
