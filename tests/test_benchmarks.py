@@ -51,8 +51,9 @@ def test_attribution_is_timed(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_threads_that_wait_are_timed(capsys):
-    spinning.main("--turns 1 --steps 1 --n_threads 0 --busy 1".split())
-    rows = re.findall(r"^\| 0 \| ([01]) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", capsys.readouterr().out, re.MULTILINE)
+    spinning.main(["--turns", "1", "--steps", "1", "--n_threads", "0", "--busy", "1"])
+    row = r"^\| 0 \| ([01]) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
     assert rows == ["0", "1"]
 
 
