@@ -14,6 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import machine
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 from run.paths import HERE
 
@@ -31,7 +32,7 @@ def add_row(path: Path, row: dict[str, str]) -> None:
         text = f"{text.rstrip()}\n\n{HEADING}\n\n{ABOUT}\n"
     if table is None or [line for line in table.splitlines() if line.startswith("| date")][-1:] != [head]:
         text = f"{text.rstrip()}\n\n{head}\n|{' --- |' * len(row)}\n"
-    path.write_text(f"{text.rstrip()}\n| " + " | ".join(row.values()) + " |\n")
+    write_text(path, f"{text.rstrip()}\n| " + " | ".join(row.values()) + " |\n")
 
 
 def main(argv: list[str] | None = None) -> None:

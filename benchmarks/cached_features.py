@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.bench import loss_weights
 from datasets.sampling import n_batches
 from datasets.video import Video, VideoClips
+from machine.writing import write_whole
 from models import HIPE
 from models.stages import stage_maps
 from run.data import even_clips, make_loader, make_reader, training_clips, window_clips
@@ -97,7 +98,7 @@ def load_features(path: Path, model: HIPE, args: argparse.Namespace,
               "still": features_of(trunk, still, "push clips", stages=True, batch_size=args.batch_size),
               "test": features_of(trunk, windows, "test windows", batch_size=args.batch_size)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(cached, path)
+    write_whole(path, lambda file: torch.save(cached, file))
     return cached
 
 

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from benchmarks.runs import figures, python
 from datasets.synthetic import make_demo_dataset
+from machine.writing import write_text, write_whole
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
@@ -41,7 +42,7 @@ def prepare(data: Path, work: Path, videos: int, split: int) -> str:
             count[of] = count.get(of, 0) + 1
             if count[of] > videos:
                 del content["database"][video]
-        (work / name).write_text(json.dumps(content))
+        write_text(work / name, json.dumps(content))
     return name
 
 
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if weights is None:
         torch.manual_seed(1)
         weights = work / "random_i3d.pth"
-        torch.save(TRUNKS["i3d"]().state_dict(), weights)
+        write_whole(weights, lambda file: torch.save(TRUNKS["i3d"]().state_dict(), file))
     elif os.path.exists(weights):
         weights = Path(weights).resolve()
     annotation = prepare(data, work, own.videos, own.split)

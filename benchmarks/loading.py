@@ -38,6 +38,7 @@ from datasets.sampling import EpochBatches, RandomClip, seed_of
 from datasets.transforms import MEAN, STD, TrainTransform
 from datasets.video import Video, VideoClips
 from hierarchy.tree import Hierarchy
+from machine.writing import write_text, write_whole
 from options.errors import CommandLine, user_errors
 from run.data import make_loader, quiet_worker
 
@@ -140,10 +141,11 @@ def measure_start(n: int, folder: Path) -> None:
     """Seconds from an annotation of n videos to the first batch's order."""
     folder.mkdir()
     names = [f"class {v % 100}/video_{v:07}" for v in range(n)]
-    np.save(folder / INDEX_NAME, index_table([(name, 0, 0, 300, 240, 320, 25.0) for name in names]))
+    table = index_table([(name, 0, 0, 300, 240, 320, 25.0) for name in names])
+    write_whole(folder / INDEX_NAME, lambda file: np.save(file, table))
     database = {name.partition("/")[2]: {"subset": "training", "annotations": {
         "label": name.partition("/")[0], "segment": [1, 301]}} for name in names}
-    (folder / "annotation.json").write_text(json.dumps({"labels": [], "database": database}))
+    write_text(folder / "annotation.json", json.dumps({"labels": [], "database": database}))
     del database, names
     tree = Hierarchy.from_rows([[f"class {i}", "any"] for i in range(100)])
     began = time.perf_counter()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
 # By name, a module with `flags(group)`, which adds the part's own flags, each beginning with the part's name, and
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = args.out.resolve() / name
         folder.mkdir(parents=True, exist_ok=True)
         tables.append(import_module(PARTS[name]).run(args.data.resolve(), folder, args))
-        (folder / "tables.md").write_text(tables[-1], encoding="utf-8")
+        write_text(folder / "tables.md", tables[-1])
     print(f"\n    python -m benchmarks.real {shlex.join(map(str, words))}\n", *tables, sep="\n")
 
 

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+from machine.writing import write_text
+
 DASH = "\N{EN DASH}"
 MARKS = ("<!-- benchmarks.results begins -->", "<!-- benchmarks.results ends -->")
 
@@ -79,4 +81,4 @@ def put(page: Path, text: str) -> None:
         after = rest.partition(MARKS[1])[2]
     else:
         before, after = content.rstrip("\n") + "\n\n", "\n"
-    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+    write_text(page, f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")

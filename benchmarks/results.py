@@ -42,6 +42,7 @@ from evaluation.measures import ARROWS, MEASURES
 from evaluation.recognition import Believed, recognition_metrics
 from hierarchy.tree import Hierarchy, level_name
 from judging.table import Wanted
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 from options.recipes import RECIPES
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
@@ -194,7 +195,7 @@ def measured(path: Path, args: argparse.Namespace, *, pooled: bool) -> dict[str,
     """All figures of a checkpoint, from files beside it where an earlier call has written them."""
     file = path.parent / "figures.json"
     if not file.is_file():
-        file.write_text(json.dumps(recognition(path, pooled=pooled, no_cuda=args.no_cuda), indent=1))
+        write_text(file, json.dumps(recognition(path, pooled=pooled, no_cuda=args.no_cuda), indent=1))
     explained = {} if args.no_explanations else explanation(path, args, pooled=pooled)
     return json.loads(file.read_text()) | explained
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from machine.writing import write_bytes, write_text
 from options.recipes import RECIPES
 from run.paths import HERE
 from util_scripts.demo_flags import TRAINING
@@ -35,7 +36,7 @@ def prepare_weizmann(data: Path, work: Path, test_actors: list[int] | None) -> s
     """
     python("-m", "util_scripts.generate_video_jpgs", data / "videos", work / "jpg", "ucf101")
     python("-m", "util_scripts.ucf101_json", data / "ucfTrainTestlist", work / "jpg", work)
-    (work / "hierarchy.csv").write_bytes((data / "hierarchy.csv").read_bytes())
+    write_bytes(work / "hierarchy.csv", (data / "hierarchy.csv").read_bytes())
     if not test_actors:
         return "ucf101_01.json"
     annotation = json.loads((work / "ucf101_01.json").read_text())
@@ -43,7 +44,7 @@ def prepare_weizmann(data: Path, work: Path, test_actors: list[int] | None) -> s
         actor = int(re.search(r"_g(\d+)_c\d+$", name).group(1))
         entry["subset"] = "validation" if actor in test_actors else "training"
     name = f"split_{'_'.join(map(str, test_actors))}.json"
-    (work / name).write_text(json.dumps(annotation))
+    write_text(work / name, json.dumps(annotation))
     return name
 
 

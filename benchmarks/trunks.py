@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import machine
+from machine.writing import write_text
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
@@ -62,7 +63,7 @@ def write_readme() -> None:
     whole, n = re.subn(r"^\| `--model` \|.*\n(\|.*\n)*", lambda _: readme_table(), text, flags=re.MULTILINE)
     if n != 1:
         raise ValueError(f"{README}: holds {n} tables of trunks; there should be one, beginning with | `--model` |")
-    README.write_text(whole, encoding="utf-8")
+    write_text(README, whole)
 
 
 def exact(args: argparse.Namespace) -> dict:

@@ -170,6 +170,11 @@ class VideoClips(Dataset):
         return len(self.item_video)
 
     @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip as loader processes hand it over."""
+        return 3 * self.sampler.duration * self.transform.size**2
+
+    @property
     def looped(self) -> int:
         """How many videos are shorter than a clip, which then shows frames twice."""
         lengths = self._spans[:, 1] - self._spans[:, 0]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.measures import ARROWS, MEASURES
+from machine.writing import write_text
 
 LATEX_ARROWS = {1: r"$\uparrow$", -1: r"$\downarrow$", 0: ""}
 ALIKE = 0.5  # rank correlation with the heat of shuffled weights, above which heat counts as the same
@@ -162,7 +163,7 @@ def plots(frame: pd.DataFrame, title: str) -> str:
 
 def write_tables(frame: pd.DataFrame, folder: Path, title: str) -> None:
     """Write measures.csv, measures.md, measures.tex and measures.html."""
-    frame.to_csv(folder / "measures.csv", index=False, float_format="%.6g")
-    (folder / "measures.md").write_text(f"# {title}\n\n{markdown(frame)}", encoding="utf-8")
-    (folder / "measures.tex").write_text(latex(frame), encoding="utf-8")
-    (folder / "measures.html").write_text(plots(frame, title), encoding="utf-8")
+    write_text(folder / "measures.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_text(folder / "measures.md", f"# {title}\n\n{markdown(frame)}")
+    write_text(folder / "measures.tex", latex(frame))
+    write_text(folder / "measures.html", plots(frame, title))

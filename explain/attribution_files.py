@@ -15,8 +15,9 @@ from datasets.reading import FrameTimes, Reader
 from explain import attribution_page, render
 from explain.attribution import Attribution, Question, Subject, Window
 from explain.names import file_name
-from explain.pages import percent, when, write_text
+from explain.pages import percent, when
 from explain.pictures import read_region
+from machine.writing import sweep, write_bytes, write_text, write_whole
 from models.geometry import box_of, box_to_source, points_to_source, smoothed
 
 PICTURED = 6  # channels of a layer on the picture of a pyramid
@@ -198,20 +199,20 @@ class Writer:
     def method(self, method: str, window: Window, name: str, attribution: Attribution) -> Outcome:
         """Write the files of a clip and a method, which are called `name`."""
         (pixels, shown, seconds), folder = self.pixels_of(window), self.folder(method)
-        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         heat = attribution.heat.detach().float().cpu()
-        np.save(folder / f"{name}.npy", heat.numpy())
+        write_whole(folder / f"{name}.npy", lambda file: np.save(file, heat.numpy()), durable=False)
         places = smoothed(heat) if METHODS[method].voxelwise else heat  # single voxels are no place
         visible = attribution_page.drawn(places)[shown]
         overlay = render.overlay(pixels, visible)
-        (folder / f"{name}.gif").write_bytes(render.gif(overlay, seconds))
+        write_bytes(folder / f"{name}.gif", render.gif(overlay, seconds))
         notes = list(self.notes.get(method, ()))
         empty = bool(heat.amax() <= heat.amin())
         if empty:
             notes.append("an empty map: all alike")
         sheet = attribution_page.heat_sheet(pixels, overlay,
                                             margin_of(self.subject, window, method, notes, attribution.lines))
-        (folder / f"{name}.png").write_bytes(render.png(sheet))
+        write_bytes(folder / f"{name}.png", render.png(sheet))
         kinds = {"heat": ".npy", "clip": ".gif", "sheet": ".png"}
         drawing = None
         if attribution.pyramid is not None:
@@ -249,10 +250,11 @@ class Writer:
         if self.question.prototype is None:
             title += f", {percent(float(window.log_probs[window.target].double().exp()))}"
         picture = attribution_page.pyramid_picture(pixels, pyramid_rows(pyramid, size, title, window.video.name))
-        (folder / f"{name}_pyramid.png").write_bytes(render.png(picture))
-        (folder / f"{name}_pyramid.json").write_text(json.dumps(pyramid.graph()) + "\n")
+        write_bytes(folder / f"{name}_pyramid.png", render.png(picture))
+        write_text(folder / f"{name}_pyramid.json", json.dumps(pyramid.graph()) + "\n")
         if self.tubes != "none":
-            np.savez_compressed(folder / f"{name}_tubes.npz", **tubes_of(pyramid, size, self.tubes == "kernels"))
+            tubes = tubes_of(pyramid, size, self.tubes == "kernels")
+            write_whole(folder / f"{name}_tubes.npz", lambda file: np.savez_compressed(file, **tubes), durable=False)
         return render.webp(picture)
 
     def entry(self, window: Window, name: str, panels: Sequence[attribution_page.Panel]) -> attribution_page.Entry:

@@ -26,6 +26,8 @@ from explain.names import file_name
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
+from machine.cores import cores
+from machine.shared_memory import fitting
 from models.geometry import box_to_source, points_to_source
 from models.hipe import HIPE, HIPEOutput
 
@@ -48,7 +50,8 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
     """Video by video, its index and its windows; no window where the video cannot be read."""
     device = model.device
     current, windows = None, []
-    for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs):
+    n_jobs, ahead = fitting(min(n_jobs, cores()), batch_size * clips.clip_bytes)
+    for batch in DataLoader(clips, batch_size=batch_size, num_workers=n_jobs, prefetch_factor=ahead or None):
         output = model(normalise(_as_weights(batch["clip"].to(device)), clips.normalisation))
         for i, video in enumerate(batch["video"].tolist()):
             if video != current:
@@ -57,7 +60,9 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
                 current, windows = video, []
             if batch["valid"][i]:
                 single = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
-                windows.append(_Window(single, batch["frames"][i], batch["crop"][i], int(batch["item"][i])))
+                # a tensor of a loader process is an open file for as long as it is kept
+                windows.append(_Window(single, batch["frames"][i].clone(), batch["crop"][i].clone(),
+                                       int(batch["item"][i])))
     if current is not None:
         yield current, windows
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from explain import what_if, wording
 from explain.names import PARTS, picture_name
+from machine.writing import sweep, write_text
 
 EXPLANATION, PAGE, STORY = "explanation.json", "index.html", "story.html"
 NARROW = wording.NARROW
@@ -81,16 +82,8 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write a text file atomically: a killed run leaves the old file or the new one."""
-    part = target.with_name(f"{target.name}.part")
-    part.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(part, target)
-
-
 def write_template(target: Path, template: str, **values: object) -> None:
     """Write a page from a template of this package, atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     write_text(target, _TEMPLATES.get_template(template).render(**values))
 
 
@@ -117,7 +110,8 @@ def is_current(explanation: dict) -> bool:
 
 def start_folder(folder: Path, explanation: dict) -> None:
     """Write a video's explanation.json; pictures and pages of a different explanation are removed."""
-    folder.mkdir(parents=True, exist_ok=True)
+    for place in (folder, folder / PARTS):
+        sweep(place)
     text = json.dumps(explanation, indent=1, allow_nan=False) + "\n"
     target = folder / EXPLANATION
     if not target.is_file() or target.read_text(encoding="utf-8") != text:

@@ -16,6 +16,7 @@ from explain.attribution_page import drawn
 from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
 from explain.names import PARTS, file_name, picture_name
 from hierarchy.tree import Hierarchy
+from machine.writing import check_writable, naming, sweep, write_bytes
 
 CACHED_SOURCES = 48  # prototypes whose pictures are cached between videos, a few megabytes each
 PROTOTYPE_HEIGHT = 192  # maximal pixels of the pictures of all prototypes, which may be thousands
@@ -69,7 +70,8 @@ class Painter:
             pixels: (T, H', W', 3), the region that the clip shows.
             seconds: of each frame.
         """
-        (folder / PARTS).mkdir(exist_ok=True)
+        with naming(folder / PARTS):
+            (folder / PARTS).mkdir(exist_ok=True)
         matches = [(level.level, rank, match) for level in levels for rank, match in enumerate(level.matches, 1)]
         sources = {match.prototype: match.source for _, _, match in matches if match.source is not None}
 
@@ -78,7 +80,7 @@ class Painter:
             hottest = int(level.heat.amax((1, 2)).argmax())
             self._save(folder, f"level{level.level}", _encode(heated, seconds, hottest))
             sheet = render.webp(render.contact_sheet(heated))
-            (folder / PARTS / f"level{level.level}_sheet.webp").write_bytes(sheet)
+            write_bytes(folder / PARTS / f"level{level.level}_sheet.webp", sheet)
 
         def paint_match(level: int, rank: int, match: Match) -> None:
             heat = match.heat if match.by_similarity else drawn(match.heat)
@@ -89,7 +91,7 @@ class Painter:
             for kind, picture in pictures.items():
                 self._save(folder, picture_name(level, rank, kind), picture)
             card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
-            (folder / f"{picture_name(level, rank, 'card')}.gif").write_bytes(render.gif(card, seconds))
+            write_bytes(folder / f"{picture_name(level, rank, 'card')}.gif", render.gif(card, seconds))
 
         with ThreadPoolExecutor(self.n_jobs) as pool:
             new = [prototype for prototype in sources if prototype not in self._drawn]
@@ -104,9 +106,9 @@ class Painter:
 
     @staticmethod
     def _save(folder: Path, name: str, picture: dict[str, bytes | render.Pixels]) -> None:
-        (folder / f"{name}.gif").write_bytes(picture["gif"])
-        (folder / PARTS / f"{name}.webp").write_bytes(picture["webp"])
-        (folder / PARTS / f"{name}_still.webp").write_bytes(picture["still"])
+        write_bytes(folder / f"{name}.gif", picture["gif"])
+        write_bytes(folder / PARTS / f"{name}.webp", picture["webp"])
+        write_bytes(folder / PARTS / f"{name}_still.webp", picture["still"])
 
     def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
         """The training video with the prototype's box, and the patch; empty where the video cannot be read."""
@@ -146,7 +148,8 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
     Returns:
         the names of videos that could not be read, whose prototypes have no picture.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
+    sweep(out)
 
     def draw(prototype: int) -> str | None:
         source = source_of(record, prototype)
@@ -159,9 +162,9 @@ def prototype_pictures(record: PushRecordLike, hierarchy: Hierarchy, node_of: Te
         name = f"{prototype:04d}_{file_name(hierarchy.names[int(node_of[prototype])])}"
         heat = record.heat(prototype)
         heated = render.draw_box(render.overlay(pixels, heat), source.clip_box, tuple(heat.shape[1:]))
-        (out / f"{name}.gif").write_bytes(render.gif(heated, seconds))
+        write_bytes(out / f"{name}.gif", render.gif(heated, seconds))
         patch = render.readable(render.crop_box(pixels, source.clip_box, tuple(heat.shape[1:])))
-        (out / f"{name}_patch.png").write_bytes(render.png(patch[source.peak_frame - source.clip_box[0]:]))
+        write_bytes(out / f"{name}_patch.png", render.png(patch[source.peak_frame - source.clip_box[0]:]))
         return None
 
     matched = [p for p, video in enumerate(record.video) if video is not None]

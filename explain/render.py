@@ -22,6 +22,7 @@ READABLE = 160  # pixels of height below which a picture is enlarged
 WIDEST = 640  # maximal width of an enlarged picture in pixels
 LARGEST = 256  # pixels of height above which a video is shrunk
 DEFAULT_FPS = 25.0
+WEBP_EDGE, GIF_EDGE = (1 << 14) - 1, (1 << 16) - 1  # pixels of height or width, by the formats
 BOX_COLOUR = (255, 214, 10)
 HEAT_ALPHA = 0.75  # opacity of the hottest spot
 
@@ -170,13 +171,21 @@ def _durations(n: int, seconds: Seconds, unit: int) -> list[int]:
     return np.diff(ends).astype(int).tolist()
 
 
+def within(pixels: Pixels, edge: int) -> Pixels:
+    """Shrink pictures of which an edge is longer than a format allows, as a sheet of 600 frames is."""
+    height, width = pixels.shape[1:3]
+    scale = edge / max(height, width)
+    return pixels if scale >= 1 else resize(pixels, (max(1, int(height * scale)), max(1, int(width * scale))))
+
+
 def gif(pixels: Pixels, seconds: Seconds) -> bytes:
     """An animated GIF that loops; each frame has its own 256 colours by octree, the fastest method (3 ms, not 170).
 
     Args:
         pixels: (T, H, W, 3). seconds: of each frame (players slow down below .02).
     """
-    images = [Image.fromarray(frame).quantize(256, method=Image.Quantize.FASTOCTREE) for frame in pixels]
+    images = [Image.fromarray(frame).quantize(256, method=Image.Quantize.FASTOCTREE)
+              for frame in within(pixels, GIF_EDGE)]
     durations = [max(20, d) for d in _durations(len(images), seconds, 10)]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False)
@@ -189,7 +198,7 @@ def webp(pixels: Pixels, seconds: Seconds = 0.04, quality: int = 75) -> bytes:
     Args:
         pixels: (T, H, W, 3). seconds: of each frame. quality: 0 .. 100.
     """
-    images = [Image.fromarray(frame) for frame in pixels]
+    images = [Image.fromarray(frame) for frame in within(pixels, WEBP_EDGE)]
     buffer = io.BytesIO()
     if len(images) == 1:
         images[0].save(buffer, "WEBP", quality=quality, method=2)

@@ -14,6 +14,7 @@ from datasets.video import VideoClips
 from explain import render
 from explain.names import file_name
 from explain.pictures import read_region
+from machine.writing import write_bytes
 from models.geometry import box_of, box_to_source
 
 SIDE, GAP = 112, 4  # pixels of a patch on a sheet, and between two
@@ -75,8 +76,8 @@ def draw_sheets(patches: Mapping[int, Mapping[str, Sequence[Patch]]], clips: Vid
     contents = []
     for p, groups in patches.items():
         name = f"{p:04d}_{file_name(names[p])}.webp"
-        (out / name).write_bytes(render.webp(_sheet([[drawn[p, patch.item][0] for patch in group]
-                                                     for group in groups.values() if group])))
+        write_bytes(out / name, render.webp(_sheet([[drawn[p, patch.item][0] for patch in group]
+                                                    for group in groups.values() if group])))
         rows = {group: [drawn[p, patch.item][1] | {"similarity": round(patch.similarity, 6),
                                                    "distance": round(patch.distance, 6)} for patch in some]
                 for group, some in groups.items()}

@@ -1,7 +1,6 @@
 """Embedding files in the published form, with any order and spelling of the tree's nodes."""
 
 import math
-import os
 import pickle
 import warnings
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from torch import Tensor
 from hierarchy.hyperbolic import from_ball, to_ball
 from hierarchy.names import normalise
 from hierarchy.tree import Hierarchy
+from machine.writing import write_whole
 
 # Nodes that the published UCF-101 embedding spells differently. It also has "X sports" and "X interaction" for X.
 ALIASES = {
@@ -57,13 +57,7 @@ def save_embeddings(
         "c": float(c),
         "rows": hierarchy.rows,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(content if edge is None else content | {"edge": float(edge)}, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, lambda file: torch.save(content if edge is None else content | {"edge": float(edge)}, file))
 
 
 def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, float]:

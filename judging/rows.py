@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from datasets.video import VideoClips
 from evaluation.measures import editions
 from judging.judge import Judge, Key, Load, Settings, method_edition
 from judging.scenes import DISTURBANCES, Truth
-from training.checkpoint import write_whole
+from machine.processes import process_pool
+from machine.writing import append_line, write_text
 
 # The measures of files that have one edition for the whole table; those added since begin at edition 1.
 OF_ONE_EDITION = (
@@ -78,7 +79,7 @@ class Rows:
                              "afresh, --out writes elsewhere")
         if known != self.editions:
             whole.append(json.dumps({"settings": settings.stored() | {"editions": self.editions}}) + "\n")
-        write_whole(path, lambda file: file.write("".join(whole).encode()))
+        write_text(path, "".join(whole), durable=True)
 
     def _take(self, row: dict, known: dict[str, int]) -> None:
         """Read a row whose measures are of the editions `known`; it adds to an earlier row of the same explanation.
@@ -122,14 +123,12 @@ class Rows:
         jobs = [(some, {key: names for v in some for key, names in todo[v].items()})
                 for some in (videos[i:i + batch_size] for i in range(0, len(videos), batch_size))]
         bar = tqdm(total=len(videos), desc="explanations", unit="video", disable=not progress or not jobs)
-        with open(self.path, "a", encoding="utf-8") as file:
-            for (some, _), rows in zip(jobs, _rows_of((self.settings, load, clips, truth, device), jobs, n_threads),
-                                       strict=True):
-                for row in rows:
-                    self._take(row, self.editions)
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                bar.update(len(some))
+        for (some, _), rows in zip(jobs, _rows_of((self.settings, load, clips, truth, device), jobs, n_threads),
+                                   strict=True):
+            for row in rows:
+                self._take(row, self.editions)
+                append_line(self.path, json.dumps(row))
+            bar.update(len(some))
         bar.close()
 
 
@@ -152,8 +151,11 @@ def _rows_of(made_of: tuple, jobs: Sequence[tuple], n_threads: int) -> Iterator[
         judge = Judge(*made_of)
         yield from (judge.rows(*job) for job in jobs)
         return
-    with ProcessPoolExecutor(n_threads, get_context("spawn"), _begin, made_of) as pool:
-        yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
+    with process_pool(n_threads, get_context("spawn"), _begin, *made_of) as pool:
+        try:
+            yield from (done.result() for done in as_completed([pool.submit(_work, job) for job in jobs]))
+        finally:  # after an error or Ctrl-C no further job is begun
+            pool.shutdown(cancel_futures=True)
 
 
 def stored_prototypes(path: Path, settings: Settings, subset: str, overwrite: bool,
@@ -179,5 +181,5 @@ def stored_prototypes(path: Path, settings: Settings, subset: str, overwrite: bo
     if rows is None:
         rows = measure()
         content = {"settings": wanted | {"editions": editions("prototypes")}, "rows": rows}
-        write_whole(path, lambda file: file.write(json.dumps(content).encode()))
+        write_text(path, json.dumps(content), durable=True)
     return rows

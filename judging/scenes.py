@@ -97,6 +97,11 @@ class DisturbedClips(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of an item as loader processes hand it over."""
+        return (1 + len(DISTURBANCES)) * self.clips.clip_bytes
+
     def __getitem__(self, i: int) -> dict:
         item = self.clips[i]
         changed = disturbed(self.clips, item, self.seed) if item["valid"] else None

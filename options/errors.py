@@ -6,9 +6,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from typing import NoReturn
 
+from machine.shortage import shortage
 from options.words import FlagParser
 
 
@@ -24,7 +24,8 @@ class CommandLine(FlagParser):
 def user_errors() -> Iterator[None]:
     """Turn errors about what the user gave (files, names, flags) into one line on stderr and exit code 2.
 
-    Warnings are one line each, too. Names that the terminal's encoding lacks are printed by their code points.
+    Ctrl-C is a line and exit code 130, what is finished being kept, and warnings are one line each, too. Names that the
+    terminal's encoding lacks are printed by their code points.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # else somebody catches what is printed
@@ -32,26 +33,24 @@ def user_errors() -> Iterator[None]:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         yield
-    except (ValueError, OSError) as error:
-        traceback.clear_frames(error.__traceback__)  # progress bars are closed, and loader processes end in order
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenProcessPool:
-        print("error: a process ended abruptly, for want of memory perhaps; start again with a smaller --n_jobs or "
-              "--n_threads, what is finished is kept", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # of torch, which not every script imports
+    except KeyboardInterrupt as stop:
+        traceback.clear_frames(stop.__traceback__)
+        print("stopped by Ctrl-C; every file that was written is whole", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sentence = shortage(error) or (_sentence(error) if isinstance(error, ValueError | OSError) else None)
+        if sentence is None:
             raise
-        print("error: the GPU has too little memory for this; give a smaller --batch_size (of inference "
-              "--inference_batch_size), or --no_cuda", file=sys.stderr)
+        traceback.clear_frames(error.__traceback__)  # progress bars are closed, and loader processes end in order
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
 
 
 def _sentence(error: Exception) -> str:
     """What an error says; what a loader process passes on comes without the traceback that torch puts around it."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"{error.filename or 'the disk'}: no space left; free some, or write to another folder"
+        return (f"{error.filename or 'a disk, or /dev/shm'}: no space left; free some, choose another folder, or give "
+                "--n_threads 0")
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}; choose another path, or look at its permissions"
     lines = str(error).strip().splitlines()

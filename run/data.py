@@ -15,6 +15,8 @@ from datasets.sampling import EvenClips, RandomClip, SlidingWindows
 from datasets.transforms import EvalTransform, TrainTransform
 from datasets.video import Video, VideoClips, VideoTable
 from hierarchy.tree import Hierarchy
+from machine.cores import allow_open_files, cores
+from machine.shared_memory import fitting
 from run.paths import under_root
 
 
@@ -83,13 +85,16 @@ def quiet_worker(_: int) -> None:
 def make_loader(dataset: Dataset, *, n_threads: int, device: torch.device, batch_size: int | None = None,
                 sampler: Sequence[int] | None = None, batch_sampler=None, persistent: bool = False) -> DataLoader:
     """A loader in the dataset's order (batch_size), of some items (sampler) or in that of a batch sampler, with no more
-    processes than cores; persistent ones stay from one pass to the next."""
-    n_threads = min(n_threads, len(dataset), os.cpu_count() or 1)
+    processes than cores, or than shared memory has room for; persistent ones stay from one pass to the next."""
+    size = batch_size if batch_sampler is None else len(next(iter(batch_sampler), ()))
+    if n_threads:
+        allow_open_files()
+    n_threads, ahead = fitting(min(n_threads, len(dataset), cores()), size * getattr(dataset, "clip_bytes", 0))
     how = {"batch_sampler": batch_sampler} if batch_sampler is not None else {"batch_size": batch_size,
                                                                               "sampler": sampler}
     # Each pass draws a seed: were it from the global generator, a resumed run would draw other numbers from that.
     return DataLoader(dataset, num_workers=n_threads, pin_memory=device.type == "cuda", worker_init_fn=quiet_worker,
-                      persistent_workers=persistent and n_threads > 0, prefetch_factor=4 if n_threads else None,
+                      persistent_workers=persistent and n_threads > 0, prefetch_factor=ahead or None,
                       generator=torch.Generator(), **how)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from machine.writing import sweep
 from run.frozen import FOLDER, remove_features
 from run.infer import print_scores, validate
 from run.state import Run
 from run.steps import Work, gradient_step, push_prototypes, start, tune
-from training.checkpoint import put_aside, sweep
+from training.checkpoint import put_aside
 from training.log import Log, Meter, Stop
 from training.schedule import GRADIENT_KINDS, KINDS, Step, Steps
 from training.stored import Paused

@@ -13,13 +13,14 @@ from datasets.annotation import subset_of
 from datasets.groups import held_out_groups, hold_out, ungrouped
 from datasets.reading import CachedReader, Reader
 from datasets.video import VideoTable
+from machine.writing import check_writable, write_text
 from models import HIPE
 from models.stages import stages_before
 from run.data import make_reader, read_videos
 from run.frozen import FrozenTrunk
 from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
 from run.resume import resume
-from training.checkpoint import checkpoints_in, save_checkpoint, write_whole
+from training.checkpoint import checkpoints_in, save_checkpoint
 from training.distributed import World, synchronise_batchnorm
 from training.engine import Phase, Trainer
 from training.losses import LossWeights
@@ -71,7 +72,7 @@ class Run:
         if self.earlier and not args.overwrite:
             raise ValueError(f"{self.results}: holds a run already ({self.earlier[0].name}); go on with --resume_path "
                              "auto, begin afresh with --overwrite, or choose another --result_path")
-        self.results.mkdir(parents=True, exist_ok=True)
+        check_writable(self.results)
         torch.manual_seed(args.manual_seed)
         self.record: PushRecord | None = None
         self.ways: torch.Tensor | None = None
@@ -154,7 +155,7 @@ class Run:
     def write_json(self, name: str, content: object, indent: int | None = None) -> Path:
         """Write a JSON file into the results folder; its path."""
         if self.world.is_main:
-            write_whole(self.results / name, lambda file: file.write(json.dumps(content, indent=indent).encode()))
+            write_text(self.results / name, json.dumps(content, indent=indent), durable=True)
         return self.results / name
 
     def write_prototypes(self) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOORS = {"hierarchy": 0, "models": 1, "datasets": 1, "evaluation": 2, "attribution": 2, "training": 3, "explain": 3,
-          "judging": 4, "options": 5, "run": 6, "util_scripts": 7, "benchmarks": 7}
+FLOORS = {"machine": -1, "hierarchy": 0, "models": 1, "datasets": 1, "evaluation": 2, "attribution": 2, "training": 3,
+          "explain": 3, "judging": 4, "options": 5, "run": 6, "util_scripts": 7, "benchmarks": 7}
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))  # the top floor: main, local_analysis, ...
 TOP = 7
 LONGEST_FILE, LONGEST_CLASS, LONGEST_SCRIPT = 400, 250, 150  # lines

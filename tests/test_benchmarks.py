@@ -7,7 +7,7 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, frozen, preparing, result_tables, trunks
+from benchmarks import attribution, embeddings, frozen, preparing, result_tables, spinning, trunks
 from benchmarks.schedule import costs
 from options.flags import parse_main
 from options.resolve import resolve
@@ -47,6 +47,14 @@ def test_attribution_is_timed(monkeypatch, capsys):
     attribution.main()
     rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_threads_that_wait_are_timed(capsys):
+    spinning.main(["--turns", "1", "--steps", "1", "--n_threads", "0", "--busy", "1"])
+    row = r"^\| 0 \| ([01]) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$"
+    rows = re.findall(row, capsys.readouterr().out, re.MULTILINE)
+    assert rows == ["0", "1"]
 
 
 @pytest.mark.slow

@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.checkpoint import (
-    checkpoints_in,
-    load_checkpoint,
-    newest_whole,
-    put_aside,
-    save_checkpoint,
-    sweep,
-    write_whole,
-)
+from machine.writing import sweep, write_whole
+from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, put_aside, save_checkpoint
 from training.schedule import Step
 
 CONTENT = {"done": ["joint", 3, 1], "args": {"n_epochs": 4, "c": 1.0, "T": None, "ce_weight": [1, 0.5]},

@@ -166,7 +166,7 @@ def test_explanations_are_stored_one_by_one(trained, judged, tmp_path, monkeypat
     words = ("--resume_path", trained / "save_1.pth", QUICK, "--out", tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Heats, "of_nodes", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             call(*words)
     whole = (judged / "rows.jsonl").read_text().splitlines()
     half = (tmp_path / "rows.jsonl").read_text().splitlines()

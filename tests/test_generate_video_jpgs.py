@@ -135,7 +135,7 @@ def test_a_killed_conversion_leaves_no_folder_that_looks_finished(films, tmp_pat
 
 def test_its_processes_end_with_a_killed_script():
     """However the script ends: processes left behind would write into the folders of its next run."""
-    script = ("import time\nfrom util_scripts.processes import process_pool\n"
+    script = ("import time\nfrom machine.processes import process_pool\n"
               "with process_pool(2) as pool:\n"
               "    for _ in range(2):\n"
               "        pool.submit(time.sleep, 60)\n"

@@ -248,7 +248,7 @@ def test_cutting_inside_the_tuning_changes_nothing(whole, data, tmp_path, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "tune_prototypes", cut)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         call("--root_path", data, "--result_path", tmp_path, DATA, MODEL, SCHEDULE, CALL)
     monkeypatch.undo()
     call("--resume_path auto --result_path", tmp_path, CALL)

@@ -1,69 +1,17 @@
 """Checkpoints: written atomically, read without running code, and found again after a kill."""
 
-import contextlib
-import os
 import re
-import time
 import warnings
 from pathlib import Path
 
 import torch
 
+from machine.writing import sweep, write_whole
 from models.weights import read_state
 from training.schedule import Step, completed
 
 FORMAT = "hipe-1"
 _NAME = re.compile(r"(save_\d+|trunk|last)\.pth")
-_PART = re.compile(r".+\.(?:pth|json|jsonl)\.(\d+)\.part")  # written by write_whole
-
-
-def write_whole(path: str | Path, write) -> None:
-    """Write a file atomically: beside the target, and moved over the target once it is complete and on the disk.
-
-    Args:
-        path: the target. write: a function that writes to a binary file.
-    Raises:
-        OSError: naming the file, where it cannot be written; the old file is then unchanged.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + f".{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        raise OSError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-
-
-def sweep(folder: str | Path, untouched: float = 3600) -> None:
-    """Remove the incomplete files that killed processes left in a results folder.
-
-    A file that was written to recently stays: its process may run on another machine that shares the disk.
-
-    Args:
-        untouched: seconds since the last write after which a file is removed.
-    """
-    for path in Path(folder).glob("*.part"):
-        match = _PART.fullmatch(path.name)
-        with contextlib.suppress(OSError):  # another process removed it first, or only its owner may
-            if match and not _runs(int(match[1])) and time.time() - path.stat().st_mtime > untouched:
-                path.unlink()
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except PermissionError:  # another user's
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
 
 
 def save_checkpoint(path: str | Path, checkpoint: dict) -> None:

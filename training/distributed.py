@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TextIO
 
 import torch
 import torch.distributed as dist
@@ -14,8 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-# How long processes wait for each other: one draws the pictures of a push meanwhile.
+from machine.shortage import shortage
+from training.pulse import Pulse
+
+# How long a process may give no sign of life; one that works gives them, see `Pulse`.
 PATIENCE = datetime.timedelta(hours=1)
+# How long processes wait for each other's data: for ever, as far as 31 bits of milliseconds go, since one of them may
+# place prototypes or draw pictures for hours.
+FOR_EVER = datetime.timedelta(days=24)
+LOST = "{}, so this one ends too; the newest checkpoint is complete: resume it with --resume_path auto"
 
 
 @dataclass(frozen=True)
@@ -182,18 +191,19 @@ def joined() -> Iterator[World]:
     try:
         # about axes of length one, whose strides do not matter
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        with contextlib.nullcontext() if rank == 0 else _quiet():
-            yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
-    except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_lost_process(error):
+        with Pulse(store, rank, size, PATIENCE.total_seconds(), partial(_end_without, store=store, stderr=sys.stderr)):
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=FOR_EVER)
+            with contextlib.nullcontext() if rank == 0 else _quiet():
+                yield World(rank, size, int(os.environ.get("LOCAL_RANK", rank)))
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        lost = isinstance(error, RuntimeError) and _is_lost_process(error)
+        if isinstance(error, RuntimeError) and not lost and shortage(error) is None:
             raise
         if not _is_first_to_report(store):
             sys.exit(2)
-        if isinstance(error, RuntimeError):
-            lost = ConnectionError("another process of this run has died, so this one ends too; the newest checkpoint "
-                                   "is complete: resume it with --resume_path auto")
-            raise lost.with_traceback(error.__traceback__) from None
+        if lost:
+            raise ConnectionError(LOST.format("another process of this run has died")).with_traceback(
+                error.__traceback__) from None
         raise
     finally:
         if dist.is_initialized():
@@ -203,6 +213,14 @@ def joined() -> Iterator[World]:
 def _is_lost_process(error: RuntimeError) -> bool:
     """Whether an error means that another process could not be reached; gloo's errors name its source files."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _end_without(rank: int, *, store: dist.Store, stderr: TextIO) -> None:
+    """End this process, which may be waiting for one that gives no sign of life."""
+    if _is_first_to_report(store.clone()):
+        silence = LOST.format(f"process {rank} of this run has given no sign of life for {PATIENCE}")
+        print(f"error: {silence}", file=stderr, flush=True)
+    os._exit(2)
 
 
 def _is_first_to_report(store: dist.Store) -> bool:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from datasets.transforms import normalise
 from datasets.video import VideoClips
+from machine.writing import naming
 from models.prototypes import PrototypeLayer
 from training.precision import Precision
 
@@ -33,6 +34,9 @@ def valid_clips(loader: Iterable[dict], device: torch.device, description: str |
         if not bool(batch["valid"].all()):
             batch = {key: value[batch["valid"]] for key, value in batch.items()}
         if len(batch["label"]):
+            # a tensor of a loader process is an open file for as long as anyone keeps it, as many keep labels
+            batch = {key: value.clone() if key != "clip" and torch.is_tensor(value) and value.is_shared() else value
+                     for key, value in batch.items()}
             clips = batch["clip"].to(device, non_blocking=True)
             clips = clips.contiguous(memory_format=torch.channels_last_3d)  # like the trunk's weights, see build_model
             if clips.dtype == torch.uint8:
@@ -122,7 +126,8 @@ class Shelf:
             if size * 2 <= self.budget:
                 self.features = torch.empty(shape, dtype=torch.float16)
             else:
-                with tempfile.NamedTemporaryFile(dir=self.folder) as file:
+                folder = self.folder or Path(tempfile.gettempdir())
+                with naming(folder / "features"), tempfile.NamedTemporaryFile(dir=folder) as file:
                     if hasattr(os, "posix_fallocate"):  # a full disk raises here; a sparse file would crash later
                         os.posix_fallocate(file.fileno(), 0, size * 2)
                     self.features = torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from training.checkpoint import write_whole
+from machine.writing import append_line, naming, write_text
 from training.schedule import Step, completed, stored_kind
 
 
@@ -28,31 +28,33 @@ class Log:
             return
         if self.path.is_file():
             lines = [line for line in self.path.read_text().splitlines() if _is_before(line, done)]
-            write_whole(self.path, lambda file: file.write("".join(line + "\n" for line in lines).encode()))
+            write_text(self.path, "".join(line + "\n" for line in lines), durable=True)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import, and used by few runs
-            self.writer = SummaryWriter(str(folder / "tensorboard"))
+            with naming(folder / "tensorboard"):
+                self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def add(self, event: str, done: Step, **values: float | str) -> None:
         """Append one event: val, or the kind of step that was completed, `done`."""
         if self.silent:
             return
         event = stored_kind(event)
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"event": event, "epoch": done.epoch, **values, "done": done.stored()}) + "\n")
+        append_line(self.path, json.dumps({"event": event, "epoch": done.epoch, **values, "done": done.stored()}))
         if self.writer is not None:
             kind = stored_kind(done.kind)
             group = event if event == kind else f"{event}_after_{kind}"
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self.writer.add_scalar(f"{group}/{name}", value, done.epoch)
-            self.writer.flush()
+            with naming(self.path.parent / "tensorboard"):
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self.writer.add_scalar(f"{group}/{name}", value, done.epoch)
+                self.writer.flush()
 
     def image(self, name: str, pixels, epoch: int) -> None:
         """Write a picture (H, W, 3) uint8 for tensorboard, if requested."""
         if self.writer is not None:
-            self.writer.add_image(name, pixels, epoch, dataformats="HWC")
-            self.writer.flush()
+            with naming(self.path.parent / "tensorboard"):
+                self.writer.add_image(name, pixels, epoch, dataformats="HWC")
+                self.writer.flush()
 
 
 def _is_before(line: str, done: Step | None) -> bool:

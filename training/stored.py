@@ -1,6 +1,5 @@
 """Features of clips by a trunk that never moves, computed once and stored in files that a killed pass goes on with."""
 
-import contextlib
 import os
 import time
 import zlib
@@ -14,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from machine.writing import check_writable, naming, sweep, write_fully, write_whole
 from models.weights import read_state
-from training.checkpoint import sweep, write_whole
 from training.distributed import World
 from training.features import valid_clips
 from training.starts import HALF
@@ -26,6 +25,7 @@ FORMAT = "hipe-features-2"
 ALIGNED = 8  # bytes of which a row is a multiple, so that it can be read as numbers of any type
 FLUSH_SECONDS = 20.0  # at most so much of a pass is lost when it is killed
 FEATURES = "features"  # the first column
+REMEDY = "free some space and go on with --resume_path auto, or run the trunk in every epoch by --cache_features 0"
 ROWS = ("label", "video", "item", "frames", "crop")  # what is stored of a clip beside its features
 
 # From a batch of `valid_clips` to the features (B, C, t, h, w), and further rows (B, ...) by name.
@@ -203,13 +203,13 @@ class FeatureFile:
         if not world.any(bool(left)):
             return
         if not self.index["batches"]:
-            self.rows_path.parent.mkdir(parents=True, exist_ok=True)
+            check_writable(self.rows_path.parent)
             sweep(self.rows_path.parent)
             self.index_path.unlink(missing_ok=True)  # before the rows that it counts
         flushed, before = time.monotonic(), self.index["batches"]
         bar = tqdm(total=sum(map(len, todo.batches)), initial=sum(map(len, todo.batches[:before])), unit=" clips",
                    desc=todo.description, leave=False)
-        with bar, open(self.rows_path, "r+b" if before else "wb") as file:
+        with bar, open(self.rows_path, "r+b" if before else "wb", buffering=0) as file:
             file.truncate(len(self) * _row_bytes(self.index["columns"]))
             file.seek(0, os.SEEK_END)
             counted = _Counted(todo.loader(left)) if left else None
@@ -238,25 +238,16 @@ class FeatureFile:
         width = _row_bytes(self.index["columns"])
         parts = [values.to("cpu").contiguous().view(len(features), -1).view(torch.uint8) for values in columns.values()]
         content = F.pad(torch.cat(parts, 1), (0, width - sum(part.shape[1] for part in parts))).numpy().data
-        with self._writing():
-            file.write(content)
+        with naming(self.rows_path, remedy=REMEDY):
+            write_fully(file, content)
         self.index["sum"] = zlib.crc32(content, self.index["sum"])
         self.index["n"] += len(features)
 
     def _flush(self, file) -> None:
         """Put the rows on the disk, and then the index that counts them."""
-        with self._writing():
-            file.flush()
+        with naming(self.rows_path, remedy=REMEDY):
             os.fsync(file.fileno())
         write_whole(self.index_path, lambda out: torch.save(self.index, out))
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OSError(f"{self.rows_path}: cannot be written ({error.strerror}); free some space and go on with "
-                          "--resume_path auto, or run the trunk in every epoch by --cache_features 0") from error
 
 
 def _nbytes(shape: Sequence[int], dtype: str) -> int:

@@ -5,6 +5,7 @@ Branches that are shorter than the longest are made even by repeating their lowe
 
 import argparse
 import csv
+import io
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
 
@@ -63,8 +65,9 @@ def main(argv: list[str] | None = None) -> None:
             tree = Hierarchy.from_rows(evened(rows))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{args.annotation}: no taxonomy to read ({error}); fetch the file again") from error
-        with args.out.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([*row, "Root"] for row in tree.rows)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([*row, "Root"] for row in tree.rows)
+        write_text(args.out, text.getvalue(), durable=True)
     n_short = sum(len(row) < tree.n_levels for row in rows)
     print(f"{args.out}: {tree.n_leaves} classes, {tree.n_levels} levels")
     if n_short:

@@ -7,7 +7,6 @@ Give the folder that main.py will read, because frames that were taken with --fp
 
 import argparse
 import json
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from datasets import READERS
 from datasets.activitynet import find_keys
 from datasets.annotation import load_database
+from machine.cores import cores
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             except ValueError as error:
                 return str(error)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             infos = list(tqdm(pool.map(look, present.values()), total=len(present), unit="video", desc="frame rates"))
         known = {key: info for key, info in zip(present, infos, strict=True) if isinstance(info, dict)}
         for sentence in (info for info in infos if isinstance(info, str)):
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         content["database"] = {key: {name: value for name, value in entry.items() if name != "times"} | known[key]
                                for key, entry in content["database"].items()
                                if key in known and isinstance(entry, dict)}
-        args.out.write_text(json.dumps(content), encoding="utf-8")
+        write_text(args.out, json.dumps(content), durable=True)
     print(f"{args.out}: {len(content['database'])} of {len(paths)} videos are here and in it; "
           f"{len(paths) - len(present)} are not in {args.video_dir}, {len(present) - len(known)} cannot be read")
 

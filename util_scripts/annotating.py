@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,8 @@ from datasets.on_disk import VideoFolder, at_place
 from datasets.reading import FrameTimes, VideoInfo, file_type_of
 from hierarchy import texts
 from hierarchy.names import normalise
+from machine.cores import cores
+from machine.writing import write_text
 from options.errors import CommandLine
 
 MISSING, REMEDY = "no such file; fetch the official lists", "fetch it again"
@@ -154,8 +155,7 @@ def write_annotation(out: Path, labels: Iterable[str], listed: Sequence[Listed],
     if not database:
         raise ValueError(f"{video_dir}: none of the listed videos can be read; prepare them again with "
                          "util_scripts.generate_video_jpgs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"labels": list(labels), "database": database}, indent=1), encoding="utf-8")
+    write_text(out, json.dumps({"labels": list(labels), "database": database}, indent=1), durable=True)
     subsets = [entry["subset"] for entry in database.values()]
     counts = ", ".join(f"{subsets.count(name)} {name}" for name in ("training", "validation", "testing"))
     print(f"{out}: {counts}; {len(listed) - len(database) - beyond} that the lists name are not in {video_dir} or "
@@ -201,7 +201,7 @@ def read_times(paths: set[Path]) -> tuple[dict[Path, VideoInfo], dict[Path, Fram
             return str(error)
 
     # Threads: decoding and waiting for the disk both leave the interpreter free.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         ordered = sorted(paths)
         seen = list(tqdm(pool.map(read, ordered), total=len(ordered), unit="video", desc="counting frames"))
     known = {path: one for path, one in zip(ordered, seen, strict=True) if isinstance(one, tuple)}

@@ -31,11 +31,12 @@ from datasets.reading import Reader, VideoFile, VideoInfo
 from datasets.reading.packed import INDEX_NAME
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
+from machine.processes import process_pool
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.paths import under_root
 from run.resume import fresh
-from util_scripts.processes import process_pool
 from util_scripts.storing import QUALITY, SIZE, resized, stored_size
 
 CHUNK = 64  # frames decoded at a time
@@ -281,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
             content["database"] = {key: entry for key, entry in database.items() if key not in bad}
             if not content["database"]:
                 raise ValueError(f"{args.annotation_path}: not one entry is without fault; nothing was written")
-            fixed.write_text(json.dumps(content, indent=1), encoding="utf-8")
+            write_text(fixed, json.dumps(content, indent=1), durable=True)
             print(f"{fixed}: {len(content['database'])} entries, {len(bad)} left out")
         elif bad:
             print(f"{len(bad)} entries are bad; --fix FILE writes an annotation without them", file=sys.stderr)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from machine.writing import write_text
 from options.analysis import parse_analysis
 from options.errors import CommandLine, user_errors
 from run.explaining import analyse, ancestor_levels
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\nsummary ...", flush=True)
     summary = summarise(out, 0.0)
     summary["minutes"] = round((time.monotonic() - began) / 60, 2)
-    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     print(f"\n{summary['minutes']} minutes\n\n{table(summary)}")
     print(f"\nAll figures: {out / 'summary.json'}\nOpen the report: {out.parent / summary['report']}")
 

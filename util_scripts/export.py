@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from datasets.transforms import normalise
 from hierarchy.tree import Hierarchy
+from machine.writing import check_writable, write_bytes, write_text
 from models import HIPE, HIPEOutput
 from options.errors import CommandLine, user_errors
 from run.data import window_power
 from run.model import model_of
 from run.resume import stored_args
-from training.checkpoint import load_checkpoint, write_whole
+from training.checkpoint import load_checkpoint
 from training.schedule import Step
 
 TOLERANCE = 1e-4  # of log-probabilities and similarities, which reach 9.2
@@ -152,6 +153,7 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     model, hierarchy, _ = model_of(checkpoint, checkpoint_path)
     args = stored_args(checkpoint)
     size = (args.sample_duration, args.sample_size, args.sample_size)
+    check_writable(out.parent)
     serving = Serving(model.eval().requires_grad_(False), model.normalisation)
     try:
         with warnings.catch_warnings():
@@ -169,9 +171,8 @@ def export(checkpoint_path: Path, out: Path, form: str) -> float:
     if not difference <= TOLERANCE:
         raise ValueError(f"{checkpoint_path}: the answers of --format {form} are off by {difference:.2g}, so that it "
                          "was not written; try another --format")
-    write_whole(out, lambda file: file.write(content))
-    text = json.dumps(description(model, hierarchy, args), indent=1)
-    write_whole(out.with_suffix(".json"), lambda file: file.write(text.encode()))
+    write_bytes(out, content, durable=True)
+    write_text(out.with_suffix(".json"), json.dumps(description(model, hierarchy, args), indent=1), durable=True)
     return difference
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from machine.writing import check_writable, write_text, write_whole
 from options.errors import CommandLine, user_errors
 
 
@@ -79,6 +80,8 @@ def main() -> None:
     with user_errors():
         check_paths(args)
         hierarchy = Hierarchy.from_csv(args.tree_file)
+        if not args.measure:
+            check_writable(args.out.parent)
         if not args.measure and args.method == "one_hot":
             if args.dim not in (None, hierarchy.n_leaves):
                 raise ValueError(f"--dim {args.dim}: one-hot classes have a dimension each, here {hierarchy.n_leaves}; "
@@ -94,11 +97,10 @@ def main() -> None:
         what = f"{args.out.name}: {len(hierarchy)} nodes in {points.shape[1]} dimensions, c = {c:g}"
         if not args.measure:
             what += f", edge = {args.edge:g}, {args.method}"
-            args.out.with_suffix(".md").write_text(f"{what}\n\n{figures}\n", encoding="utf-8")
+            write_text(args.out.with_suffix(".md"), f"{what}\n\n{figures}\n")
         print(f"{what}\n\n{figures}")
         if args.plot:
-            args.plot.parent.mkdir(parents=True, exist_ok=True)
-            draw_tree(hierarchy).save(args.plot, "png", optimize=True)
+            write_whole(args.plot, lambda file: draw_tree(hierarchy).save(file, "png", optimize=True), durable=False)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ folder, is written again.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets.reading.hdf5 import NAME
+from machine.cores import cores
+from machine.processes import process_pool
 from options.errors import CommandLine, user_errors
-from util_scripts.processes import process_pool
 from util_scripts.storing import frame_folders, write_hdf5_file
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = CommandLine(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jpg_dir", type=Path, help="folder of frame folders, by generate_video_jpgs or others")
     parser.add_argument("hdf5_dir", type=Path, help="folder to write the files to")
-    parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--n_jobs", type=int, default=cores(), help="processes (default: one a core)")
     args = parser.parse_args(argv)
     with user_errors():
         if args.n_jobs < 1:

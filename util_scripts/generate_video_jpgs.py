@@ -23,8 +23,9 @@ from datasets import DATASETS
 from datasets.folders import Walk, tell_endings, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS
 from hierarchy.texts import read_json
+from machine.cores import cores
+from machine.processes import process_pool
 from options.errors import CommandLine, user_errors
-from util_scripts.processes import process_pool
 from util_scripts.storing import SIZE, fps_text, write_frame_folder
 
 
@@ -142,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("avi_dir", type=Path, help="folder of class folders of video files")
     parser.add_argument("jpg_dir", type=Path, help="folder to write the frames to")
     parser.add_argument("dataset", choices=sorted(DATASETS), help="layout of AVI_DIR")
-    parser.add_argument("--n_jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--n_jobs", type=int, default=cores(), help="processes (default: one a core)")
     parser.add_argument("--size", type=int, default=SIZE, help="shorter side of the frames in pixels (default: 240)")
     parser.add_argument("--fps", type=frames_a_second, help="frames a second to keep at most (default: all)")
     args = parser.parse_args(argv)

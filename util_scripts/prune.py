@@ -24,6 +24,7 @@ from datasets.annotation import subset_of
 from datasets.groups import hold_out
 from evaluation.recognition import accuracy_per_level
 from hierarchy.tree import Hierarchy
+from machine.writing import check_writable, write_text
 from models import HIPE
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
@@ -31,7 +32,7 @@ from run.data import even_clips, make_loader, make_reader, read_videos, window_p
 from run.model import choose_device, model_of
 from run.predict import predict
 from run.resume import resume
-from training.checkpoint import save_checkpoint, write_whole
+from training.checkpoint import save_checkpoint
 from training.engine import Phase, Trainer
 from training.features import valid_clips
 from training.losses import LossWeights
@@ -151,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training, validation = ([video for video in videos if video.subset == subset_of(name)] for name in ("train", "val"))
     if not training:
         raise ValueError(f"{args.annotation_path}: lists no training video that is on disk; check --video_path")
+    check_writable(out.parent)
 
     def loader(some, n):
         return make_loader(even_clips(args, some, reader, n, normalisation=model.normalisation),
@@ -193,8 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = out.parent / "prototypes.json"
     fresh = own_args.out is None or not table.exists()  # the folder of --out may hold another run's
     if fresh:
-        text = json.dumps(record.rows(hierarchy, node_of[keep]))
-        write_whole(table, lambda file: file.write(text.encode()))
+        write_text(table, json.dumps(record.rows(hierarchy, node_of[keep])), durable=True)
     print(f"\n{out}: {int(keep.sum())} of {len(keep)} prototypes, numbered anew from 0 to {int(keep.sum()) - 1}"
           + (f"; {table} has each one's number of before as \"earlier\"" if fresh else ""))
 

@@ -1,5 +1,6 @@
 """Stores videos as folders of frames, as HDF5 files and as packed files; itself no script."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -24,10 +26,10 @@ from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
 from datasets.reading.streams import promised_frames
+from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
 
 SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
-LONGEST_NAME = 255  # bytes
 JPEG = b"\xff\xd8"  # what such a file begins with
 
 
@@ -90,6 +92,16 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
         raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
     check_own(folder)
     shutil.rmtree(part, ignore_errors=True)
+    try:
+        with naming(folder):
+            return _write_frames(file, part, folder, size=size, fps=fps)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
+    """Write the frames of one video into the folder `part`, and move it to `folder`."""
     part.mkdir(parents=True)
     read, kept, warning = 0, [], None
     try:
@@ -111,7 +123,6 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
                 encode_jpeg(picture, quality=QUALITY, colorsubsampling="420"))
     except ValueError as error:
         if not kept:
-            shutil.rmtree(part)
             raise
         warning = str(error)
     if warning is None and read < COMPLETE * promised:
@@ -217,14 +228,13 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
             return False, None
     except (OSError, ValueError):  # one of them is damaged; which, is found out below
         pass
-    part = file.with_name(f".{file.name}.part")
+    part = file.with_name(f".{file.name}.part")  # what a killed script left is written over
     try:
         if len(os.fsencode(part.name)) > LONGEST_NAME:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
         frames, info = read_files(folder)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_hdf5(part, frames, info, JpegFolder().times(folder))
-        os.replace(part, file)
+        with replacing(file, part=part):
+            write_hdf5(part, frames, info, JpegFolder().times(folder))
     except ValueError as error:
         return True, str(error)
     return True, None
@@ -255,10 +265,11 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     folders = list(tqdm(frame_folders(jpg_dir), unit="video", desc="looking"))
     if not folders:
         raise FileNotFoundError(f"{jpg_dir}: no folder of frames; write some with util_scripts.generate_video_jpgs")
-    out_dir.mkdir(parents=True, exist_ok=True)
+    check_writable(out_dir)
     taken = packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
-    rows, times, broken, shards, size, file = [], {}, [], [], 0, None
+    rows, times, broken, shards, size = [], {}, [], [], 0
+    file: BinaryIO | None = None
     try:
         for folder in tqdm(folders, unit="video", desc="packing"):
             try:
@@ -267,31 +278,50 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
             except ValueError as error:
                 broken.append(str(error))
                 continue
-            if file is None or size + len(content) > shard_bytes:
-                if file is not None:
-                    file.close()
-                shards.append(next(numbers))
-                file, size = (out_dir / SHARD_NAME.format(shards[-1])).open("wb"), 0
-            place = folder.relative_to(jpg_dir).as_posix()
-            rows.append((place, shards[-1], size, *about))
-            if shown is not None and shown.edges is not None:
-                times[place] = shown
-            size += file.write(content)
-    finally:
+            with naming(out_dir):
+                if file is None or size + len(content) > shard_bytes:
+                    _finish(file, shards)
+                    number = next(numbers)
+                    shards.append(out_dir / SHARD_NAME.format(number))
+                    file, size = part_of(shards[-1]).open("wb"), 0
+                place = folder.relative_to(jpg_dir).as_posix()
+                rows.append((place, number, size, *about))
+                if shown is not None and shown.edges is not None:
+                    times[place] = shown
+                size += file.write(content)
+        if not rows:
+            raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
+        with naming(out_dir):
+            _finish(file, shards)
+        table, uneven = index_table(rows), out_dir / TIMES_NAME.format(rows[0][1])
+        if times:
+            write_whole(uneven, lambda side: write_times(side, table, times))
+        else:
+            uneven.unlink(missing_ok=True)  # of a run that was killed
+        write_whole(out_dir / INDEX_NAME, lambda index: np.save(index, table, allow_pickle=False))
+    except BaseException:
         if file is not None:
-            file.close()
-    if not rows:
-        raise ValueError(f"{jpg_dir}: none of the {len(folders)} videos can be read; {broken[0]}")
-    part = out_dir / f".{INDEX_NAME}"
-    table = index_table(rows)
-    if times:
-        write_times(out_dir / TIMES_NAME.format(shards[0]), table, times)
-    else:
-        (out_dir / TIMES_NAME.format(shards[0])).unlink(missing_ok=True)  # of a run that was killed
-    np.save(part, table, allow_pickle=False)
-    os.replace(part, out_dir / INDEX_NAME)
-    own = {*map(SHARD_NAME.format, shards), TIMES_NAME.format(shards[0])}
-    for other in (*out_dir.glob("shard_*.bin"), *out_dir.glob("times_*.npz")):  # of an older set, or a killed run's
+            with contextlib.suppress(OSError):  # the disk is full, and there is a rest to write
+                file.close()
+        told = {SHARD_NAME.format(number) for number in packed_shards(out_dir)}  # those of before, or at the end these
+        for shard in shards:
+            part_of(shard).unlink(missing_ok=True)
+            if shard.name not in told:
+                shard.unlink(missing_ok=True)
+        if rows and shards[0].name not in told:
+            (out_dir / TIMES_NAME.format(rows[0][1])).unlink(missing_ok=True)
+        raise
+    own = {*(shard.name for shard in shards), uneven.name}
+    for other in (*out_dir.glob("shard_*.bin*"), *out_dir.glob("times_*.npz*")):  # of an older set, or a killed run's
         if other.name not in own:
             other.unlink()
     return len(rows), len(shards), broken
+
+
+def _finish(file: BinaryIO | None, shards: Sequence[Path]) -> None:
+    """Put the shard that was written last on the disk, and into its place."""
+    if file is not None:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        os.replace(file.name, shards[-1])

@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from explain import write_report
 from explain.top_patches import draw_sheets, patches_of
+from machine.writing import check_writable, write_text
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.data import even_clips, make_loader, make_reader, read_videos
 from run.model import choose_device, model_of
 from run.resume import resume
-from training.checkpoint import write_whole
 from training.nearest import nearest_patches, patch_heats
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loader = make_loader(clips, n_threads=args.n_threads, device=device, batch_size=args.batch_size)
     of_all, of_children = nearest_patches(model, loader, n=own.k, device=device)
     out = (own.out or start.path.parent / "top_patches").expanduser().resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    check_writable(out)
     layer, patches = model.prototype_layer, {}
     for p, node in enumerate(layer.node_of.tolist()):
         groups = [("", of_all), *zip(map(hierarchy.full_name, hierarchy.children(node)), of_children, strict=False)]
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for entry, video in zip(contents, record.video, strict=True):
         entry["source"] = video  # by which the report knows that they are of its prototypes
     text = json.dumps(contents, indent=1) + "\n"
-    write_whole(out / "top_patches.json", lambda file: file.write(text.encode()))
+    write_text(out / "top_patches.json", text)
     print(f"{len(contents)} prototypes: {out}")
     if out.parent == start.path.parent:  # where the report looks for them
         print(f"report: {write_report(start.path.parent)}")

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from datasets.on_disk import VideoFolder, of_class
 from hierarchy.names import normalise
 from hierarchy.texts import read_lines
+from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 from util_scripts.annotating import count_frames, distinct_keys, place_of, spelling_of
 
@@ -143,10 +144,9 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"{args.jpg_dir}: none of the listed videos can be read; prepare them again with "
                              "util_scripts.generate_video_jpgs")
         databases = {n: annotate(lists, found, n_frames) for n, lists in splits.items()}
-        args.out_dir.mkdir(parents=True, exist_ok=True)
         for n, database in databases.items():
             file = args.out_dir / f"ucf101_{n}.json"
-            file.write_text(json.dumps({"labels": classes, "database": database}, indent=1))
+            write_text(file, json.dumps({"labels": classes, "database": database}, indent=1), durable=True)
             subsets = [entry["subset"] for entry in database.values()]
             print(f"{file}: {subsets.count('training')} training and {subsets.count('validation')} validation videos; "
                   f"{sum(map(len, splits[n].values())) - len(database)} that the lists name are not in {args.jpg_dir}")

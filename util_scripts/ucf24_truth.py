@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from datasets.on_disk import VideoFolder, of_class
 from datasets.reading import VideoInfo
+from machine.writing import write_text
 from models.arrays import read_arrays
 from options.errors import CommandLine, user_errors
 from util_scripts.annotating import distinct_keys, place_of, read_infos, read_json
@@ -214,8 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     with user_errors():
         truth, lines = truth_of(read_annotation(args.annotation), args.video_dir)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(truth), encoding="utf-8")
+        write_text(args.out, json.dumps(truth), durable=True)
     for line in lines:
         print(line, file=sys.stderr)
     print(f"{args.out}: {sum(len(entry['tubes']) for entry in truth.values())} tubes of {len(truth)} videos")

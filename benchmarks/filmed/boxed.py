@@ -6,6 +6,7 @@ from pathlib import Path
 
 from datasets.on_disk import videos_on_disk
 from hierarchy.names import Names
+from machine.writing import write_text
 from util_scripts.ucf24_truth import read_annotation, truth_of
 
 SOURCES = ("ucf101", "ucf24")  # folders of videos/ and boxes.json
@@ -21,7 +22,7 @@ def boxed_truth(data: Path, file: Path) -> dict[str, dict]:
     for source in SOURCES:
         truth |= truth_of(read_annotation(data / source / "boxes.json"), data / source / "videos")[0]
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(truth), encoding="utf-8")
+    write_text(file, json.dumps(truth))
     return truth
 
 

@@ -24,6 +24,7 @@ from datasets.transforms import EvalTransform
 from datasets.video import VideoClips
 from evaluation.faithfulness import blurred
 from explain.attribution import Subject
+from machine.writing import append_line
 from options.ranges import COUNT
 from run.model import choose_device
 from run.subjects import trunk_subject
@@ -101,8 +102,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
                 leaf = int(subject.log_probs(clip[None])[0].argmax())
             rows.append({"video": name, "energy": energy, "settings": settings,
                          **measure(clip, subject, leaf, energy, args.energies_iterations)})
-            with log.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
+            append_line(log, json.dumps(rows[-1]))
     return table(rows, args)
 
 

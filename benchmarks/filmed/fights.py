@@ -26,6 +26,7 @@ from benchmarks.filmed.boxed import interval, markdown_table
 from benchmarks.filmed.settings import claim
 from benchmarks.runs import python
 from evaluation.measures import ARROWS, MEASURES
+from machine.writing import write_bytes, write_text, write_whole
 from options.ranges import AMOUNT, COUNT
 from run.data import even_clips, make_loader, make_reader, read_videos
 from run.model import model_of
@@ -65,7 +66,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
         raise ValueError(f"{fights}: has no folder videos/; give the folder that holds fights/ as --data")
     if not (out / "hierarchy.csv").is_file():
         python("-m", "util_scripts.ucf101_json", fights / "ucfTrainTestlist", fights / "videos", out)
-        (out / "hierarchy.csv").write_bytes((fights / "hierarchy.csv").read_bytes())
+        write_bytes(out / "hierarchy.csv", (fights / "hierarchy.csv").read_bytes())
     rows, seconds = [], []
     for fold in args.fights_folds:
         for seed in args.fights_seeds:
@@ -95,7 +96,7 @@ def trained(fights: Path, out: Path, fold: int, seed: int, args: argparse.Namesp
                "--result_path", results, "--resume_path", "auto", *(["--no_cuda"] if args.no_cuda else []),
                *shlex.split(args.fights_flags))
         # of a whole run alone
-        (results / "seconds.json").write_text(json.dumps(None if begun else time.perf_counter() - began))
+        write_text(results / "seconds.json", json.dumps(None if begun else time.perf_counter() - began))
     return results
 
 
@@ -127,7 +128,8 @@ def pooled_features(results: Path, file: Path) -> tuple[list[str], torch.Tensor]
         with torch.no_grad():
             features = torch.cat([model.trunk(batch["clip"]).mean((2, 3, 4))
                                   for batch in valid_clips(loader, torch.device("cpu"), "pooled features")])
-        torch.save({"names": list(videos.names), "features": features.unflatten(0, (-1, CLIPS))}, file)
+        content = {"names": list(videos.names), "features": features.unflatten(0, (-1, CLIPS))}
+        write_whole(file, lambda out: torch.save(content, out))
     stored = torch.load(file, weights_only=True)
     return stored["names"], stored["features"]
 

@@ -13,6 +13,7 @@ from benchmarks.filmed.boxed import boxed_truth, interval, markdown_table
 from evaluation.localisation import box_in_event, read_truth
 from evaluation.summary import bootstrap
 from hierarchy.tree import level_name
+from machine.writing import write_text
 from run.model import model_of
 from training.checkpoint import load_checkpoint
 
@@ -50,7 +51,7 @@ def run(data: Path, out: Path, args: argparse.Namespace) -> str:
             raise ValueError(f"{path}: none of its {len(record.video)} prototypes comes from one of the {len(truth)} "
                              "boxed clips; train on a list that has some of them")
         rows += own
-    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_text(out / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return table(rows)
 
 

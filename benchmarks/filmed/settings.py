@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from machine.writing import write_text
+
 
 def claim(folder: Path, settings: Mapping[str, object]) -> Path:
     """Make a folder for results of these settings, or see that it is one.
@@ -18,5 +20,5 @@ def claim(folder: Path, settings: Mapping[str, object]) -> Path:
             raise ValueError(f"{folder}: holds results of another --{other[0]} ({stored.get(other[0])}, not "
                              f"{wanted.get(other[0])}); give another --out, or remove the folder")
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(wanted, indent=1) + "\n")
     return folder

@@ -7,6 +7,7 @@ Needs ucf101/ and ucf24/ in --data. Pages are in OUT/tree/run/local_analysis/, w
 
 import argparse
 import csv
+import io
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ from benchmarks.filmed.boxed import SOURCES, markdown_table
 from benchmarks.filmed.settings import claim
 from benchmarks.runs import figures, python
 from datasets.on_disk import videos_on_disk
+from machine.writing import write_text
 from options.ranges import COUNT
 from run.paths import HERE
 
@@ -66,11 +68,12 @@ def prepare(data: Path, out: Path) -> int:
                 link.symlink_to(path)
                 database[path.stem] = {"subset": "validation" if group == max(of) else "training",
                                        "annotations": {"label": name}}
-    (out / "actions.json").write_text(json.dumps({"labels": list(groups), "database": database}))
+    write_text(out / "actions.json", json.dumps({"labels": list(groups), "database": database}))
     with (HERE / "UCF-101_hierarchy.csv").open(newline="") as file:
         rows = [row for row in csv.reader(file) if row[0] in groups]
-    with (out / "hierarchy.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_text(out / "hierarchy.csv", text.getvalue())
     return len(groups)
 
 

@@ -1,6 +1,5 @@
 """A memory of decoded videos in front of any reader."""
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +10,9 @@ from tqdm import tqdm
 
 from datasets.reading.clock import FrameTimes
 from datasets.reading.reader import Reader, VideoInfo
+from machine.cores import cores
 
-THREADS = min(os.cpu_count() or 1, 8)  # of `preload`; decoders release the interpreter's lock
+THREADS = 8  # of `preload` at most; decoders release the interpreter's lock
 CHUNK = 64  # videos between two looks at the budget
 
 
@@ -65,7 +65,7 @@ class CachedReader:
         """Read videos until the budget is spent; returns how many are in memory. Unreadable videos are left out."""
         paths = [path for path in dict.fromkeys(paths) if str(path) not in self._videos]  # segments share theirs
         with (tqdm(total=len(paths), desc="reading videos", unit="video", disable=not progress, leave=False) as bar,
-              ThreadPoolExecutor(THREADS) as pool):
+              ThreadPoolExecutor(min(cores(), THREADS)) as pool):
             for first in range(0, len(paths), CHUNK):
                 chunk = paths[first:first + CHUNK]
                 for path, video in zip(chunk, pool.map(self._readable, chunk), strict=True):

@@ -10,6 +10,7 @@ import bisect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -32,7 +33,7 @@ def index_table(rows: Sequence[tuple]) -> np.ndarray:
     return np.array(rows, dtype=[("place", f"S{max(len(row[0]) for row in rows)}"), *FIELDS])
 
 
-def write_times(file: Path, table: np.ndarray, times: Mapping[str, FrameTimes]) -> None:
+def write_times(file: BinaryIO, table: np.ndarray, times: Mapping[str, FrameTimes]) -> None:
     """Write the times of unevenly spaced frames: `rows` (M,) of the table, `firsts` (M,) and `edges`, their edges one
     after the other, of which each video's begin at its first.
 
@@ -42,9 +43,8 @@ def write_times(file: Path, table: np.ndarray, times: Mapping[str, FrameTimes]) 
     rows = sorted((int(np.searchsorted(table["place"], os.fsencode(place))), shown.listed())
                   for place, shown in times.items())
     firsts = np.cumsum([0, *(len(edges) for _, edges in rows)])[:-1]
-    with file.open("wb") as opened:
-        np.savez_compressed(opened, rows=np.array([row for row, _ in rows]), firsts=firsts,
-                            edges=np.concatenate([edges for _, edges in rows]))
+    np.savez_compressed(file, rows=np.array([row for row, _ in rows]), firsts=firsts,
+                        edges=np.concatenate([edges for _, edges in rows]))
 
 
 def _load_times(folder: Path, table: np.ndarray) -> dict[int, np.ndarray]:

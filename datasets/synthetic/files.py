@@ -2,9 +2,8 @@
 
 import csv
 import functools
+import io
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from tqdm import tqdm
 from datasets.synthetic.classes import CLASSES, MIN_FRAMES, MIN_SIZE
 from datasets.synthetic.drawing import render
 from datasets.synthetic.scenes import make_scene
+from machine.processes import process_pool
+from machine.writing import replacing, write_text
 
 FPS = 25
 WAY_SHARE = 0.5  # default share of way 1 of two
@@ -22,7 +23,7 @@ WAY_SHARE = 0.5  # default share of way 1 of two
 
 def write_avi(path: Path, frames: np.ndarray) -> None:
     """Write (T, H, W, 3) uint8 RGB frames as MPEG-4 in AVI, finely quantised, so that small objects stay sharp."""
-    with av.open(str(path), "w", format="avi") as container:
+    with replacing(path, durable=False) as part, av.open(str(part), "w", format="avi") as container:
         stream = container.add_stream("mpeg4", rate=FPS, options={"qmin": "1", "qmax": "3", "g": "8"})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -134,7 +135,7 @@ def make_demo_dataset(
     wanted = {
         videos / CLASSES[label][0] / f"{video_name(label, group, clip)}.avi" for _, _, label, group, clip, *_ in tasks
     }
-    foreign = sorted(set(videos.glob("*/*")) - wanted)
+    foreign = sorted(path for path in set(videos.glob("*/*")) - wanted if path.suffix != ".part")
     if foreign:
         raise ValueError(f"{foreign[0]} is not of this data set; choose another folder")
     for name, *_ in CLASSES:
@@ -144,13 +145,13 @@ def make_demo_dataset(
     if n_jobs == 1:
         truth = dict(progress(map(_write_video, tasks)))
     else:
-        with ProcessPoolExecutor(n_jobs, mp_context=get_context("spawn")) as pool:
+        with process_pool(n_jobs, get_context("spawn")) as pool:
             truth = dict(progress(pool.map(_write_video, tasks, chunksize=len(CLASSES))))
 
     lists = out_dir / "ucfTrainTestlist"
     lists.mkdir(exist_ok=True)
     names = [name for name, *_ in CLASSES]
-    (lists / "classInd.txt").write_text("".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
+    write_text(lists / "classInd.txt", "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
     for file, chosen, labelled in (
         ("trainlist01.txt", groups[:n_train_groups], True),
         ("testlist01.txt", groups[n_train_groups:], False),
@@ -161,12 +162,11 @@ def make_demo_dataset(
             for group in chosen
             for clip in range(1, ways + 1)
         )
-        (lists / file).write_text("".join(line + "\n" for line in lines))
-    with open(out_dir / "hierarchy.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(
-            (name, motion, family, "Root") for name, _, motion, family in CLASSES
-        )
-    # written last and moved into place: a folder with truth.json is complete
-    part = out_dir / "truth.json.part"
-    part.write_text(json.dumps(dict(sorted(truth.items()))))
-    os.replace(part, out_dir / "truth.json")
+        write_text(lists / file, "".join(line + "\n" for line in lines))
+    tree = io.StringIO()
+    csv.writer(tree, lineterminator="\n").writerows(
+        (name, motion, family, "Root") for name, _, motion, family in CLASSES
+    )
+    write_text(out_dir / "hierarchy.csv", tree.getvalue())
+    # written last: a folder with truth.json is complete
+    write_text(out_dir / "truth.json", json.dumps(dict(sorted(truth.items()))), durable=True)
