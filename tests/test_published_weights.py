@@ -11,7 +11,8 @@ from trunks import on_meta, save, small
 
 from datasets.transforms import NORMALISATIONS
 from models import TRUNKS
-from models.weights import fit, is_named, layouts, load_pretrained
+from models.unwrapping import layouts
+from models.weights import fit, is_named, load_pretrained
 from run.model import load_trunk
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from models.weights import read_state
+from models.state_files import read_state
 from training.checkpoint import sweep, write_whole
 from training.distributed import World
 from training.features import valid_clips
