@@ -72,6 +72,7 @@ def main() -> None:
     from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings, load_embeddings, one_hot, save_embeddings
     from hierarchy.measures import table
     from hierarchy.picture import draw_tree
+    from training.checkpoint import write_whole
 
     with user_errors():
         check_paths(args)
@@ -91,7 +92,7 @@ def main() -> None:
         what = f"{args.out.name}: {len(hierarchy)} nodes in {points.shape[1]} dimensions, c = {c:g}"
         if not args.measure:
             what += f", edge = {args.edge:g}, {args.method}"
-            args.out.with_suffix(".md").write_text(f"{what}\n\n{figures}\n", encoding="utf-8")
+            write_whole(args.out.with_suffix(".md"), lambda file: file.write(f"{what}\n\n{figures}\n".encode()))
         print(f"{what}\n\n{figures}")
         if args.plot:
             args.plot.parent.mkdir(parents=True, exist_ok=True)

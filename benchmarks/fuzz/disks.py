@@ -53,7 +53,7 @@ def case(lab: Lab, seed: int) -> Found:
     scenario = SCENARIOS[name]
     expected, _, size = reference(lab, name)
     folder, found = ready(lab, scenario), Found(1)
-    room = int(rng.uniform(1, 1.1 * size / PAGE)) * PAGE
+    room = int(rng.uniform(1, max(1.1 * size / PAGE, 2))) * PAGE
     where = f"{name}: {scenario.script} {' '.join(scenario.words)}, {room} of {size} bytes free"
     with small_disk(folder / "out", room) as mounted:
         before = None if mounted else partial(small_files, room)

@@ -34,7 +34,7 @@ def case(lab: Lab, seed: int) -> Found:
     rng = np.random.default_rng((1, seed))
     shares = np.array([line.share for line in LINES])
     line = LINES[rng.choice(len(LINES), p=shares / shares.sum())]
-    folder = lab.fresh()
+    folder = lab.fresh(line.reads)
     told = spoil(folder, line.inputs, rng, lab)
     before = stamps(folder)
     ended = run(line.script, line.words, folder=folder, log=lab.log)

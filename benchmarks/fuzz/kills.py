@@ -28,9 +28,9 @@ def case(lab: Lab, seed: int) -> Found:
             until = time.monotonic() + at
             while time.monotonic() < until and (code := fork.poll()) is None:
                 time.sleep(0.001)
-        found.n += 1
         if code is None:
             fork.end()
+            found.n += 1
             found.ends.append("killed")
         else:
             found.ends.append(f"exit code {code} before the kill")

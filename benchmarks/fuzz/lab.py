@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,10 +51,13 @@ class Lab:
         material.make(self.material, self.log)
         self.files = sorted(path for path in self.material.rglob("*") if path.is_file())
 
-    def fresh(self) -> Path:
-        """A new copy of the material to work in."""
+    def fresh(self, entries: Collection[str] | None = None) -> Path:
+        """A new copy of the material to work in, or of some entries of it."""
         shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.material, self.work)
+        self.work.mkdir()
+        for path in self.material.iterdir():
+            if entries is None or path.name in entries:
+                (shutil.copytree if path.is_dir() else shutil.copy2)(path, self.work / path.name)
         return self.work
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from benchmarks.fuzz.material import CALL, CLIPS, DATA, MODEL, NETWORK, QUICK
 
 FORMS = ("jpg", "hdf5", "packed", "video")
 CHECKPOINT = "results/save_1.pth"
+HERE = ["--resume_path", CHECKPOINT, "--root_path", "."]  # not where the checkpoint was made
 NEW = ["--result_path", "out"]
 
 
@@ -24,6 +25,11 @@ class Line:
     writes: tuple[str, ...] = ("out",)
     share: float = 1.0
 
+    @property
+    def reads(self) -> set[str]:
+        """The entries of the material that it names."""
+        return {name.partition("/")[0] for name in (*self.inputs, *self.words)}
+
 
 def line(script: str, *words: str | list[str], inputs: str, writes: str = "out", share: float = 1.0) -> Line:
     """A Line of words and lists of words; inputs and writes are separated by blanks."""
@@ -40,12 +46,12 @@ def _attribution() -> list[Line]:
     methods = "--methods grad_cam --measures pointing insertion --steps 2 --n_videos 1"
     few = ["--n_videos", "1", "--no_cuda", "--out", "out"]
     return [
-        line("local_attribution", "--resume_path", CHECKPOINT, few, inputs=f"{CHECKPOINT} jpg ucf101_01.json"),
+        line("local_attribution", HERE, few, inputs=f"{CHECKPOINT} jpg ucf101_01.json"),
         line("local_attribution", trunk, "--videos_dir video --tubes none", few,
              inputs="weights.pth classes.json video"),
         line("local_attribution", trunk, "--videos_dir jpg --vis_method grad", few,
              inputs="weights.pth classes.json jpg"),
-        line("evaluate_explanations", "--resume_path", CHECKPOINT, methods, "--truth truth.json --no_cuda --out out",
+        line("evaluate_explanations", HERE, methods, "--truth truth.json --no_cuda --out out",
              inputs=f"{CHECKPOINT} jpg ucf101_01.json truth.json"),
         line("evaluate_explanations", trunk, "--videos_dir video", methods, "--truth truth.json --no_cuda --out out",
              inputs="weights.pth classes.json video truth.json")]
@@ -88,20 +94,20 @@ def _training() -> list[Line]:
         line("main", DATA, fresh, "--score hyperbolic --emb_file embeddings.pth", inputs="tree.csv embeddings.pth"),
         line("main", "--root_path . --video_path flat --dataset activitynet --annotation_path activitynet_fps.json "
              "--tree_file tree.csv", fresh, inputs="activitynet_fps.json flat"),
-        line("main", "--resume_path auto --result_path results --n_epochs 2", CALL, inputs="results jpg",
+        line("main", "--resume_path auto --root_path . --result_path results --n_epochs 2", CALL, inputs="results jpg",
              writes="results"),
         line("util_scripts.export", "--resume_path", CHECKPOINT, "out.pt2", inputs=CHECKPOINT, share=0.05),
-        line("util_scripts.prune", "--resume_path", CHECKPOINT, "--retune 1 --no_cuda --out out/pruned.pth",
+        line("util_scripts.prune", HERE, "--retune 1 --no_cuda --out out/pruned.pth",
              inputs=f"{CHECKPOINT} jpg ucf101_01.json"),
         line("util_scripts.fit_embeddings", "tree.csv out.pth --dim 8 --epochs 2", inputs="tree.csv"),
         line("util_scripts.fit_embeddings", "tree.csv embeddings.pth --measure", inputs="tree.csv embeddings.pth",
              writes="embeddings.md"),
         line("util_scripts.make_report", "--result_path results", inputs="results/val.json results/metrics.jsonl "
              "results/prototypes.json results/opts.json results", writes="results/report.html results/img"),
-        *(line(script, "--resume_path", CHECKPOINT, "--n_videos 1 --no_img --no_cuda --heat upsample --out out",
+        *(line(script, HERE, "--n_videos 1 --no_img --no_cuda --heat upsample --out out",
                inputs=f"{CHECKPOINT} jpg ucf101_01.json")
           for script in ("local_analysis", "local_analysis_parents")),
-        line("local_analysis", "--resume_path", CHECKPOINT, "--mistakes 1 --no_img --no_cuda --heat upsample --out out",
+        line("local_analysis", HERE, "--mistakes 1 --no_img --no_cuda --heat upsample --out out",
              inputs=f"{CHECKPOINT} results/metrics.json jpg")]
 
 

@@ -153,7 +153,7 @@ def half_written(out: Path) -> list[str]:
 
 def ready(lab: Lab, scenario: Scenario) -> Path:
     """A fresh copy of the material, with `out` as the scenario finds it; the folder."""
-    folder = lab.fresh()
+    folder = lab.fresh({*scenario.words, scenario.ready})
     (folder / scenario.ready).rename(folder / "out") if scenario.ready else (folder / "out").mkdir()
     if scenario.ready:
         (folder / "out" / "report.html").unlink(missing_ok=True)
