@@ -159,12 +159,12 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
                             checkpoint["embedding"]["c"], checkpoint.get("counts"))
         record = checkpoint.get("push_record")
         record = None if record is None else PushRecord.from_dict(record)
+        model.normalisation = stored_normalisation(checkpoint)
     state = {name if not name.startswith(("last_layer.", "embeddings.")) else f"score.{name}": value  # of before scores
              for name, value in checkpoint["model"].items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit its own flags; the file was changed: train again") from error
-    model.normalisation = stored_normalisation(checkpoint)
     model.head_given = bool(checkpoint.get("head_given", checkpoint["args"].get("head_given")))
     return model, hierarchy, record

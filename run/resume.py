@@ -6,9 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.transforms import NORMALISATIONS
 from hierarchy.tree import Hierarchy
 from models.weights import is_named
-from options.flags import parse_main
+from options.flags import main_parser, parse_main
+from options.parsing import check_values
 from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
 from options.resolve import Flags, filled, resolve
 from options.trunks import TRUNK_FLAGS
@@ -30,7 +32,11 @@ def stored_args(checkpoint: dict) -> Flags:
     """All flags that a checkpoint was made with, also those that are younger than it.
 
     `normalisation` and `c` are those that its weights and its class embeddings have, whatever the flags were.
+
+    Raises:
+        ValueError: where a flag is none that the command line could have given.
     """
+    check_values(main_parser(), checkpoint["args"])
     paper = bool(checkpoint["args"].get("paper"))
     defaults = vars(parse_main(["--paper"] if paper else [])[0])
     flags = filled(argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]}))
@@ -114,7 +120,10 @@ def _take_over(args: argparse.Namespace, given: set[str], flags: Flags, path: Pa
 
 def stored_normalisation(checkpoint: dict) -> str:
     """The mean and deviation that a checkpoint's clips are normalised by; those from before the flag have Kinetics'."""
-    return checkpoint.get("normalisation") or checkpoint["args"].get("normalisation") or "kinetics"
+    kind = checkpoint.get("normalisation") or checkpoint["args"].get("normalisation") or "kinetics"
+    if not isinstance(kind, str) or kind not in NORMALISATIONS:
+        raise ValueError(f"clips cannot be normalised as {str(kind)[:60]!r}")
+    return kind
 
 
 def _contradiction(path: Path, name: str, given: object, stored: object) -> ValueError:
