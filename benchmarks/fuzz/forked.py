@@ -130,7 +130,7 @@ def start(script: str, words: Sequence[str], *, folder: Path, log: Path, env: Ma
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
         faulthandler.enable(sys.stderr)
         os.environ.update(env or {})
         os.chdir(folder)
