@@ -36,6 +36,9 @@ def user_errors() -> Iterator[None]:
               "--n_threads, what is finished is kept", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
+        if str(error).startswith(("Symlink loop", "Could not determine home")):  # of pathlib
+            print(f"error: {error}; mend the link, or give another path", file=sys.stderr)
+            sys.exit(2)
         if type(error).__name__ != "OutOfMemoryError":  # of torch, which not every script imports
             raise
         print("error: the GPU has too little memory for this; give a smaller --batch_size (of inference "

@@ -110,7 +110,7 @@ def using(path: str | Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{path}: {what} cannot be used ({why}); the file was changed, or is of other code: give "
                          "another checkpoint") from error
