@@ -10,6 +10,7 @@ printed with the command that repeats it.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ def campaign(args: argparse.Namespace) -> Ledger:
     """Run cases of each kind until the time is over or their number is reached."""
     from benchmarks.fuzz.forked import import_all
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and folders and disks are cleared away
     import_all()
     from benchmarks.fuzz import disks, inputs, kills, pairs
     from benchmarks.fuzz.lab import Lab

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +131,7 @@ def start(script: str, words: Sequence[str], *, folder: Path, log: Path, env: Ma
         os.dup2(out, 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         faulthandler.enable(sys.stderr)
         os.environ.update(env or {})
         os.chdir(folder)
@@ -155,4 +156,16 @@ def start(script: str, words: Sequence[str], *, folder: Path, log: Path, env: Ma
 
 def run(script: str, words: Sequence[str], *, folder: Path, log: Path, seconds: float = SECONDS, **options) -> Ended:
     """As `start`, to the end."""
-    return start(script, words, folder=folder, log=log, **options).end(seconds)
+    fork = start(script, words, folder=folder, log=log, **options)
+    with running(fork):
+        return fork.end(seconds)
+
+
+@contextlib.contextmanager
+def running(*forks: Fork) -> Iterator[None]:
+    """Kill what still runs when the body ends, however it does."""
+    try:
+        yield
+    finally:
+        for fork in forks:
+            fork.kill()

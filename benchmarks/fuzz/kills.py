@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 
-from benchmarks.fuzz.forked import run, start
+from benchmarks.fuzz.forked import run, running, start
 from benchmarks.fuzz.inputs import SHOWN
-from benchmarks.fuzz.lab import Fault, Found, Lab, running
+from benchmarks.fuzz.lab import Fault, Found, Lab
 from benchmarks.fuzz.runs import SCENARIOS, half_written, ready, reference, same
 
 MOST = 5  # kills of one run before it may end

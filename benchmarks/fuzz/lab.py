@@ -1,6 +1,5 @@
 """Where cases run: the sound material, a fresh copy of it for each case, and what a case found."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Collection
@@ -8,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.fuzz import material
-from benchmarks.fuzz.forked import Fork
 
 
 @dataclass(frozen=True)
@@ -74,13 +72,3 @@ def stamps(folder: Path) -> dict[str, tuple[int, int, int]]:
             about = os.lstat(path)
             found[os.path.relpath(path, folder)] = (about.st_size, about.st_mtime_ns, about.st_ino)
     return found
-
-
-@contextlib.contextmanager
-def running(*forks: Fork):
-    """Kill what still runs when the body ends, however it does."""
-    try:
-        yield
-    finally:
-        for fork in forks:
-            fork.kill()

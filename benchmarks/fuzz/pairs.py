@@ -6,9 +6,9 @@ import time
 import numpy as np
 from torch.distributed import TCPStore
 
-from benchmarks.fuzz.forked import Ended, Fork, start
+from benchmarks.fuzz.forked import Ended, Fork, running, start
 from benchmarks.fuzz.inputs import SHOWN
-from benchmarks.fuzz.lab import Fault, Found, Lab, running
+from benchmarks.fuzz.lab import Fault, Found, Lab
 from benchmarks.fuzz.runs import SCENARIOS, half_written, ready, same, trained
 
 SOON = 60.0  # seconds in which the other has to end
