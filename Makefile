@@ -4,7 +4,7 @@ RUN = .venv/bin/python
 PYTEST = $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 READY = .venv/.ready
 
-.PHONY: help install demo test test-all lint benchmarks clean
+.PHONY: help install demo test test-all lint fuzz benchmarks clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,6 +23,9 @@ test-all: $(READY) ## all tests
 
 lint: $(READY) ## ruff
 	$(RUN) -m ruff check
+
+fuzz: $(READY) ## try to break the program for BUDGET seconds (300), see docs/RELIABILITY.md; SEED=N begins at a seed
+	$(RUN) -m benchmarks.fuzz.campaign --budget $(or $(BUDGET),300) $(if $(SEED),--seed $(SEED)) $(FUZZ)
 
 benchmarks: $(READY) ## all benchmarks that need no data; adds a row to docs/RESULTS.md
 	$(RUN) -m benchmarks.all

@@ -36,13 +36,14 @@ def save_embeddings(
     """Write the published form, ``{"objects": names, "embeddings": (K, D)}`` in the ball, as float64.
 
     The file also holds ``c``, the tree's ``rows`` and, if given, the ``edge`` of the fit, by which find_embeddings
-    decides whether the file fits a run. ``objects`` are full paths where a name is not unique. The file is written
-    atomically.
+    decides whether the file fits a run; and the ``tangents`` (K, D), to which points in the ball come back only nearly.
+    ``objects`` are full paths where a name is not unique. The file is written atomically.
 
     Args:
         points: (K, D) tangent vectors at the origin.
     Raises:
         ValueError: for points so far out (radius about 33 at c = 1) that float64 ball coordinates cannot hold them.
+        OSError: naming the file, where it cannot be written; an old one is then unchanged.
     """
     path, points = Path(path), points.detach().cpu().double()
     in_ball = to_ball(points, c)
@@ -56,6 +57,7 @@ def save_embeddings(
         "embeddings": in_ball,
         "c": float(c),
         "rows": hierarchy.rows,
+        "tangents": points,
     }
     write_whole(path, lambda file: torch.save(content if edge is None else content | {"edge": float(edge)}, file))
 
@@ -94,7 +96,9 @@ def load_embeddings(path: str | Path, hierarchy: Hierarchy) -> tuple[Tensor, flo
         )
         in_ball = torch.where(outside, in_ball / norm * _BALL_LIMIT, in_ball)
 
-    tangent = from_ball(in_ball, c)
+    tangent, exact = from_ball(in_ball, c), content.get("tangents")
+    if isinstance(exact, Tensor) and exact.shape == in_ball.shape and torch.equal(to_ball(exact, c), in_ball):
+        tangent = exact
     points = tangent.new_zeros(len(hierarchy), tangent.shape[1])
     points[list(row_of)] = tangent[list(row_of.values())]
     absent = [node for node in range(len(hierarchy)) if node not in row_of]

@@ -49,6 +49,9 @@ class Hierarchy:
             ValueError: beginning with ``where(index of the row)``, for a row of another length, with an empty cell or
                 with a class that is listed already.
         """
+        for i, row in enumerate(rows):
+            if not isinstance(row, list | tuple) or not all(isinstance(cell, str) for cell in row):
+                raise ValueError(f"{where(i)} is no list of names: {str(row)[:60]}")
         rows = tuple(tuple(cell.strip() for cell in row) for row in rows)
         _check(rows, where)
         n_levels = len(rows[0])

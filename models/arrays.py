@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -79,6 +79,26 @@ _GLOBALS: dict[tuple[str, str], Callable] = {
         ("numeric", "_frombuffer", _from_buffer))}}
 
 
+class Record:
+    """What a checkpoint keeps of the flags that it was made with: fields without a class of their own."""
+
+    def __setstate__(self, fields: dict) -> None:
+        self.fields = fields
+
+
+def stand_ins(names: Iterable[str]) -> list[tuple[Callable, str]] | None:
+    """What stands in for names in a pickle, as `torch.serialization.safe_globals` takes it.
+
+    Args:
+        names: dotted, of what torch does not open.
+    Returns:
+        None where one of them is neither of numpy's arrays and numbers nor a namespace of flags.
+    """
+    found = {name: Record if name.endswith(".Namespace") else _GLOBALS.get(tuple(name.rsplit(".", 1)))
+             for name in names}
+    return None if None in found.values() else [(value, name) for name, value in found.items()]
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Callable:
         if (module, name) not in _GLOBALS:
@@ -86,14 +106,14 @@ class _Unpickler(pickle.Unpickler):
         return _GLOBALS[module, name]
 
 
-def _plain(content: object) -> object:
+def plain(content: object) -> object:
     """The content with arrays in place of what stands in for them."""
     if isinstance(content, _Array | _Dtype):
         return content.value
     if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
+        return {key: plain(value) for key, value in content.items()}
     if type(content) in (list, tuple):
-        return type(content)(_plain(value) for value in content)
+        return type(content)(plain(value) for value in content)
     return content
 
 
@@ -112,7 +132,7 @@ def read_arrays(file: Path | bytes | BinaryIO, source: str | Path) -> object:
         file = file.read_bytes()
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        return _plain(_Unpickler(stream, encoding="latin1").load())
+        return plain(_Unpickler(stream, encoding="latin1").load())
     except _Foreign as error:
         raise ValueError(f"{source}: a pickle with more than numpy arrays and plain types ({error}), which could run "
                          "any code and is not opened; fetch the file again from where it was published") from error

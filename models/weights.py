@@ -1,4 +1,4 @@
-"""Published weights for trunks: reading files, recognising their layout, and what to say when they do not fit."""
+"""Published weights for trunks: by name or file, made to fit a trunk, and what to say when they do not."""
 
 import re
 from collections.abc import Callable
@@ -11,42 +11,9 @@ from torch import Tensor
 
 from models import TRUNKS
 from models.published import PUBLISHED, read_published
-from models.trunk import Layout, State, Trunk
-
-
-def layouts() -> dict[Layout, list[str]]:
-    """All published layouts, as the trunks state them, and the names of the trunks that have each."""
-    known: dict[Layout, list[str]] = {}
-    for name, trunk in TRUNKS.items():
-        for layout in trunk.layouts:
-            known.setdefault(layout, []).append(name)
-    return known
-
-
-def read_state(path: str | Path) -> dict:
-    """Read a checkpoint file, of tensors and plain types only.
-
-    Raises:
-        FileNotFoundError, ValueError: naming the file, where there is none or it cannot be read.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: a folder; give a file in it, or its newest checkpoint by --resume_path auto "
-                         "--result_path")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; check the path")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a truncated, foreign or unsafe file
-        if "GLOBAL" in str(error):
-            raise ValueError(
-                f"{path}: a pickle with more than tensors and plain types, which could run any code and is not opened; "
-                "if you trust where it is from, convert it once, best on a machine without anything of value: python "
-                "-c \"import torch; c = torch.load('OLD', map_location='cpu', weights_only=False); "
-                "c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c); "
-                "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'NEW')\"") from error
-        raise ValueError(f"{path}: cannot be read as a checkpoint of tensors and plain types; it may be truncated, or "
-                         f"something else: fetch it again ({type(error).__name__})") from error
+from models.state_files import read_state
+from models.trunk import State, Trunk
+from models.unwrapping import is_own, layout_of, layouts, unwrap
 
 
 def is_named(source: str | Path) -> bool:
@@ -109,44 +76,6 @@ def fetch_named(trunk: Trunk, name: str, tell: Callable[[str], None] | None = No
             f"it be fetched ({error}); fetch it on another machine and put it there, or give it as a file") from error
 
 
-def is_own(content: dict) -> bool:
-    """Whether a checkpoint is one of this program."""
-    return str(content.get("format", "")).startswith("hipe-") and isinstance(content.get("model"), dict)
-
-
-def unwrap(content: object) -> tuple[State, str | None]:
-    """The state dict in a checkpoint, without the prefix of data-parallel training, and the `arch` it names.
-
-    Of a checkpoint of this program: its trunk, and its pooled head as `fc`.
-
-    Raises:
-        ValueError: where there is none.
-    """
-    if isinstance(content, dict) and is_own(content):
-        return {key.removeprefix("trunk.").replace("pooled_head.", "fc."): value for key, value in
-                content["model"].items() if key.startswith(("trunk.", "pooled_head."))}, "HIPE"
-    arch = content.get("arch") if isinstance(content, dict) else None
-    containers = [container for layout in layouts() for container in layout.containers]
-    state = None
-    if isinstance(content, dict):
-        state = next((content[container] for container in containers if container in content), content)
-    if not isinstance(state, dict):
-        raise ValueError("holds no weights; give the checkpoint of a trunk, with a state_dict")
-    state = {key.removeprefix("module."): value for key, value in state.items()
-             if isinstance(key, str) and isinstance(value, Tensor)}
-    return state, arch if isinstance(arch, str) else None
-
-
-def layout_of(state: State, trunk: type[Trunk] | None = None) -> Layout | None:
-    """The published layout of a state dict, None where it is none of them.
-
-    Args:
-        trunk: the class that it is meant for, whose layouts come before all others.
-    """
-    known = (*(trunk.layouts if trunk else ()), *layouts())
-    return next((layout for layout in known if layout.is_of(state)), None)
-
-
 def flags_of(state: State) -> dict[str, object]:
     """The flags that make a trunk of a state dict's shapes, as far as these tell them."""
     names = layouts().get(layout_of(state), [])
@@ -205,19 +134,22 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     """
     content = fetch_named(trunk, str(source), tell) if is_named(source) else read_state(source)
     try:
-        published, arch = unwrap(content)
+        weights = unwrap(content, trunk)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    own_format = is_own(content)
+    published, narrow = _as_float32(weights.state)
     layout, before = layout_of(published, type(trunk)), trunk.state_dict()
     normalisation = "kinetics" if layout is None else layout.normalisation_of(published)
-    if isinstance(content, dict) and is_own(content):
+    if own_format:
         normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
-    made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {arch})' if arch else ''}"
+    made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {weights.arch})' if weights.arch else ''}"
     if str(source) in PUBLISHED:
         entry = PUBLISHED[str(source)]
         made_by, normalisation = f"{entry.what} ({entry.origin})", entry.normalisation
-    if layout is None and isinstance(content, dict) and is_own(content):
+    if layout is None and own_format:
         made_by = f"the names of --model {content['args'].get('model')}"
+    made_by += f" under {weights.place}" * bool(weights.place) + f", {narrow} made float32" * bool(narrow)
 
     state = layout.rename(published, before) if layout in trunk.layouts else dict(published)
     trunk.fit_stem(state)
@@ -234,9 +166,10 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
                           for kind, keys in problems.items())
         alone = list(problems) == ["of another shape"] and len(problems["of another shape"]) == 1
         channels = _seen_channels(state[convs[0]], own[convs[0]]) if alone else None
+        foreign = layout is None and sum(key in state for key in own) < len(own) / 2
         grown = sum(len(keys) for kind, keys in problems.items() if kind != "missing") > 1
         cause = (f"the likeliest cause: made for {channels} input channels (optical flow?)" if channels else
-                 likeliest_cause(published, before, grown=grown, sized=bool(trunk.depths)))
+                 likeliest_cause(published, before, grown=grown, sized=bool(trunk.depths), foreign=foreign))
         check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
             "check --model")
         raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}; {cause}; {check}")
@@ -249,11 +182,20 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     if tell is not None:
         tensors = f"{len(state)} tensors{' (inflated)' if inflated else ''}"
         names = f" ({', '.join(head)})" if head else ""
+        left = f"; {', '.join(weights.others[:4])}{' ...' * (len(weights.others) > 4)} left out" * bool(weights.others)
         what = (f"{tensors} and the classifier{names} loaded" if head and takes_head else
                 f"{tensors} loaded, {f'head dropped{names}' if head else 'no head in the file'}")
-        tell(f"{source}: weights of {made_by}; {what}; for clips normalised as {normalisation}")
-    own_format = isinstance(content, dict) and is_own(content)
+        tell(f"{source}: weights of {made_by}; {what}{left}; for clips normalised as {normalisation}")
     return Loaded(head, normalisation, published=layout is not None and not own_format)
+
+
+def _as_float32(state: State) -> tuple[dict[str, Tensor], str]:
+    """A state dict with all its real numbers as float32, and in words the types that others of them had."""
+    types = dict.fromkeys(str(value.dtype).removeprefix("torch.") for value in state.values()
+                          if value.is_quantized or (value.is_floating_point() and value.dtype != torch.float32))
+    dense = {key: value.to_dense() if value.layout != torch.strided else value for key, value in state.items()}
+    return {key: value.dequantize() if value.is_quantized else
+            value.float() if value.is_floating_point() else value for key, value in dense.items()}, " and ".join(types)
 
 
 def _without_head(state: State, trunk: Trunk, own: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -275,13 +217,15 @@ def _check_head(source: str | Path, head: State, n_classes: int | None) -> None:
 
 
 def _misfits(state: State, own: State) -> dict[str, list[str]]:
-    """In what a state dict differs from a trunk's: keys, by "missing", "unexpected" and "of another shape"."""
+    """In what a state dict differs from a trunk's: keys, by "missing", "unexpected", "of another shape" or type."""
     # files older than PyTorch 0.4.1 lack the batch-norm counters, which no output depends on
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     reshaped = [f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}" for key in own
                 if key in state and state[key].shape != own[key].shape]
-    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
+    others = [f"{key} {str(state[key].dtype).removeprefix('torch.')}" for key in own if key in state
+              and own[key].is_floating_point() and not state[key].is_floating_point()]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped, "of another type": others}
     return {kind: keys for kind, keys in kinds.items() if keys}
 
 
@@ -292,14 +236,18 @@ def _seen_channels(kernel: Tensor, own: Tensor) -> int | None:
     return theirs[1] if same and theirs[1] != ours[1] else None
 
 
-def likeliest_cause(state: State, own: State, *, grown: bool, sized: bool) -> str:
+def likeliest_cause(state: State, own: State, *, grown: bool, sized: bool, foreign: bool) -> str:
     """Which flag would explain that a state dict does not fit a trunk's, `own`.
 
     Args:
         grown: whether there is more in it than a damaged file would have: other keys, or several other shapes.
         sized: whether the trunk comes in depths; one that does not has no flags that would make it as the file's.
+        foreign: whether it has neither names that are known here nor many of the trunk's.
     """
     strange = "the likeliest cause: a damaged file, or one of other code"
+    if foreign:
+        return (f"the likeliest cause: a network that is not known here, with tensors such as "
+                f"{', '.join(list(state)[:2])}")
     try:
         theirs, ours = flags_of(state), flags_of(own)
     except IndexError:  # kernels without the axes of a kernel

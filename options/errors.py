@@ -39,6 +39,8 @@ def user_errors() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         sentence = shortage(error) or (_sentence(error) if isinstance(error, ValueError | OSError) else None)
+        if isinstance(error, RuntimeError) and str(error).startswith(("Symlink loop", "Could not determine home")):
+            sentence = f"{error}; mend the link, or give another path"  # of pathlib
         if sentence is None:
             raise
         traceback.clear_frames(error.__traceback__)  # progress bars are closed, and loader processes end in order

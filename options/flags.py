@@ -312,14 +312,20 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     device_flags(parser)
 
 
-def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
-    """The command line of main.py: the namespace before recipes, and the names of the given flags."""
+def main_parser(*, all_flags: bool = True) -> argparse.ArgumentParser:
+    """The parser of main.py's command line; without `all_flags` it lacks those that take PyTorch to list."""
     parser = parser_of("main.py", "Train, push, evaluate and run HIPE.", FIRST)
     for add in (data_flags, model_flags, schedule_flags, run_flags):
         add(parser)
-    if not asks_for_help(argv):
+    if all_flags:
         from options.trunks import trunk_flags
         trunk_flags(parser)
+    return parser
+
+
+def parse_main(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """The command line of main.py: the namespace before recipes, and the names of the given flags."""
+    parser = main_parser(all_flags=not asks_for_help(argv))
     args, given = parse_given(parser, argv)
     if args.paper:
         margin = float(args.prototype_channels or RECIPES["embedded"]["prototype_channels"])

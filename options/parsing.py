@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from options.words import FlagParser
@@ -69,6 +69,35 @@ def parser_of(prog: str, description: str, first: Collection[str] | None = None)
                         help="the flags that are used first")
     parser.add_argument("--help_all", action=_Help, dest=argparse.SUPPRESS, names=None, short=False, help="all flags")
     return parser
+
+
+def check_values(parser: argparse.ArgumentParser, values: Mapping[str, object]) -> None:
+    """See that values are such as the command line could have given.
+
+    Args:
+        values: by the names of flags; of unknown ones, of None and of defaults nothing is asked.
+    Raises:
+        ValueError: naming the flag.
+    """
+    for action in parser._actions:
+        value = values.get(action.dest)
+        if value is None or (type(value) is type(action.default) and value == action.default):
+            continue
+        several = action.nargs not in (None, 0, "?")
+        items = value if several and isinstance(value, list | tuple) else [value]
+        if (several and items[:1] == [value]) or not all(_could_be(action, item) for item in items):
+            raise ValueError(f"--{action.dest} cannot be {str(value)[:60]!r}")
+
+
+def _could_be(action: argparse.Action, item: object) -> bool:
+    """Whether an argparse action takes this item."""
+    if action.nargs == 0:
+        return isinstance(item, bool)
+    try:
+        parsed = str(item) == item if action.type is None else action.type(str(item)) == item
+        return bool(parsed) and (action.choices is None or item in action.choices)
+    except (argparse.ArgumentTypeError, TypeError, ValueError):
+        return False
 
 
 def parse_given(parser: FlagParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, set[str]]:

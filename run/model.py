@@ -14,9 +14,12 @@ from hierarchy.embeddings import find_embeddings
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS, Trunk
 from models.scores import SCORES
-from models.weights import is_named, is_own, load_pretrained, read_state, unwrap
+from models.state_files import read_state
+from models.unwrapping import is_own, own_weights
+from models.weights import is_named, load_pretrained
 from run.paths import HERE
 from run.resume import stored_args, stored_normalisation
+from training.checkpoint import using
 from training.push import PushRecord
 
 
@@ -122,11 +125,14 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> N
     content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
     if not is_own(content):
         return
-    other = Hierarchy.from_rows(content["hierarchy_rows"])
+    head = {name: own_weights(content).state.get(f"fc.{name}") for name in ("weight", "bias")}
+    rows = content.get("hierarchy_rows")
+    if rows is None or any(value is None for value in head.values()):  # of its trunk alone
+        return
+    other = Hierarchy.from_rows(rows)
     if other.names[: other.n_leaves] != hierarchy.names[: hierarchy.n_leaves]:
         return
-    state = unwrap(content)[0]
-    model.pooled_head.load_state_dict({name: state[f"fc.{name}"] for name in ("weight", "bias")})
+    model.pooled_head.load_state_dict(head)
     print(f"{args.pretrain_path}: of the same classes, its pooled head is taken, too", file=sys.stderr)
     model.head_given = True
 
@@ -147,17 +153,18 @@ def model_of(checkpoint: dict, path: str | Path) -> tuple[HIPE, Hierarchy, PushR
     Raises:
         ValueError: naming the file, where its weights do not fit its own flags.
     """
-    hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
-    args = stored_args(checkpoint)
-    model = build_model(args, hierarchy, checkpoint["embedding"]["points"], checkpoint["embedding"]["c"],
-                        checkpoint.get("counts"))
+    with using(path, "its flags, tree or push record"):
+        hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
+        model = build_model(stored_args(checkpoint), hierarchy, checkpoint["embedding"]["points"],
+                            checkpoint["embedding"]["c"], checkpoint.get("counts"))
+        record = checkpoint.get("push_record")
+        record = None if record is None else PushRecord.from_dict(record)
+        model.normalisation = stored_normalisation(checkpoint)
     state = {name if not name.startswith(("last_layer.", "embeddings.")) else f"score.{name}": value  # of before scores
              for name, value in checkpoint["model"].items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path}: its weights do not fit its own flags; the file was changed: train again") from error
-    model.normalisation = stored_normalisation(checkpoint)
     model.head_given = bool(checkpoint.get("head_given", checkpoint["args"].get("head_given")))
-    record = checkpoint["push_record"]
-    return model, hierarchy, None if record is None else PushRecord.from_dict(record)
+    return model, hierarchy, record

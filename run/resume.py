@@ -6,14 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.transforms import NORMALISATIONS
 from hierarchy.tree import Hierarchy
 from models.weights import is_named
-from options.flags import parse_main
+from options.flags import main_parser, parse_main
+from options.parsing import check_values
 from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
 from options.resolve import Flags, filled, resolve
 from options.trunks import TRUNK_FLAGS
 from run.paths import DATA_PATHS, find_file, moved, under_root
-from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole
+from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, using
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ def stored_args(checkpoint: dict) -> Flags:
     """All flags that a checkpoint was made with, also those that are younger than it.
 
     `normalisation` and `c` are those that its weights and its class embeddings have, whatever the flags were.
+
+    Raises:
+        ValueError: where a flag is none that the command line could have given.
     """
+    check_values(main_parser(), checkpoint["args"])
     paper = bool(checkpoint["args"].get("paper"))
     defaults = vars(parse_main(["--paper"] if paper else [])[0])
     flags = filled(argparse.Namespace(**{**defaults, **LEGACY, **(PAPER if paper else {}), **checkpoint["args"]}))
@@ -58,13 +64,15 @@ def resume(given_args: argparse.Namespace, given: set[str]) -> Resumed:
     args.root_path = str(Path(args.root_path).expanduser().resolve())
     checkpoint = None if path is None else load_checkpoint(path)
     if checkpoint is not None:
-        _take_over(args, given, checkpoint, path)
+        with using(path, "its flags"):
+            stored = stored_args(checkpoint)
+            resolve(argparse.Namespace(**vars(stored)))
+        _take_over(args, given, stored, path)
     flags = resolve(args)
     if "window_power" in given and flags.window_pool == "mean":
         raise ValueError(f"--window_power {flags.window_power:g} means nothing to --window_pool mean, which this run "
                          "has; leave it out, or give --window_pool power")
     if checkpoint is not None:
-        stored = stored_args(checkpoint)
         for name in ("temporal_strides", "spatial_strides"):  # by what they come to, of whatever flags
             if getattr(flags, name) != getattr(stored, name):
                 raise _contradiction(path, name, getattr(flags, name), getattr(stored, name))
@@ -89,13 +97,13 @@ def _checkpoint_path(args: argparse.Namespace) -> Path | None:
     return None
 
 
-def _take_over(args: argparse.Namespace, given: set[str], checkpoint: dict, path: Path) -> None:
-    """Set the flags that nobody gave to the checkpoint's.
+def _take_over(args: argparse.Namespace, given: set[str], flags: Flags, path: Path) -> None:
+    """Set the flags that nobody gave to the checkpoint's, `flags`.
 
     Raises:
         ValueError: where a given one contradicts the checkpoint's weights.
     """
-    stored = vars(stored_args(checkpoint))
+    stored = vars(flags)
     for name in (*WEIGHT_FLAGS, *TRUNK_FLAGS):
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name not in ("conv1_t_stride", "no_max_pool") and getattr(args, name) != stored[name]:
@@ -112,7 +120,10 @@ def _take_over(args: argparse.Namespace, given: set[str], checkpoint: dict, path
 
 def stored_normalisation(checkpoint: dict) -> str:
     """The mean and deviation that a checkpoint's clips are normalised by; those from before the flag have Kinetics'."""
-    return checkpoint.get("normalisation") or checkpoint["args"].get("normalisation") or "kinetics"
+    kind = checkpoint.get("normalisation") or checkpoint["args"].get("normalisation") or "kinetics"
+    if not isinstance(kind, str) or kind not in NORMALISATIONS:
+        raise ValueError(f"clips cannot be normalised as {str(kind)[:60]!r}")
+    return kind
 
 
 def _contradiction(path: Path, name: str, given: object, stored: object) -> ValueError:
@@ -136,7 +147,8 @@ def with_tree(flags: Flags, given: Collection[str] = (), checkpoint: dict | None
         flags = flags.replaced(tree_file=str(find_file(flags, flags.tree_file)))
         hierarchy = Hierarchy.from_csv(flags.tree_file)
     else:
-        hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
+        with using(path, "its tree"):
+            hierarchy = Hierarchy.from_rows(checkpoint["hierarchy_rows"])
         if "tree_file" in given and Hierarchy.from_csv(other := find_file(flags, flags.tree_file)) != hierarchy:
             raise ValueError(f"{path}: trained on another tree than {other}; leave --tree_file out, or train afresh")
     if flags.n_classes is not None and flags.n_classes != hierarchy.n_leaves:

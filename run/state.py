@@ -20,7 +20,7 @@ from run.data import make_reader, read_videos
 from run.frozen import FrozenTrunk
 from run.model import build_model, check_size, choose_device, fresh_embedding, load_trunk, model_of
 from run.resume import resume
-from training.checkpoint import checkpoints_in, save_checkpoint
+from training.checkpoint import checkpoints_in, save_checkpoint, using
 from training.distributed import World, synchronise_batchnorm
 from training.engine import Phase, Trainer
 from training.losses import LossWeights
@@ -91,7 +91,7 @@ class Run:
         self.precision = choose_precision(args.amp, self.device)
         self.trainer = make_trainer(args, self.model, mapped=self.mapped, world=world, precision=self.precision)
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(checkpoint, path)
         self.write_json("opts.json", self._plain_args() | {
             "c": self.embedding["c"], "normalisation": self.model.normalisation,
             "head_given": self.model.head_given}, indent=1)
@@ -137,17 +137,24 @@ class Run:
         self.embedding, self.ways = checkpoint["embedding"], checkpoint.get("ways")
         return model
 
-    def _restore(self, checkpoint: dict) -> None:
-        """7 to 10."""
+    def _restore(self, checkpoint: dict, path: Path) -> None:
+        """7 to 10; of a checkpoint without 8 or 10 these begin afresh."""
         self.done = Step.of_stored(checkpoint["done"])  # 7
         if self.args.no_train:
             return
-        self.trainer.load_state(checkpoint["optimizers"])  # 8
-        if self.precision.scaler is not None and "scaler" in checkpoint:  # 9
-            self.precision.scaler.load_state_dict(checkpoint["scaler"])
-        torch.set_rng_state(checkpoint["rng"]["cpu"])  # 10
-        if self.device.type == "cuda" and "cuda" in checkpoint["rng"]:
-            torch.cuda.set_rng_state(checkpoint["rng"]["cuda"], self.device)
+        optimizers, rng = checkpoint.get("optimizers"), checkpoint.get("rng") or {}
+        missing = [name for name, lacks in (("optimisers", optimizers is None), ("random states", "cpu" not in rng))
+                   if lacks]
+        if missing and self.world.is_main:
+            print(f"{path}: without {' and '.join(missing)}, which begin afresh", file=sys.stderr)
+        with using(path, "optimisers or random states"):
+            self.trainer.load_state(optimizers or {})  # 8
+            if self.precision.scaler is not None and "scaler" in checkpoint:  # 9
+                self.precision.scaler.load_state_dict(checkpoint["scaler"])
+            if "cpu" in rng:
+                torch.set_rng_state(rng["cpu"])  # 10
+            if self.device.type == "cuda" and "cuda" in rng:
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
 
     def _plain_args(self) -> dict:
         return {name: str(value) if isinstance(value, Path) else value for name, value in vars(self.args).items()}

@@ -14,7 +14,8 @@ from datasets.transforms import NORMALISATIONS
 from explain.match import match
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS, Trunk
-from models.weights import flags_of, layout_of, load_pretrained, unwrap
+from models.unwrapping import layout_of, unwrap
+from models.weights import flags_of, load_pretrained
 from training.engine import LossWeights, Phase, Trainer
 from training.features import valid_clips
 from training.push import push
@@ -191,7 +192,8 @@ def published_layouts_load(name: str) -> None:
         assert len(state) == len(own), "two keys have one name"
         wrapped = {f"module.{key}": value for key, value in (state | head).items()}
         content = {"arch": f"{name}-x", "epoch": 3, layout.containers[0]: wrapped}
-        assert unwrap(content) == (state | head, f"{name}-x")
+        found = unwrap(content, trunk)
+        assert (found.state, found.place, found.arch) == (state | head, layout.containers[0], f"{name}-x")
         assert layout_of(state, kind) == layout, "another of its layouts matches, too"
         assert layout_of(state).name == layout.name, "its signs match the files of another trunk"
         claimed = flags_of(state)

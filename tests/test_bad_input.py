@@ -264,3 +264,10 @@ def test_what_weights_and_embeddings_have_is_what_a_checkpoint_was_made_with(dat
 
 def test_a_folder_is_no_checkpoint(whole, capsys):
     assert "a folder" in refused(capsys, "--resume_path", whole, CALL)
+
+
+def test_links_in_circles(data, tmp_path, capsys):
+    (tmp_path / "save_1.pth").symlink_to("save_1.pth")
+    assert "save_1.pth" in refused(capsys, "--resume_path", tmp_path / "save_1.pth", CALL)
+    (tmp_path / "tree.csv").symlink_to("tree.csv")
+    assert "tree.csv" in refused(capsys, *fresh(data, tmp_path / "results"), "--tree_file", tmp_path / "tree.csv")

@@ -15,7 +15,8 @@ from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, p
 from training.schedule import Step
 
 CONTENT = {"done": ["joint", 3, 1], "args": {"n_epochs": 4, "c": 1.0, "T": None, "ce_weight": [1, 0.5]},
-           "hierarchy_rows": [["a", "top"]], "model": {"weight": torch.arange(6.0)}, "push_record": None}
+           "hierarchy_rows": [["a", "top"]], "embedding": {"points": None, "c": 1.0},
+           "model": {"weight": torch.arange(6.0)}, "push_record": None}
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -117,6 +118,22 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 def test_a_foreign_file_is_told_apart(tmp_path, content):
     torch.save(content, tmp_path / "save_1.pth")
     with pytest.raises(ValueError, match="save_1.pth: .*--pretrain_path"):
+        load_checkpoint(tmp_path / "save_1.pth")
+
+
+@pytest.mark.parametrize("part", ["args", "hierarchy_rows", "embedding", "model", "done"])
+def test_a_checkpoint_without_a_part_is_told_of_it(tmp_path, part):
+    save_checkpoint(tmp_path / "save_1.pth", {key: value for key, value in CONTENT.items() if key != part})
+    with pytest.raises(ValueError, match=f"save_1.pth: .*without {part}"):
+        load_checkpoint(tmp_path / "save_1.pth")
+
+
+@pytest.mark.parametrize(("part", "odd"), [
+    *((part, odd) for part in ("args", "hierarchy_rows", "embedding", "model", "done") for odd in (3, None, "x")),
+    ("embedding", {"points": None}), ("done", ["joint", "one", None]), ("done", ["sleep", 1, 0]), ("done", ["joint"])])
+def test_a_checkpoint_with_another_thing_in_a_part_is_told_of_it(tmp_path, part, odd):
+    save_checkpoint(tmp_path / "save_1.pth", {**CONTENT, part: odd})
+    with pytest.raises(ValueError, match="save_1.pth: .*changed"):
         load_checkpoint(tmp_path / "save_1.pth")
 
 

@@ -37,8 +37,38 @@ def test_what_was_saved_is_loaded(tmp_path: Path, hierarchy: Hierarchy, c: float
     save_embeddings(tmp_path / "new" / "emb.pth", fitted, hierarchy, c=c)
     loaded, loaded_c = load_embeddings(tmp_path / "new" / "emb.pth", hierarchy)
     assert loaded_c == c
-    torch.testing.assert_close(loaded, fitted, rtol=1e-9, atol=1e-12)
+    assert torch.equal(loaded, fitted)  # a run that is killed early goes on with the file
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["emb.pth"]
+
+
+def test_the_points_in_the_ball_are_those_that_count(tmp_path: Path) -> None:
+    """Where others moved them, or wrote the file without tangents."""
+    fitted = fit_embeddings(SMALL, dim=6, c=0.5)
+    save_embeddings(tmp_path / "emb.pth", fitted, SMALL, c=0.5)
+    whole = torch.load(tmp_path / "emb.pth", weights_only=True)
+    for other in ({"embeddings": whole["embeddings"] / 2}, {"tangents": fitted / 2}, {"tangents": "x"}):
+        torch.save(whole | other, tmp_path / "other.pth")
+        points, _ = load_embeddings(tmp_path / "other.pth", SMALL)
+        ball = geoopt.PoincareBall(c=0.5).expmap0(points).double()
+        torch.testing.assert_close(ball, (whole | other)["embeddings"])
+
+
+def test_the_file_is_the_same_whichever_process_wrote_it(tmp_path: Path, monkeypatch) -> None:
+    fitted = fit_embeddings(SMALL, dim=6, c=0.5)
+    save_embeddings(tmp_path / "one.pth", fitted, SMALL, c=0.5)
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    save_embeddings(tmp_path / "two.pth", fitted, SMALL, c=0.5)
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "two.pth").read_bytes()
+
+
+def test_a_full_disk_is_told_of(tmp_path: Path, monkeypatch) -> None:
+    def full(*_) -> None:
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr("hierarchy.files.torch.save", full)
+    with pytest.raises(OSError, match="emb.pth: cannot be written"):
+        save_embeddings(tmp_path / "emb.pth", fit_embeddings(SMALL, dim=6), SMALL, c=1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_file_is_the_published_form_in_the_ball(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from trunks import on_meta
 from datasets.transforms import normalise
 from models import TRUNKS
 from models.resnet3d import ResNet3D
-from models.weights import read_state
+from models.state_files import read_state
 from run.data import even_clips, make_reader, read_videos
 from run.frozen import FrozenTrunk, numbers_of_a_clip
 from run.model import model_of

@@ -11,7 +11,8 @@ from trunks import on_meta, save, shuffle, small
 from models import TRUNKS
 from models.i3d import I3D, MIXED
 from models.torchvision_video import S3D
-from models.weights import flags_of, layout_of, load_pretrained
+from models.unwrapping import layout_of
+from models.weights import flags_of, load_pretrained
 
 WINDOWED = ("i3d", "s3d")
 

@@ -203,3 +203,9 @@ def test_ucf101_has_the_official_order(ucf101: Hierarchy) -> None:
 def test_fit_script_starts_without_torch() -> None:
     code = "import sys, util_scripts.fit_embeddings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize("rows", [[["a", "b"], 3], [["a", 1]], [None], ["ab"], [["a", ["b"]]]])
+def test_rows_that_are_no_lists_of_names(rows):
+    with pytest.raises(ValueError, match="row [01] is no list of names"):
+        Hierarchy.from_rows(rows)

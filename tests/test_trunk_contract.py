@@ -21,7 +21,8 @@ from benchmarks.trunks import readme_table
 from models import TRUNKS
 from models.resnet3d import WIDEN, BasicBlock
 from models.trunk import Layout, Trunk, five_strides, he_init, product
-from models.weights import flags_of, layout_of, load_pretrained
+from models.unwrapping import layout_of
+from models.weights import flags_of, load_pretrained
 from options.trunks import TRUNK_FLAGS
 
 

@@ -284,6 +284,7 @@ OTHERWISE = {"machine.writing", "models.pip_fetch",  # whose caller moves the fi
              "training.stored",  # rows, which an index counts
              "training.distributed", "benchmarks.memory",  # devices
              "util_scripts.storing",  # a folder of frames that is moved, and shards that are
+             "datasets.reading.packed",  # into a file that its caller makes whole
              "util_scripts.check_dataset"}  # a temporary file
 SAVES = {("np", "save"), ("np", "savez"), ("np", "savez_compressed"), ("torch", "save")}
 

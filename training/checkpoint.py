@@ -1,16 +1,20 @@
 """Checkpoints: written atomically, read without running code, and found again after a kill."""
 
+import contextlib
 import re
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from machine.writing import sweep, write_whole
-from models.weights import read_state
-from training.schedule import Step, completed
+from models.state_files import read_state
+from training.schedule import KINDS, Step, completed
 
 FORMAT = "hipe-1"
+# what every use of a checkpoint needs; without optimisers, push record and random states it can still be used
+PARTS = {"args": dict, "hierarchy_rows": list, "embedding": dict, "model": dict, "done": (list, tuple)}
 _NAME = re.compile(r"(save_\d+|trunk|last)\.pth")
 
 
@@ -34,7 +38,36 @@ def load_checkpoint(path: str | Path) -> dict:
     checkpoint = read_state(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise ValueError(f"{path}: not a HIPE checkpoint; to start from a Kinetics trunk give it as --pretrain_path")
-    return checkpoint
+    missing = [name for name in PARTS if name not in checkpoint]
+    if missing:
+        raise ValueError(f"{path}: a HIPE checkpoint without {', '.join(missing)}, which every use of it needs; give "
+                         "the checkpoint as main.py wrote it")
+    odd = [name for name, kind in PARTS.items() if not isinstance(checkpoint[name], kind)]
+    with contextlib.suppress(TypeError, ValueError):  # of `done`
+        if not odd and {"points", "c"} <= checkpoint["embedding"].keys() and _is_step(checkpoint["done"]):
+            return checkpoint
+    raise ValueError(f"{path}: a HIPE checkpoint whose {', '.join(odd) or 'embedding or done'} was changed; give the "
+                     "checkpoint as main.py wrote it")
+
+
+@contextlib.contextmanager
+def using(path: str | Path, what: str) -> Iterator[None]:
+    """Turn what an altered checkpoint causes, of a part that is used inside, into an error that names the file.
+
+    Raises:
+        ValueError: for every error that values of other types, sizes or names cause.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{path}: {what} cannot be used ({why}); the file was changed, or is of other code: give "
+                         "another checkpoint") from error
+
+
+def _is_step(done: Iterable) -> bool:
+    step = Step.of_stored(done)
+    return step.kind in KINDS and isinstance(step.epoch, int) and isinstance(step.iteration, int)
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:

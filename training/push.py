@@ -91,8 +91,21 @@ class PushRecord:
 
     @classmethod
     def from_dict(cls, values: dict) -> "PushRecord":
+        """The record that `to_dict` gave.
+
+        Raises:
+            TypeError, ValueError: where an entry is missing, or is not of as many prototypes as there are.
+        """
         places = {name: tuple(values[name]) for name in ("clip_size", "stride", "offset") if name in values}
-        return cls(**{**values, **places})
+        record = cls(**{**values, **places})
+        for name, n_axes in (("frames", 2), ("crop", 2), ("cell", 1), ("distance", 1), ("maps", 4)):
+            value = getattr(record, name)
+            if not isinstance(value, Tensor) or value.dim() != n_axes or len(value) != len(record.video):
+                raise ValueError(f"{name} of the push record is not of its {len(record.video)} prototypes")
+        for name in ("clip_size", "stride", "offset"):
+            if len(place := getattr(record, name)) != 3 or not all(isinstance(length, int) for length in place):
+                raise ValueError(f"{name} of the push record is not three lengths")
+        return record
 
     def rows(self, hierarchy: Hierarchy, node_of: Tensor) -> list[dict]:
         """One plain dict per prototype, for prototypes.json; peak and box in the video's own frames and pixels."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from machine.writing import check_writable, naming, sweep, write_fully, write_whole
-from models.weights import read_state
+from models.state_files import read_state
 from training.distributed import World
 from training.features import valid_clips
 from training.starts import HALF

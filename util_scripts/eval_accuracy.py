@@ -32,7 +32,7 @@ def find_tree(results: dict, tree_file: Path | None, *, path: Path) -> Hierarchy
         return Hierarchy.from_csv(tree_file)
     if not isinstance(results.get("tree"), dict):
         raise ValueError(f"{path}: holds no class tree; give one with --tree_file")
-    return Hierarchy.from_rows(list(results["tree"].values()))
+    return Hierarchy(list(results["tree"].values()), where=f"{path}: row {{}} of its tree".format)
 
 
 def best_labels(guesses: list[dict], k: int, hierarchy: Hierarchy) -> list[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
-from machine.writing import check_writable, write_text, write_whole
+from machine.writing import check_writable, write_text
 from options.errors import CommandLine, user_errors
 
 
@@ -76,6 +76,7 @@ def main() -> None:
     from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings, load_embeddings, one_hot, save_embeddings
     from hierarchy.measures import table
     from hierarchy.picture import draw_tree
+    from training.checkpoint import write_whole
 
     with user_errors():
         check_paths(args)

@@ -1,0 +1,1 @@
+"""The campaign that tries to break the program: spoilt inputs, kills, full disks, lost processes."""
