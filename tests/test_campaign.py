@@ -94,14 +94,14 @@ def leaves() -> None:
     sys.exit(3)
 
 
-def eats() -> None:
+def eats() -> None:  # which is one sentence
     bytearray(1 << 33)
 
 
 @pytest.mark.parametrize(("function", "code", "fault"), [
     (lambda: print("done"), 0, ""), (refuses, 2, ""), (breaks, 1, "traceback: KeyError: 'x'"), (hangs, -9, "hangs"),
     (crashes, -6, "crashes: SIGABRT"), (says_two_things, 2, "without one line"), (leaves, 3, "exit code 3"),
-    (eats, 1, "traceback: MemoryError")])
+    (eats, 2, "")])
 def test_ends_that_no_script_may_have(monkeypatch, tmp_path, function, code, fault):
     ended = run(script(monkeypatch, function), [], folder=tmp_path, log=tmp_path / "log.txt", seconds=1.0)
     assert ended.code == code and (fault in ended.fault if fault else ended.fault == "")

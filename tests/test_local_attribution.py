@@ -26,6 +26,9 @@ from run import attributing, subjects
 from run.attributing import loose_paths, pick_videos
 from run.model import check_size
 
+CHEAP = ("--options occlusion.window=.9 rise.masks=8 lime.samples=8 kernel_shap.samples=8 lime.parts=4 "
+         "kernel_shap.parts=4")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
@@ -33,7 +36,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, capsys):
-    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --save_label try --tubes kernels", "--out",
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --save_label try --tubes kernels {CHEAP}", "--out",
          str(tmp_path))
     names = ["leap", "run-first one", "wave-x-y"]
     for method in METHODS:
@@ -73,7 +76,7 @@ def test_a_checkpoint_explains_classes_ancestors_and_prototypes(root, tmp_path, 
 
 
 def test_a_contrast_says_against_what(root, tmp_path, capsys):
-    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --against second", "--out", str(tmp_path))
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --against second {CHEAP}", "--out", str(tmp_path))
     content = json.loads((tmp_path / "resnet-10-against_second.json").read_text())
     for video in content["videos"]:
         first, second = (prediction["label"] for prediction in video["predictions"][:2])

@@ -123,7 +123,9 @@ def test_cards_say_whether_their_boxes_hold(world, tmp_path, monkeypatch):
         words = Page(tmp_path / "corner" / file_name(name) / "index.html").words()
         assert "Do not trust this box." in words and "Heat by in the corner" in words
         story = Page(tmp_path / "corner" / file_name(name) / "story.html").words()  # each level with its own heat
-        assert story.count("Heat by in the corner") == len(explanation["levels"][0]["prototypes"])
+        # one that meets its own patch keeps the similarity, which is exact there
+        by_method = [one for one in explanation["levels"][0]["prototypes"] if one["heat"] == "in the corner"]
+        assert story.count("Heat by in the corner") == len(by_method) > 0
         assert story.count("similarity") > words.count("similarity") and entry["heat"] == "in the corner"
 
 

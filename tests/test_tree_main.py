@@ -132,7 +132,7 @@ def test_a_finished_run_goes_on_with_the_prototypes_that_stayed(whole, tmp_path)
     joint = [event for event in events(tmp_path / "more") if event["event"] == "joint"][-1]
     assert joint["done"][1] == 4 and torch.tensor(joint["loss"]).isfinite()
     ways = load_checkpoint(whole / "save_2.pth")["ways"]
-    assert sorted(set(ways.tolist())) == [0, 1, 2]
+    assert {0} < set(ways.tolist()) <= {0, 1, 2}
     for path in (whole / "save_3.pth", tmp_path / "more" / "save_4.pth"):
         assert "ways" not in load_checkpoint(path)
 
