@@ -20,6 +20,9 @@ from training.checkpoint import save_checkpoint
 ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
 TRUNK = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1")
 CLIPS = "--sample_size 24 --sample_duration 8 --no_gpu --num_iter 2 --steps 2"
+# Options by which methods that try hundreds of clips try a few.
+CHEAP = ("--options occlusion.window=.9 rise.masks=8 lime.samples=8 kernel_shap.samples=8 lime.parts=4 "
+         "kernel_shap.parts=4")
 TRUNK_LINE = f"--pretrain_path trunk.pth --classes classes.json {TRUNK} {CLIPS}"
 
 

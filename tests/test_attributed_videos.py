@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attributable import ROWS, TRUNK_LINE, attribution_folder, call
+from attributable import CHEAP, ROWS, TRUNK_LINE, attribution_folder, call
 from media import shades, write_frames, write_video
 from trunks import CPU
 
 import local_attribution
+from attribution import METHODS
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips
 from explain.attribution import Question, attribute, find_windows, windows_to_explain
@@ -122,7 +123,7 @@ def test_a_video_shorter_than_a_clip_is_looked_at_as_a_whole(root, tmp_path):
     assert "Most probable in the whole video" in (tmp_path / "resnet-10.html").read_text()
 
 
-@pytest.mark.parametrize("out", [".", "Run", "results"])
+@pytest.mark.parametrize("out", [".", *(pytest.param(out, marks=pytest.mark.slow) for out in ("Run", "results"))])
 def test_results_among_the_videos_do_not_hide_them(root, tmp_path, out):
     write_frames(tmp_path / "Run" / "one", shades(9))
     write_video(tmp_path / "jump.avi", shades(9))
@@ -221,3 +222,15 @@ def test_a_class_is_never_explained_against_itself(root):
     alone = replace(subject, hierarchy=Hierarchy.from_rows([["Run"]]))
     with pytest.raises(ValueError, match="--against"):
         Question(against="second").rival_of(alone, 0, probs)
+
+
+def test_a_contrast_says_against_what(root, tmp_path, capsys):
+    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --against second {CHEAP}", "--out", str(tmp_path))
+    content = json.loads((tmp_path / "resnet-10-against_second.json").read_text())
+    for video in content["videos"]:
+        first, second = (prediction["label"] for prediction in video["predictions"][:2])
+        assert video["target"] == f"{first} rather than {second}" and video["against"] == second
+        assert "class_feature_pyramid" not in video["methods"] and len(video["methods"]) == len(METHODS) - 1
+    assert "class_feature_pyramid is left out" in capsys.readouterr().err
+    page = (tmp_path / "resnet-10-against_second.html").read_text()
+    assert f"<dt>{second} in this window</dt>" in page

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attributable import TRUNK_LINE, attribution_folder, call
+from attributable import CHEAP, TRUNK_LINE, attribution_folder, call
 from media import shades, write_frames, write_video
 from PIL import Image
 from trunks import CPU
@@ -25,9 +25,6 @@ from explain.attribution import find_windows, windows_to_explain
 from run import attributing, subjects
 from run.attributing import loose_paths, pick_videos
 from run.model import check_size
-
-CHEAP = ("--options occlusion.window=.9 rise.masks=8 lime.samples=8 kernel_shap.samples=8 lime.parts=4 "
-         "kernel_shap.parts=4")
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +70,6 @@ def test_a_checkpoint_explains_classes_ancestors_and_prototypes(root, tmp_path, 
     for method in ("grad_cam", "3d_ep"):
         assert np.load(tmp_path / method / where / "v_Jump_g01_c01.npy").shape == (8, 24, 24)
     assert f">{title}</h2>" in (tmp_path / f"{where.replace('/', '-')}.html").read_text()
-
-
-def test_a_contrast_says_against_what(root, tmp_path, capsys):
-    call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --against second {CHEAP}", "--out", str(tmp_path))
-    content = json.loads((tmp_path / "resnet-10-against_second.json").read_text())
-    for video in content["videos"]:
-        first, second = (prediction["label"] for prediction in video["predictions"][:2])
-        assert video["target"] == f"{first} rather than {second}" and video["against"] == second
-        assert "class_feature_pyramid" not in video["methods"] and len(video["methods"]) == len(METHODS) - 1
-    assert "class_feature_pyramid is left out" in capsys.readouterr().err
-    page = (tmp_path / "resnet-10-against_second.html").read_text()
-    assert f"<dt>{second} in this window</dt>" in page
 
 
 def test_what_is_finished_is_kept_when_the_run_is_interrupted(root, tmp_path, monkeypatch, capsys):

@@ -88,6 +88,7 @@ def test_a_checkpoint_holds_what_is_documented(whole):
     assert all(isinstance(value, torch.Tensor | plain) for value in flat(found).values())
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_explanations(data, whole, tmp_path):
     """Asked to stop, killed, resumed, inferred, judged and explained, each in a process of its own with two loaders."""
     log, results = tmp_path / "log.txt", tmp_path / "results"

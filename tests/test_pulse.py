@@ -26,7 +26,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(distributed, "PATIENCE", datetime.timedelta(seconds=PATIENCE))
 
 
-@pytest.mark.parametrize("wait", ["align", "main_first", "objects", "total"])
+@pytest.mark.parametrize("wait", ["total", *(pytest.param(wait, marks=pytest.mark.slow) for wait in ("align", "main_first", "objects"))])
 def test_the_others_wait_for_one_that_works(tmp_path, impatient, wait):
     """For three times as long as a process may be silent, whichever way they wait."""
     def work(rank: int) -> None:
@@ -95,6 +95,7 @@ def pulse(rank: int, store: TCPStore, lost: list[int]) -> Pulse:
     return Pulse(PrefixStore("run", store), rank, 2, PATIENCE, lost.append)
 
 
+@pytest.mark.slow
 def test_one_that_has_ended_is_not_missed():
     store, lost = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False), []
     with pulse(0, store, lost):

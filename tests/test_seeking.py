@@ -268,6 +268,7 @@ def test_numbers_are_those_of_the_pictures(tmp_path):
     assert number_of(VideoFile().frames(tmp_path / "v.mp4", [29, 3, 17])) == [29, 3, 17]
 
 
+@pytest.mark.slow
 def test_the_benchmark_counts_pictures(capsys):
     shares = seeking_benchmark.main(["--frames", "64", "--group", "8", "--codecs", "mpeg4", "cinepak"])
     assert set(shares) == {"mpeg4.mp4", "mpeg4.avi", "cinepak.avi"}
