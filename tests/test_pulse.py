@@ -26,7 +26,8 @@ def impatient(monkeypatch):
     monkeypatch.setattr(distributed, "PATIENCE", datetime.timedelta(seconds=PATIENCE))
 
 
-@pytest.mark.parametrize("wait", ["total", *(pytest.param(wait, marks=pytest.mark.slow) for wait in ("align", "main_first", "objects"))])
+@pytest.mark.parametrize("wait", ["total", *(pytest.param(wait, marks=pytest.mark.slow)
+                                             for wait in ("align", "main_first", "objects"))])
 def test_the_others_wait_for_one_that_works(tmp_path, impatient, wait):
     """For three times as long as a process may be silent, whichever way they wait."""
     def work(rank: int) -> None:
