@@ -15,7 +15,7 @@ from typing import BinaryIO
 LONGEST_NAME = 255  # bytes
 REMEDY = "free some space, or choose another folder"
 # Written by `replacing`, as `part_of` names it; what others call so stays.
-_PART = re.compile(r"(?:.+\.(?:pth|jsonl?|html|gif|webp|png|np[yz]|csv|md)|[0-9a-f]{64})\.(\d+)\.part")
+_PART = re.compile(r"(?:.+\.(?:pth|jsonl?|html|gif|webp|png|np[yz]|csv|md|tex)|[0-9a-f]{64})\.(\d+)\.part")
 
 
 @contextlib.contextmanager
