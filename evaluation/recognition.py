@@ -235,23 +235,30 @@ class VideoPool:
         n_videos: how many there are.
         membership: (K, K0), 1 where a leaf lies below a node or is the node, else 0; nodes from 0 are the leaves.
         power: above 0, finite.
+        n_prototypes: P of the model, to keep their distances; 0 to keep none.
     Attributes:
         count: (n_videos,) int64, the clips seen of each video.
+        nearest: (n_videos, P), the smallest squared distance of a video's clips from each prototype; infinite without.
         best: (n_videos, K) int64, the item of the clip that gave each node the highest probability; of equal ones the
             earliest batch's, and in a batch the lowest; -1 for a video without clips.
     """
 
-    def __init__(self, n_videos: int, membership: Tensor, power: float = 1.0) -> None:
+    def __init__(self, n_videos: int, membership: Tensor, power: float = 1.0, n_prototypes: int = 0) -> None:
         n_nodes, n_leaves = membership.shape
         self.power = power
+        self.nearest = torch.full((n_videos, n_prototypes), torch.inf)
         self.count = torch.zeros(n_videos, dtype=torch.int64)
         self.best = torch.full((n_videos, n_nodes), -1)
         self._membership = membership.detach().double().cpu()
         self._sum = torch.zeros(n_videos, n_nodes if power == 1 else n_leaves, dtype=torch.float64)
         self._highest = torch.full((n_videos, n_nodes), -torch.inf)
 
-    def add(self, videos: Tensor, probs: Tensor, items: Tensor) -> None:
-        """Take in a batch of clips: the videos (B,) they are of, their probabilities (B, K), their items (B,)."""
+    def add(self, videos: Tensor, probs: Tensor, items: Tensor, distances: Tensor | None = None) -> None:
+        """Take in a batch of clips: the videos (B,) they are of, their probabilities (B, K), their items (B,), and
+        their distances (B, P) from the prototypes, where these are kept."""
+        if distances is not None:
+            distances = distances.detach().float().cpu()
+            self.nearest.scatter_reduce_(0, videos[:, None].expand_as(distances), distances, "amin")
         probs = probs.detach().float().cpu()
         self.count.index_add_(0, videos, torch.ones_like(videos))
         some, places = videos.unique(return_inverse=True)  # (n,), (B,)
@@ -271,6 +278,7 @@ class VideoPool:
     def merge(self, other: "VideoPool") -> None:
         """Add the clips of another pool; of equally good clips, the one of the lowest item is the best."""
         self.count += other.count
+        self.nearest = torch.minimum(self.nearest, other.nearest)
         tied = (other._highest == self._highest) & (other.best < self.best)
         self.best = torch.where((other._highest > self._highest) | tied, other.best, self.best)
         highest = torch.maximum(other._highest, self._highest)

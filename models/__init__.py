@@ -15,7 +15,7 @@ from models.prototypes import PrototypeLayer
 from models.resnet2p1d import ResNet2Plus1D
 from models.resnet3d import ResNet3D
 from models.resnext3d import ResNeXt3D
-from models.torchvision_video import MC318, R3D18, S3D, MViTV2S, R2Plus1D18, Swin3DT
+from models.torchvision_video import MC318, R3D18, S3D, MViTV1B, MViTV2S, R2Plus1D18, Swin3DB, Swin3DS, Swin3DT
 from models.trunk import Trunk
 from models.tsm import TSMMobileNetV2, TSMResNet50
 from models.wideresnet3d import WideResNet3D
@@ -23,7 +23,8 @@ from models.wideresnet3d import WideResNet3D
 TRUNKS = {
     "resnet": ResNet3D, "preresnet": PreActResNet3D, "wideresnet": WideResNet3D, "resnext": ResNeXt3D,
     "resnet2p1d": ResNet2Plus1D, "densenet": DenseNet3D, "r3d_18": R3D18, "mc3_18": MC318, "r2plus1d_18": R2Plus1D18,
-    "s3d": S3D, "mvit_v2_s": MViTV2S, "swin3d_t": Swin3DT, "i3d": I3D, "i3d_resnet50": I3DResNet50,
+    "s3d": S3D, "mvit_v1_b": MViTV1B, "mvit_v2_s": MViTV2S, "swin3d_t": Swin3DT, "swin3d_s": Swin3DS,
+    "swin3d_b": Swin3DB, "i3d": I3D, "i3d_resnet50": I3DResNet50,
     "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet}
 
 DEPTHS = {depth for trunk in TRUNKS.values() for depth in trunk.depths}  # of all trunks, for --model_depth

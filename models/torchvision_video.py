@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.trunk import Layout, State, Stride, Trunk, five_strides, offset_of, product
@@ -137,11 +139,10 @@ class S3D(Trunk):
         return self.features(clips)
 
 
-class MViTV2S(Trunk):
-    """Multiscale vision transformer v2, small (Li et al., CVPR 2022): the tokens of its last block, normalised.
+class MViT(Trunk):
+    """A multiscale vision transformer: the tokens of its last block, normalised.
 
-    The class token takes part in the attention and is then left out. Clips of another size than 16 x 224 x 224 see
-    the relative positions interpolated, as the library does it.
+    The class token takes part in the attention and is then left out.
     """
 
     out_channels = 768
@@ -149,12 +150,11 @@ class MViTV2S(Trunk):
     clip = (16, 224)
     frame_stride = 4  # evaluated at 7.5 frames a second
     layouts = (Layout("torchvision's MViT", (r"pos_encoding\.class_token",), heads=("head.1",), normalisation="mvit"),)
-    torchvision_name = "mvit_v2_s"
 
     def __init__(self) -> None:
         super().__init__()
         from torchvision.models import video  # here, for it takes a second to import
-        network = video.mvit_v2_s(weights=None)
+        network = getattr(video, self.torchvision_name)(weights=None)
         self.conv_proj, self.pos_encoding = network.conv_proj, network.pos_encoding
         self.blocks, self.norm = network.blocks, network.norm
 
@@ -170,10 +170,48 @@ class MViTV2S(Trunk):
     def _tokens(self, clips: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         patches = self.conv_proj(clips)
         grid = tuple(patches.shape[2:])
-        tokens = self.pos_encoding(patches.flatten(2).transpose(1, 2))  # (B, 1 + N, C), the class token first
+        tokens = self._placed(patches.flatten(2).transpose(1, 2), grid)  # (B, 1 + N, C), the class token first
         for block in self.blocks:
             tokens, grid = block(tokens, grid)
         return self.norm(tokens), grid
+
+    def _placed(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Tokens (B, N, C) of a grid with their positions, behind the class token."""
+        return self.pos_encoding(tokens)
+
+
+class MViTV1B(MViT):
+    """MViT v1, base (Fan et al., ICCV 2021). Clips of another size than 16 x 224 x 224 see its absolute positions
+    interpolated: trilinearly, which of positions that are sums of one in time and one in space is exact."""
+
+    torchvision_name = "mvit_v1_b"
+    heavy = True
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return "pos_encoding.spatial_pos" in state
+
+    def _placed(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        own = self.pos_encoding
+        if grid == (own.temporal_size, *own.spatial_size):
+            return own(tokens)
+        space = own.spatial_pos.T.unflatten(1, own.spatial_size)  # (C, h, w)
+        space = F.interpolate(space[None], grid[1:], mode="bilinear")[0].flatten(1)  # (C, h w)
+        time = F.interpolate(own.temporal_pos.T[None], grid[0], mode="linear")[0]  # (C, t)
+        positions = (time[:, :, None] + space[:, None]).flatten(1).T  # (N, C)
+        first = (own.class_token + own.class_pos).expand(len(tokens), 1, -1)
+        return torch.cat((first, tokens + positions), 1)
+
+
+class MViTV2S(MViT):
+    """MViT v2, small (Li et al., CVPR 2022). Clips of another size than 16 x 224 x 224 see its relative positions
+    interpolated, as the library does it."""
+
+    torchvision_name = "mvit_v2_s"
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        return not MViTV1B.is_of(state)
 
 
 class Swin3DT(Trunk):
@@ -187,11 +225,12 @@ class Swin3DT(Trunk):
     layouts = (Layout("torchvision's video Swin", (r"patch_embed\.proj\.weight",), heads=("head",),
                       normalisation="imagenet"),)
     torchvision_name = "swin3d_t"
+    long = False  # whether its third stage has eighteen blocks
 
     def __init__(self) -> None:
         super().__init__()
         from torchvision.models import video  # here, for it takes a second to import
-        network = video.swin3d_t(weights=None)
+        network = getattr(video, self.torchvision_name)(weights=None)
         self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
         self.features, self.norm = network.features, network.norm
 
@@ -199,3 +238,25 @@ class Swin3DT(Trunk):
         """Features of clips: (B, 3, T, H, W) normalised -> (B, 768, t, h, w)."""
         tokens = self.features(self.pos_drop(self.patch_embed(clips)))  # (B, t, h, w, C)
         return self.norm(tokens).movedim(-1, 1)
+
+    @classmethod
+    def is_of(cls, state: State) -> bool:
+        """By the width of its patches, and whether the third stage has as many blocks."""
+        width = state.get("patch_embed.proj.weight")
+        return width is not None and len(width) * 8 == cls.out_channels and (
+            "features.4.6.norm1.weight" in state) == cls.long
+
+
+class Swin3DS(Swin3DT):
+    """The same, small: with eighteen blocks in place of six in its third stage."""
+
+    torchvision_name = "swin3d_s"
+    long = True
+    heavy = True
+
+
+class Swin3DB(Swin3DS):
+    """The same, base: wider."""
+
+    out_channels = 1024
+    torchvision_name = "swin3d_b"

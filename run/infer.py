@@ -10,6 +10,7 @@ from datasets.groups import CALIBRATION
 from datasets.reading import Reader
 from datasets.video import Video, VideoClips, whole_videos
 from evaluation.recognition import Believed, VideoPool
+from evaluation.unseen import unseen_scores
 from explain import fingerprint
 from run.data import even_clips, make_loader, report_looped, window_clips, window_power
 from run.passes import share_of
@@ -65,7 +66,8 @@ def infer(run: Run) -> None:
         raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
                          "with util_scripts.generate_video_jpgs")
     believed = _believed(run)
-    content = results_json(pool, videos, clips, run.hierarchy, top=args.output_topk, believed=believed)
+    content = results_json(pool, videos, clips, run.hierarchy, top=args.output_topk, believed=believed,
+                           unseen=_unseen(run, pool))
     metrics = metrics_json(pool, videos, run.hierarchy, model=fingerprint(run.model), subset=name, believed=believed)
     if metrics is not None:
         run.write_json("metrics.json", metrics, indent=1)
@@ -83,7 +85,16 @@ def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str) -> tu
     loader = make_loader(clips, n_threads=args.n_threads, device=run.device,
                          **share_of(run, clips, args.inference_batch_size or args.batch_size))
     return clips, predict(run.model, loader, len(videos), device=run.device, description=what, world=run.world,
-                          precision=run.precision, power=window_power(args))
+                          precision=run.precision, power=window_power(args), keep_distances=True)
+
+
+def _unseen(run: Run, pool: VideoPool) -> torch.Tensor | None:
+    """How strange videos are to what they are predicted to be, (n_videos, L); None where no push told how near training
+    videos come to the prototypes."""
+    if run.record is None or run.record.spread is None:
+        return None
+    paths = run.hierarchy.ancestors[pool.probs[:, :run.hierarchy.n_leaves].argmax(1)]
+    return unseen_scores(pool.nearest, paths, run.model.prototype_layer.node_of, run.record.spread)
 
 
 def _believed(run: Run) -> Believed:

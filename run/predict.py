@@ -1,5 +1,6 @@
 """Predictions of videos, accuracies over them, and the contents of {subset}.json and metrics.json."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from evaluation.recognition import (
     recognition_metrics,
     topk,
 )
+from evaluation.unseen import unseen_from
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.distributed import World
@@ -25,7 +27,7 @@ from training.precision import Precision
 @torch.no_grad()
 def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch.device, pooled: bool = False,
             description: str | None = None, world: World | None = None,
-            precision: Precision | None = None, power: float = 1.0) -> VideoPool:
+            precision: Precision | None = None, power: float = 1.0, keep_distances: bool = False) -> VideoPool:
     """Probabilities of all nodes for each video, pooled over its clips.
 
     Args:
@@ -35,17 +37,19 @@ def predict(model: HIPE, loader: Iterable[dict], n_videos: int, *, device: torch
         description: of the progress bar; None for no bar.
         precision: of the model (default: float32).
         power: of `VideoPool`, 1 for the mean.
+        keep_distances: keep each video's distances from the prototypes, too, which `pooled` has none of.
     Returns:
         the probabilities, and for every video and class the clip in which the class is most probable.
     """
     model.eval()
-    pool = VideoPool(n_videos, model.membership, power)
+    n_prototypes = len(model.prototype_layer.node_of) if keep_distances and not pooled else 0
+    pool = VideoPool(n_videos, model.membership, power, n_prototypes)
     for batch in valid_clips(loader, device, description):
         with (precision or Precision(device)).in_inference():
             trunk = trunk_features(model.trunk, batch)
-            outputs = trunk if pooled else model.head(trunk).log_probs
-        log_probs = model.node_log_probs(model.pooled_log_probs(outputs.float())) if pooled else outputs
-        pool.add(batch["video"], log_probs.exp().cpu(), batch["item"])
+            output = None if pooled else model.head(trunk)
+        log_probs = model.node_log_probs(model.pooled_log_probs(trunk.float())) if pooled else output.log_probs
+        pool.add(batch["video"], log_probs.exp().cpu(), batch["item"], output.distances if n_prototypes else None)
     pool, *others = (world or World()).objects(pool)
     for other in others:
         pool.merge(other)
@@ -86,15 +90,17 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
 
 
 def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
-                 top: int, believed: Believed | None = None) -> dict:
+                 top: int, believed: Believed | None = None, unseen: Tensor | None = None) -> dict:
     """The content of {subset}.json: predictions in the published form, with each class's path to the top of the tree.
 
     Args:
         pool: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
         believed: temperature and threshold of back-off.
+        unseen: (n_videos, L) as of `evaluation.unseen.unseen_scores` for the predicted classes; None where not known.
     Returns:
         `results`: the classes of each video, best first; `videos`: its true class, number of windows, the window in
-        which the predicted class is most probable (half-open, source frames) and the node that back-off returns;
+        which the predicted class is most probable (half-open, source frames), the node that back-off returns, and how
+        strange the video is to the predicted node of each level;
         `tree`: every leaf's path. Videos that could not be read are left out.
     """
     probs = pool.probs  # (n_videos, K)
@@ -114,6 +120,10 @@ def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hi
         about[video.name] = {"truth": hierarchy.names[video.label] if video.label >= 0 else None,
                              "windows": int(pool.count[v]),
                              "window": [int(frames.min()), int(frames.max()) + 1], "backoff": answers[v]}
+        if unseen is not None:
+            strange = unseen[v].tolist()
+            about[video.name] |= {"unseen": [round(value, 4) if math.isfinite(value) else None for value in strange],
+                                  "unseen_from": unseen_from(strange)}
     tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
     return {"results": results, "videos": about, "tree": tree}
 

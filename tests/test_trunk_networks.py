@@ -134,7 +134,7 @@ def last_grid(library: nn.Module, before: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", light(["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t"]))
+@pytest.mark.parametrize("name", light(["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b"]))
 def test_torchvisions_features(name):
     torch.manual_seed(3)
     library, trunk = shuffle(torchvision.models.get_model(name, weights=None)), TRUNKS[name]().eval()
@@ -160,6 +160,32 @@ def test_torchvisions_mvit():
     features = trunk(some)
     assert features.shape == (1, 768, 4, 2, 1)
     assert torch.equal(features.flatten(2), seen[0][:, 1:].transpose(1, 2))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_torchvisions_first_mvit():
+    """Whose positions are absolute, and interpolated for clips of another size."""
+    torch.manual_seed(3)
+    library, trunk = torchvision.models.video.mvit_v1_b(weights=None).eval(), TRUNKS["mvit_v1_b"]().eval()
+    own = library.pos_encoding
+    for positions in (own.spatial_pos, own.temporal_pos, own.class_pos):
+        positions.normal_()
+    trunk.load_state_dict({key: value for key, value in library.state_dict().items() if not key.startswith("head.")})
+    tokens = torch.randn(2, 8 * 56 * 56, 96)
+    placed = trunk._placed(tokens, (8, 56, 56))
+    trunk.pos_encoding.temporal_size = 0  # so that the same positions are interpolated to what they are
+    torch.testing.assert_close(trunk._placed(tokens, (8, 56, 56)), placed)
+    some, seen = clips(size=(8, 64, 32)), []
+    own.temporal_size, own.spatial_size = 4, (16, 8)
+    own.spatial_pos = nn.Parameter(F.interpolate(own.spatial_pos.T.view(1, 96, 56, 56), (16, 8), mode="bilinear")
+                                   .flatten(2)[0].T)
+    own.temporal_pos = nn.Parameter(F.interpolate(own.temporal_pos.T[None], 4, mode="linear")[0].T)
+    library.norm.register_forward_hook(lambda *given: seen.append(given[2]))
+    library(some)
+    features = trunk(some)
+    assert features.shape == (1, 768, 4, 2, 1)
+    torch.testing.assert_close(features.flatten(2), seen[0][:, 1:].transpose(1, 2), atol=1e-4, rtol=1e-4)
 
 
 def same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:

@@ -192,15 +192,23 @@ def test_a_wide_stem_is_no_other_width(monkeypatch):
         load_pretrained(on_meta("wideresnet", 50), "published.pth")
 
 
-@pytest.mark.parametrize(("name", "library"), [
-    ("tsm_resnet50", "resnet101"), ("swin3d_t", "swin3d_s"), ("swin3d_t", "swin3d_b"), ("mvit_v2_s", "mvit_v1_b")])
-def test_the_likeliest_cause_is_another_size(monkeypatch, name, library):
+def test_the_likeliest_cause_is_another_size(monkeypatch):
     with torch.device("meta"):
-        state = torchvision.models.get_model(library, weights=None).state_dict()
-    if name == "tsm_resnet50":
-        state = {"base_model." + re.sub("(layer.*conv1)", r"\1.net", key): value for key, value in state.items()}
+        state = torchvision.models.resnet101(weights=None).state_dict()
+    state = {"base_model." + re.sub("(layer.*conv1)", r"\1.net", key): value for key, value in state.items()}
     monkeypatch.setattr("models.weights.read_state", lambda path: state)
     with pytest.raises(ValueError, match="the likeliest cause: another depth or size of this network;"):
+        load_pretrained(on_meta("tsm_resnet50"), "published.pth")
+
+
+@pytest.mark.parametrize(("name", "library"), [
+    ("swin3d_t", "swin3d_s"), ("swin3d_t", "swin3d_b"), ("swin3d_b", "swin3d_s"), ("mvit_v2_s", "mvit_v1_b"),
+    ("mvit_v1_b", "mvit_v2_s")])
+def test_the_likeliest_cause_is_a_sibling(monkeypatch, name, library):
+    with torch.device("meta"):
+        state = torchvision.models.get_model(library, weights=None).state_dict()
+    monkeypatch.setattr("models.weights.read_state", lambda path: state)
+    with pytest.raises(ValueError, match=f"another network, --model {library};"):
         load_pretrained(on_meta(name), "published.pth")
 
 
