@@ -127,11 +127,11 @@ def child_of(ancestors: Tensor, node_of: Tensor, level: Tensor) -> Tensor:
     """
     below = ancestors[:, (level - 1).clamp(min=0)].T  # (P, K0): each leaf's node one level under the prototype's
     inside = (node_of[:, None] == ancestors[:, level].T) & (level > 0)[:, None]
-    result = torch.full_like(below, -1)
-    for p in range(len(node_of)):
-        if inside[p].any():
-            result[p, inside[p]] = torch.unique(below[p, inside[p]], return_inverse=True)[1]
-    return result
+    rank = torch.zeros(int(ancestors.max()) + 1, dtype=torch.int64, device=ancestors.device)  # (K,) among siblings
+    for upper in range(1, ancestors.shape[1]):
+        parents, children = torch.unique(ancestors[:, [upper, upper - 1]], dim=0).T.contiguous()  # by parent, then child
+        rank[children] = torch.arange(len(parents), device=rank.device) - torch.searchsorted(parents, parents)
+    return torch.where(inside, rank[below], -1)
 
 
 @torch.no_grad()
