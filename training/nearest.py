@@ -129,7 +129,8 @@ def child_of(ancestors: Tensor, node_of: Tensor, level: Tensor) -> Tensor:
     inside = (node_of[:, None] == ancestors[:, level].T) & (level > 0)[:, None]
     rank = torch.zeros(int(ancestors.max()) + 1, dtype=torch.int64, device=ancestors.device)  # (K,) among siblings
     for upper in range(1, ancestors.shape[1]):
-        parents, children = torch.unique(ancestors[:, [upper, upper - 1]], dim=0).T.contiguous()  # by parent, then child
+        pairs = torch.unique(ancestors[:, [upper, upper - 1]], dim=0)  # by parent, then by child
+        parents, children = pairs.T.contiguous()
         rank[children] = torch.arange(len(parents), device=rank.device) - torch.searchsorted(parents, parents)
     return torch.where(inside, rank[below], -1)
 
