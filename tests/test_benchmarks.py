@@ -7,7 +7,7 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, frozen, preparing, result_tables, spinning, trunks
+from benchmarks import attribution, card, embeddings, feeding, frozen, preparing, result_tables, spinning, trunks
 from benchmarks.schedule import costs
 from options.flags import parse_main
 from options.resolve import resolve
@@ -47,6 +47,31 @@ def test_attribution_is_timed(monkeypatch, capsys):
     attribution.main()
     rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_what_needs_a_gpu_runs_on_a_cpu_too(tmp_path, capsys):
+    small = "--batch_size 2 --sample_size 32 --sample_duration 8 --model_depth 10 --repeats 1"
+    line = ["--out", str(tmp_path), "--no_cuda", "--only", "roofline", "syncbn", "gpu", "--flags"]
+    figures = card.main([*line, small, "--no_compile"])
+    page = (tmp_path / "card.md").read_text()
+    assert page in capsys.readouterr().out
+    assert {name.partition(":")[0] for name in figures} == {"roofline"}
+    for part, word in (("gpu", "CUDA"), ("syncbn", "GPU")):
+        assert f"| {part} | exit code 2 |" in page and word in (tmp_path / f"{part}.txt").read_text()
+
+
+@pytest.mark.slow
+def test_what_a_loader_feeds(capsys):
+    rates = feeding.main("--n_videos 3 --workers 0 1 --storage packed --sizes 64 --batches 1 --batch_size 2 --no_cuda "
+                         "--sample_size 32 --sample_duration 8 --model_depth 10 --repeats 1".split())
+    rows = re.findall(r"^\| packed, 64 pixels \| (\d) \|", capsys.readouterr().out, re.MULTILINE)
+    assert len(rates) == len(rows) and all(rate > 0 for rate in rates.values())
+
+
+def test_a_part_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="--only rooflin"):
+        card.main(["--out", str(tmp_path), "--only", "rooflin"])
 
 
 @pytest.mark.slow
