@@ -54,17 +54,17 @@ def rate(bench: Bench, clips: VideoClips, workers: int, batches: int, *, train: 
     batches_of = valid_clips(loader, bench.device) if train else iter(loader)
     trainer = make_trainer(bench.args, bench.model(), bench.precision)
 
-    def step() -> None:
+    def step() -> int:
         batch = next(batches_of)
         if train:
-            float(trainer.step(Step("joint", 1, 0), 0.0, {**bench.batch, **batch})["loss"])
+            ways = torch.zeros(len(batch["label"]), dtype=torch.long)
+            float(trainer.step(Step("joint", 1, 0), 0.0, {**batch, "way": ways})["loss"])
+        return len(batch["label"])
 
     for _ in range(max(workers, 1) + 1):
         step()
     began = time.perf_counter()
-    for _ in range(batches):
-        step()
-    return batches * bench.args.batch_size / (time.perf_counter() - began)
+    return sum(step() for _ in range(batches)) / (time.perf_counter() - began)
 
 
 def decoding_rate(files: list[Path], device: torch.device, repeats: int) -> float:

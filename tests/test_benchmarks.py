@@ -63,8 +63,9 @@ def test_what_needs_a_gpu_runs_on_a_cpu_too(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_what_a_loader_feeds(capsys):
-    rates = feeding.main("--n_videos 3 --workers 0 1 --storage packed --sizes 64 --batches 1 --batch_size 2 --no_cuda "
-                         "--sample_size 32 --sample_duration 8 --model_depth 10 --repeats 1".split())
+    line = ("--n_videos 3 --workers 0 1 --storage packed --sizes 64 --batches 1 --batch_size 2 --no_cuda --sample_size"
+            " 32 --sample_duration 8 --model_depth 10 --repeats 1")
+    rates = feeding.main(line.split())
     rows = re.findall(r"^\| packed, 64 pixels \| (\d) \|", capsys.readouterr().out, re.MULTILINE)
     assert len(rates) == len(rows) and all(rate > 0 for rate in rates.values())
 
