@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from benchmarks.tables import saved_tables
 from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
@@ -56,5 +57,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("real"):
         main()

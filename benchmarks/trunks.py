@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import machine
+from benchmarks.tables import saved_tables
 from machine.writing import write_text
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
@@ -155,5 +156,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("trunks"):
         main()
