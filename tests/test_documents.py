@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from documents import PAGES, ROOT, Command, anchors, code, commands, links, spans, text_of
+from documents import PAGES, ROOT, Command, anchors, code, commands, links, prose, spans, text_of
 
 from benchmarks import tables
 from options.flags import parse_main
@@ -155,6 +155,14 @@ def test_every_flag_stands_on_a_page(script, monkeypatch):
 @pytest.mark.parametrize(("page", "most"), SHORT.items())
 def test_pages_are_short(page, most):
     assert len(text_of(page).splitlines()) <= most
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_whole_and_name_their_columns(page):
+    for block in re.findall(r"(?:^\|.*\n)+", prose(page), re.MULTILINE):
+        head, *rows = map(tables.cells_of, block.splitlines())
+        assert all(head), f"{page}: a column of the table that begins with {head} has no name"
+        assert {len(row) for row in rows} == {len(head)}, f"{page}: {block.splitlines()[0]}"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
