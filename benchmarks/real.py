@@ -1,4 +1,4 @@
-"""The tables of "Filmed video" in docs/RESULTS.md: real clips, real weights, real truth.
+"""The tables of real clips in docs/RESULTS.md: fights, a tree of real actions, prototypes on people, attribution.
 
     python -m benchmarks.real --data ../shared/data --out results/real [--parts attribution prototypes]
 

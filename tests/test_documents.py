@@ -8,10 +8,11 @@ import pytest
 import torch
 from documents import PAGES, ROOT, Command, anchors, code, commands, links, prose, spans, text_of
 
+from attribution import METHODS
 from benchmarks import tables
 from options.flags import parse_main
 from options.words import FlagParser
-from tests.test_architecture import MODULES
+from tests.test_architecture import FLOORS, MODULES
 
 SHORT = {"README.md": 250, "docs/RESULTS.md": 250}  # lines at most
 SUBJECTS = ("TRAINING", "DATASETS", "TRUNKS", "EXPLANATIONS", "ATTRIBUTION", "MEASURES", "PAPER", "CLUSTER",
@@ -163,6 +164,21 @@ def test_tables_are_whole_and_name_their_columns(page):
         head, *rows = map(tables.cells_of, block.splitlines())
         assert all(head), f"{page}: a column of the table that begins with {head} has no name"
         assert {len(row) for row in rows} == {len(head)}, f"{page}: {block.splitlines()[0]}"
+
+
+def test_the_first_page_names_every_folder_and_script():
+    page = text_of("README.md").partition("## The files")[2]
+    assert not [name for name in (*FLOORS, "tests", "docs") if f"{name}/" not in page]
+    assert not [path.name for path in ROOT.glob("*.py") if path.name not in page]
+
+
+def test_every_option_of_a_method_stands_on_a_page():
+    table = text_of("docs/ATTRIBUTION.md").partition("### Options of methods")[2].partition("## How")[0]
+    named = {name for line in table.splitlines() if line.startswith("| `")
+             for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    missing = {f"{method.name}.{option}" for method in METHODS.values() for option in method.options
+               if option not in named}
+    assert not missing, f"add {', '.join(sorted(missing))} to the table of options in docs/ATTRIBUTION.md"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
