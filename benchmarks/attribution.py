@@ -193,5 +193,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors(), saved_tables("attribution"):
+    with user_errors(), saved_tables("attribution", "attribution", "attribution_mask", "attribution_pyramids"):
         main()

@@ -112,5 +112,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors(), saved_tables("schedule"):
+    with user_errors(), saved_tables("schedule", "schedule_passes", "schedule"):
         main()

@@ -113,18 +113,20 @@ def _place(words: list[str]) -> str | None:
     return None
 
 
-def files_of(place: Path, name: str, n: int) -> Sequence[Path]:
-    """The CSV files of n tables of a benchmark: name.csv, name_2.csv, ..."""
-    first = place if place.suffix == ".csv" else place / f"{name}.csv"
-    return [first, *(first.with_stem(f"{first.stem}_{i}") for i in range(2, n + 1))]
+def files_of(place: Path, names: Sequence[str], n: int) -> list[Path]:
+    """The CSV files of n tables of a benchmark, by their names; further ones are called after the first: name_2.csv."""
+    first = place if place.suffix == ".csv" else place / f"{names[0]}.csv"
+    named = [first, *(first.with_name(f"{name}.csv") for name in names[1:])]
+    return [*named, *(first.with_stem(f"{first.stem}_{i}") for i in range(len(named) + 1, n + 1))][:n]
 
 
 @contextlib.contextmanager
-def saved_tables(name: str) -> Iterator[None]:
+def saved_tables(name: str, *tables: str) -> Iterator[None]:
     """Save the tables that a benchmark prints where --save says; without --save change nothing.
 
     Args:
-        name: of the benchmark, as in python -m benchmarks.NAME.
+        name: of the benchmark, as in python -m benchmarks.NAME. tables: names of its tables in their order (default:
+            that of the benchmark, and with numbers behind it).
     Raises:
         ValueError: --save has no value, or the benchmark printed no table.
     """
@@ -146,7 +148,7 @@ def saved_tables(name: str) -> Iterator[None]:
     found = tables_in("".join(heard.parts))
     if not found:
         raise ValueError(f"{SAVE}: benchmarks.{name} printed no table, so nothing was written")
-    for path, (title, table) in zip(files_of(Path(place), name, len(found)), found, strict=True):
+    for path, (title, table) in zip(files_of(Path(place), tables or (name,), len(found)), found, strict=True):
         save_table(path, table, what=title or name, command=command,
                    no_cuda="--no_cuda" in words or "cpu" in words)
         print(f"{path}: {len(table) - 1} rows")

@@ -61,6 +61,15 @@ def test_a_file_can_be_named(tmp_path, words):
     assert {path.name for path in tmp_path.iterdir()} == {"actors_1_2.csv", "actors_1_2_2.csv", "README.md"}
 
 
+def test_tables_have_names_of_their_own(tmp_path, words):
+    words("--save", tmp_path)
+    with tables.saved_tables("schedule", "schedule_passes", "schedule"):
+        print(PRINTED, PRINTED, sep="\n")
+    assert {path.name for path in tmp_path.glob("*.csv")} == {
+        "schedule_passes.csv", "schedule.csv", "schedule_passes_3.csv", "schedule_passes_4.csv"}
+    assert tables.read_csv(tmp_path / "schedule.csv")[0] == ["what", "a | b"]
+
+
 def test_without_the_flag_nothing_is_written(tmp_path, words, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words("--batch_size", 2)
