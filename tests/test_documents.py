@@ -190,6 +190,18 @@ def test_a_page_says_what_how_and_where(subject):
     assert f"docs/{subject}.md" in links("README.md")
 
 
+def test_citations_are_whole():
+    text = (ROOT / "docs" / "CITATIONS.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@(\w+)\{(\w+),\n(.*?)^\}$", text, re.MULTILINE | re.DOTALL)
+    assert len(entries) == text.count("@") > 20 and len({key for _, key, _ in entries}) == len(entries)
+    for kind, key, fields in entries:
+        assert {"title", "author", "year", "journal" if kind == "article" else "booktitle"} <= set(
+            re.findall(r"^  (\w+) +=", fields, re.MULTILINE)), key
+        assert fields.count("{") == fields.count("}") and "%" not in fields, key
+    cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"title += \{(.+)\},", text)[1] in cited
+
+
 def test_tables_of_the_benchmarks_are_listed_and_whole():
     folder = ROOT / "docs" / "results"
     index = (folder / tables.INDEX).read_text(encoding="utf-8")
