@@ -22,6 +22,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import versions
+from benchmarks.tables import saved_tables
 from machine.writing import write_text
 from options.errors import user_errors
 from options.ranges import COUNT
@@ -126,5 +127,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("card"):
         main()

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from benchmarks.bench import Bench, make_trainer
 from benchmarks.films import found_videos, made_videos, storage
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns
 from datasets import READERS
 from datasets.sampling import EpochBatches
@@ -117,5 +118,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("feeding"):
         main()

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step
 from benchmarks.machine import versions
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns
 from models import HIPE
 from options.errors import CommandLine, user_errors
@@ -234,5 +235,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("gpu"):
         main()
