@@ -211,6 +211,24 @@ class Judge:
                        "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
                        "measures": {name: round(value, 6) for name, value in values.items() if value is not None}}
 
+    def measured(self, scene: Scene, explanation: str, level: int, heat: Tensor,
+                 names: Sequence[str]) -> dict[str, float]:
+        """Measures of heat that somebody else made of a scene's clip.
+
+        Args:
+            explanation: what the heat is called. heat: (T, H, W) for the node of `level` above `scene.leaf`. names: of
+                measures.
+        Raises:
+            ValueError: for a measure that needs more than the heat.
+        """
+        for name in names:
+            if more := MEASURES[name].needs - {"heat", "box", "truth"}:
+                raise ValueError(f"{name}: needs {min(more)}, and a single map has none; measure it with "
+                                 "evaluate_explanations.py")
+        subject = self._subject(explanation, level, scene, heat, {}, None, None)
+        values = {name: MEASURES[name].of_clip(subject) for name in names}
+        return {name: round(value, 6) for name, value in values.items() if value is not None}
+
     def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,
               wanted: bool = True) -> list[Tensor | None]:

@@ -111,9 +111,8 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     # a truth of training videos alone still tells of prototypes
     tell_truth(file, known.of(chosen), len(chosen), insisted=truth is not None and not known.tubes,
                place="beside the annotation")
-    settings = Settings(digest_of(content["model"]), wanted.head, wanted.steps, wanted.iterations,
-                        stored.inference_stride, wanted.seed, digest_of_file(file), window_power(stored),
-                        " ".join(wanted.options), wanted.smooth)
+    settings = settings_of(wanted, digest_of(content["model"]), step=stored.inference_stride, truth=file,
+                           power=window_power(stored))
     folder = Path(out) if out else folder_of(path, wanted.head)
     folder.mkdir(parents=True, exist_ok=True)
     subset, seen = data.subset or "val", {"normalisation": model.normalisation}
@@ -148,6 +147,18 @@ def _check(path: Path, content: dict, wanted: Wanted, model: HIPE, record: PushR
         if not 0 <= level < model.hierarchy.n_levels:
             raise ValueError(f"level {level} is not in the class tree of {path}; it has the levels 0 to "
                              f"{model.hierarchy.n_levels - 1}")
+
+
+def settings_of(wanted: Wanted, digest: str, *, step: int | None, truth: Path | None, power: float,
+                windows: str = "") -> Settings:
+    """What the measured numbers depend on.
+
+    Args:
+        digest: of the model. step: frames from one window to the next. truth: its file. power, windows: as of
+            `Settings`.
+    """
+    return Settings(digest, wanted.head, wanted.steps, wanted.iterations, step, wanted.seed, digest_of_file(truth),
+                    power, " ".join(wanted.options), wanted.smooth, windows)
 
 
 def tell_truth(file: Path | None, truth: Truth, n_videos: int, *, insisted: bool, place: str) -> None:
