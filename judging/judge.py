@@ -130,7 +130,15 @@ class Judge:
             raise ValueError(f"{video.path}: the model gives it log-probabilities that are not finite, for its weights "
                              "hold NaN or infinity, or belong to another trunk; give others")
         _, leaf, best = pool_windows(log_probs, self.tree.membership, self.settings.window_power)
-        item = items[best]
+        return self.scene_at(items[best], leaf)
+
+    def scene_at(self, item: dict, leaf: int) -> Scene | None:
+        """A window, as it is and disturbed; None where the frames around it cannot be read.
+
+        Args:
+            item: of `clips`. leaf: that is explained.
+        """
+        video = self.clips.videos[int(item["video"])]
         changed = disturbed(self.clips, item, self._seed(video.name))
         if changed is None:
             return None
@@ -228,6 +236,10 @@ class Judge:
         subject = self._subject(explanation, level, scene, heat, {}, None, None)
         values = {name: MEASURES[name].of_clip(subject) for name in names}
         return {name: round(value, 6) for name, value in values.items() if value is not None}
+
+    def baseline(self, name: str, scene: Scene, level: int) -> Tensor:
+        """Heat (T, H, W) of a baseline, as tables have it."""
+        return self.heats.of_nodes(name, [scene.clip], [0], [self._seed(scene.video.name, level, "")])[0]
 
     def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,

@@ -1,10 +1,9 @@
 """From a checkpoint to the table of its explanations: the videos, the truth and the settings that judging needs."""
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -21,7 +20,8 @@ from judging.judge import Settings
 from judging.scenes import Truth, load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from models.hipe import HIPE
-from run.choosing import choose, stored_flags
+from run.checkpoint_model import CheckpointModel
+from run.choosing import choose
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
 from training.checkpoint import load_checkpoint
@@ -97,12 +97,12 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     path = Path(checkpoint)
     content = load_checkpoint(path)
     where = choose_device(device, no_cuda)
-    model, tree, record = model_of(content, path)
+    opened = CheckpointModel(path, content, where, root_path=data.root_path, video_path=data.video_path,
+                             annotation_path=data.annotation_path, file_type=data.file_type,
+                             inference_stride=data.inference_stride)
+    model, tree, record = opened.network, opened.hierarchy, opened.record
     _check(path, content, wanted, model, record)
-    moves = {name: getattr(data, name) for name in ("root_path", "video_path", "annotation_path")}
-    call = argparse.Namespace(**asdict(data) | {"root_path": data.root_path or "."})
-    stored = stored_flags(content, call, {name for name, value in moves.items() if value is not None})
-    stored = stored.replaced(memory_gb=0.0)
+    stored = opened.flags.replaced(memory_gb=0.0)
     videos = hold_out(read_videos(stored, tree), content.get("held_out", ()), DATASETS[stored.dataset])
     chosen = choose(whole_videos(videos), names=data.videos, subset=data.subset, n=data.n_videos)
     reader = make_reader(stored)
