@@ -21,6 +21,7 @@ from run.measuring import Measuring, measured_explanations
 
 MEASURED = ("prototypes", "top_prototype", "random")  # explanations that are measured where nothing else is asked for
 CHANGED = 8  # nodes of a table of what if, beside those of both paths
+VISIBLE = 0.0005  # change of a probability that a table shows, as pages do
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,12 @@ class WhatIf:
         return dict(sorted(gains.items(), key=lambda item: -abs(item[1])))
 
     def _repr_html_(self) -> str:
-        shown = list(dict.fromkeys([*self.path, *self.prediction, *list(self.change)[:CHANGED]]))
+        changed = [node for node, gain in self.change.items() if abs(gain) >= VISIBLE][:CHANGED]
+        shown = list(dict.fromkeys([*self.path, *self.prediction, *changed]))
         rows = [{"node": node, "before": self.before[node], "after": self.after[node],
                  "chosen": node in self.prediction} for node in shown]
-        return outcome_cell(f"Without {len(self.silenced)} prototypes: {self.prediction[0]}", rows)
+        n = len(self.silenced)
+        return outcome_cell(f"Without {n} prototype{'s' * (n != 1)}: {' / '.join(self.prediction)}", rows)
 
 
 class Explanation:

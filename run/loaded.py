@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from attribution import METHODS
 from attribution.gradients import at_a_time
 from datasets.reading import Reader
 from datasets.video import Video, whole_videos
-from explain import ExplanationSettings
+from explain import ExplanationSettings, Sources
 from explain.attribution import Question, Subject, attribute, find_windows, windows_to_explain
 from explain.attribution_files import unusual_options
 from explain.explainer import Explainer
@@ -176,7 +177,7 @@ class HipeModel(LoadedModel):
                                   inference_stride=opened.flags.inference_stride)
         super().__init__(opened.path.name, subject_of(opened.network, opened.checkpoint, opened.path), args,
                          opened.checkpoint)
-        self._opened, self._known = opened, None
+        self._opened = opened
         self.network, self.record, self.path = opened.network, opened.record, opened.path
         self._head = "softmax" if of_trunk_epochs(opened.checkpoint) else "prototypes"
 
@@ -211,27 +212,29 @@ class HipeModel(LoadedModel):
         clips = self._opened.windows([of_video], reader)
         explainer = Explainer(self.network, clips, hierarchy=self.hierarchy,
                               levels=range(self.hierarchy.n_levels) if levels is None else levels,
-                              sources=self._opened.sources(self._videos()), settings=settings)
+                              sources=self._data[1], settings=settings)
         explained = next(iter(explainer), None)
         if explained is None:
             raise ValueError(f"{of_video.path}: cannot be read; give another video")
         return Explanation(explainer, explained, Measuring(
             self._load_for_judging(), self.hierarchy, "prototypes", clips, settings.power, self.network.device))
 
-    def _videos(self) -> Sequence[Video]:
-        """The videos of the checkpoint's data; none, and a line on stderr once, where they are not here any more."""
-        if self._known is None:
-            self._known = self._opened.videos(required=False)
-        return self._known
+    @cached_property
+    def _data(self) -> tuple[Sequence[Video], Sources]:
+        """The videos of the checkpoint's data, and as sources of prototypes; none, and a line on stderr, where they are
+        not here any more."""
+        videos = self._opened.videos(required=False)
+        return videos, self._opened.sources(videos)
 
     def _find(self, video: str | Path) -> tuple[Video, Reader]:
         if Path(video).expanduser().exists():
             return own_video(Path(video))
-        known = whole_videos(self._videos()) if len(self._videos()) else []
-        if not known:
+        videos, sources = self._data
+        if not videos:
             return super()._find(video)
-        of_data, = named(known, [str(video)], f"a video file here, nor a video of the data of {self.path}")
-        return of_data, self._opened.sources(known).reader
+        of_data, = named(whole_videos(videos), [str(video)],
+                         f"a video file here, nor a video of the data of {self.path}")
+        return of_data, sources.reader
 
     def _check(self, question: Question) -> None:
         check_question(self.network, self._opened.checkpoint, self.path, level=question.level,
