@@ -2,7 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from run.attributing import (
     grid_refusal,
     names_of_weights,
     pyramid_refusal,
+    warn_of_short,
 )
 from run.checkpoint_model import CheckpointModel, own_video
 from run.choosing import named
@@ -46,12 +48,14 @@ from training.checkpoint import load_checkpoint, newest_whole
 MOVES = ("root_path", "video_path", "annotation_path", "file_type", "inference_stride")  # of a checkpoint's data
 
 
-class LoadedModel:
+class LoadedModel(ABC):
     """What checkpoints and trunks with a head share: classes, predictions, and attribution.
 
     Attributes:
-        name: of the trunk, or of the checkpoint's file. classes: their names. hierarchy: the class tree.
+        name: of the trunk, or of the checkpoint's file. hierarchy: the class tree.
     """
+
+    _head = "softmax"  # whose predictions are measured
 
     def __init__(self, name: str, subject: Subject, args: argparse.Namespace, checkpoint: dict | None) -> None:
         self.name, self.hierarchy = name, subject.hierarchy
@@ -65,12 +69,13 @@ class LoadedModel:
 
     def attribute(self, video: str | Path, method: str = "grad_cam", *, target: str = "predicted", level: int = 0,
                   prototype: int | None = None, against: str = "", windows: int | None = None,
-                  **options: object) -> HeatMap:
+                  options: Mapping[str, object] | None = None, **more: object) -> HeatMap:
         """Heat of a video by an attribution method, as local_attribution.py makes it.
 
         Args:
             video: a file, or a folder of frames; of a checkpoint also the name of a video of its data.
-            method: of attribution.METHODS. options: that it declares, such as steps=50.
+            method: of attribution.METHODS. more: options that it declares, such as steps=50. options: the same by name,
+                for one that is called as an argument here, such as level of class_feature_pyramid.
             target: predicted, true, or the name of a class. level: its ancestor so many levels up. prototype: the
                 activation of this prototype instead. against: why the target rather than this class; second: the
                 runner-up.
@@ -81,7 +86,8 @@ class LoadedModel:
                 that there is not, or a method that this model cannot be explained by.
         """
         subject, question = self._subject, Question(target, level, prototype, against)
-        chosen = options_of_method(method, options)
+        given = {**(options or {}), **more}
+        chosen = options_of_method(method, given)
         self._check(question)
         if method in GRID_METHODS and (reason := grid_refusal(subject, self.name)):
             raise ValueError(f"{method} {reason}")
@@ -91,6 +97,7 @@ class LoadedModel:
         question.check(subject, [of_video])
         args = argparse.Namespace(**vars(self._args) | {"windows": windows})
         clips = clips_of(args, self._form, subject, [of_video], reader, checkpoint=self._checkpoint)
+        warn_of_short(clips, reader)
         size = self._form.size
         predictions, _ = find_windows(subject, clips, batch_size=at_a_time(self._form.duration * size * size),
                                       power=self._form.power)
@@ -106,16 +113,16 @@ class LoadedModel:
         elif target != "predicted":
             leaf = tree.label(target)
         measuring = Measuring(self._load_for_judging(), tree, self._head, clips, self._form.power, subject.device)
-        return HeatMap(subject, question, window, result, method=method, notes=unusual_options(chosen, list(options)),
+        return HeatMap(subject, question, window, result, method=method, notes=unusual_options(chosen, list(given)),
                        leaf=leaf, measuring=measuring)
 
-    # --- what checkpoints and trunks do in their own ways
-
-    _head = "softmax"  # whose predictions are measured
-
+    @abstractmethod
     def _check(self, question: Question) -> None:
         """Raise ValueError for a level or a prototype that there is not."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def _load_for_judging(self) -> Load:
+        """The model as measures take it."""
 
     def _find(self, video: str | Path) -> tuple[Video, Reader]:
         """A video and what reads it.
@@ -126,9 +133,6 @@ class LoadedModel:
         if not Path(video).expanduser().exists():
             raise FileNotFoundError(f"{video}: no such video file, nor folder of frames; check the path")
         return own_video(Path(video))
-
-    def _load_for_judging(self) -> Load:
-        raise NotImplementedError
 
 
 class HeadModel(LoadedModel):

