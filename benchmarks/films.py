@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from datasets import READERS
+from datasets.folders import Walk, previews
 from datasets.reading import VIDEO_EXTENSIONS, JpegFolder
 from datasets.reading.hdf5 import NAME
 from datasets.video import Video
@@ -34,10 +35,14 @@ def made_videos(folder: Path, n: int) -> list[Path]:
 
 def found_videos(folder: Path) -> list[Path]:
     """The video files of a folder, at any depth; FileNotFoundError where there is none."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_EXTENSIONS)
+    files: list[Path] = []
+    for below, _, names in Walk(folder):
+        films = [name for name in names if Path(name).suffix.lower() in VIDEO_EXTENSIONS]
+        left_out = previews(films)
+        files += [below / name for name in films if name not in left_out]
     if not files:
         raise FileNotFoundError(f"{folder}: no video file in it; give a folder of videos")
-    return files
+    return sorted(files)
 
 
 def storage(files: list[Path], folder: Path, size: int) -> dict[str, list[Video]]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,17 @@ def is_file(entry: os.DirEntry) -> bool:
         return entry.is_file()
     except OSError:
         return False
+
+
+def previews(files: Iterable[str], folders: Collection[str] = ()) -> set[str]:
+    """The GIFs that stand beside a video of the same name, of which they are previews, in any letter case of .gif.
+
+    Args:
+        files: names of the video files of one folder. folders: names of the folders of frames beside them.
+    """
+    gifs = {file for file in files if file.lower().endswith(".gif")}
+    videos = {os.path.splitext(file)[0] for file in files if file not in gifs}.union(folders)
+    return {file for file in gifs if os.path.splitext(file)[0] in videos}
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets.folders import Walk, tell_endings, tell_unreadable
+from datasets.folders import Walk, previews, tell_endings, tell_unreadable
 from datasets.reading import VIDEO_EXTENSIONS
 from datasets.reading.naming import is_picture
 from datasets.video import Video
@@ -40,8 +40,8 @@ def paths_in(folder: Path) -> list[Path]:
     are neither.
 
     A folder with pictures is a video, unless there are video files beside them, or they are results of attribution;
-    `folder` itself only where nothing further down is one. Files of other endings, and folders that cannot be read, are
-    told of in a line each.
+    `folder` itself only where nothing further down is one. Previews of videos are left out. Files of other endings, and
+    folders that cannot be read, are told of in a line each.
 
     Raises:
         ValueError: for a folder without any video.
@@ -58,6 +58,8 @@ def paths_in(folder: Path) -> list[Path]:
         gifs = [file for file in files if ending[file] == ".gif" and os.path.splitext(file)[0] not in results]
         films = [file for file in files if ending[file] in VIDEO_EXTENSIONS
                  and (ending[file] != ".gif" or file in gifs and len(pictures) <= len(gifs))]
+        left_out = previews(films)
+        films = [file for file in films if file not in left_out]
         pictured = bool(pictures) and not films and not results
         if not results:
             others += [file for file in files if file not in {*films, *pictures, *gifs}]

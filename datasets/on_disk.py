@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets.folders import is_file, is_folder, tell_unreadable, visible
+from datasets.folders import is_file, is_folder, previews, tell_unreadable, visible
 from datasets.reading.packed import packed_places
 from datasets.reading.reader import EXTENSIONS
 from hierarchy.names import AmbiguousName, Names, normalise
@@ -216,16 +216,18 @@ class VideoFolder:
         videos: dict[str, str] = {}
         kinds = [self.file_type] if self.file_type else EXTENSIONS
         extensions = tuple(ending for kind in kinds for ending in EXTENSIONS.get(kind, ()))
-        # a GIF beside a video of its name is a preview
-        entries = sorted(self._entries(path), key=lambda entry: entry.name.lower().endswith(".gif"))
-        for entry in [] if self.file_type == "packed" else entries:
-            stem, extension = os.path.splitext(entry.name)
+        files: list[os.DirEntry] = []
+        for entry in [] if self.file_type == "packed" else self._entries(path):
             if is_folder(entry):
                 folders[entry.name] = entry.path
                 if self.file_type in ("jpg", None):
                     videos[entry.name] = entry.path
-            elif extension.lower() in extensions and is_file(entry):
-                videos.setdefault(stem, entry.path)
+            elif os.path.splitext(entry.name)[1].lower() in extensions and is_file(entry):
+                files.append(entry)
+        left_out = previews([entry.name for entry in files], videos)
+        for entry in files:
+            if entry.name not in left_out:
+                videos.setdefault(os.path.splitext(entry.name)[0], entry.path)
         self._listed[path] = _Folder(Names(folders), Names(videos))
         return self._listed[path]
 

@@ -83,6 +83,17 @@ def whereabouts(y: int, x: int, size: tuple[int, int]) -> str:
     return f"{row or 'middle'} {column or 'centre'}"
 
 
+def hottest(window: Window, heat: Tensor) -> tuple[Tensor, render.Box, list[int], list[int]]:
+    """Where heat (T, H, W) over a window is hottest.
+
+    Returns:
+        the peak (3,) and the box in the clip, and both in the video's own frames and pixels.
+    """
+    at, box = torch.tensor(np.unravel_index(int(heat.argmax()), tuple(heat.shape))), box_of(heat)
+    of_video = window.frames, window.crop, window.size[1:]
+    return at, box, points_to_source(at, *of_video).tolist(), list(box_to_source(box, *of_video))
+
+
 def pyramid_rows(pyramid: FeaturePyramid, size: tuple[int, int, int], title: str,
                  name: str) -> list[attribution_page.PyramidRow]:
     """The pyramid as it is drawn: the strongest channels of the first row, and of each layer below those that lead most
@@ -222,10 +233,10 @@ class Writer:
         files = {kind: (folder / f"{name}{ending}").relative_to(self.out).as_posix() for kind, ending in kinds.items()}
         still, peak, box = len(pixels) // 2, None, None
         if not empty:
-            tube = box_of(places)
-            at, peak, box, words = self._place(window, places, tube)
+            at, tube, peak, box = hottest(window, places)
+            words = self._words(window, at, peak)
             notes.insert(0, words)
-            still = int((shown - at).abs().argmin())
+            still = int((shown - at[0]).abs().argmin())
             spans = [int((shown < edge).sum()) for edge in (tube[0], tube[3])]  # of the box, in frames that are drawn
             spans[1] = max(spans[1], spans[0] + 1)
             overlay = render.draw_box(overlay, (spans[0], *tube[1:3], spans[1], *tube[4:]), window.size[1:])
@@ -233,15 +244,11 @@ class Writer:
                                        render.webp(overlay[still:still + 1]), render.webp(sheet), drawing)
         return Outcome(panel, {"peak": peak, "box": box, "files": files})
 
-    def _place(self, window: Window, heat: Tensor, tube: render.Box) -> tuple[int, list[int], list[int], str]:
-        """Where heat is hottest: the clip's frame; peak and box in the video's frames and pixels; the same in words."""
-        at = torch.tensor(np.unravel_index(int(heat.argmax()), tuple(heat.shape)))
-        frame, y, x = points_to_source(at, window.frames, window.crop, window.size[1:]).tolist()
-        box = box_to_source(tube, window.frames, window.crop, window.size[1:])
-        times = self.times_of(window)
+    def _words(self, window: Window, at: Tensor, peak: Sequence[int]) -> str:
+        """Where heat is hottest: `at` in the clip, `peak` in the video's own frames and pixels."""
+        frame, times = peak[0], self.times_of(window)
         time = f"frame {frame}" if times is None else f"{times.seconds_of(frame, frame)[0]:.2f} s (frame {frame})"
-        words = f"hottest at {time}, {whereabouts(*at[1:].tolist(), window.size[1:])}"
-        return int(at[0]), [frame, y, x], list(box), words
+        return f"hottest at {time}, {whereabouts(*at[1:].tolist(), window.size[1:])}"
 
     def _pyramid(self, folder: Path, name: str, window: Window, pyramid: FeaturePyramid) -> bytes:
         """Write a pyramid's picture, graph and tubes, and return the picture for the page."""

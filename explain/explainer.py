@@ -1,7 +1,6 @@
 """Explain videos: find the window, match the prototypes, write the numbers, the pictures and the pages."""
 
 import hashlib
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,30 +22,17 @@ from explain.evidence import Evidence, kept_activation
 from explain.heat import heat_of
 from explain.match import LevelMatch, Match, PushRecordLike, match_output
 from explain.names import file_name
+from explain.narration import UPSAMPLE, Narrator, SeenWindow
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
 from machine.cores import cores
 from machine.shared_memory import fitting
-from models.geometry import box_to_source, points_to_source
 from models.hipe import HIPE, HIPEOutput
-
-UPSAMPLE = "upsample"  # the heat that is similarity itself
-ALTERNATIVES = 4  # nodes of a level named beside the predicted one
-
-
-@dataclass(frozen=True)
-class _Window:
-    """A clip that the model has seen."""
-
-    output: HIPEOutput  # B = 1
-    frames: Tensor  # (T,) in the video
-    crop: Tensor  # (4,) y0, x0, y1, x1 in the video's own pixels
-    item: int  # of the dataset
 
 
 @torch.no_grad()
-def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> Iterator[tuple[int, list[_Window]]]:
+def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> Iterator[tuple[int, list[SeenWindow]]]:
     """Video by video, its index and its windows; no window where the video cannot be read."""
     device = model.device
     current, windows = None, []
@@ -61,8 +47,8 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
             if batch["valid"][i]:
                 single = HIPEOutput(**{name: value[i:i + 1] for name, value in vars(output).items()})
                 # a tensor of a loader process is an open file for as long as it is kept
-                windows.append(_Window(single, batch["frames"][i].clone(), batch["crop"][i].clone(),
-                                       int(batch["item"][i])))
+                windows.append(SeenWindow(single, batch["frames"][i].clone(), batch["crop"][i].clone(),
+                                          int(batch["item"][i])))
     if current is not None:
         yield current, windows
 
@@ -70,131 +56,6 @@ def _windows(model: HIPE, clips: VideoClips, batch_size: int, n_jobs: int) -> It
 def _as_weights(clips: Tensor) -> Tensor:
     """Clips in the memory order of the trunk's weights, which is faster."""
     return clips.contiguous(memory_format=torch.channels_last_3d)
-
-
-class _Narrator:
-    """Puts explanations into the words and numbers of explanation.json: source frames, source pixels, names."""
-
-    def __init__(self, hierarchy: Hierarchy, size: tuple[int, int, int], source_videos: Mapping[str, Video],
-                 source_reader: Reader, model_id: str, heat: str) -> None:
-        self.hierarchy, self.size, self.model_id, self.heat = hierarchy, size, model_id, heat
-        self.source_videos, self.source_reader = source_videos, source_reader
-        self._source_times: dict[str, FrameTimes | None] = {}
-
-    def video(self, video: Video, times: FrameTimes | None, window: _Window, probs: Tensor, leaf: int,
-              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
-              measures: Sequence[Mapping[str, float]]) -> dict:
-        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
-        `measures` of `decision_measures` by level."""
-        tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
-        first, last = int(window.frames.min()), int(window.frames.max()) + 1
-        return {
-            "video": video.name,
-            "window": [first, last],
-            "seconds": _seconds(first, last, times),
-            "prediction": [tree.full_name(node) for node in path],
-            "path_scores": [_rounded(probs[node]) for node in path],
-            "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
-                       for level, measured in zip(levels, measures, strict=True)],
-            "n_levels": tree.n_levels,
-            "crop": [_rounded(edge, 3) for edge in window.crop],
-            "fps": None if times is None else _rounded(times.fps, 3),
-            "model": self.model_id,
-            "heat": self.heat,
-        }
-
-    def _level(self, level: LevelMatch, window: _Window, times: FrameTimes | None,
-               evidence: Mapping[int, Evidence]) -> dict:
-        tree = self.hierarchy
-        nodes = torch.tensor(tree.levels[level.level])
-        probability = window.output.log_probs[0].double().exp().cpu()
-        others = nodes[probability[nodes].argsort(descending=True)].tolist()
-        others.remove(level.node)
-        return {
-            "level": level.level,
-            "node": tree.full_name(level.node),
-            "probability": _rounded(level.probability),
-            "prototypes": [self._prototype(match, level.probability, window, times, evidence[match.prototype])
-                           for match in level.matches],
-            "alternatives": [{"node": tree.full_name(node), "probability": _rounded(probability[node])}
-                             for node in others[:ALTERNATIVES]],
-            "n_nodes": len(nodes),
-            "siblings": self._siblings(level.node),
-            "shares": {group: _rounded(value) for group, value in level.shares.items()},
-        }
-
-    def _siblings(self, node: int) -> int:
-        """How many nodes lie below a node's parent, itself among them."""
-        above = self.hierarchy.path(node)[1:]
-        return sum(self.hierarchy.path(other)[1:] == above
-                   for other in self.hierarchy.levels[int(self.hierarchy.level_of[node])])
-
-    def _prototype(self, match: Match, probability: float, window: _Window, times: FrameTimes | None,
-                   evidence: Evidence) -> dict:
-        size = self.size[1:]
-        box = box_to_source(match.box, window.frames, window.crop, size)
-        return {
-            "prototype": match.prototype,
-            "node": self.hierarchy.full_name(match.node),
-            "path": list(self.hierarchy.path(match.node)),
-            "similarity": _rounded(match.similarity),
-            "activation": _rounded(match.activation),
-            **_shares("closer_than", match.closer_than),
-            **_shares("typical", match.typical),
-            "weight": None if match.weight is None else _rounded(match.weight),
-            "evidence": None if match.evidence is None else _rounded(match.evidence),
-            "stands_by": match.stands_by,
-            "stands_for": match.stands_for,
-            "contribution": _rounded(match.contribution),
-            "probability_without": _rounded(probability * math.exp(-match.contribution)),
-            "peak": points_to_source(torch.tensor(match.peak), window.frames, window.crop, size).tolist(),
-            "box": list(box),
-            "seconds": _seconds(box[0], box[3], times),
-            "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
-                         "holds": evidence.holds},
-            "hangs_on": {trait: _rounded(share, 4) for trait, share in evidence.hangs_on.items()},
-            "source": self._source(match),
-            "heat": UPSAMPLE if match.by_similarity else self.heat,
-        }
-
-    def _source(self, match: Match) -> dict | None:
-        source = match.source
-        if source is None:
-            return None
-        times = self._times(source.video)
-        return {"video": source.video, "frames": [int(source.frames.min()), int(source.frames.max()) + 1],
-                "box": list(source.box), "seconds": _seconds(source.box[0], source.box[3], times)}
-
-    def _times(self, name: str) -> FrameTimes | None:
-        """Of a training video; None where it cannot be read, which its picture's place will say."""
-        if name not in self._source_times:
-            try:
-                self._source_times[name] = self.source_reader.times(self.source_videos[name].path)
-            except (KeyError, OSError, ValueError):
-                self._source_times[name] = None
-        return self._source_times[name]
-
-
-def _rounded(value: float | Tensor, digits: int = 6) -> float:
-    return round(float(value), digits)
-
-
-def _shares(name: str, share: tuple[float, int] | None) -> dict:
-    """A share of training videos and how many stand behind it."""
-    value, count = share or (None, 0)
-    return {name: None if value is None else _rounded(value), f"{name}_videos": count}
-
-
-def _decision(measures: Mapping[str, float]) -> dict:
-    """What becomes of a level's answer without its first prototypes, and whose prototype is the nearest."""
-    asked = {name: measures.get(name) for name in ("flips", "flips_three", "nearest_own")}
-    return {"silenced_three": _rounded(measures["silenced_three"]),
-            **{name: None if value is None else bool(value) for name, value in asked.items()}}
-
-
-def _seconds(first: int, last: int, times: FrameTimes | None) -> list[float] | None:
-    return None if times is None else [_rounded(end, 3) for end in times.seconds_of(first, last)]
 
 
 def fingerprint(model: HIPE) -> str:
@@ -245,6 +106,106 @@ class ExplanationSettings:
     checkpoint: str = "save_200.pth"
 
 
+@dataclass(frozen=True)
+class Explained:
+    """What a model says of a video, and why."""
+
+    video: Video
+    window: SeenWindow  # the one that shows the prediction best
+    probs: Tensor  # (K,) of the whole video
+    matches: list[LevelMatch]  # by level, as asked for
+    times: FrameTimes | None  # of the video's frames; None where they cannot be read
+    content: dict  # of explanation.json
+
+
+class Explainer:
+    """Explains the videos of a dataset one after the other.
+
+    Args:
+        model: in eval mode, on its device.
+        clips: the videos' windows (SlidingWindows, EvalTransform), as for inference.
+        levels: which to explain, 0 for the classes.
+    Attributes:
+        skipped: names of the videos that could not be read, as far as it came.
+    Raises:
+        ValueError: for a level that the tree does not have.
+    """
+
+    def __init__(self, model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, levels: Sequence[int],
+                 sources: Sources | None = None, settings: ExplanationSettings | None = None) -> None:
+        self.model, self.clips, self.hierarchy, self.levels = model, clips, hierarchy, list(levels)
+        self.sources, self.settings = sources or Sources(), settings or ExplanationSettings()
+        wrong = [level for level in self.levels if not 0 <= level < hierarchy.n_levels]
+        if wrong or not self.levels:
+            raise ValueError(f"level {wrong} is not in the class tree; it has the levels 0 to {hierarchy.n_levels - 1}")
+        self.size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
+        source_reader = self.sources.reader or clips.reader
+        self.narrator = Narrator(hierarchy, self.size, self.sources.videos, source_reader, fingerprint(model),
+                                 self.settings.heat)
+        self.painter = Painter(self.sources.videos, source_reader, self.size[1:])
+        self.skipped: list[str] = []
+
+    def __iter__(self) -> Iterator[Explained]:
+        """Every video that can be read, explained."""
+        self.skipped.clear()
+        for index, windows in _windows(self.model, self.clips, self.settings.batch_size, self.settings.n_jobs):
+            video = self.clips.videos[index]
+            if windows:
+                yield self._explained(video, windows)
+            else:
+                self.skipped.append(video.name)
+
+    def _explained(self, video: Video, windows: Sequence[SeenWindow]) -> Explained:
+        model, hierarchy, settings, clips = self.model, self.hierarchy, self.settings, self.clips
+        log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
+        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, settings.power)
+        window = windows[best]
+        pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
+        clip = normalise(pixels, clips.normalisation)
+        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
+        matches = match_output(model, window.output, self.size, self.levels, settings.k, record=self.sources.record,
+                               leaf=leaf, heat_of=heat)
+        evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
+                             clips.normalisation, settings.batch_size)
+        try:
+            times = clips.reader.times(video.path)
+        except ValueError:  # this window could be read, though not the whole video
+            times = None
+        truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
+        measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
+                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
+        content = self.narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
+        return Explained(video, window, probs, matches, times, content)
+
+    def pixels_of(self, explained: Explained) -> render.Pixels:
+        """The region of a video that its window shows, scaled for display: (T, H', W', 3)."""
+        return read_region(self.clips.reader, explained.video.path, explained.window.frames, explained.window.crop)
+
+    def what_if_of(self, explained: Explained) -> dict | None:
+        """What a page computes with, see `what_if`."""
+        return what_if(self.model, explained.window.output, self.hierarchy, record=self.sources.record,
+                       checkpoint=self.settings.checkpoint)
+
+    def write(self, explained: Explained, out: Path, beside: Path | None = None) -> Path:
+        """Write a video's folder below `out`, as `explain_videos`.
+
+        Returns:
+            the folder.
+        """
+        folder = out / file_name(explained.video.name)
+        pages.start_folder(folder, explained.content)
+        if self.settings.pictures:
+            seconds = render.seconds_per_frame(explained.window.frames, explained.times)
+            self.painter.paint(folder, self.pixels_of(explained), seconds, explained.matches)
+            pages.write_what_if(folder, self.what_if_of(explained))
+            pages.write_pages(folder, beside and beside / folder.name)
+        return folder
+
+    def write_overview(self, out: Path, beside: Path | None = None) -> None:
+        """Write the page that lists the videos of `out`."""
+        pages.write_overviews(out, beside, self.narrator.model_id)
+
+
 def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, levels: Sequence[int], out: Path,
                    beside: Path | None = None, sources: Sources | None = None,
                    settings: ExplanationSettings | None = None) -> list[dict]:
@@ -255,65 +216,28 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
     `index.html` of all its videos. What an earlier run with other results left in a video's folder is removed.
 
     Args:
-        model: in eval mode, on its device.
-        clips: the videos' windows (SlidingWindows, EvalTransform), as for inference.
-        levels: which to explain, 0 for the classes.
+        model, clips, hierarchy, levels, sources, settings: as of an `Explainer`.
         beside: where other levels of the same videos are explained, if anywhere.
     Returns:
         the contents of each explanation.json; a video that cannot be read has none.
     Raises:
         ValueError: for a level that the tree does not have, or where no video could be read.
     """
-    sources, settings = sources or Sources(), settings or ExplanationSettings()
-    wrong = [level for level in levels if not 0 <= level < hierarchy.n_levels]
-    if wrong or not levels:
-        raise ValueError(f"level {wrong} is not in the class tree; it has the levels 0 to {hierarchy.n_levels - 1}")
-    record, source_reader = sources.record, sources.reader or clips.reader
+    explainer = Explainer(model, clips, hierarchy=hierarchy, levels=levels, sources=sources, settings=settings)
     out.mkdir(parents=True, exist_ok=True)
-    size = (clips.sampler.duration, clips.transform.size, clips.transform.size)
-    narrator = _Narrator(hierarchy, size, sources.videos, source_reader, fingerprint(model), settings.heat)
-    painter = Painter(sources.videos, source_reader, size[1:])
-    explanations, skipped = [], []
-    videos = tqdm(_windows(model, clips, settings.batch_size, settings.n_jobs), desc="explaining", unit="video",
-                  total=len(clips.videos), disable=not settings.progress)
-    for index, windows in videos:
-        video = clips.videos[index]
-        if not windows:
-            skipped.append(video.name)
-            continue
-        log_probs = torch.cat([window.output.log_probs for window in windows]).cpu()  # (N, K)
-        probs, leaf, best = pool_windows(log_probs, hierarchy.membership, settings.power)
-        window = windows[best]
-        pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
-        clip = normalise(pixels, clips.normalisation)
-        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
-        matches = match_output(model, window.output, size, levels, settings.k, record=record, leaf=leaf, heat_of=heat)
-        evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
-                             clips.normalisation, settings.batch_size)
-        try:
-            times = clips.reader.times(video.path)
-        except ValueError:  # this window could be read, though not the whole video
-            times = None
-        truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
-        measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
-                                     hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
-        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
-        explanations.append(explanation)
-
-        folder = out / file_name(video.name)
-        pages.start_folder(folder, explanation)
-        if settings.pictures:
-            pixels = read_region(clips.reader, video.path, window.frames, window.crop)
-            painter.paint(folder, pixels, render.seconds_per_frame(window.frames, times), matches)
-            pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record,
-                                                checkpoint=settings.checkpoint))
-            pages.write_pages(folder, beside and beside / folder.name)
+    explanations = []
+    with tqdm(desc="explaining", unit="video", total=len(clips.videos),
+              disable=not explainer.settings.progress) as bar:
+        for explained in explainer:
+            explanations.append(explained.content)
+            explainer.write(explained, out, beside)
+            bar.update(len(explanations) + len(explainer.skipped) - bar.n)
     if not explanations:
         raise ValueError(f"none of the {len(clips.videos)} videos can be read; check --root_path and --video_path")
-    if settings.pictures:
-        pages.write_overviews(out, beside, narrator.model_id)
-    _warn("videos could not be read and are not explained", skipped)
-    _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
+    if explainer.settings.pictures:
+        explainer.write_overview(out, beside)
+    _warn("videos could not be read and are not explained", explainer.skipped)
+    _warn("training videos could not be read; the cards of their prototypes say so", explainer.painter.missing)
     return explanations
 
 

@@ -31,13 +31,6 @@ def percent(probability: float) -> str:
     return text.replace(" ", NARROW)
 
 
-def rate(value: float | None) -> str:
-    """A share in percent with at most one decimal; a dash where it is undefined."""
-    if value is None:
-        return "\N{EN DASH}"
-    return f"{100 * value:.1f}".removesuffix(".0") + f"{NARROW}%"
-
-
 def signed(value: float) -> str:
     """A number with its sign, +1.24 or −0.031, with the minus character."""
     if abs(value) < 0.0005:
@@ -68,9 +61,10 @@ def _data_uri(path: Path) -> str | None:
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": percent, "rate": rate, "signed": signed, "above": above,
+    environment.filters |= {"percent": percent, "rate": wording.rate, "signed": signed, "above": above,
                             "share": wording.share, "judgement": wording.judgement,
-                            "hangs_on_words": wording.hangs_on_words, "unlike": wording.unlike,
+                            "hangs_on_words": wording.hangs_on_words, "tested": wording.tested,
+                            "sentences": wording.sentences, "unlike": wording.unlike,
                             "closeness": wording.closeness, "typicality": wording.typicality,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}
@@ -82,9 +76,14 @@ def _environment() -> Environment:
 _TEMPLATES = _environment()
 
 
+def render_template(template: str, **values: object) -> str:
+    """The text that a template of this package makes."""
+    return _TEMPLATES.get_template(template).render(**values)
+
+
 def write_template(target: Path, template: str, **values: object) -> None:
     """Write a page from a template of this package, atomically."""
-    write_text(target, _TEMPLATES.get_template(template).render(**values))
+    write_text(target, render_template(template, **values))
 
 
 def address(target: Path, page: Path) -> str:

@@ -83,11 +83,8 @@ class Painter:
             write_bytes(folder / PARTS / f"level{level.level}_sheet.webp", sheet)
 
         def paint_match(level: int, rank: int, match: Match) -> None:
-            heat = match.heat if match.by_similarity else drawn(match.heat)
-            pictures = {
-                "box": _encode(render.draw_box(pixels, match.box, self.clip_size), seconds, match.peak[0]),
-                "heat": _encode(render.overlay(pixels, heat), seconds, match.peak[0]),
-                **self._drawn.get(match.prototype, {})}
+            pictures = {kind: _encode(shown, seconds, match.peak[0])
+                        for kind, shown in self._here(pixels, match).items()} | self._drawn.get(match.prototype, {})
             for kind, picture in pictures.items():
                 self._save(folder, picture_name(level, rank, kind), picture)
             card = render.side_by_side([pixels, *(picture["pixels"] for picture in pictures.values())])
@@ -110,18 +107,41 @@ class Painter:
         write_bytes(folder / PARTS / f"{name}.webp", picture["webp"])
         write_bytes(folder / PARTS / f"{name}_still.webp", picture["still"])
 
-    def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
-        """The training video with the prototype's box, and the patch; empty where the video cannot be read."""
+    def stills(self, pixels: render.Pixels, match: Match) -> dict[str, render.Pixels]:
+        """The frames (1, H', W', 3) that stand for the pictures of a prototype: "box" and "heat" at its peak, "source"
+        and "patch" of its training video; without these two where none can be read."""
+        stills = {kind: shown[match.peak[0]:][:1] for kind, shown in self._here(pixels, match).items()}
+        there = None if match.source is None else self._there(match.source)
+        if there is not None:
+            at = match.source.peak_frame
+            stills |= {"source": there[0][at:at + 1], "patch": there[1][at - match.source.clip_box[0]:][:1]}
+        return stills
+
+    def _here(self, pixels: render.Pixels, match: Match) -> dict[str, render.Pixels]:
+        """The clip with a prototype's box, and with its heat."""
+        heat = match.heat if match.by_similarity else drawn(match.heat)
+        return {"box": render.draw_box(pixels, match.box, self.clip_size), "heat": render.overlay(pixels, heat)}
+
+    def _there(self, source: Source) -> tuple[render.Pixels, render.Pixels, render.Seconds] | None:
+        """The training video with the prototype's box, the patch, and the seconds of the frames; None where the video
+        cannot be read."""
         try:
             video = self.source_videos[source.video]
             pixels = read_region(self.reader, video.path, source.frames, source.crop)
             seconds = render.seconds_per_frame(source.frames, self.reader.times(video.path))
         except (KeyError, OSError, ValueError):
             self.missing.add(source.video)
-            return {}
+            return None
         patch = render.readable(render.crop_box(pixels, source.clip_box, self.clip_size))
-        return {"source": _encode(render.draw_box(pixels, source.clip_box, self.clip_size), seconds,
-                                  source.peak_frame),
+        return render.draw_box(pixels, source.clip_box, self.clip_size), patch, seconds
+
+    def _draw_source(self, source: Source) -> dict[str, dict[str, bytes | render.Pixels]]:
+        """The training video with the prototype's box, and the patch; empty where the video cannot be read."""
+        there = self._there(source)
+        if there is None:
+            return {}
+        boxed, patch, seconds = there
+        return {"source": _encode(boxed, seconds, source.peak_frame),
                 "patch": _encode(patch, render.part_of(seconds, source.clip_box[0], source.clip_box[3]),
                                  source.peak_frame - source.clip_box[0])}
 

@@ -208,6 +208,19 @@ def webp(pixels: Pixels, seconds: Seconds = 0.04, quality: int = 75) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg(pixels: Pixels, height: int, quality: int = 80) -> bytes:
+    """The first frame of (T, H, W, 3) as a JPEG of some pixels of height.
+
+    Args:
+        quality: 0 .. 100.
+    """
+    _, own, width, _ = pixels.shape
+    buffer = io.BytesIO()
+    Image.fromarray(resize(pixels[:1], (height, max(1, round(width * height / own))))[0]).save(
+        buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
 def png(pixels: Pixels) -> bytes:
     """The first frame of (T, H, W, 3) as a PNG."""
     buffer = io.BytesIO()

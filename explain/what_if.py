@@ -1,7 +1,9 @@
 """The data with which a page computes the model's probabilities, so that readers can switch prototypes off."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from hierarchy.tree import Hierarchy
@@ -46,6 +48,19 @@ def what_if(model: HIPE, output: HIPEOutput, hierarchy: Hierarchy, *, record: So
                            model.prototype_layer.node_of.tolist(), _short(output.activations[0]), _short(weights),
                            videos, strict=True)],
     }
+
+
+@torch.no_grad()
+def probabilities(model: HIPE, output: HIPEOutput, silent: Sequence[int] = ()) -> Tensor:
+    """(K,) float64 probabilities of a clip's nodes without some prototypes: what pages compute by the formula, by the
+    score itself.
+
+    Args:
+        output: of the clip (B = 1). silent: prototypes whose activation is taken for 0.
+    """
+    activations = output.activations[0].double().clone()  # (P,)
+    activations[list(silent)] = 0
+    return model.score(activations[None])[0][0].exp().cpu()
 
 
 def in_columns(data: dict) -> dict:

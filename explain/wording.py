@@ -28,6 +28,13 @@ def share(value: float) -> str:
     return (f"{percent:.0f}" if 1 <= percent < 99 else f"{percent:.1f}") + f"{NARROW}%"
 
 
+def rate(value: float | None) -> str:
+    """A share in percent with at most one decimal; a dash where it is undefined."""
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{100 * value:.1f}".removesuffix(".0") + f"{NARROW}%"
+
+
 def closeness(entry: dict, level: int) -> str | None:
     """How a match compares with training videos of other nodes; None where unknown."""
     value, count = entry["closer_than"], entry["closer_than_videos"]
@@ -112,6 +119,37 @@ def judgement(entry: dict, siblings: int) -> tuple[str, str]:
         return "good", "A good match, and it counts."
     distance = f"videos of {node} come much nearer" if resembles else "it is not much like its patch"
     return "poor", f"It counts, but {distance}: do not take the pictures for the reason."
+
+
+def tested(entry: dict, siblings: int) -> tuple[str, str]:
+    """What the box check of a card says: in bold, for a box that fails, and the rest.
+
+    Args:
+        siblings: as of `judgement`.
+    """
+    only, hidden = (rate(entry["box_test"][name]) for name in ("box_only", "box_hidden"))
+    if not entry["box_test"]["holds"]:
+        return ("Do not trust this box.",
+                f"Shown alone, it keeps {only} of the match, and with the box hidden {hidden} are left: what the "
+                "prototype matches is not in the box alone.")
+    if judgement(entry, siblings)[0] == "poor":
+        return "", ("The box only shows where this match comes from, which is no reason to believe it: shown alone, "
+                    f"the box keeps {only} of it; hidden, {hidden} are left.")
+    if entry["box_test"]["box_hidden"] >= 0.5:
+        return "", (f"The box is one place of several: shown alone, it keeps {only} of the match, but with the box "
+                    f"hidden {hidden} are left.")
+    return "", f"Box checked: shown alone, it keeps {only} of the match; with the box hidden, {hidden} are left."
+
+
+def sentences(entry: dict, level: dict) -> list[str]:
+    """All that a card says in words of a prototype's match.
+
+    Args:
+        entry, level: of explanation.json.
+    """
+    said = [judgement(entry, level["siblings"])[1], closeness(entry, level["level"]), typicality(entry, level["level"]),
+            " ".join(filter(None, tested(entry, level["siblings"]))), hangs_on_words(entry)]
+    return [sentence for sentence in said if sentence]
 
 
 def hangs_on_words(entry: dict) -> str:

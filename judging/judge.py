@@ -130,7 +130,15 @@ class Judge:
             raise ValueError(f"{video.path}: the model gives it log-probabilities that are not finite, for its weights "
                              "hold NaN or infinity, or belong to another trunk; give others")
         _, leaf, best = pool_windows(log_probs, self.tree.membership, self.settings.window_power)
-        item = items[best]
+        return self.scene_at(items[best], leaf)
+
+    def scene_at(self, item: dict, leaf: int) -> Scene | None:
+        """A window, as it is and disturbed; None where the frames around it cannot be read.
+
+        Args:
+            item: of `clips`. leaf: that is explained.
+        """
+        video = self.clips.videos[int(item["video"])]
         changed = disturbed(self.clips, item, self._seed(video.name))
         if changed is None:
             return None
@@ -210,6 +218,28 @@ class Judge:
                        **({"method": edition} if (edition := method_edition(explanation)) > 1 else {}),
                        "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
                        "measures": {name: round(value, 6) for name, value in values.items() if value is not None}}
+
+    def measured(self, scene: Scene, explanation: str, level: int, heat: Tensor,
+                 names: Sequence[str]) -> dict[str, float]:
+        """Measures of heat that somebody else made of a scene's clip.
+
+        Args:
+            explanation: what the heat is called. heat: (T, H, W) for the node of `level` above `scene.leaf`. names: of
+                measures.
+        Raises:
+            ValueError: for a measure that needs more than the heat.
+        """
+        for name in names:
+            if more := MEASURES[name].needs - {"heat", "box", "truth"}:
+                raise ValueError(f"{name}: needs {min(more)}, and a single map has none; measure it with "
+                                 "evaluate_explanations.py")
+        subject = self._subject(explanation, level, scene, heat, {}, None, None)
+        values = {name: MEASURES[name].of_clip(subject) for name in names}
+        return {name: round(value, 6) for name, value in values.items() if value is not None}
+
+    def baseline(self, name: str, scene: Scene, level: int) -> Tensor:
+        """Heat (T, H, W) of a baseline, as tables have it."""
+        return self.heats.of_nodes(name, [scene.clip], [0], [self._seed(scene.video.name, level, "")])[0]
 
     def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,

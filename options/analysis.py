@@ -23,7 +23,8 @@ def parse_analysis(prog: str, description: str,
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--videos", nargs="+", metavar="NAME",
                        help="videos to explain, by their names in the annotation, which may begin with a hyphen")
-    which.add_argument("--video", type=Path, metavar="FILE", help="a video file of your own to explain")
+    which.add_argument("--video", type=Path, metavar="FILE",
+                       help="a video file of your own to explain, or a folder of frames")
     which.add_argument("--n_videos", type=AMOUNT, default=8,
                        help="how many to explain, spread over the classes; 0 for all (default: 8)")
     which.add_argument("--mistakes", type=COUNT, metavar="N",

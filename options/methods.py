@@ -91,3 +91,11 @@ def method_options(args: argparse.Namespace, methods: Iterable[str]) -> dict[str
             options[method][name] = value
     given = parse_options(args.options, methods)
     return {method: values | given.get(method, {}) for method, values in options.items()}
+
+
+def usual_options(method: str) -> dict[str, object]:
+    """The options that local_attribution.py runs a method with where no flag says otherwise."""
+    parser = argparse.ArgumentParser()
+    published_flags(parser.add_argument_group())
+    options_flag(parser)
+    return method_options(parser.parse_args([]), [method])[method]

@@ -42,7 +42,7 @@ from run.data import make_reader, read_videos
 from run.model import check_size, choose_device
 from run.paths import under_root
 from run.resume import stored_args
-from run.subjects import clip_of, hipe_subject, trunk_subject
+from run.subjects import ClipForm, clip_of, hipe_subject, trunk_subject
 from training.checkpoint import load_checkpoint
 
 WINDOWS, SHARE = 8, 0.25  # of a video, at most, and the share of its frames that they show, unless flags say otherwise
@@ -182,6 +182,38 @@ def sampler_of(args: argparse.Namespace, duration: int, stride: int,
     return SpreadWindows(duration, WINDOWS, share=SHARE, stride=stride)
 
 
+def clips_of(args: argparse.Namespace, form: ClipForm, subject: Subject, videos: Sequence[Video], reader: Reader, *,
+             checkpoint: dict | None = None) -> VideoClips:
+    """The windows of videos that are looked at, as the flags say, else the checkpoint, else the trunk's weights.
+
+    Args:
+        form: as `clip_of` tells.
+    """
+    antialias = checkpoint is None or stored_args(checkpoint).antialias
+    return VideoClips(videos, sampler=sampler_of(args, form.duration, form.stride, checkpoint),
+                      transform=EvalTransform(form.size, antialias=antialias), reader=reader,
+                      normalisation=subject.normalisation)
+
+
+def grid_refusal(subject: Subject, model: str) -> str:
+    """Why methods that explain by a grid of features cannot explain a trunk; empty where they can."""
+    if not hasattr(subject.trunk, "class_token"):
+        return ""
+    return (f"explains by a grid of features, and the head of {model} reads none, but a class token; use gradients or "
+            "perturbations")
+
+
+def contrast_refusal(question: Question) -> str:
+    """Why a feature pyramid cannot explain what is asked; empty where it can."""
+    return "follows the channels of one class, not --against" if question.against else ""
+
+
+def pyramid_refusal(subject: Subject, window: Window) -> str:
+    """Why a feature pyramid cannot explain a trunk; empty where it can."""
+    reason = refusal(subject.trunk, subject.normalised(window.pixels))
+    return f"cannot explain this trunk: {reason}" if reason else ""
+
+
 def warn_of_short(clips: VideoClips, reader: Reader) -> None:
     """A warning for videos that end before their header says, and one for those that are shorter than a clip."""
     files = reader.reader if isinstance(reader, CachedReader) else reader
@@ -257,30 +289,25 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
         subject = hipe_subject(args, checkpoint, path, device)
     else:
         subject = trunk_subject(args, device)
-        if hasattr(subject.trunk, "class_token"):
-            methods = leave_out(methods, GRID_METHODS, "explains by a grid of features, and the head of "
-                                f"{args.model} reads none, but a class token; use gradients or perturbations",
-                                by_name=by_name)
-    size, duration, stride, power = clip_of(args, checkpoint)
-    check_size(subject.trunk, (duration, size, size))
+        if reason := grid_refusal(subject, args.model):
+            methods = leave_out(methods, GRID_METHODS, reason, by_name=by_name)
+    form = clip_of(args, checkpoint)
+    check_size(subject.trunk, (form.duration, form.size, form.size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
     question = Question(args.target, args.level or 0, args.prototype, args.against)
     question.check(subject, videos)
-    antialias = checkpoint is None or stored_args(checkpoint).antialias
-    clips = VideoClips(videos, sampler=sampler_of(args, duration, stride, checkpoint),
-                       transform=EvalTransform(size, antialias=antialias), reader=reader)
+    clips = clips_of(args, form, subject, videos, reader, checkpoint=checkpoint)
     warn_of_short(clips, reader)
-    batch_size = args.batch_size or at_a_time(duration * size * size)
-    predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=power)
+    batch_size = args.batch_size or at_a_time(form.duration * form.size * form.size)
+    predictions, seconds = find_windows(subject, clips, batch_size=batch_size, power=form.power)
     if not predictions:
         raise ValueError(f"none of the {len(videos)} videos can be read; check --videos_dir, --video, --video_path and "
                          "--root_path")
     windows = windows_to_explain(clips, subject, question, predictions)
-    if args.against:
-        methods = leave_out(methods, ["class_feature_pyramid"], "follows the channels of one class, not --against",
-                            by_name=by_name)
-    if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, subject.normalised(windows[0].pixels))):
-        methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
+    if reason := contrast_refusal(question):
+        methods = leave_out(methods, ["class_feature_pyramid"], reason, by_name=by_name)
+    if "class_feature_pyramid" in methods and (reason := pyramid_refusal(subject, windows[0])):
+        methods = leave_out(methods, ["class_feature_pyramid"], reason, by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
     writer = Writer(subject, question, reader, out=out, label=args.save_label,
                     notes=notes, tubes=args.tubes)

@@ -17,17 +17,31 @@ from run.resume import stored_args
 MEMORY_GB = 1.0  # of decoded frames: windows overlap
 
 
+def moves_of(args: argparse.Namespace, given: set[str]) -> dict[str, str | int | None]:
+    """The arguments of `moved_flags` that the flags of a call are."""
+    paths = {name: getattr(args, name) if name in given else None for name in ("root_path", *DATA_PATHS)}
+    return paths | {"file_type": args.file_type, "inference_stride": args.inference_stride}
+
+
+def moved_flags(checkpoint: dict, *, root_path: str | None = None, video_path: str | None = None,
+                annotation_path: str | None = None, file_type: str | None = None,
+                inference_stride: int | None = None) -> Flags:
+    """The flags that the checkpoint carries, with other paths where the data has moved; None for its own."""
+    stored, given = stored_args(checkpoint), {"video_path": video_path, "annotation_path": annotation_path}
+    root = argparse.Namespace(root_path=root_path or ".")
+    paths = {name: getattr(stored, name) for name in DATA_PATHS}
+    for name, path in given.items():
+        if path is not None:
+            paths[name] = str(under_root(root, path))
+        elif root_path is not None:
+            paths[name] = moved(paths[name], stored.root_path, root_path)
+    return stored.replaced(**paths, inference_stride=inference_stride or stored.inference_stride,
+                           file_type=file_type or stored.file_type, strict=False, memory_gb=MEMORY_GB)
+
+
 def stored_flags(checkpoint: dict, args: argparse.Namespace, given: set[str]) -> Flags:
     """The flags that the checkpoint carries, with the paths of this call where the data has moved."""
-    stored = stored_args(checkpoint)
-    paths = {name: getattr(stored, name) for name in DATA_PATHS}
-    for name in DATA_PATHS:
-        if name in given:
-            paths[name] = str(under_root(args, getattr(args, name)))
-        elif "root_path" in given:
-            paths[name] = moved(paths[name], stored.root_path, args.root_path)
-    return stored.replaced(**paths, inference_stride=args.inference_stride or stored.inference_stride,
-                           file_type=args.file_type or stored.file_type, strict=False, memory_gb=MEMORY_GB)
+    return moved_flags(checkpoint, **moves_of(args, given))
 
 
 def spread(videos: Sequence[Video], n: int) -> list[Video]:

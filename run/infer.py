@@ -60,7 +60,8 @@ def infer(run: Run) -> None:
         raise ValueError(f"{args.annotation_path}: lists no video of --inference_subset {name} that is on disk")
     if run.record is None:
         print("inference: nothing was pushed yet, so these predictions are not by training patches", file=sys.stderr)
-    clips, pool = _predict(run, videos, run.reader(name), "inference")
+    spread = run.record is not None and run.record.spread is not None
+    clips, pool = _predict(run, videos, run.reader(name), "inference", keep_distances=spread)
     report_looped(clips)
     if not pool.seen.any():
         raise ValueError(f"inference: not one video of --inference_subset {name} can be read; prepare them again "
@@ -78,14 +79,16 @@ def infer(run: Run) -> None:
           + (f"; {unread} could not be read" if unread else ""))
 
 
-def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str) -> tuple[VideoClips, VideoPool]:
-    """All windows of some videos, and the probabilities that these come to."""
+def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str, *,
+             keep_distances: bool = False) -> tuple[VideoClips, VideoPool]:
+    """All windows of some videos, and the probabilities that these come to, on request with each video's distances from
+    the prototypes."""
     args = run.args
     clips = window_clips(args, videos, reader, args.inference_stride, normalisation=run.model.normalisation)
     loader = make_loader(clips, n_threads=args.n_threads, device=run.device,
                          **share_of(run, clips, args.inference_batch_size or args.batch_size))
     return clips, predict(run.model, loader, len(videos), device=run.device, description=what, world=run.world,
-                          precision=run.precision, power=window_power(args), keep_distances=True)
+                          precision=run.precision, power=window_power(args), keep_distances=keep_distances)
 
 
 def _unseen(run: Run, pool: VideoPool) -> torch.Tensor | None:

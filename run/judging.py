@@ -1,10 +1,9 @@
 """From a checkpoint to the table of its explanations: the videos, the truth and the settings that judging needs."""
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -21,7 +20,8 @@ from judging.judge import Settings
 from judging.scenes import Truth, load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from models.hipe import HIPE
-from run.choosing import choose, stored_flags
+from run.checkpoint_model import CheckpointModel
+from run.choosing import choose
 from run.data import even_clips, make_loader, make_reader, read_videos, window_clips, window_power
 from run.model import choose_device, model_of
 from training.checkpoint import load_checkpoint
@@ -97,12 +97,12 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     path = Path(checkpoint)
     content = load_checkpoint(path)
     where = choose_device(device, no_cuda)
-    model, tree, record = model_of(content, path)
+    opened = CheckpointModel(path, content, where, root_path=data.root_path, video_path=data.video_path,
+                             annotation_path=data.annotation_path, file_type=data.file_type,
+                             inference_stride=data.inference_stride)
+    model, tree, record = opened.network, opened.hierarchy, opened.record
     _check(path, content, wanted, model, record)
-    moves = {name: getattr(data, name) for name in ("root_path", "video_path", "annotation_path")}
-    call = argparse.Namespace(**asdict(data) | {"root_path": data.root_path or "."})
-    stored = stored_flags(content, call, {name for name, value in moves.items() if value is not None})
-    stored = stored.replaced(memory_gb=0.0)
+    stored = opened.flags.replaced(memory_gb=0.0)
     videos = hold_out(read_videos(stored, tree), content.get("held_out", ()), DATASETS[stored.dataset])
     chosen = choose(whole_videos(videos), names=data.videos, subset=data.subset, n=data.n_videos)
     reader = make_reader(stored)
@@ -111,9 +111,8 @@ def explanation_table(checkpoint: str | Path, wanted: Wanted, data: Data, *, out
     # a truth of training videos alone still tells of prototypes
     tell_truth(file, known.of(chosen), len(chosen), insisted=truth is not None and not known.tubes,
                place="beside the annotation")
-    settings = Settings(digest_of(content["model"]), wanted.head, wanted.steps, wanted.iterations,
-                        stored.inference_stride, wanted.seed, digest_of_file(file), window_power(stored),
-                        " ".join(wanted.options), wanted.smooth)
+    settings = settings_of(wanted, digest_of(content["model"]), step=stored.inference_stride, truth=file,
+                           power=window_power(stored))
     folder = Path(out) if out else folder_of(path, wanted.head)
     folder.mkdir(parents=True, exist_ok=True)
     subset, seen = data.subset or "val", {"normalisation": model.normalisation}
@@ -148,6 +147,18 @@ def _check(path: Path, content: dict, wanted: Wanted, model: HIPE, record: PushR
         if not 0 <= level < model.hierarchy.n_levels:
             raise ValueError(f"level {level} is not in the class tree of {path}; it has the levels 0 to "
                              f"{model.hierarchy.n_levels - 1}")
+
+
+def settings_of(wanted: Wanted, digest: str, *, step: int | None, truth: Path | None, power: float,
+                windows: str = "") -> Settings:
+    """What the measured numbers depend on.
+
+    Args:
+        digest: of the model. step: frames from one window to the next. truth: its file. power, windows: as of
+            `Settings`.
+    """
+    return Settings(digest, wanted.head, wanted.steps, wanted.iterations, step, wanted.seed, digest_of_file(truth),
+                    power, " ".join(wanted.options), wanted.smooth, windows)
 
 
 def tell_truth(file: Path | None, truth: Truth, n_videos: int, *, insisted: bool, place: str) -> None:

@@ -16,17 +16,15 @@ from datasets.loose import by_place, videos_in
 from datasets.reading import CachedReader
 from datasets.reading.loose import LooseFiles
 from datasets.sampling import SlidingWindows, SpreadWindows
-from datasets.transforms import EvalTransform
-from datasets.video import Video, VideoClips
+from datasets.video import Video
 from hierarchy.tree import Hierarchy
-from judging.judge import Settings
 from judging.scenes import load_truth, truth_beside
 from judging.table import Footage, Wanted, measure
 from judging.trunk_model import TrunkModel
-from run.attributing import GRID_METHODS, leave_out, sampler_of
+from run.attributing import GRID_METHODS, clips_of, grid_refusal, leave_out
 from run.choosing import MEMORY_GB, named, spread
 from run.data import make_loader
-from run.judging import Once, digest_of, digest_of_file, tell_truth
+from run.judging import Once, digest_of, settings_of, tell_truth
 from run.model import check_size, choose_device
 from run.paths import under_root
 from run.subjects import PublishedTrunk, clip_of, trunk_subject
@@ -93,25 +91,22 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
     load = Once(partial(trunk_subject, args, device))
     subject = load()
     wanted = replace(wanted, head="softmax", event=True)
-    if hasattr(subject.trunk, "class_token"):
-        wanted = replace(wanted, methods=leave_out(
-            list(wanted.methods or METHODS), GRID_METHODS, f"explains by a grid of features, and the head of "
-            f"{args.model} reads none, but a class token; use gradients or perturbations",
-            by_name=wanted.methods is not None))
-    size, duration, stride, power = clip_of(args, None)
-    check_size(subject.trunk, (duration, size, size))
+    if reason := grid_refusal(subject, args.model):
+        wanted = replace(wanted, methods=leave_out(list(wanted.methods or METHODS), GRID_METHODS, reason,
+                                                   by_name=wanted.methods is not None))
+    form = clip_of(args, None)
+    check_size(subject.trunk, (form.duration, form.size, form.size))
     folder = under_root(args, args.videos_dir)
     n = args.n_videos if "n_videos" in given else 0
     videos = chosen_videos(videos_in(folder, subject.hierarchy).videos, folder, args.videos, n)
     file = Path(under_root(args, args.truth)) if args.truth else truth_beside(folder / "videos")
     truth = load_truth(file)
     tell_truth(file, truth.of(videos), len(videos), insisted=args.truth is not None, place=f"in {folder}")
-    windows = VideoClips(videos, sampler=sampler_of(args, duration, stride), transform=EvalTransform(size),
-                         reader=CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)), normalisation=subject.normalisation)
-    settings = Settings(
-        f"{digest_of_trunk(subject, args.model)} {duration}x{size}x{size} by {stride}, antialiased", wanted.head,
-        wanted.steps, wanted.iterations, windows.sampler.step, wanted.seed, digest_of_file(file), power,
-        " ".join(wanted.options), wanted.smooth, windows_in_words(windows.sampler))
+    windows = clips_of(args, form, subject, videos, CachedReader(LooseFiles(), int(MEMORY_GB * 1e9)))
+    digest = (f"{digest_of_trunk(subject, args.model)} {form.duration}x{form.size}x{form.size} by {form.stride}, "
+              "antialiased")
+    settings = settings_of(wanted, digest, step=windows.sampler.step, truth=file, power=form.power,
+                           windows=windows_in_words(windows.sampler))
     out.mkdir(parents=True, exist_ok=True)
     return measure(partial(model_of_trunk, load), wanted, Footage(windows=windows, truth=truth), settings, out,
                    name=f"{args.model} {args.pretrain_path}", device=device,

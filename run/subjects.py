@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from explain.attribution import Subject
 from hierarchy.names import normalise
 from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
-from models import TRUNKS, Trunk
+from models import HIPE, TRUNKS, Trunk
 from models.published import PUBLISHED, kinetics_400
 from models.weights import is_named, load_pretrained, named_classes
 from options.flags import parse_main
@@ -66,8 +67,10 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
             raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
                              "ucf101 or kinetics400")
         return names
-    path = under_root(args, args.classes)
-    content = read_json(path, missing="no such file; check --classes", remedy="write a list of class names")
+    path, content = "--classes", args.classes
+    if not isinstance(content, list):
+        path = under_root(args, args.classes)
+        content = read_json(path, missing="no such file; check --classes", remedy="write a list of class names")
     content = content.get("labels", content) if isinstance(content, dict) else content
     if (isinstance(content, dict) and all(isinstance(index, int) for index in content.values())
             and sorted(content.values()) == list(range(len(content)))):
@@ -119,9 +122,18 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
         credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "", arguments=trunk_arguments(full))
 
 
-def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int, int, float]:
-    """Pixels, frames and stride of a clip, and the power by which windows are pooled: of the flags, else of the
-    checkpoint, else what the trunk's weights are usually asked with."""
+class ClipForm(NamedTuple):
+    """How a model sees a video: pixels, frames and stride of a clip, and the power by which windows are pooled."""
+
+    size: int
+    duration: int
+    stride: int
+    power: float
+
+
+def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> ClipForm:
+    """How a model sees a video: as the flags say, else the checkpoint, else what the trunk's weights are usually asked
+    with."""
     if checkpoint is not None:
         stored = stored_args(checkpoint)
         usual, power = (stored.sample_size, stored.sample_duration, stored.sample_t_stride), window_power(stored)
@@ -129,7 +141,7 @@ def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> tuple[int, int
         frames, pixels = TRUNKS[args.model].clip
         usual, power = (pixels, frames, TRUNKS[args.model].frame_stride), 1.0
     flags = args.sample_size, args.sample_duration, args.sample_t_stride
-    return *(value if value is not None else other for value, other in zip(flags, usual, strict=True)), power
+    return ClipForm(*(value if value is not None else other for value, other in zip(flags, usual, strict=True)), power)
 
 
 def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device: torch.device) -> Subject:
@@ -140,19 +152,38 @@ def hipe_subject(args: argparse.Namespace, checkpoint: dict, path: Path, device:
     Raises:
         ValueError: for a level or a prototype that the model does not have.
     """
-    model, hierarchy, _ = model_of(checkpoint, path)
+    model, *_ = model_of(checkpoint, path)
     model = model.to(device).eval().requires_grad_(False)
-    if args.level is not None and not 0 <= args.level < hierarchy.n_levels:
-        raise ValueError(f"--level {args.level} is not in the class tree of {path}; it has the levels 0 to "
+    check_question(model, checkpoint, path, level=args.level, prototype=args.prototype)
+    return subject_of(model, checkpoint, path)
+
+
+def of_trunk_epochs(checkpoint: dict) -> bool:
+    """Whether a checkpoint is of the trunk epochs, in which the softmax head decides."""
+    return bool(checkpoint["done"]) and checkpoint["done"][0] == "trunk"
+
+
+def check_question(model: HIPE, checkpoint: dict, path: Path, *, level: int | None, prototype: int | None) -> None:
+    """See that a model has the level and the prototype that are asked for; None where none is.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    hierarchy, n = model.hierarchy, len(model.prototype_layer.node_of)
+    if level is not None and not 0 <= level < hierarchy.n_levels:
+        raise ValueError(f"--level {level} is not in the class tree of {path}; it has the levels 0 to "
                          f"{hierarchy.n_levels - 1}")
-    n = len(model.prototype_layer.node_of)
-    if args.prototype is not None and not 0 <= args.prototype < n:
-        raise ValueError(f"--prototype {args.prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
-    normalisation = model.normalisation
-    if checkpoint["done"] and checkpoint["done"][0] == "trunk":
-        if args.prototype is not None:
-            raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later "
-                             "checkpoint, or leave out --prototype")
+    if prototype is not None and not 0 <= prototype < n:
+        raise ValueError(f"--prototype {prototype} is not in {path}; it has the prototypes 0 to {n - 1}")
+    if prototype is not None and of_trunk_epochs(checkpoint):
+        raise ValueError(f"{path}: of the trunk epochs, whose prototypes know nothing yet; give a later checkpoint, or "
+                         "leave out --prototype")
+
+
+def subject_of(model: HIPE, checkpoint: dict, path: Path) -> Subject:
+    """What attribution sees of the model of a checkpoint, which is in eval mode and on its device."""
+    hierarchy, normalisation, device = model.hierarchy, model.normalisation, model.device
+    if of_trunk_epochs(checkpoint):
         return Subject("trunk", str(path), hierarchy, model.trunk, model.softmax_log_probs, normalisation, device,
                        head=model.softmax_weights)
     return Subject("hipe", str(path), hierarchy, model.trunk, lambda clips: model(clips).log_probs, normalisation,

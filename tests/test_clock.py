@@ -17,7 +17,7 @@ from datasets.activitynet import read_activitynet
 from datasets.annotation import read_annotation
 from datasets.reading import CachedReader, FrameTimes, JpegFolder, LastVideo, LooseFiles, VideoFile
 from datasets.reading.clock import Thinning, evenly
-from explain.explainer import _seconds
+from explain.narration import _seconds
 from explain.render import gif, part_of, seconds_per_frame
 from hierarchy.tree import Hierarchy
 from util_scripts import (

@@ -23,7 +23,7 @@ from judging.judge import Judge
 from options.errors import user_errors
 from options.flags import parse_main
 from options.resolve import resolve
-from run import judging
+from run import checkpoint_model, judging
 from run.data import even_clips, make_reader, read_videos, window_clips
 from run.model import model_of
 from training.checkpoint import load_checkpoint
@@ -149,7 +149,8 @@ def test_a_truth_of_training_videos_alone_tells_of_prototypes(trained, judged, t
 
 def test_a_checkpoint_is_loaded_once(trained, tmp_path, monkeypatch):
     loaded, before = [], judging.model_of
-    monkeypatch.setattr(judging, "model_of", lambda *words: (loaded.append(1), before(*words))[1])
+    for module in (judging, checkpoint_model):
+        monkeypatch.setattr(module, "model_of", lambda *words: (loaded.append(1), before(*words))[1])
     call("--resume_path", trained / "save_1.pth", QUICK, "--measures box_volume --out", tmp_path)
     assert loaded == [1]
 

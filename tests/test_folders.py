@@ -5,7 +5,9 @@ import os
 import pytest
 from media import shades, write_frames
 
-from datasets.folders import Walk
+from benchmarks.films import found_videos
+from datasets.folders import Walk, previews
+from datasets.loose import paths_in
 from datasets.on_disk import VideoFolder, at_place, of_class, videos_at, videos_on_disk
 from util_scripts.generate_video_jpgs import find_jobs
 from util_scripts.storing import check_own, frame_folders
@@ -28,6 +30,28 @@ def walked(walk):
 def test_a_walk_is_in_order_and_passes_hidden_entries_over(tmp_path):
     touch(tmp_path, "b/2.mp4", "b/10.mp4", "a/1.mp4", "c.mp4", *JUNK, *(f"b/{name}" for name in JUNK))
     assert walked(Walk(tmp_path)) == [(".", ["c.mp4"]), ("a", ["1.mp4"]), ("b", ["10.mp4", "2.mp4"])]
+
+
+def test_a_gif_beside_a_video_of_its_name_is_a_preview_everywhere(tmp_path):
+    files = ["a.mp4", "a.gif", "b.GIF", "b.avi", "c.gif", "d.gif", "d.GIF", "e.v.gif", "e.mp4", "f.gif"]
+    assert previews(files) == {"a.gif", "b.GIF"} and previews(files, ["f", "c.x"]) == {"a.gif", "b.GIF", "f.gif"}
+    touch(tmp_path, *(f"Run/{name}" for name in files if name != "d.GIF"))
+    videos = {"a.mp4", "b.avi", "c.gif", "d.gif", "e.mp4", "e.v.gif", "f.gif"}
+    of_script = find_jobs(tmp_path, tmp_path / "jpg").values()
+    of_data = VideoFolder(tmp_path, file_type="video").find_all(
+        of_class(name.rpartition(".")[0], "Run") for name in videos)
+    for paths in (paths_in(tmp_path), found_videos(tmp_path), of_script, of_data):
+        assert {os.path.basename(path) for path in paths} == videos
+    touch(tmp_path, "Run/f/image_00001.jpg")  # of any kind, frames of f.gif stand before it
+    assert VideoFolder(tmp_path).find_all([of_class("f", "Run")]) == [str(tmp_path / "Run" / "f")]
+
+
+def test_films_to_measure_on_are_walked_as_all_others(tmp_path):
+    touch(tmp_path, "b/1.mp4", "a/2.mov", *JUNK)
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    assert found_videos(tmp_path) == [tmp_path / "a" / "2.mov", tmp_path / "b" / "1.mp4"]
+    with pytest.raises(FileNotFoundError, match="no video file"):
+        found_videos(tmp_path / "b" / "none")
 
 
 def test_links_are_followed_and_end(tmp_path):

@@ -35,6 +35,7 @@ from program import (
 from attribution import METHODS
 from explain.heat import heat_of
 from models.geometry import box_of, smoothed
+from run import infer
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
 
@@ -197,11 +198,19 @@ def test_windows_are_pooled_by_powers_or_as_the_checkpoint_was(whole, tmp_path, 
             assert one["path_scores"] == pytest.approx(expected[1][one["video"]], abs=2e-6)
 
 
-def test_metrics_come_with_inference_and_calibration_holds_out_groups(data, tmp_path, capsys):
+def test_metrics_come_with_inference_and_calibration_holds_out_groups(data, tmp_path, capsys, monkeypatch):
+    kept, predict = {}, infer.predict
+
+    def predicting(*words, description, keep_distances, **options):
+        kept[description] = keep_distances
+        return predict(*words, description=description, keep_distances=keep_distances, **options)
+
+    monkeypatch.setattr(infer, "predict", predicting)
     def strict(value):
         raise AssertionError(f"{value} is not JSON")
 
     results = train(data, tmp_path / "results", "--calibrate --inference --target_accuracy .6", schedule=QUICK)
+    assert kept == {"inference": True, "calibration": False}  # who is not asked how strange they are needs no distances
     held = load_checkpoint(results / "save_1.pth")["held_out"]
     assert len(held) == 1 and held[0] in {"g00", "g01", "g02"}
     assert {row["video"][-7:-4] for row in json.loads((results / "prototypes.json").read_text())}.isdisjoint(held)

@@ -37,7 +37,8 @@ def load_checkpoint(path: str | Path) -> dict:
     """
     checkpoint = read_state(path)
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
-        raise ValueError(f"{path}: not a HIPE checkpoint; to start from a Kinetics trunk give it as --pretrain_path")
+        raise ValueError(f"{path}: not a HIPE checkpoint; give the weights of a trunk as --pretrain_path, or in "
+                         "Python as load(trunk, weights=...)")
     missing = [name for name in PARTS if name not in checkpoint]
     if missing:
         raise ValueError(f"{path}: a HIPE checkpoint without {', '.join(missing)}, which every use of it needs; give "

@@ -20,7 +20,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from datasets import DATASETS
-from datasets.folders import Walk, tell_endings, tell_unreadable
+from datasets.folders import Walk, previews, tell_endings, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, VIDEO_EXTENSIONS
 from hierarchy.texts import read_json
 from machine.cores import cores
@@ -73,12 +73,12 @@ def _job(files: tuple[Path, Path], *, size: int, fps: Fraction | None) -> tuple[
 
 
 def _films(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The video files among those of a folder, and the others; beside a video of its name a GIF is a preview."""
+    """The video files among those of a folder, and the others, previews among them."""
     # a link that leads nowhere is told of as a broken video; what is no file, such as a pipe, would never end
     files = [file for file in files if file.is_file() or not file.exists()]
     films = [file for file in files if file.suffix.lower() in VIDEO_EXTENSIONS]
-    names = {file.stem for file in films if file.suffix.lower() != ".gif"}
-    films = [file for file in films if file.suffix.lower() != ".gif" or file.stem not in names]
+    left_out = previews([file.name for file in films])
+    films = [file for file in films if file.name not in left_out]
     return films, [file for file in files if file not in films]
 
 
