@@ -26,7 +26,7 @@ def is_hub_name(source: str | Path) -> bool:
 
 
 def folder_of(source: str | Path, tell: Callable[[str], None] | None = None) -> Path | None:
-    """The folder with config.json that a source of weights means, or lies in; None for a file without one.
+    """The folder with config.json that a source of weights means, or lies in; None for a file without one, or none.
 
     Args:
         source: a folder, a file in it, or the name of one on the hub, which is fetched where the hub's cache does not
@@ -42,9 +42,7 @@ def folder_of(source: str | Path, tell: Callable[[str], None] | None = None) -> 
         return path
     if path.exists():
         return path.parent if (path.parent / "config.json").is_file() else None
-    if not is_hub_name(source):
-        raise FileNotFoundError(f"{path}: no such file or folder; check the path")
-    return _fetched(str(source), tell)
+    return _fetched(str(source), tell) if is_hub_name(source) else None
 
 
 def _fetched(name: str, tell: Callable[[str], None] | None) -> Path:
@@ -79,7 +77,7 @@ def _json(path: Path) -> dict:
 
 def config_text(given: str, source: str | Path | None, *, family: str, known: Sequence[str],
                 tell: Callable[[str], None] | None = None) -> str:
-    """The sizes of a network as a line of JSON; empty where neither a config nor a source says any.
+    """The sizes of a network as a line of JSON, {} where neither a config nor a source says any.
 
     Args:
         given: JSON, or a path to config.json or its folder; goes before what lies with the source.
@@ -100,7 +98,7 @@ def config_text(given: str, source: str | Path | None, *, family: str, known: Se
     else:
         folder = None if source is None else folder_of(source, tell)
         if folder is None:
-            return ""
+            return "{}"
         where, content = str(folder / "config.json"), _json(folder / "config.json")
     if content.get("model_type", family) != family:
         raise ValueError(f"{where}: of a network {content['model_type']}, not of --model {family}; mend --model or the "

@@ -261,7 +261,7 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
             methods = leave_out(methods, GRID_METHODS, "explains by a grid of features, and the head of "
                                 f"{args.model} reads none, but a class token; use gradients or perturbations",
                                 by_name=by_name)
-    size, duration, stride, power = clip_of(args, checkpoint)
+    size, duration, stride, power = clip_of(args, checkpoint, subject.trunk)
     check_size(subject.trunk, (duration, size, size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
     question = Question(args.target, args.level or 0, args.prototype, args.against)

@@ -63,6 +63,7 @@ def digest_of_trunk(trunk: PublishedTrunk, model: str) -> str:
     """
     weights = {f"trunk.{name}": value for name, value in trunk.trunk.state_dict().items()}
     weights |= {"head.weight": trunk.head, "head.bias": trunk.head_bias}
+    weights |= {f"pooler.{name}": value for name, value in (trunk.pooler.state_dict() if trunk.pooler else {}).items()}
     rest = [model, sorted(trunk.arguments.items()), trunk.normalisation, trunk.hierarchy.names]
     return digest_of(weights) + hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
 
@@ -98,7 +99,7 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
             list(wanted.methods or METHODS), GRID_METHODS, f"explains by a grid of features, and the head of "
             f"{args.model} reads none, but a class token; use gradients or perturbations",
             by_name=wanted.methods is not None))
-    size, duration, stride, power = clip_of(args, None)
+    size, duration, stride, power = clip_of(args, None, subject.trunk)
     check_size(subject.trunk, (duration, size, size))
     folder = under_root(args, args.videos_dir)
     n = args.n_videos if "n_videos" in given else 0
