@@ -180,7 +180,8 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
                  likeliest_cause(published, before, grown=grown, sized=bool(trunk.depths), foreign=foreign))
         check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
             "check --model")
-        raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}; {cause}; {check}")
+        raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}"
+                         f"{' and a head' * bool(head)}{_classes_of(head)}; {cause}; {check}")
     spoilt = [key for key, value in state.items() if not value.isfinite().all()]
     if spoilt:
         raise ValueError(f"{source}: {len(spoilt)} tensors hold numbers that are not finite: {', '.join(spoilt[:8])}"
@@ -189,11 +190,11 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     trunk.load_state_dict(state, strict=False)
     if tell is not None:
         tensors = f"{len(state)} tensors{' (inflated)' if inflated else ''}"
-        names = f" ({', '.join(head)})" if head else ""
+        names = f"{_classes_of(head)} ({', '.join(head)})" if head else ""
         names += f" with its {' and '.join(dict.fromkeys(key.split('.')[0] for key in between))}" * bool(between)
         left = f"; {', '.join(weights.others[:4])}{' ...' * (len(weights.others) > 4)} left out" * bool(weights.others)
         what = (f"{tensors} and the classifier{names} loaded" if head and takes_head else
-                f"{tensors} loaded, {f'head dropped{names}' if head else 'no head in the file'}")
+                f"{tensors} loaded, {f'head{names} dropped' if head else 'no head in the file'}")
         tell(f"{source}: weights of {made_by}; {what}{left}; for clips normalised as {normalisation}")
     return Loaded(head, between, normalisation, published=layout is not None and not own_format)
 
@@ -215,6 +216,12 @@ def _without_head(state: State, trunk: Trunk, own: State) -> tuple[dict[str, Ten
     head = {key: value for key, value in state.items() if key.startswith(heads) and key not in own}
     between = {key: value for key, value in state.items() if key.startswith(parts) and key not in own}
     return {key: value for key, value in state.items() if key not in head and key not in between}, head, between
+
+
+def _classes_of(head: State) -> str:
+    """How many classes a head tells apart, in words; empty without one."""
+    counts = {value.shape[0] for value in head.values() if value.dim()}
+    return f" of {max(counts)} classes" if counts else ""
 
 
 def _check_head(source: str | Path, head: State, n_classes: int | None) -> None:
