@@ -1,5 +1,6 @@
 """Networks of the transformers library, tiny and with random weights, in folders as the hub has them."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from torch import Tensor, nn
 
 from models import TRUNKS
 from models.hub_trunk import HubTrunk
+
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("needs requirements-transformers.txt", allow_module_level=True)
 
 FAMILIES = [name for name, trunk in TRUNKS.items() if trunk.on_hub]
 CLASSES = {"videomae": "VideoMAEForVideoClassification", "vjepa2": "VJEPA2ForVideoClassification",
@@ -22,7 +26,8 @@ def library_network(name: str, sizes: dict | None = None, *, labels: list[str] |
     Args:
         sizes: of its configuration; by default tiny ones. labels: of the head. kind: another class of the library.
     """
-    transformers = pytest.importorskip("transformers")
+    import transformers  # here, for it takes seconds
+
     transformers.logging.set_verbosity_error()
     kind = getattr(transformers, kind or CLASSES[name])
     sizes = json.loads(TRUNKS[name].small["config"]) if sizes is None else sizes
