@@ -199,7 +199,7 @@ class ViViT(HubTrunk):
     def _tokens(self, clips: Tensor) -> tuple[Tensor, Stride]:
         own, patches = self.embeddings, self._projection()(clips)
         grid = tuple(patches.shape[2:])
-        tokens = torch.cat((own.cls_token.expand(len(patches), -1, -1), patches.flatten(2).transpose(1, 2)), 1)
+        tokens = torch.cat((own.cls_token.expand(patches.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)), 1)
         first, cells = own.position_embeddings[0].tensor_split((1,))
         tokens = own.dropout(tokens + torch.cat((first, resized(cells, self.usual, grid))))
         for block in self.layers:
@@ -257,7 +257,7 @@ class TimeSformer(HubTrunk):
         space = resized(cells, (1, *self.usual[1:]), (1, *grid[1:]))  # (h w, C)
         time = resized(own.time_embeddings[0], (self.usual[0], 1, 1), (n_frames, 1, 1))  # (t, C)
         tokens = patches.flatten(3).permute(0, 3, 1, 2) + space[:, None] + time  # (B, h w, t, C)
-        whole = torch.cat(((own.cls_token + first).expand(len(tokens), -1, -1), tokens.flatten(1, 2)), 1)
+        whole = torch.cat(((own.cls_token + first).expand(tokens.shape[0], -1, -1), tokens.flatten(1, 2)), 1)
         whole = own.pos_drop(whole)
         # the library's blocks read the grid from their configuration
         sizes = {"num_frames": n_frames, "image_size": grid[2] * self.config.patch_size}

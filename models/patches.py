@@ -3,6 +3,7 @@ in half precision, where their convolutions of so large a stride are slow."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -25,14 +26,17 @@ def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(patches, weight.movedim(1, -1).flatten(1), bias).movedim(-1, 1)
 
 
-class Patches3D(nn.Conv3d):
-    """A convolution over space and time that takes patches apart: (B, C, T, H, W) -> (B, D, t, h, w).
+def _stays(x: Tensor) -> bool:
+    """Whether a convolution is run as such: by a CPU, whose is as fast, and where operations are watched, which knows
+    convolutions."""
+    return x.device.type == "cpu" or _get_current_dispatch_mode() is not None
 
-    A CPU, whose convolution is as fast, runs that.
-    """
+
+class Patches3D(nn.Conv3d):
+    """A convolution over space and time that takes patches apart: (B, C, T, H, W) -> (B, D, t, h, w)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu":
+        if _stays(input):
             return super().forward(input)
         return patch_product(input, self.weight, self.bias)
 
@@ -41,7 +45,7 @@ class Patches2D(nn.Conv2d):
     """The same of images: (B, C, H, W) -> (B, D, h, w)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type == "cpu":
+        if _stays(input):
             return super().forward(input)
         return patch_product(input, self.weight, self.bias)
 

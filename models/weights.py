@@ -151,7 +151,7 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     elif folder is not None:
         normalisation = normalisation_in(folder, centred=trunk.centred) or normalisation
     made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {weights.arch})' if weights.arch else ''}"
-    made_by += f" ({layout.licence})" * bool(layout and layout.licence)
+    made_by += f" ({layout.licence})" if layout and layout.licence else ""
     if str(source) in PUBLISHED:
         entry = PUBLISHED[str(source)]
         made_by, normalisation = f"{entry.what} ({entry.origin})", entry.normalisation
