@@ -27,7 +27,7 @@ lint: $(READY) ## ruff
 fuzz: $(READY) ## try to break the program for BUDGET seconds (300), see docs/RELIABILITY.md; SEED=N begins at a seed
 	$(RUN) -m benchmarks.fuzz.campaign --budget $(or $(BUDGET),300) $(if $(SEED),--seed $(SEED)) $(FUZZ)
 
-benchmarks: $(READY) ## all benchmarks that need no data; adds a row to docs/RESULTS.md
+benchmarks: $(READY) ## all benchmarks that need no data; adds a row to docs/results/all.csv
 	$(RUN) -m benchmarks.all
 
 clean: ## remove demo/ and caches; .venv/ and results/ stay

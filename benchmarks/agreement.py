@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.films import found_videos, storage
+from benchmarks.tables import saved_tables
 from datasets import READERS
 from datasets.sampling import EvenClips
 from datasets.transforms import EvalTransform
@@ -78,4 +79,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with user_errors(), saved_tables("agreement"):
+        main()

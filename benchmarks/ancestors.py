@@ -24,6 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.cached_features import CachedTrunk, FeatureBatches, load_features, train_head
+from benchmarks.tables import saved_tables
 from datasets.video import Video
 from evaluation.localisation import Tube, points_at, read_truth
 from evaluation.prototypes import duplicates, sharing
@@ -162,5 +163,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("ancestors"):
         main()

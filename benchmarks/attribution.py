@@ -30,6 +30,7 @@ from attribution.feature_pyramid import feature_pyramid
 from attribution.masks import Degradations, SmoothMask
 from attribution.perturbation import AREA_WEIGHT, ENERGIES, extremal_masks
 from benchmarks.machine import machine
+from benchmarks.tables import saved_tables
 from models import TRUNKS, ResNet3D
 from options.errors import CommandLine, user_errors
 from run.model import choose_device
@@ -192,5 +193,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("attribution", "attribution", "attribution_mask", "attribution_pyramids"):
         main()

@@ -29,6 +29,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.cached_features import CachedTrunk, FeatureBatches, load_features, train_head
+from benchmarks.tables import saved_tables
 from datasets.video import Video
 from evaluation.calibration import calibration_error
 from evaluation.decisions import decision_measures
@@ -194,5 +195,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("decisions"):
         main()

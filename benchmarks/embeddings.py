@@ -20,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from benchmarks.tables import saved_tables
 from hierarchy import Hierarchy, evaluate_embedding, fit_embeddings
 from hierarchy.embeddings import FIT_METHODS
 from options.errors import CommandLine, user_errors
@@ -94,5 +95,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("embeddings"):
         main()

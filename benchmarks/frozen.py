@@ -20,6 +20,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import figures, python
+from benchmarks.tables import saved_tables
 from datasets.synthetic import make_demo_dataset
 from machine.writing import write_text, write_whole
 from models import TRUNKS
@@ -98,5 +99,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("frozen"):
         main()

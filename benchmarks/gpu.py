@@ -24,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step
+from benchmarks.machine import versions
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns
 from models import HIPE
 from options.errors import CommandLine, user_errors
@@ -105,8 +107,12 @@ def inferences(bench: Bench, *, compiled: bool) -> dict[str, Callable[[], Tensor
     return work
 
 
-def table(what: str, work: dict[str, Callable[[], Tensor]], bench: Bench, flops: float, peak: float) -> None:
-    """Print clips a second, the same over plain float32, share of the matrix rate, and peak memory of a turn."""
+def table(what: str, work: dict[str, Callable[[], Tensor]], bench: Bench, flops: float,
+          peak: float) -> dict[str, float]:
+    """Print clips a second, the same over plain float32, share of the matrix rate, and peak memory of a turn.
+
+    Returns clips a second by way.
+    """
     memory = {}
     for name, step in work.items():  # the first call includes cuDNN's search
         step()
@@ -120,6 +126,8 @@ def table(what: str, work: dict[str, Callable[[], Tensor]], bench: Bench, flops:
     for name, seconds in times.items():
         print(f"| {name} | {n / seconds:.0f} | {times['plain float32'] / seconds:.2f} | "
               f"{flops / seconds / peak:.3f} | {memory[name]:.1f} |", flush=True)
+    return {f"3D-ResNet-{bench.args.model_depth}, {what}, {name}, clips/s": n / seconds
+            for name, seconds in times.items()}
 
 
 def convolutions(bench: Bench) -> dict[tuple, tuple[nn.Conv3d, torch.Size]]:
@@ -191,7 +199,7 @@ def parity(bench: Bench) -> float:
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Print all tables; the largest error of a bf16 convolution by depth.
+    """Print all tables; clips a second by way, and the largest error of a bf16 convolution by depth.
 
     Raises:
         ValueError: there is no GPU.
@@ -203,7 +211,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--depths", type=int, nargs="+", default=[18, 50], help="of 3D-ResNets (default: 18 50)")
     parser.add_argument("--no_compile", action="store_true", help="leave out what --compile does")
     own, others = parser.parse_known_args(argv)
-    largest = {}
+    figures: dict[str, float] = {}
     peak = 0.0
     for depth in own.depths:
         flags = [*others, "--model_depth", str(depth)]
@@ -212,20 +220,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             with plain_pytorch(tf32=False):
                 single = matrix_rate(bench.device)
             peak = matrix_rate(bench.device, dtype=BF16)
-            print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}; "
+            print(f"{versions(no_cuda=False)}; "
                   f"matrix products: {peak / 1e12:.0f} TFLOP/s in bf16, "
                   f"{single / 1e12:.0f} in float32")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             bench.model().trunk(bench.batch["clip"][:1])
         forward = counter.get_total_flops() * bench.args.batch_size
-        table("training", trainings(bench, compiled=not own.no_compile), bench, 3 * forward, peak)
+        figures |= table("training", trainings(bench, compiled=not own.no_compile), bench, 3 * forward, peak)
         torch.cuda.empty_cache()
-        table("inference", inferences(bench, compiled=not own.no_compile), bench, forward, peak)
+        figures |= table("inference", inferences(bench, compiled=not own.no_compile), bench, forward, peak)
         torch.cuda.empty_cache()
-        largest[f"bf16 error, 3D-ResNet-{depth}"] = parity(bench)
-    return largest
+        figures[f"bf16 error, 3D-ResNet-{depth}"] = parity(bench)
+    return figures
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("gpu"):
         main()

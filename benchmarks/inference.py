@@ -17,6 +17,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns, ratio
 from options.errors import CommandLine, user_errors
 from training.precision import Precision
@@ -58,5 +59,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("inference"):
         main()

@@ -21,6 +21,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from benchmarks.tables import saved_tables
 from datasets.reading import FRAME_NAME
 from datasets.video import Video
 from explain import prototype_pictures
@@ -110,5 +111,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("push"):
         main()

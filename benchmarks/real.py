@@ -1,4 +1,4 @@
-"""The tables of "Filmed video" in docs/RESULTS.md: real clips, real weights, real truth.
+"""The tables of real clips in docs/RESULTS.md: fights, a tree of real actions, prototypes on people, attribution.
 
     python -m benchmarks.real --data ../shared/data --out results/real [--parts attribution prototypes]
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from benchmarks.tables import saved_tables
 from machine.writing import write_text
 from options.errors import CommandLine, user_errors
 
@@ -56,5 +57,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("real"):
         main()

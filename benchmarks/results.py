@@ -1,6 +1,6 @@
 """Softmax head, published HIPE (--paper) and ours: how well they recognise, how well they explain.
 
-    python -m benchmarks.results [--weizmann DIR] [--seeds 1 2 3] [--page docs/RESULTS.md]
+    python -m benchmarks.results [--weizmann DIR] [--seeds 1 2 3] [--tables docs/results]
     python -m benchmarks.results --search [--weizmann DIR] [--seeds 100]
 
 On the embedded set, which is drawn anew for every seed, and on Weizmann where --weizmann names its folder (as
@@ -8,9 +8,9 @@ benchmarks.weizmann takes it). Of every seed main.py trains trunks under a softm
 published strides in time as with ours, and published and ours start from their own. The softmax head of the first
 column is of our trunk, which has had as many epochs as ours. Recognition is measured
 over all windows of all test videos; explanations by evaluate_explanations.py, on --videos of them. Prints a table a
-set, of means over the seeds with the least and the largest; --page puts them on that page, in place of those of an
-earlier call. With --columns only these methods are trained and measured, and the others' columns stay on the page as
-they are. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
+set, of means over the seeds with the least and the largest; --tables writes them to that folder as CSV, in place of
+those of an earlier call. With --columns only these methods are trained and measured, and the others' figures stay in
+the file as they are. A call that was interrupted goes on where it was; --work holds its data, runs and measures.
 
 --search trains published and ours with all rates of their recipes times RATES and epochs times LENGTHS, on seeds, and
 of Weizmann on test actors, that are not reported, and prints what comes out; CHOSEN holds the best of each, by class
@@ -21,6 +21,7 @@ predictions.
 import argparse
 import itertools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,7 +35,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from attribution import METHODS
-from benchmarks.result_tables import cells, folded, put, stored_cells
+from benchmarks.result_tables import cells, store, stored_cells, table
 from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
 from evaluation.calibration import fit_temperature, tempered
@@ -292,7 +293,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: 1 2 3; of a search 100)")
     parser.add_argument("--columns", choices=COLUMNS, nargs="+", default=list(COLUMNS),
                         help="methods to train and measure (default: all)")
-    parser.add_argument("--page", type=Path, help="Markdown page to put the tables on (default: they are printed only)")
+    parser.add_argument("--tables", type=Path, metavar="DIR",
+                        help="folder to write comparison_demo.csv and comparison_weizmann.csv to, such as docs/results "
+                             "(default: the tables are printed only)")
     parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(METHODS),
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
     parser.add_argument("--heats", nargs="*", default=["grad_cam", "grad"], choices=list(METHODS), metavar="METHOD",
@@ -321,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     filmed = [*(word for word in weizmann if word != "--no_cuda"), *where]
     sets = {"demo": lambda seed: [*demo_data(work / f"demo_{seed}", seed), *where],
             "weizmann": lambda seed: [*filmed, "--manual_seed", str(seed)]}
-    texts = []
+    words = sys.argv[1:] if argv is None else argv
     for name in names:
         if args.search:
             search(name, seeds, sets[name], work, args)
@@ -329,12 +332,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = compare(name, seeds, sets[name], work, args)
         title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
         heading = f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest)."
-        columns = (stored_cells(args.page, heading) if args.page is not None else {}) | cells(found)
+        file = args.tables / f"comparison_{name}.csv" if args.tables is not None else None
+        columns = (stored_cells(file) if file is not None else {}) | cells(found)
         columns = {method: columns[method] for method in COLUMNS if method in columns}
-        texts.append(f"{heading} {MISSING[name]}\n\n{folded(columns)}")
-        print(f"\n{texts[-1]}\n", flush=True)
-        if args.page is not None:
-            put(args.page, "\n\n".join(texts))
+        print(f"\n{heading} {MISSING[name]}\n\n{table(columns)}\n", flush=True)
+        if file is not None:
+            store(file, columns, what=heading.removesuffix("."), no_cuda=args.no_cuda,
+                  command=shlex.join(["python", "-m", "benchmarks.results", *map(str, words)]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns
 from options.errors import CommandLine, user_errors
 from training.push import push
@@ -111,5 +112,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("schedule", "schedule_passes", "schedule"):
         main()

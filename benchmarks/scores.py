@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import demo_line, figures, on_trunk, python, trained_trunk, weizmann_line
+from benchmarks.tables import saved_tables
 from hierarchy import Hierarchy, one_hot, save_embeddings
 from options.errors import CommandLine, user_errors
 
@@ -82,5 +83,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("scores"):
         main()

@@ -18,6 +18,7 @@ import av
 import numpy as np
 import torch
 
+from benchmarks.tables import saved_tables
 from datasets.reading import VideoFile
 from datasets.reading.seeking import packet_index
 from options.errors import CommandLine, user_errors
@@ -165,5 +166,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("seeking"):
         main()

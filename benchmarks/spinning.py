@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.tables import saved_tables
 from machine.openmp import CHOSEN
 from options.errors import CommandLine, user_errors
 from run.paths import HERE
@@ -131,5 +132,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("spinning"):
         main()

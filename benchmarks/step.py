@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.bench import Bench, make_trainer, matrix_rate, softmax_step, trunk_pass
+from benchmarks.tables import saved_tables
 from benchmarks.turns import in_turns, ratio, table
 from options.errors import CommandLine, user_errors
 from training.schedule import Step
@@ -51,5 +52,5 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("step"):
         main()

@@ -2,12 +2,12 @@
 
     python -m benchmarks.trunks [--models resnet i3d ...] [--batch_size 2] [--sample_size 112] [--no_time]
     python -m benchmarks.trunks --models videomae vivit --usual --frozen --batch_size 1
-    python -m benchmarks.trunks --readme
+    python -m benchmarks.trunks --docs
 
 Parameters and operations (two a multiply-add) are exact and the same everywhere; --no_time prints only these. Every
 trunk is measured in a process of its own with its default strides, on one kind of clip for all or, with --usual, on
-clips such as its weights were published for. --frozen measures the memory of a forward pass alone. --readme measures
-nothing: it writes README.md's table of trunks anew, from what their classes state.
+clips such as its weights were published for. --frozen measures the memory of a forward pass alone. --docs measures
+nothing: it writes the table of trunks in docs/TRUNKS.md anew, from what their classes state.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.machine import machine
+from benchmarks.tables import saved_tables
 from machine.writing import write_text
 from models import TRUNKS
 from options.errors import CommandLine, user_errors
@@ -35,13 +36,13 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk, channels_last, choose_device
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "TRUNKS.md"
 HEADER = ("| `--model` | depths | `--pretrain_path`: layouts of files | torchvision's networks, by name "
           "| published for clips of | cells in time, of 16 frames |")
 
 
-def readme_table() -> str:
-    """README.md's table of trunks: a line for each, of what its class states."""
+def trunk_table() -> str:
+    """The table of trunks of docs/TRUNKS.md: a line for each, of what its class states."""
     rows = [HEADER, "| --- | --- | --- | --- | --- | --- |"]
     stated = [option.flag for trunk in TRUNKS.values() for option in trunk.options.values()]
     for name, trunk in TRUNKS.items():
@@ -61,17 +62,17 @@ def readme_table() -> str:
     return "".join(f"{' '.join(row.split())}\n" for row in rows)
 
 
-def write_readme() -> None:
-    """Put the table into README.md, in place of the one that is there.
+def write_page() -> None:
+    """Put the table into docs/TRUNKS.md, in place of the one that is there.
 
     Raises:
         ValueError: where there is none.
     """
-    text = README.read_text(encoding="utf-8")
-    whole, n = re.subn(r"^\| `--model` \|.*\n(\|.*\n)*", lambda _: readme_table(), text, flags=re.MULTILINE)
+    text = PAGE.read_text(encoding="utf-8")
+    whole, n = re.subn(r"^\| `--model` \|.*\n(\|.*\n)*", lambda _: trunk_table(), text, flags=re.MULTILINE)
     if n != 1:
-        raise ValueError(f"{README}: holds {n} tables of trunks; there should be one, beginning with | `--model` |")
-    write_text(README, whole)
+        raise ValueError(f"{PAGE}: holds {n} tables of trunks; there should be one, beginning with | `--model` |")
+    write_text(PAGE, whole)
 
 
 def exact(args: argparse.Namespace) -> dict:
@@ -141,10 +142,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="passes, after one not counted (default: 3)")
     parser.add_argument("--no_time", action="store_true", help="only what no machine changes")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one)")
-    parser.add_argument("--readme", action="store_true", help="only write README.md's table of trunks")
+    parser.add_argument("--docs", action="store_true", help="only write the table of trunks in docs/TRUNKS.md")
     own = parser.parse_args()
-    if own.readme:
-        write_readme()
+    if own.docs:
+        write_page()
         return
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
@@ -176,5 +177,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("trunks"):
         main()

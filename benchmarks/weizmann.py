@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from benchmarks.runs import WEIZMANN, WEIZMANN_SCHEDULE, prepare_weizmann, python
+from benchmarks.tables import saved_tables
 from options.errors import CommandLine, user_errors
 
 SOFTMAX = "--trunk_epochs 75 --n_epochs 0"
@@ -59,5 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with user_errors():
+    with user_errors(), saved_tables("weizmann"):
         main()

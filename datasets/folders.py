@@ -117,5 +117,5 @@ def tell_endings(folder: Path, names: Iterable[str], expected: str) -> None:
     if endings:
         parts = [f"{ending} {count}" for ending, count in endings.most_common(NAMED)]
         more = f", {len(endings) - NAMED} other endings" if len(endings) > NAMED else ""
-        print(f"{folder}: {endings.total()} files are left out, which are not {expected}: {', '.join(parts)}{more}",
-              file=sys.stderr)
+        files = "1 file is" if endings.total() == 1 else f"{endings.total()} files are"
+        print(f"{folder}: {files} left out, not being {expected}: {', '.join(parts)}{more}", file=sys.stderr)

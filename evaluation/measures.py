@@ -1,9 +1,9 @@
 """MEASURES: what explanations and prototypes are judged by, a function and an entry each.
 
 To add a measure, write a function of an `ExplainedClip` (a number, or None where it has no meaning) or of a
-`PrototypeSet` (a number for each prototype, nan where it has none) and an entry in MEASURES: tables, README and the
-report follow. A measure whose values change needs the next edition: stored values of an earlier edition are measured
-again, and nothing else is.
+`PrototypeSet` (a number for each prototype, nan where it has none) and an entry in MEASURES: tables, the report and the
+list for docs/MEASURES.md follow. A measure whose values change needs the next edition: stored values of an earlier
+edition are measured again, and nothing else is.
 """
 
 from collections.abc import Callable, Sequence
@@ -368,10 +368,10 @@ def editions(table: str) -> dict[str, int]:
 
 
 def listing() -> str:
-    """Every measure as a Markdown table, and what its needs mean, as README has them."""
+    """Every measure as a Markdown table, and what its needs mean, as docs/MEASURES.md has them."""
     tables = {name: " and ".join(table for table in ("explanations", "prototypes") if name in editions(table))
               for name in MEASURES}
-    lines = ["| measure | | of | needs | meaning |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| measure | better | of | needs | meaning |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| `{name}` | {ARROWS[measure.direction]} | {tables[name]} | {', '.join(sorted(measure.needs))} | "
               f"{measure.meaning} |" for name, measure in MEASURES.items()]
     return "\n".join([*lines, "", *(f"- {need}: {meaning}" for need, meaning in NEEDS.items())]) + "\n"

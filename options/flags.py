@@ -209,7 +209,7 @@ def schedule_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--multistep_milestones", type=COUNT, nargs="+", default=[50, 100, 150],
                        help="epochs after which multistep divides by 10 (default: 50 100 150)")
     group.add_argument("--paper", action="store_true",
-                       help="the method as the released code trains it: sets the flags that README lists, and refuses "
+                       help="the method as the released code trains it: sets the flags of docs/PAPER.md, refuses "
                             "others")
     group = parser.add_argument_group("losses", "lists: one weight a level from the leaf up, the last serves all "
                                                 "above; defaults with a bar: of the tree scores | of the embedded ones")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NoReturn
 
+from options.version import versions
 from options.words import FlagParser
 
 
@@ -44,7 +45,8 @@ class _Help(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         for action in parser._actions:
-            if self.names is not None and action.dest not in self.names and not isinstance(action, _Help):
+            if (self.names is not None and action.dest not in self.names
+                    and not isinstance(action, _Help | _Version)):
                 action.help = argparse.SUPPRESS
             if isinstance(action.choices, Names):
                 if not self.short:
@@ -54,9 +56,17 @@ class _Help(argparse.Action):
         parser.exit()
 
 
+class _Version(argparse.Action):
+    """Prints the versions of the program, PyTorch and Python."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(versions())
+        parser.exit()
+
+
 def asks_for_help(argv: Sequence[str] | None) -> bool:
-    """Whether the command line asks for the short help, which needs no flag that takes PyTorch to list."""
-    return bool({"-h", "--help"} & set(sys.argv[1:] if argv is None else argv))
+    """Whether the command line asks for the short help or the version, which need no flag that PyTorch has to list."""
+    return bool({"-h", "--help", "--version"} & set(sys.argv[1:] if argv is None else argv))
 
 
 def parser_of(prog: str, description: str, first: Collection[str] | None = None) -> FlagParser:
@@ -68,6 +78,8 @@ def parser_of(prog: str, description: str, first: Collection[str] | None = None)
     parser.add_argument("-h", "--help", action=_Help, dest=argparse.SUPPRESS, names=first, short=True,
                         help="the flags that are used first")
     parser.add_argument("--help_all", action=_Help, dest=argparse.SUPPRESS, names=None, short=False, help="all flags")
+    parser.add_argument("--version", action=_Version, dest=argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS,
+                        help="the versions of the program, PyTorch and Python")
     return parser
 
 

@@ -43,7 +43,8 @@ RECIPES = {
         "separation_weight": [0.08, 0.11, 0.13], "background_weight": 0.5, "coverage_weight": 1.0, "group_weight": 1e-4,
         "orthogonality_weight": 0.0, "sharing_weight": 0.0, "ways_weight": 0.0, "even_weight": 0.0,
         "pooled_weight": 0.0, "separation_margin": 10.0},
-    # A frozen trunk cannot lose the ways of a class, and its features are easily overfitted: docs/RESULTS.md, "Fights".
+    # A frozen trunk cannot lose the ways of a class, and its features are easily overfitted: docs/results/NOTES.md,
+    # "Fights".
     "frozen": {"prototypes_per_node": 4, "similarity_scale": 1.0, "standardise": True, "ways_weight": 0.0,
                "coverage_weight": 0.0, "tune_iterations": 50},
     "paper": {

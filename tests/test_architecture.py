@@ -74,7 +74,7 @@ def test_the_house_is_read():
     assert {"main", "options.flags", "run.model", "hierarchy.tree", "models.hipe", "training.engine"} <= set(MODULES)
     assert "models.hipe" in imports("training.engine") and "hierarchy.tree" in imports("models.hipe")
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here and in the README"
+    assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here, in docs/EXTENDING.md and in README.md"
 
 
 @pytest.mark.parametrize("module", MODULES)

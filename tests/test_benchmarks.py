@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they add to a page is a table."""
+"""The benchmarks run, and what they print and write are tables."""
 
 import re
 import sys
@@ -7,8 +7,9 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, embeddings, frozen, preparing, result_tables, spinning, trunks
+from benchmarks import attribution, card, embeddings, feeding, frozen, preparing, result_tables, spinning, trunks
 from benchmarks.schedule import costs
+from benchmarks.tables import read_csv
 from options.flags import parse_main
 from options.resolve import resolve
 
@@ -18,19 +19,14 @@ from options.resolve import resolve
     pytest.param([["step", "schedule", "push", "memory"], ["inference"], ["memory"]], marks=pytest.mark.slow)])
 def test_benchmarks_run_and_add_a_row(tmp_path, capsys, calls):
     (tmp_path / "tree.csv").write_text("".join(",".join((*row, "Root")) + "\n" for row in ROWS))
-    page = tmp_path / "RESULTS.md"
-    page.write_text("# Results\n\nWhat was there.\n")
-    line = ["--results", page, "--root_path", tmp_path, "--tree_file", "tree.csv", *MODEL.split(), "--batch_size", 2,
+    file = tmp_path / "all.csv"
+    line = ["--results", file, "--root_path", tmp_path, "--tree_file", "tree.csv", *MODEL.split(), "--batch_size", 2,
             "--repeats", 1, "--n_threads", 0, "--no_cuda", "--only"]
     for only in calls:
         everything.main([str(word) for word in [*line, *only]])
-    text = page.read_text()
-    assert text.startswith("# Results\n\nWhat was there.\n") and text.count(everything.HEADING) == 1
-    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == (1 if calls[0] == calls[1] else 3)
-    for table in tables:
-        widths = {line.count("|") for line in table.splitlines()}
-        assert len(widths) == 1 and len(table.splitlines()) == 2 + len(calls) // len(tables)
+    head, *rows = read_csv(file)
+    assert len(rows) == len(calls) and {len(row) for row in rows} == {len(head)}
+    text = file.read_text()
     out = capsys.readouterr().out
     asked = {name for only in calls for name in only}
     for word, name in (("training step", "step"), ("published schedule", "schedule"), ("push / evaluation", "push"),
@@ -47,6 +43,32 @@ def test_attribution_is_timed(monkeypatch, capsys):
     attribution.main()
     rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
+
+
+@pytest.mark.slow
+def test_what_needs_a_gpu_runs_on_a_cpu_too(tmp_path, capsys):
+    small = "--batch_size 2 --sample_size 32 --sample_duration 8 --model_depth 10 --repeats 1"
+    line = ["--out", str(tmp_path), "--no_cuda", "--only", "roofline", "syncbn", "gpu", "--flags"]
+    figures = card.main([*line, small, "--no_compile"])
+    page = (tmp_path / "card.md").read_text()
+    assert page in capsys.readouterr().out
+    assert {name.partition(":")[0] for name in figures} == {"roofline"}
+    for part, word in (("gpu", "CUDA"), ("syncbn", "GPU")):
+        assert f"| {part} | exit code 2 |" in page and word in (tmp_path / f"{part}.txt").read_text()
+
+
+@pytest.mark.slow
+def test_what_a_loader_feeds(capsys):
+    line = ("--n_videos 3 --workers 0 1 --storage packed --sizes 64 --batches 1 --batch_size 2 --no_cuda --sample_size"
+            " 32 --sample_duration 8 --model_depth 10 --repeats 1")
+    rates = feeding.main(line.split())
+    rows = re.findall(r"^\| packed, 64 pixels \| (\d) \|", capsys.readouterr().out, re.MULTILINE)
+    assert len(rates) == len(rows) and all(rate > 0 for rate in rates.values())
+
+
+def test_a_part_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="--only rooflin"):
+        card.main(["--out", str(tmp_path), "--only", "rooflin"])
 
 
 @pytest.mark.slow
@@ -84,12 +106,11 @@ def test_preparing_is_timed(capsys):
 
 
 def test_a_second_row_stands_under_the_first(tmp_path):
-    page = tmp_path / "page.md"
+    file = tmp_path / "all.csv"
     for value in ("1", "2"):
-        everything.add_row(page, {"date": "today", "ratio": value})
-    everything.add_row(page, {"date": "today", "other": "3"})
-    assert page.read_text().endswith("| date | ratio |\n| --- | --- |\n| today | 1 |\n| today | 2 |\n\n"
-                                     "| date | other |\n| --- | --- |\n| today | 3 |\n")
+        everything.add_row(file, {"date": "today", "ratio": value})
+    everything.add_row(file, {"date": "today", "other": "3"})
+    assert read_csv(file) == [["date", "ratio", "other"], ["today", "1", ""], ["today", "2", ""], ["today", "", "3"]]
 
 
 def test_the_cost_of_a_schedule_is_counted():
@@ -105,21 +126,23 @@ def test_the_cost_of_a_schedule_is_counted():
     assert rows["tuning"] == pytest.approx((63, 400, 1200))  # 300 passes here, 20 there
 
 
-def test_methods_that_were_not_measured_again_keep_their_columns(tmp_path):
-    page = tmp_path / "page.md"
-    first = {"published": [{"accuracy": 0.5, "deletion: grad": 0.25}, {"accuracy": 0.7, "deletion: grad": 0.5}],
-             "ours": [{"accuracy": 0.9, "set size: grad": 3.0}] * 2}
-    headings = [f"{name}, seeds 1 2, mean." for name in ("The embedded set", "Weizmann")]
-    assert result_tables.stored_cells(page, headings[0]) == {}
-    result_tables.put(page, "\n\n".join(f"{heading} Words.\n\n{result_tables.folded(result_tables.cells(first))}"
-                                  for heading in headings))
-    for heading in headings:
-        stored = result_tables.stored_cells(page, heading)
-        assert result_tables.folded(stored) == result_tables.folded(result_tables.cells(first))
-        assert stored["published"]["accuracy"] == "0.600 (0.500 to 0.700)"
-        again = stored | result_tables.cells({"ours": [{"accuracy": 1.0}]})
-        assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in result_tables.folded(again)
-        assert "set size" not in result_tables.folded(again)
+def test_methods_that_were_not_measured_again_keep_their_figures(tmp_path):
+    file = tmp_path / "results" / "comparison_demo.csv"
+    first = result_tables.cells({
+        "published": [{"accuracy": 0.5, "deletion: grad": 0.25}, {"accuracy": 0.7, "deletion: grad": 0.5}],
+        "ours": [{"accuracy": 0.9, "set size: grad": 3.0}] * 2})
+    assert result_tables.stored_cells(file) == {}
+    result_tables.store(file, first, what="three, of them", command="python -m benchmarks.results", no_cuda=True)
+    stored = result_tables.stored_cells(file)
+    assert stored == {method: {name: pytest.approx(figure) for name, figure in column.items()}
+                      for method, column in first.items()}
+    assert str(stored["published"]["accuracy"]) == "0.600 (0.500 to 0.700)"
+    again = stored | result_tables.cells({"ours": [{"accuracy": 1.0}]})
+    result_tables.store(file, again, what="again", command="again", no_cuda=True)
+    assert "| accuracy | 0.600 (0.500 to 0.700) | 1.000 |" in result_tables.table(result_tables.stored_cells(file))
+    assert "set size" not in file.read_text()
+    index = (file.parent / "README.md").read_text()
+    assert index.count("comparison_demo.csv](comparison_demo.csv)") == 1 and "again" in index and "PyTorch" in index
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every entry of MEASURES is complete, README lists it, and a measure that changes is noticed."""
+"""Every entry of MEASURES is complete, docs/MEASURES.md lists it, and a measure that changes is noticed."""
 
 import ast
 import functools
@@ -103,7 +103,7 @@ def complaints(stored: dict[str, list]) -> list[str]:
 def test_a_changed_measure_has_a_new_edition():
     wrong = complaints(json.loads(EDITIONS.read_text()))
     assert not wrong, "\n".join([*wrong, "", f"Once the editions are right, PYTHONPATH=. python {__file__} writes "
-                                  f"{EDITIONS.name}, and prints README's list."])
+                                  f"{EDITIONS.name}, and prints the list of docs/MEASURES.md."])
 
 
 def test_a_change_is_noticed(monkeypatch):
@@ -146,9 +146,9 @@ def test_every_need_is_told_and_used():
     assert "disturbed clips" not in offers("3d_ep", with_prototypes=True)
 
 
-def test_readme_lists_the_measures():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert listing() in readme, "print(evaluation.measures.listing()) is README's list of measures: put it there"
+def test_the_documents_list_the_measures():
+    page = (ROOT / "docs" / "MEASURES.md").read_text(encoding="utf-8")
+    assert listing() in page, "print(evaluation.measures.listing()) is the list of docs/MEASURES.md: put it there"
 
 
 if __name__ == "__main__":

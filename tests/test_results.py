@@ -68,20 +68,8 @@ def test_a_table_has_a_row_a_figure_and_a_column_a_method():
              "ours": [{"accuracy": 1.0, "pointing": 0.25}, {"accuracy": 1.0, "pointing": None}]}
     assert result_tables.table(result_tables.cells(found)).splitlines() == [
         "| | softmax head | ours |", "| --- | --- | --- |",
-        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 (1.000 to 1.000) |",
+        "| accuracy | 0.750 (0.500 to 1.000) | 1.000 |",
         f"| pointing | {result_tables.DASH} | 0.250 |"]
-
-
-def test_tables_replace_those_of_an_earlier_call(tmp_path):
-    page = tmp_path / "RESULTS.md"
-    page.write_text("# Results\n\nBefore.\n")
-    result_tables.put(page, "one")
-    page.write_text(page.read_text() + "\nAfter.\n")
-    result_tables.put(page, "two")
-    text = page.read_text()
-    assert text.startswith("# Results\n\nBefore.\n\n") and text.endswith("\nAfter.\n")
-    assert "two" in text and "one" not in text
-    assert [text.count(mark) for mark in result_tables.MARKS] == [1, 1]
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -123,18 +111,18 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
     monkeypatch.setitem(results.SCHEDULES, "demo", schedule)
     monkeypatch.setattr(results, "CHOSEN", dict.fromkeys(results.CHOSEN, (1.0, 1)))
     words = ["--work", str(tmp_path), "--seeds", "3", "--videos", "2", "--steps", "2", "--methods", "grad_cam",
-             "--n_threads", "0", "--page", str(tmp_path / "RESULTS.md")]
+             "--n_threads", "0", "--tables", str(tmp_path / "tables")]
     results.main(words)
-    text = (tmp_path / "RESULTS.md").read_text()
-    rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]]
-            for row in text.splitlines() if row.startswith("| ")}
-    assert all(rows["accuracy, class"]) and all(rows["calibration error, grandparent"])
-    assert all(rows["insertion ↑: grad cam, class"]) and all(rows["deletion ↓: random, class"])
-    prototypes = rows["box_only ↑: top prototype, grandparent"]
-    assert prototypes[0] == result_tables.DASH and prototypes[1] != result_tables.DASH != prototypes[2]
-    assert rows["deletion ↓: top prototype by grad cam, class"][2] != result_tables.DASH
-    assert rows["sharing ↑, over prototypes: prototypes, parent"][2]
+    columns = result_tables.stored_cells(tmp_path / "tables" / "comparison_demo.csv")
+    assert list(columns) == list(results.COLUMNS)
+    for column in columns.values():
+        assert {"accuracy, class", "calibration error, grandparent", "deletion ↓: random, class"} <= set(column)
+    assert "insertion ↑: grad cam, class" in columns["softmax head"]
+    prototypes = [name for name, column in columns.items() if "box_only ↑: top prototype, grandparent" in column]
+    assert prototypes == ["published", "ours"]
+    assert "deletion ↓: top prototype by grad cam, class" in columns["ours"]
+    assert "sharing ↑, over prototypes: prototypes, parent" in columns["ours"]
     n_calls = len(calls)
     results.main(words)
     assert len(calls) == 2 * n_calls  # main.py says that there is nothing left
-    assert (tmp_path / "RESULTS.md").read_text() == text
+    assert result_tables.stored_cells(tmp_path / "tables" / "comparison_demo.csv") == columns

@@ -17,7 +17,7 @@ from contract import (
 from torch import Tensor, nn
 from trunks import ALL_DEPTHS, BUILDABLE, light, on_meta, save
 
-from benchmarks.trunks import readme_table
+from benchmarks.trunks import PAGE, trunk_table
 from models import TRUNKS
 from models.resnet3d import WIDEN, BasicBlock
 from models.trunk import Layout, Trunk, five_strides, he_init, product
@@ -71,14 +71,8 @@ def test_a_flag_means_the_same_to_all_trunks():
         assert all(option == TRUNK_FLAGS[option.flag] for option in trunk.options.values())
 
 
-def test_the_table_of_the_readme_is_what_the_classes_state(readme):
-    assert readme_table() in readme, "python -m benchmarks.trunks --readme writes it anew"
-
-
-@pytest.fixture(scope="module")
-def readme() -> str:
-    from benchmarks.trunks import README
-    return README.read_text(encoding="utf-8")
+def test_the_table_of_trunks_is_what_the_classes_state():
+    assert trunk_table() in PAGE.read_text(encoding="utf-8"), "python -m benchmarks.trunks --docs writes it anew"
 
 
 # --- a trunk that nobody here has seen

@@ -177,16 +177,18 @@ def spoil_file(path: Path, rng: np.random.Generator, others: Sequence[Path]) -> 
 
 def spoil_folder(folder: Path, rng: np.random.Generator, others: Sequence[Path]) -> str:
     """Spoil what a folder holds, and not a file of it; in words how."""
-    inner = sorted(path for path in folder.rglob("*") if path.is_dir()) or [folder]
+    inner = sorted(path for path in folder.rglob("*") if path.is_dir() and not path.is_symlink()) or [folder]
     place = [folder, *inner][rng.integers(len(inner) + 1)]
     kind = rng.integers(6)
     if kind == 0:
-        (place / "again").symlink_to(("..", ".", "again", "nowhere", "../..")[rng.integers(5)])
+        link = place / "again"
+        link.unlink(missing_ok=True)
+        link.symlink_to(("..", ".", "again", "nowhere", "../..")[rng.integers(5)])
         return f"with a link that leads back in {place.name}"
     if kind == 1:
         for name in (".DS_Store", "._x", "Thumbs.db", "desktop.ini"):
             (place / name).write_bytes(b"\0\0\0\1Bud1")
-        (place / ".ipynb_checkpoints").mkdir()
+        (place / ".ipynb_checkpoints").mkdir(exist_ok=True)
         return f"with hidden entries in {place.name}"
     if kind == 2:
         shutil.rmtree(place)
@@ -197,7 +199,7 @@ def spoil_folder(folder: Path, rng: np.random.Generator, others: Sequence[Path])
         place.write_bytes(b"a file\n")
         return f"with a file in place of {place.name}"
     if kind == 4:
-        shutil.copytree(place, place.with_name(f"-{place.name} (copy)"), symlinks=True)
+        shutil.copytree(place, place.with_name(f"-{place.name} (copy)"), symlinks=True, dirs_exist_ok=True)
         return f"with a copy of {place.name}"
     other = others[rng.integers(len(others))]
     shutil.copy(other, place / f"strange {other.name}")
