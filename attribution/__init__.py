@@ -16,6 +16,7 @@ from attribution.method import CONTEXT, Method, Option, Passes
 from attribution.occlusion import WINDOW, boxes_along, occlusion, rise
 from attribution.perturbation import AREAS, VARIANTS, extremal_perturbation
 from attribution.random_heat import random_heat
+from attribution.rollout import RESIDUAL, rollout
 from attribution.superpixels import PARTS, SAMPLES, kernel_shap, lime
 
 __all__ = ["CONTEXT", "METHODS", "Method", "Option", "Passes", "options_of", "parse_options"]
@@ -51,7 +52,7 @@ _pyramid = {
     "depth": Option(int, DEPTH, "convolutions that the pyramid goes down", least=1),
     "top_n": Option(int, None, "channels followed from each channel at most, by default all that reach theta", least=1),
     "level": Option(int, 0, "layer whose channels are the heat, 0 for the features that the score reads", least=0)}
-
+_rollout = {"residual": Option(float, RESIDUAL, "share of a token that passes beside attention", least=0, most=1)}
 
 
 def _steps(options: Mapping[str, object]) -> Passes:
@@ -83,6 +84,7 @@ METHODS = {method.name: method for method in (
       for how in ("2d_ep", "3d_ep", "step")),
     Method("class_feature_pyramid", class_feature_pyramid, _pyramid, ("layer", "class_weights", "head_weights"),
            cost=lambda _: Passes(forward=1), edition=2),  # 1: the first step was min-max over the class's weights alone
+    Method("rollout", rollout, _rollout, ("layer", "upsample"), of_attention=True, cost=lambda _: Passes(forward=1)),
     Method("random", random_heat, _seed, voxelwise=True, cost=lambda _: Passes()),
 )}
 

@@ -7,6 +7,7 @@ A trunk is a network (B, 3, T, H, W) -> (B, out_channels, t, h, w) with its `str
 
 from models.densenet3d import DenseNet3D
 from models.hipe import HIPE, HIPEOutput
+from models.huggingface_video import VJEPA2, TimeSformer, VideoMAE, ViViT
 from models.i3d import I3D
 from models.i3d_resnet50 import I3DResNet50
 from models.mfnet import MFNet
@@ -25,7 +26,8 @@ TRUNKS = {
     "resnet2p1d": ResNet2Plus1D, "densenet": DenseNet3D, "r3d_18": R3D18, "mc3_18": MC318, "r2plus1d_18": R2Plus1D18,
     "s3d": S3D, "mvit_v1_b": MViTV1B, "mvit_v2_s": MViTV2S, "swin3d_t": Swin3DT, "swin3d_s": Swin3DS,
     "swin3d_b": Swin3DB, "i3d": I3D, "i3d_resnet50": I3DResNet50,
-    "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet}
+    "tsm_resnet50": TSMResNet50, "tsm_mobilenetv2": TSMMobileNetV2, "mfnet": MFNet, "videomae": VideoMAE,
+    "vjepa2": VJEPA2, "vivit": ViViT, "timesformer": TimeSformer}
 
 DEPTHS = {depth for trunk in TRUNKS.values() for depth in trunk.depths}  # of all trunks, for --model_depth
 

@@ -9,17 +9,37 @@ CLASSIFIERS = ("fc", "classifier")  # published names that freeze the whole trun
 
 
 def stages(trunk: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a trunk that hold parameters, by their published names, first to last."""
-    parts = {name: part for name, part in trunk.named_children() if next(part.parameters(), None) is not None}
+    """The parts of a trunk that hold parameters, by their published names, first to last; of a list of blocks each
+    block is one, such as encoder.layer.3."""
+    parts = _holding(trunk)
     # DenseNet and others keep everything in one `features`
-    return stages(next(iter(parts.values()))) if len(parts) == 1 else parts
+    if len(parts) == 1:
+        return stages(next(iter(parts.values())))
+    return {of: block for name, part in parts.items() for of, block in _blocks(name, part).items()}
+
+
+def _holding(module: nn.Module) -> dict[str, nn.Module]:
+    """The children that hold parameters."""
+    return {name: part for name, part in module.named_children() if next(part.parameters(), None) is not None}
+
+
+def _blocks(name: str, part: nn.Module) -> dict[str, nn.Module]:
+    """A part by its name, or the blocks of one that is a list, or holds nothing but a list."""
+    inside = _holding(part)
+    if isinstance(part, nn.ModuleList):
+        return {f"{name}.{i}": block for i, block in inside.items()}
+    if len(inside) == 1 and isinstance(next(iter(inside.values())), nn.ModuleList):
+        (inner, blocks), = inside.items()
+        return _blocks(f"{name}.{inner}", blocks)
+    return {name: part}
 
 
 def stages_before(trunk: nn.Module, begin: str | None) -> list[nn.Module]:
     """The parts that are not trained when fine-tuning begins at a part of the trunk (Hara et al.'s --ft_begin_module).
 
     Args:
-        begin: name of the part; that of the published classifier freezes the whole trunk, None freezes nothing.
+        begin: name of the part, or of a list of blocks, whose first it means; that of the published classifier freezes
+            the whole trunk, None freezes nothing.
     Raises:
         ValueError: listing the parts, where `begin` is none of them.
     """
@@ -28,10 +48,11 @@ def stages_before(trunk: nn.Module, begin: str | None) -> list[nn.Module]:
     parts = stages(trunk)
     if begin in CLASSIFIERS:
         return list(parts.values())
-    if begin not in parts:
+    first = next((i for i, name in enumerate(parts) if f"{name}.".startswith(f"{begin}.")), None)
+    if first is None:
         raise ValueError(f"--ft_begin_module {begin}: the trunk has no such part; choose one of {', '.join(parts)}, or "
                          "fc to train nothing of it")
-    return list(parts.values())[:list(parts).index(begin)]
+    return list(parts.values())[:first]
 
 
 def freeze(parts: Sequence[nn.Module], *, statistics: bool) -> None:

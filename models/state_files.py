@@ -1,5 +1,6 @@
 """Reading files of weights without running code, and saying in a few words what a file is that holds none."""
 
+import importlib.util
 import pickle
 import zipfile
 from pathlib import Path
@@ -12,8 +13,7 @@ HEAD = 2048  # bytes that are looked at to tell what a file is
 CONVERT = ("python -c \"import torch; c = torch.load('OLD', map_location='cpu', weights_only=False); "
            "c = c.state_dict() if hasattr(c, 'state_dict') else c.get('state_dict', c); "
            "torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, 'NEW')\"")
-SAFETENSORS = ("pip install safetensors, and once: python -c \"import torch; from safetensors.torch import load_file; "
-               "torch.save(load_file('OLD'), 'NEW')\"")
+SAFETENSORS = "pip install safetensors, and it is read as it is"
 SCRIPTED = "python -c \"import torch; torch.save(torch.jit.load('OLD', 'cpu').state_dict(), 'NEW')\""
 UNPACK = "unpack it and give the file of weights in it"
 AGAIN = "fetch it again"
@@ -64,6 +64,9 @@ def read_state(path: str | Path) -> object:
 
 def _load(path: Path) -> object:
     """The content of a file; numbers of numpy and flags beside the tensors are read by what stands in for them."""
+    if _is_safetensors(path) and importlib.util.find_spec("safetensors") is not None:
+        from safetensors.torch import load_file
+        return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -74,6 +77,13 @@ def _load(path: Path) -> object:
             raise
     with torch.serialization.safe_globals(found):
         return plain(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the length of a JSON header, and then it."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def kind_of_file(path: Path) -> tuple[str, str] | None:
@@ -91,8 +101,10 @@ def kind_of_file(path: Path) -> tuple[str, str] | None:
         return "a video", "give the file of weights"
     if head[257:262] == b"ustar":
         return "a tar archive", UNPACK
-    if head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size:
-        return "a safetensors file", SAFETENSORS
+    if _is_safetensors(path):
+        if importlib.util.find_spec("safetensors") is None:
+            return "a safetensors file", SAFETENSORS
+        return "a safetensors file that cannot be read, cut short or damaged", AGAIN
     return _kind_of_text(head)
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.patches import as_product
 from models.trunk import Layout, State, Stride, Trunk, five_strides, offset_of, product
 
 
@@ -232,6 +233,7 @@ class Swin3DT(Trunk):
         from torchvision.models import video  # here, for it takes a second to import
         network = getattr(video, self.torchvision_name)(weights=None)
         self.patch_embed, self.pos_drop = network.patch_embed, network.pos_drop
+        as_product(self.patch_embed.proj)
         self.features, self.norm = network.features, network.norm
 
     def forward(self, clips: Tensor) -> Tensor:

@@ -62,6 +62,9 @@ class Layout:
         heads: names of classifiers, which are dropped; the usual one first.
         normalisation: of the clips that the weights saw, a key of datasets.transforms.NORMALISATIONS.
         uncounted: the same of files without the counters of batch-norms (from before PyTorch 0.4.1), where it differs.
+        absent: patterns that match no key of such a file, where `signs` alone would match others' files, too.
+        between: names of what stands in the published head between the features and its classifier (see Trunk.pooler).
+        licence: of the weights that their publishers offer, in words.
     """
 
     name: str
@@ -72,11 +75,15 @@ class Layout:
     heads: tuple[str, ...] = ("fc",)
     normalisation: str = "kinetics"
     uncounted: str | None = None
+    absent: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
+    licence: str = ""
 
     def is_of(self, state: State) -> bool:
         """Whether a state dict, without the prefix of data-parallel training, is in this layout."""
         flat = max((value.dim() for value in state.values()), default=0) == 4
-        return self.flat in (None, flat) and all(any(re.match(sign, key) for key in state) for sign in self.signs)
+        return (self.flat in (None, flat) and all(any(re.match(sign, key) for key in state) for sign in self.signs)
+                and not any(re.match(sign, key) for key in state for sign in self.absent))
 
     def normalisation_of(self, state: State) -> str:
         """Under which normalisation weights in this layout saw their clips."""
@@ -117,6 +124,7 @@ class Trunk(nn.Module):
             same by depth, where it depends on it.
         small: arguments of the constructor that make a network for tests.
         heavy: whether it is large even so; `make test` then leaves it to smaller relatives and `make test-all`.
+        on_hub: whether its weights are folders of the Hugging Face hub, with the network's sizes in config.json.
     """
 
     out_channels: int
@@ -136,6 +144,7 @@ class Trunk(nn.Module):
     torchvision_names: Mapping[int, str] = {}
     small: Mapping[str, object] = {}
     heavy: bool = False
+    on_hub: bool = False
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features of clips: (B, 3, T, H, W) normalised -> (B, out_channels, t, h, w)."""
@@ -159,6 +168,16 @@ class Trunk(nn.Module):
         weights = [F.avg_pool1d(torch.eye(n, dtype=features.dtype, device=features.device), k, 1).mean(1)
                    for n, k in zip(cells, window, strict=True)]
         return torch.einsum("bcthw,t,h,w->bc", features, *weights)
+
+    def pooler(self, between: State) -> nn.Module | None:
+        """What the published head does to features (B, C, t, h, w) before its classifier, where that has weights.
+
+        Args:
+            between: tensors of a file under the names in Layout.between; none of a file without.
+        Returns:
+            a module -> (B, C); None where it is `pooled`.
+        """
+        return None
 
     def fit_stem(self, state: State) -> None:
         """Take from weights, in the trunk's own names, what sizes they alone decide; by default none."""

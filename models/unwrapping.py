@@ -167,7 +167,9 @@ def _heads() -> set[str]:
 
 
 def _is_head(name: str) -> bool:
-    return name.rpartition(".")[0] in _heads()
+    """Whether a tensor is of a classifier, or of what stands before it in the head."""
+    parts = tuple(f"{part}." for layout in layouts() for part in layout.between)
+    return name.rpartition(".")[0] in _heads() or name.startswith(parts)
 
 
 def _heads_beside(keys: Sequence[str], place: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models import TRUNKS
+from models.hub_files import folder_of, normalisation_in, read_folder
 from models.published import PUBLISHED, read_published
 from models.state_files import read_state
 from models.trunk import State, Trunk
@@ -111,6 +112,7 @@ class Loaded:
     """What became of published weights."""
 
     head: dict[str, Tensor]  # of the classifier, which the trunk is without
+    between: dict[str, Tensor]  # of what stands in that head before the classifier
     normalisation: str  # under which the weights saw their clips: a key of datasets.transforms.NORMALISATIONS
     published: bool  # in one of the published layouts, and not a checkpoint of this program
 
@@ -125,14 +127,17 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     """Load published weights into a trunk, of which 2D ones are inflated; the head is returned.
 
     Args:
-        source: a file in one of the published layouts, or the name of weights.
+        source: a file in one of the published layouts, a folder of the hub, or the name of weights or of such a folder.
         n_classes: of the head, where the caller thinks to know.
         tell: is given one line on what is loaded. takes_head: whether the caller uses the head, which it then says.
     Raises:
         FileNotFoundError, ValueError: where there is no such file, the head has other classes, or anything but the
             head is missing, unexpected, of another shape or not finite: naming the keys and the likeliest cause.
     """
-    content = fetch_named(trunk, str(source), tell) if is_named(source) else read_state(source)
+    folder = folder_of(source, tell) if trunk.on_hub and not is_named(source) else None
+    whole = folder is not None and not Path(source).is_file()  # the folder itself, not one of its files
+    content = (fetch_named(trunk, str(source), tell) if is_named(source) else read_folder(folder) if whole else
+               read_state(source))
     try:
         weights = unwrap(content, trunk)
     except ValueError as error:
@@ -143,7 +148,10 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     normalisation = "kinetics" if layout is None else layout.normalisation_of(published)
     if own_format:
         normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
+    elif folder is not None:
+        normalisation = normalisation_in(folder, centred=trunk.centred) or normalisation
     made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {weights.arch})' if weights.arch else ''}"
+    made_by += f" ({layout.licence})" if layout and layout.licence else ""
     if str(source) in PUBLISHED:
         entry = PUBLISHED[str(source)]
         made_by, normalisation = f"{entry.what} ({entry.origin})", entry.normalisation
@@ -154,7 +162,7 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     state = layout.rename(published, before) if layout in trunk.layouts else dict(published)
     trunk.fit_stem(state)
     own = trunk.state_dict()
-    state, head = _without_head(state, trunk, own)
+    state, head, between = _without_head(state, trunk, own)
     _check_head(source, head, n_classes)
     convs = [key for key, value in own.items() if value.dim() >= 4]
     inflated = any(state[key].dim() == 4 and own[key].dim() == 5 for key in convs if key in state)
@@ -172,7 +180,8 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
                  likeliest_cause(published, before, grown=grown, sized=bool(trunk.depths), foreign=foreign))
         check = "check --model, --model_depth, --resnet_shortcut and --resnet_widen_factor" if trunk.depths else (
             "check --model")
-        raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}; {cause}; {check}")
+        raise ValueError(f"{source}: not the weights of this trunk: {lists}; the file has {made_by}"
+                         f"{' and a head' * bool(head)}{_classes_of(head)}; {cause}; {check}")
     spoilt = [key for key, value in state.items() if not value.isfinite().all()]
     if spoilt:
         raise ValueError(f"{source}: {len(spoilt)} tensors hold numbers that are not finite: {', '.join(spoilt[:8])}"
@@ -181,12 +190,13 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     trunk.load_state_dict(state, strict=False)
     if tell is not None:
         tensors = f"{len(state)} tensors{' (inflated)' if inflated else ''}"
-        names = f" ({', '.join(head)})" if head else ""
+        names = f"{_classes_of(head)} ({', '.join(head)})" if head else ""
+        names += f" with its {' and '.join(dict.fromkeys(key.split('.')[0] for key in between))}" * bool(between)
         left = f"; {', '.join(weights.others[:4])}{' ...' * (len(weights.others) > 4)} left out" * bool(weights.others)
         what = (f"{tensors} and the classifier{names} loaded" if head and takes_head else
-                f"{tensors} loaded, {f'head dropped{names}' if head else 'no head in the file'}")
+                f"{tensors} loaded, {f'head{names} dropped' if head else 'no head in the file'}")
         tell(f"{source}: weights of {made_by}; {what}{left}; for clips normalised as {normalisation}")
-    return Loaded(head, normalisation, published=layout is not None and not own_format)
+    return Loaded(head, between, normalisation, published=layout is not None and not own_format)
 
 
 def _as_float32(state: State) -> tuple[dict[str, Tensor], str]:
@@ -198,11 +208,20 @@ def _as_float32(state: State) -> tuple[dict[str, Tensor], str]:
             value.float() if value.is_floating_point() else value for key, value in dense.items()}, " and ".join(types)
 
 
-def _without_head(state: State, trunk: Trunk, own: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A state dict without the classifier that came with it, and the classifier."""
-    heads = tuple(f"{head}." for layout in (*trunk.layouts, *layouts()) for head in layout.heads)
+def _without_head(state: State, trunk: Trunk, own: State) -> tuple[dict[str, Tensor], ...]:
+    """A state dict without the classifier that came with it, the classifier, and what stands before that."""
+    known = (*trunk.layouts, *layouts())
+    heads, parts = (tuple(f"{name}." for layout in known for name in names(layout))
+                    for names in (lambda layout: layout.heads, lambda layout: layout.between))
     head = {key: value for key, value in state.items() if key.startswith(heads) and key not in own}
-    return {key: value for key, value in state.items() if key not in head}, head
+    between = {key: value for key, value in state.items() if key.startswith(parts) and key not in own}
+    return {key: value for key, value in state.items() if key not in head and key not in between}, head, between
+
+
+def _classes_of(head: State) -> str:
+    """How many classes a head tells apart, in words; empty without one."""
+    counts = {value.shape[0] for value in head.values() if value.dim()}
+    return f" of {max(counts)} classes" if counts else ""
 
 
 def _check_head(source: str | Path, head: State, n_classes: int | None) -> None:

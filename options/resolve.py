@@ -2,9 +2,11 @@
 
 import argparse
 import math
+import sys
 from typing import NoReturn
 
 from models import TRUNKS
+from models.hub_files import config_text
 from models.scores import SCORES, TreeScore
 from models.stages import CLASSIFIERS
 from options.recipes import PAPER, RECIPES
@@ -78,7 +80,10 @@ def decides_by_tree(args: argparse.Namespace) -> bool:
 def _resolve_trunk(flags: argparse.Namespace) -> None:
     """The trunk's depth and strides, and that it has what its flags ask for."""
     trunk = TRUNKS[flags.model]
-    if flags.model_depth is None and trunk.depths:
+    if trunk.on_hub:
+        flags.trunk_config = config_text(flags.trunk_config, flags.pretrain_path, family=trunk.family,
+                                         known=trunk.known, tell=lambda line: print(line, file=sys.stderr))
+    if flags.model_depth is None and trunk.depths and "num_hidden_layers" not in flags.trunk_config:
         flags.model_depth = trunk.default_depth
     elif flags.model_depth is not None and flags.model_depth not in trunk.depths:
         remedy = f"choose one of {', '.join(map(str, trunk.depths))}" if trunk.depths else "leave the flag out"

@@ -18,6 +18,8 @@ def trunk_flags(parser: argparse.ArgumentParser) -> None:
             group.add_argument(f"--{flag}", action="store_true", help=option.help)
         elif option.choices:
             group.add_argument(f"--{flag}", default=option.default, choices=option.choices, help=option.help)
+        elif isinstance(option.default, str):
+            group.add_argument(f"--{flag}", default=option.default, metavar="TEXT", help=option.help)
         else:
             of = Range(type(option.default), option.least, above=option.above, odd=option.odd)
             group.add_argument(f"--{flag}", type=of, default=option.default, help=option.help)

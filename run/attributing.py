@@ -14,6 +14,7 @@ from tqdm import tqdm
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
+from attribution.rollout import refusal as no_rollout
 from datasets.loose import by_place, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
@@ -48,7 +49,7 @@ from training.checkpoint import load_checkpoint
 WINDOWS, SHARE = 8, 0.25  # of a video, at most, and the share of its frames that they show, unless flags say otherwise
 LONG = 20.0  # seconds of a method that are said before it begins
 # Methods that explain by the grid of features that a head reads.
-GRID_METHODS = tuple(name for name, method in METHODS.items() if "layer" in method.needs)
+GRID_METHODS = tuple(name for name, method in METHODS.items() if "layer" in method.needs and not method.of_attention)
 
 
 def names_of_weights(trunk: type[Trunk]) -> list[str]:
@@ -291,7 +292,9 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
         subject = trunk_subject(args, device)
         if reason := grid_refusal(subject, args.model):
             methods = leave_out(methods, GRID_METHODS, reason, by_name=by_name)
-    form = clip_of(args, checkpoint)
+    if reason := no_rollout(subject.trunk):
+        methods = leave_out(methods, ["rollout"], reason, by_name=by_name)
+    form = clip_of(args, checkpoint, subject.trunk)
     check_size(subject.trunk, (form.duration, form.size, form.size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)
     question = Question(args.target, args.level or 0, args.prototype, args.against)

@@ -61,6 +61,7 @@ def digest_of_trunk(trunk: PublishedTrunk, model: str) -> str:
     """
     weights = {f"trunk.{name}": value for name, value in trunk.trunk.state_dict().items()}
     weights |= {"head.weight": trunk.head, "head.bias": trunk.head_bias}
+    weights |= {f"pooler.{name}": value for name, value in (trunk.pooler.state_dict() if trunk.pooler else {}).items()}
     rest = [model, sorted(trunk.arguments.items()), trunk.normalisation, trunk.hierarchy.names]
     return digest_of(weights) + hashlib.sha256(json.dumps(rest).encode()).hexdigest()[:8]
 
@@ -94,7 +95,7 @@ def trunk_table(args: argparse.Namespace, given: set[str], wanted: Wanted, *, ou
     if reason := grid_refusal(subject, args.model):
         wanted = replace(wanted, methods=leave_out(list(wanted.methods or METHODS), GRID_METHODS, reason,
                                                    by_name=wanted.methods is not None))
-    form = clip_of(args, None)
+    form = clip_of(args, None, subject.trunk)
     check_size(subject.trunk, (form.duration, form.size, form.size))
     folder = under_root(args, args.videos_dir)
     n = args.n_videos if "n_videos" in given else 0

@@ -11,6 +11,7 @@ import torch
 
 from attribution import METHODS
 from attribution.gradients import at_a_time
+from attribution.rollout import refusal as no_rollout
 from datasets.reading import Reader
 from datasets.video import Video, whole_videos
 from explain import ExplanationSettings, Sources
@@ -60,7 +61,7 @@ class LoadedModel(ABC):
     def __init__(self, name: str, subject: Subject, args: argparse.Namespace, checkpoint: dict | None) -> None:
         self.name, self.hierarchy = name, subject.hierarchy
         self._subject, self._args, self._checkpoint = subject, args, checkpoint
-        self._form = clip_of(args, checkpoint)
+        self._form = clip_of(args, checkpoint, subject.trunk)
 
     @property
     def classes(self) -> list[str]:
@@ -90,6 +91,8 @@ class LoadedModel(ABC):
         chosen = options_of_method(method, given)
         self._check(question)
         if method in GRID_METHODS and (reason := grid_refusal(subject, self.name)):
+            raise ValueError(f"{method} {reason}")
+        if method == "rollout" and (reason := no_rollout(subject.trunk)):
             raise ValueError(f"{method} {reason}")
         if method == "class_feature_pyramid" and (reason := contrast_refusal(question)):
             raise ValueError(f"{method} {reason}")

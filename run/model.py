@@ -16,7 +16,7 @@ from models import HIPE, TRUNKS, Trunk
 from models.scores import SCORES
 from models.state_files import read_state
 from models.unwrapping import is_own, own_weights
-from models.weights import is_named, load_pretrained
+from models.weights import load_pretrained
 from run.paths import HERE
 from run.resume import stored_args, stored_normalisation
 from training.checkpoint import using
@@ -122,7 +122,7 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> N
         print(f"note: weights of --model {args.model} were published for clips of {n_frames} frames of {pixels} "
               f"pixels, and clips here have {duration} of {size}; --sample_duration and --sample_size change that",
               file=sys.stderr)
-    content = {} if is_named(args.pretrain_path) else read_state(args.pretrain_path)
+    content = read_state(args.pretrain_path) if Path(args.pretrain_path).is_file() else {}
     if not is_own(content):
         return
     head = {name: own_weights(content).state.get(f"fc.{name}") for name in ("weight", "bias")}

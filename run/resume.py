@@ -8,13 +8,14 @@ from pathlib import Path
 
 from datasets.transforms import NORMALISATIONS
 from hierarchy.tree import Hierarchy
-from models.weights import is_named
+from models import TRUNKS
+from models.hub_files import config_text
 from options.flags import main_parser, parse_main
 from options.parsing import check_values
 from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
 from options.resolve import Flags, filled, resolve
 from options.trunks import TRUNK_FLAGS
-from run.paths import DATA_PATHS, find_file, moved, under_root
+from run.paths import DATA_PATHS, config_of, find_file, moved, under_root, weights_of
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, using
 
 
@@ -56,9 +57,11 @@ def resume(given_args: argparse.Namespace, given: set[str]) -> Resumed:
     """
     args = argparse.Namespace(**vars(given_args))
     path = _checkpoint_path(args)
-    for name in ("video_path", "annotation_path", "pretrain_path"):
-        if getattr(args, name) and not (name == "pretrain_path" and is_named(args.pretrain_path)):
+    for name in DATA_PATHS:
+        if getattr(args, name):
             setattr(args, name, str(under_root(args, getattr(args, name))))
+    args.pretrain_path = weights_of(args) if args.pretrain_path else args.pretrain_path
+    args.trunk_config = config_of(args)
     if args.emb_file:
         args.emb_file = str(find_file(args, args.emb_file))
     args.root_path = str(Path(args.root_path).expanduser().resolve())
@@ -103,7 +106,9 @@ def _take_over(args: argparse.Namespace, given: set[str], flags: Flags, path: Pa
     Raises:
         ValueError: where a given one contradicts the checkpoint's weights.
     """
-    stored = vars(flags)
+    stored, trunk = vars(flags), TRUNKS[flags.model]
+    if trunk.on_hub and "trunk_config" in given:  # as it is stored
+        args.trunk_config = config_text(args.trunk_config, None, family=trunk.family, known=trunk.known)
     for name in (*WEIGHT_FLAGS, *TRUNK_FLAGS):
         # strides are judged by what they come to, not by which of their flags was given
         if name in given and name not in ("conv1_t_stride", "no_max_pool") and getattr(args, name) != stored[name]:

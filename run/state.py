@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from datasets import DATASETS
@@ -225,6 +226,9 @@ def make_trainer(args: argparse.Namespace, model: HIPE, *, mapped: bool, world: 
         "joint": Phase(args.optimizer, args.learning_rate, args.head_learning_rate, args.weight_decay,
                        args.momentum, args.lr_scheduler, args.multistep_milestones, args.score_learning_rate),
         "tune": Phase("adam", 0, args.last_learning_rate, 0, args.momentum)}
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.trunk.modules())
+    if args.freeze_bn and not norms and world.is_main:
+        print(f"note: --model {args.model} has no batch-norms, so that --freeze_bn changes nothing", file=sys.stderr)
     weights = LossWeights(ce=args.ce_weight, cluster=args.cluster_weight, separation=args.separation_weight,
                           background=args.background_weight if mapped else 0.0,
                           coverage=args.coverage_weight, group=args.group_weight,

@@ -17,13 +17,15 @@ from hierarchy.names import normalise
 from hierarchy.texts import read_json
 from hierarchy.tree import Hierarchy
 from models import HIPE, TRUNKS, Trunk
+from models.hub_files import class_names as hub_names
+from models.hub_files import folder_of
 from models.published import PUBLISHED, kinetics_400
 from models.weights import is_named, load_pretrained, named_classes
 from options.flags import parse_main
 from options.resolve import resolve
 from run.data import window_power
 from run.model import build_trunk, channels_last, model_of, trunk_arguments
-from run.paths import HERE, under_root
+from run.paths import HERE, config_of, under_root, weights_of
 from run.resume import stored_args
 
 
@@ -33,6 +35,7 @@ class PublishedTrunk(Subject):
 
     arguments: Mapping[str, object]  # of the trunk's constructor
     head_bias: Tensor  # (K,), beside `head`
+    pooler: nn.Module | None = None  # what stands before `head`, where it has weights
 
 
 def dataset_classes(name: str) -> list[str] | None:
@@ -63,6 +66,8 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
                              "those of ucf101 and kinetics400 are; give them as --classes classes.json")
         if names is None and is_named(args.pretrain_path):
             names = distinct(named_classes(trunk, args.pretrain_path))
+        if names is None and trunk.on_hub and (folder := folder_of(weights_of(args))) is not None:
+            names = distinct(known) if (known := hub_names(folder)) else None
         if names is None:
             raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
                              "ucf101 or kinetics400")
@@ -91,11 +96,12 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
     for name in vars(full):
         if hasattr(args, name) and getattr(args, name) is not None:
             setattr(full, name, getattr(args, name))
+    full.pretrain_path, full.trunk_config = weights_of(args), config_of(full)
     full = resolve(full)
     trunk = build_trunk(full)
     hierarchy = Hierarchy([[name] for name in class_names(args, trunk)], where="--classes, name {}".format)
-    path = args.pretrain_path if is_named(args.pretrain_path) else under_root(args, args.pretrain_path)
-    told = is_named(path) and parent_process() is None
+    path = full.pretrain_path
+    told = (is_named(path) or trunk.on_hub) and parent_process() is None
     tell = (lambda line: print(line, file=sys.stderr)) if told else None
     loaded = load_pretrained(trunk, path, n_classes=args.n_pretrain_classes, tell=tell, takes_head=True)
     state = loaded.head
@@ -112,14 +118,17 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
     bias = state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": bias})
-    whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head})).to(device).eval()
-    whole.requires_grad_(False)
-    pooled: Callable[[Tensor], Tensor] = getattr(trunk, "class_token", lambda clips: trunk.pooled(trunk(clips)))
+    pooler = trunk.pooler(loaded.between)
+    whole = channels_last(nn.ModuleDict({"trunk": trunk, "head": head, **({"pooler": pooler} if pooler else {})}))
+    whole.to(device).eval().requires_grad_(False)
+    pooled: Callable[[Tensor], Tensor] = getattr(
+        trunk, "class_token", lambda clips: (pooler or trunk.pooled)(trunk(clips)))
     return PublishedTrunk(
-        f"{full.model}-{full.model_depth}" if trunk.depths else full.model, str(path), hierarchy, trunk,
+        f"{full.model}-{full.model_depth}" if full.model_depth else full.model, str(path), hierarchy, trunk,
         lambda clips: whole["head"](pooled(clips)).log_softmax(-1), args.normalisation or loaded.normalisation, device,
         head=whole["head"].weight, head_bias=whole["head"].bias, logits=lambda clips: whole["head"](pooled(clips)),
-        credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "", arguments=trunk_arguments(full))
+        credit=PUBLISHED[str(path)].origin if str(path) in PUBLISHED else "", arguments=trunk_arguments(full),
+        pooler=pooler)
 
 
 class ClipForm(NamedTuple):
@@ -131,15 +140,15 @@ class ClipForm(NamedTuple):
     power: float
 
 
-def clip_of(args: argparse.Namespace, checkpoint: dict | None) -> ClipForm:
+def clip_of(args: argparse.Namespace, checkpoint: dict | None, trunk: Trunk | None = None) -> ClipForm:
     """How a model sees a video: as the flags say, else the checkpoint, else what the trunk's weights are usually asked
-    with."""
+    with, of a trunk as their config.json says."""
     if checkpoint is not None:
         stored = stored_args(checkpoint)
         usual, power = (stored.sample_size, stored.sample_duration, stored.sample_t_stride), window_power(stored)
     else:
-        frames, pixels = TRUNKS[args.model].clip
-        usual, power = (pixels, frames, TRUNKS[args.model].frame_stride), 1.0
+        (frames, pixels), stride = (trunk or TRUNKS[args.model]).clip, TRUNKS[args.model].frame_stride
+        usual, power = (pixels, frames, stride), 1.0
     flags = args.sample_size, args.sample_duration, args.sample_t_stride
     return ClipForm(*(value if value is not None else other for value, other in zip(flags, usual, strict=True)), power)
 

@@ -8,6 +8,7 @@ import torch
 from media import shades, write_frames, write_video
 
 import local_attribution
+from attribution import METHODS
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
 from models.resnet3d import ResNet3D
@@ -17,6 +18,7 @@ from options.resolve import resolve
 from run.model import build_model
 from training.checkpoint import save_checkpoint
 
+WITHOUT_ATTENTION = [name for name, method in METHODS.items() if not method.of_attention]  # that any trunk serves
 ROWS = [("Run", "Legs"), ("Jump", "Legs"), ("Wave", "Arms")]
 TRUNK = ("--model_depth 10 --resnet_widen_factor .125 --conv1_t_size 3 --spatial_strides 2 2 2 1 1")
 CLIPS = "--sample_size 24 --sample_duration 8 --no_gpu --num_iter 2 --steps 2"

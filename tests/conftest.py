@@ -1,5 +1,6 @@
 """One thread for all tests: their tensors are small, and the same bits are asked for in this process and in others."""
 
+import importlib.util
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -9,6 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items):
+    """Skip tests of trunks whose library is not here."""
+    if importlib.util.find_spec("transformers") is not None:
+        return
+    from models import TRUNKS
+
+    skip = pytest.mark.skip(reason="needs requirements-transformers.txt")
+    for item in items:
+        named = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if any(value in TRUNKS and TRUNKS[value].on_hub for value in named if isinstance(value, str)):
+            item.add_marker(skip)
 
 
 @pytest.fixture(autouse=True, scope="session")

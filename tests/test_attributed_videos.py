@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attributable import CHEAP, ROWS, TRUNK_LINE, attribution_folder, call
+from attributable import CHEAP, ROWS, TRUNK_LINE, WITHOUT_ATTENTION, attribution_folder, call
 from media import shades, write_frames, write_video
 from trunks import CPU
 
 import local_attribution
-from attribution import METHODS
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips
 from explain.attribution import Question, attribute, find_windows, windows_to_explain
@@ -230,7 +229,8 @@ def test_a_contrast_says_against_what(root, tmp_path, capsys):
     for video in content["videos"]:
         first, second = (prediction["label"] for prediction in video["predictions"][:2])
         assert video["target"] == f"{first} rather than {second}" and video["against"] == second
-        assert "class_feature_pyramid" not in video["methods"] and len(video["methods"]) == len(METHODS) - 1
+        assert "class_feature_pyramid" not in video["methods"]
+        assert len(video["methods"]) == len(WITHOUT_ATTENTION) - 1
     assert "class_feature_pyramid is left out" in capsys.readouterr().err
     page = (tmp_path / "resnet-10-against_second.html").read_text()
     assert f"<dt>{second} in this window</dt>" in page

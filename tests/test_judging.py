@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from attributable import WITHOUT_ATTENTION
 from media import shades, write_frames
 
 from attribution import METHODS
@@ -62,8 +63,11 @@ def test_rows_by_another_edition_of_a_method_are_measured_again(tmp_path):
 
 def test_methods_that_a_trunk_does_not_serve_are_left_out_or_refused(capsys):
     pooling, convolution = torch.nn.AvgPool3d(4), torch.nn.Conv3d(3, 2, 4, 4)
-    assert served(convolution, (8, 8, 8), None) == list(METHODS)
+    assert served(convolution, (8, 8, 8), None) == WITHOUT_ATTENTION
+    assert "rollout is left out" in capsys.readouterr().err
     assert "class_feature_pyramid" not in served(pooling, (8, 8, 8), None) and "left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--methods rollout"):
+        served(convolution, (8, 8, 8), ["rollout"])
     assert served(pooling, (8, 8, 8), ["grad_cam"]) == ["grad_cam"]
     with pytest.raises(ValueError, match="--methods class_feature_pyramid"):
         served(pooling, (8, 8, 8), ["grad_cam", "class_feature_pyramid"])

@@ -180,7 +180,7 @@ def test_every_option_of_a_trunk_is_in_its_digest(name, argument):
     option = TRUNKS[name].options[argument]
     other = (not option.unset if isinstance(option.default, bool) else
              next(choice for choice in option.choices if choice != option.default) if option.choices else
-             option.default + 2)
+             option.default + type(option.default)(2))
     args = resolve(parse_main(["--model", name])[0])
     digests = [digest_of_trunk(PublishedTrunk(
         name, "", Hierarchy([["a"]]), nn.Identity(), None, "kinetics", CPU, head=torch.ones(1), head_bias=torch.ones(1),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attributable import CHEAP, TRUNK_LINE, attribution_folder, call
+from attributable import CHEAP, TRUNK_LINE, WITHOUT_ATTENTION, attribution_folder, call
 from media import shades, write_frames, write_video
 from PIL import Image
 from trunks import CPU
@@ -36,7 +36,7 @@ def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, caps
     call(root, f"{TRUNK_LINE} --videos_dir clips --vis_method all --save_label try --tubes kernels {CHEAP}", "--out",
          str(tmp_path))
     names = ["leap", "run-first one", "wave-x-y"]
-    for method in METHODS:
+    for method in WITHOUT_ATTENTION:
         folder = tmp_path / method.replace("*", "_x_") / "resnet-10" / "try"
         assert {path.stem for path in folder.glob("*.npy")} == set(names), method
         for name in names:
@@ -51,12 +51,13 @@ def test_a_trunk_explains_folders_and_files_by_every_method(root, tmp_path, caps
     graph = json.loads((tmp_path / "class_feature_pyramid" / "resnet-10" / "try" / "leap_pyramid.json").read_text())
     assert graph["layers"][0]["name"] == "features" and graph["edges"]
     page = (tmp_path / "resnet-10-try.html").read_text()
-    assert "://" not in page and page.count("data:image/webp;base64,") >= 3 * len(METHODS)
-    assert all(f"<b>{method}</b>" in page for method in METHODS) and "prefers-color-scheme: dark" in page
+    assert "://" not in page and page.count("data:image/webp;base64,") >= 3 * len(WITHOUT_ATTENTION)
+    assert all(f"<b>{method}</b>" in page for method in WITHOUT_ATTENTION) and "prefers-color-scheme: dark" in page
     for label in ("Run", "Jump", "Wave"):
         assert f"<dd>{label}, " in page  # the true classes, by their folders
     said = capsys.readouterr()
     assert "3 clips explained" in said.out and "raise --num_iter" in said.err
+    assert "rollout is left out" in said.err
 
 
 @pytest.mark.parametrize(("flags", "where", "title"), [

@@ -316,7 +316,7 @@ def test_published_weights_are_where_the_trunk_starts(data, whole, tmp_path, cap
     monkeypatch.setattr(Trainer, "step", step)
     train(data, tmp_path / "results", "--no_val --pretrain_path", tmp_path / "kinetics.pth", schedule=QUICK)
     assert torch.equal(begun[0], trunk["module.conv1.weight"])
-    assert "head dropped (fc.weight)" in capsys.readouterr().err
+    assert "head of 400 classes (fc.weight) dropped" in capsys.readouterr().err
     assert json.loads((tmp_path / "results" / "opts.json").read_text())["trunk_optimizer"] == "sgd"
     error = refused(capsys, *fresh(data, tmp_path / "other"), "--model_depth 18 --pretrain_path",
                     tmp_path / "kinetics.pth")

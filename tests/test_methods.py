@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from attributable import TRUNK_LINE, attribution_folder, call
+from attributable import TRUNK_LINE, WITHOUT_ATTENTION, attribution_folder, call
 from program import ROOT, explain_classes, refused
 
 import evaluate_explanations
@@ -141,7 +141,7 @@ def test_the_documents_say_what_a_method_finds_hot(name):
     assert any(f"`{name}`" in row.split("|")[1] for row in rows), "add it to the table of docs/ATTRIBUTION.md"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", WITHOUT_ATTENTION)
 def test_a_method_takes_the_passes_that_it_declares(name):
     torch.manual_seed(0)
     trunk = ResNet3D(10, widen_factor=0.125, conv1_t_size=3).eval().requires_grad_(False)

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from attributable import CLIPS, TRUNK, TRUNK_LINE, attribution_folder, call
+from attributable import CLIPS, TRUNK, TRUNK_LINE, WITHOUT_ATTENTION, attribution_folder, call
 from trunks import CPU, light, on_meta
 
 import local_attribution
-from attribution import METHODS
 from explain.heat import heat_of
 from judging.heats import Heats
 from models import TRUNKS, Trunk
@@ -127,7 +126,8 @@ def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, c
     said = capsys.readouterr().err
     assert "class_feature_pyramid is left out: it cannot explain this trunk" in said
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
-        method.replace("*", "_x_") for method in METHODS if method != "class_feature_pyramid"}
+        method.replace("*", "_x_") for method in WITHOUT_ATTENTION
+        if method != "class_feature_pyramid"}
     with pytest.raises(SystemExit) as stop:
         call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y"))
              + " --vis_method class_feature_pyramid")

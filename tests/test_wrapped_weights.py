@@ -1,6 +1,7 @@
 """Weights of others load like the plain file whatever they are wrapped in, and what is no file of weights is named."""
 
 import gzip
+import importlib.util
 import json
 import tarfile
 import zipfile
@@ -10,7 +11,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from trunks import save
+from trunks import BUILDABLE, save
 
 from models import TRUNKS
 from models.resnet3d import ResNet3D
@@ -72,7 +73,7 @@ def test_wrappers_inside_of_names(tmp_path):
 
 
 def test_no_trunk_has_names_that_are_taken_for_wrappers():
-    for name, kind in TRUNKS.items():
+    for name, kind in BUILDABLE.items():
         with torch.device("meta"):
             keys = list(kind(**kind.small).state_dict())
         parts = {part for layout in kind.layouts for key in keys for part in (layout.naming(key)).split(".")}
@@ -200,10 +201,26 @@ def scripted(path) -> None:
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_safetensors_are_read_where_their_package_is(tmp_path, monkeypatch, there):
+    found = importlib.util.find_spec
+    if there and found("safetensors") is None:
+        pytest.skip("needs safetensors")
+    monkeypatch.setattr(importlib.util, "find_spec",
+                        lambda name, *rest: None if name == "safetensors" and not there else found(name, *rest))
+    path = tmp_path / "w.safetensors"
+    safetensors(path)
+    if there:
+        assert read_state(path)["a"].shape == (1,)
+        path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match="safetensors file.*cut short" if there else "pip install safetensors"):
+        read_state(path)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("make", "word"), [
     (lambda path: path.write_bytes(b""), "empty file"), (lambda path: path.mkdir(), "folder"),
-    (archive, "zip archive of 2"), (tarred, "tar archive"), (safetensors, "safetensors"), (scripted, "TorchScript"),
+    (archive, "zip archive of 2"), (tarred, "tar archive"), (scripted, "TorchScript"),
     (lambda path: path.write_bytes(gzip.compress(b"x" * 99)), "gzip"),
     (lambda path: path.write_text("<!DOCTYPE html><html><body>404</body></html>"), "web page"),
     (lambda path: path.write_text("\n\n<HTML>\n<head>"), "web page"),

@@ -1,5 +1,7 @@
 """Small trunks for tests, and the names of all."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from models import TRUNKS, Trunk
 from models.resnet3d import ResNet3D
 
 CPU = torch.device("cpu")
+BUILDABLE = {name: trunk for name, trunk in TRUNKS.items()  # those whose library is here
+             if not trunk.on_hub or importlib.util.find_spec("transformers") is not None}
 ALL_DEPTHS = [pytest.param(name, depth, marks=[pytest.mark.slow] * (i > 0)) for name, trunk in TRUNKS.items()
               for i, depth in enumerate(trunk.depths or (None,))]
 PUBLISHED = {"temporal_strides": (1, 2, 2, 2, 2), "spatial_strides": (2, 2, 2, 2, 2)}
