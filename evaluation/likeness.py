@@ -73,7 +73,8 @@ TRAITS = {"motion": "still", "direction": "backwards", "order": "shuffled", "col
           "texture": "smooth", "shape": "bent"}
 # What happens to the box under each, after "the box".
 LOSSES = {"motion": "stands still", "direction": "runs backwards", "order": "shows its frames in random order",
-          "colour": "turns grey", "brightness": "gets darker", "texture": "is smoothed", "shape": "has its outlines bent"}
+          "colour": "turns grey", "brightness": "gets darker", "texture": "is smoothed",
+          "shape": "has its outlines bent"}
 
 
 def changed(clip: Tensor, box: Box, what: str, *, normalisation: str, seed: int = 0) -> Tensor:

@@ -195,9 +195,9 @@ class Judge:
             asked = [[name for name in missing[scene.video.name, explanation, level] if MEASURES[name].needs <= met]
                      for scene in chosen]
             needs = set().union(*(MEASURES[name].needs for names in asked for name in names))
-            heats = self._maps(explanation, level, chosen, nodes, of_chosen, "",
+            heats = self.maps(explanation, level, chosen, nodes, of_chosen, "",
                                wanted=bool(needs & {"heat", "box", "truth", "disturbed clips", RANDOMISED}))
-            after = {what: self._maps(explanation, level, chosen, nodes, of_chosen, what)
+            after = {what: self.maps(explanation, level, chosen, nodes, of_chosen, what)
                      for what in (*(DISTURBANCES if "disturbed clips" in needs else ()),
                                   *((RANDOMISED,) if RANDOMISED in needs else ()))}
             for j, (i, scene) in enumerate(zip(some, chosen, strict=True)):
@@ -211,7 +211,7 @@ class Judge:
                        "node": self.tree.full_name(nodes[j]), "right": self.right(scene, level),
                        "measures": {name: round(value, 6) for name, value in values.items() if value is not None}}
 
-    def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
+    def maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
               own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,
               wanted: bool = True) -> list[Tensor | None]:
         """Heat of clips as they are, "", or disturbed; None where it knows nothing, or is not wanted."""
