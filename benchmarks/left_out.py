@@ -16,12 +16,14 @@ class Split:
     """What is known and what is not.
 
     folder: holds hierarchy.csv of the known classes, known.json of their videos and unseen.json of the validation
-    videos of the others. known, unseen: names of classes.
+    videos of the others. known, unseen: names of classes. begins: by unseen video, the highest level of its path that
+    is not known, 0 for the class alone.
     """
 
     folder: Path
     known: tuple[str, ...]
     unseen: tuple[str, ...]
+    begins: dict[str, int]
 
 
 def leave_out(data: Path, annotation: str, branches: Sequence[str], folder: Path) -> Split:
@@ -41,6 +43,9 @@ def leave_out(data: Path, annotation: str, branches: Sequence[str], folder: Path
     known = tuple(row[0] for row in rows if row[0] not in unseen)
     if not known:
         raise ValueError(f"{', '.join(branches)}: leaves no class of {data / 'hierarchy.csv'} to train on")
+    known_nodes = {node for row in rows if row[0] in known for node in row[:-1]}
+    level = {row[0]: max(i for i, node in enumerate(row[:-1]) if node not in known_nodes)
+             for row in rows if row[0] in unseen}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "hierarchy.csv", "".join(",".join(row) + "\n" for row in rows if row[0] in known))
     content = json.loads((data / annotation).read_text(encoding="utf-8"))
@@ -51,7 +56,9 @@ def leave_out(data: Path, annotation: str, branches: Sequence[str], folder: Path
                                    if label in unseen and entry["subset"] == "validation"})):
         labels = [label for label in content.get("labels", known) if label in known]
         write_text(folder / f"{name}.json", json.dumps({"labels": labels, "database": some}))
-    return Split(folder, known, unseen)
+    begins = {video: level[label] for video, (label, entry) in videos.items()
+              if label in unseen and entry["subset"] == "validation"}
+    return Split(folder, known, unseen, begins)
 
 
 def trained(split: Split, line: Sequence[str], results: Path) -> Path:

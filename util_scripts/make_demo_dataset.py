@@ -30,9 +30,9 @@ def main() -> None:
     parser.add_argument("--way_share", type=float, default=argparse.SUPPRESS, metavar="S",
                         help="with --ways 2: the share of the second kinds in the training videos of every class, "
                              f"0 < S < 1; test videos show both kinds evenly (default: {WAY_SHARE:g})")
-    parser.add_argument("--differ", default="both", metavar="{both,motion,object}",
+    parser.add_argument("--differ", default="both", metavar="{both,motion,object,others}",
                         help="what differs from class to class: object and motion, or one of them alone, the other "
-                             "being the same in all videos of a group")
+                             "being the same in all videos of a group; others: the pairs that are no class otherwise")
     parser.add_argument("--n_jobs", type=int, default=2, help="processes; the files do not depend on it")
     args = parser.parse_args()
     with user_errors():

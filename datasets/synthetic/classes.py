@@ -43,13 +43,17 @@ CLASSES = tuple(
 # parent -> objects of one kind of outline
 OUTLINES = {"Round": ("Ball", "Hoop"), "Square": ("Book", "Cross"), "Pointed": ("Kite", "Star")}
 # By what differs from class to class, the classes in their order. Where only the motion does, all videos of a group
-# show the same object, and no other motion; where only the object does, all show the same motion, and no other object.
+# show the same object; where only the object does, all show the same motion. The others are the pairs of an object and
+# a motion that are no class, for models that have never seen them.
 SETS: dict[str, tuple[Act, ...]] = {
     "both": tuple(Act(name, thing, motion, (motion, family)) for name, thing, motion, family in CLASSES),
     "motion": tuple(sorted(Act(motion, None, motion, (family,)) for family, motions in TREE.items()
                            for motion in motions)),
     "object": tuple(sorted(Act(thing, thing, None, (outline,)) for outline, things in OUTLINES.items()
                            for thing in things)),
+    "others": tuple(sorted(Act(thing + motion, thing, motion, (motion, family)) for family, motions in TREE.items()
+                           for motion, things in motions.items() for outline in OUTLINES.values()
+                           for thing in outline if thing not in things)),
 }
 HUES = {"Ball": 0, "Star": 50, "Cross": 120, "Hoop": 182, "Book": 228, "Kite": 305}  # degrees
 # The kind of each object that shows way 1 of two, with its hue: at least 23 degrees from all others, which is more than

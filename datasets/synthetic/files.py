@@ -73,7 +73,7 @@ def _check(seed: int, n_train_groups: int, n_test_groups: int, frames: int, size
            way_share: float | None, n_jobs: int, differ: str) -> None:
     if differ not in SETS:
         raise ValueError(f"--differ {differ}: choose one of {', '.join(SETS)}")
-    if differ != "both" and ways != 1:
+    if differ in ("motion", "object") and ways != 1:
         raise ValueError(f"--differ {differ} shows its classes in one way; leave --ways out")
     if frames < MIN_FRAMES:
         raise ValueError(f"--frames {frames} is too short for an event: give at least {MIN_FRAMES}")
@@ -115,7 +115,8 @@ def make_demo_dataset(
         way_share: share of way 1 in the training clips of every class, in (0, 1), as `training_ways` deals it, with
             two ways only; None is WAY_SHARE. Test clips always show both ways evenly.
         n_jobs: processes; 1 stays in this one.
-        differ: what differs from class to class: "both" object and motion, or one of them alone (see SETS).
+        differ: what differs from class to class: "both" object and motion, or one of them alone; "others": both, in
+            pairs that are no class otherwise (see SETS).
 
     Raises:
         ValueError: lengths too small to show a motion, a number of ways or a share out of its range, or `out_dir`

@@ -162,8 +162,8 @@ def make_scene(
         way: 0 or 1, whether the object is of its first or its second kind, which changes nothing else; None where all
             videos show one way, which leaves the second kinds out of the decoys as well.
         n_frames: length of the video. size: height and width in pixels.
-        differ: of SETS, what differs from class to class. But for "both" nothing moves beside the event, and where
-            only the object differs nothing stands still, or what moves would tell which object counts.
+        differ: of SETS, what differs from class to class. Where it is one thing alone nothing moves beside the event,
+            and where it is the object nothing stands still, or what moves would tell which object counts.
     """
     rng = np.random.default_rng((seed, 1, label, group, clip))
     actor = make_group(seed, group, size)
@@ -178,7 +178,7 @@ def make_scene(
     swept = [box]
     n_decoys = 0 if differ == "object" else rng.integers(1, 3)
     decoys = [_decoy(rng, kinds, actor, swept, n_frames, size) for _ in range(n_decoys)]
-    n_movers = rng.integers(1, 3) if differ == "both" else 0
+    n_movers = 0 if differ in ("motion", "object") else rng.integers(1, 3)
     movers = [_mover(rng, n_frames, size) for _ in range(n_movers)]
     margin = int(np.ceil(2 * scale)) + 1  # what the camera's shake may uncover
     side = size + 2 * margin
