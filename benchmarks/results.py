@@ -34,6 +34,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from attribution import METHODS
+from benchmarks.formats import of_seeds
 from benchmarks.result_tables import cells, folded, put, stored_cells
 from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
@@ -48,6 +49,7 @@ from options.recipes import RECIPES
 from run.data import make_loader, make_reader, read_videos, window_clips, window_power
 from run.judging import Data, explanation_table
 from run.model import choose_device, model_of
+from run.paths import HERE
 from run.predict import predict
 from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
@@ -297,6 +299,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
     parser.add_argument("--heats", nargs="*", default=["grad_cam", "grad"], choices=list(METHODS), metavar="METHOD",
                         help="other heat of the first prototype, beside its similarity (default: grad_cam grad)")
+    parser.add_argument("--out", type=Path, default=HERE / "docs" / "results",
+                        help="folder of tables as CSV, Markdown and LaTeX (default: docs/results)")
     parser.add_argument("--videos", type=int, default=24, help="test videos whose explanations are measured, 0 for all "
                                                                "(default: 24)")
     parser.add_argument("--steps", type=int, default=32, help="of insertion and deletion (default: 32)")
@@ -333,6 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         columns = {method: columns[method] for method in COLUMNS if method in columns}
         texts.append(f"{heading} {MISSING[name]}\n\n{folded(columns)}")
         print(f"\n{texts[-1]}\n", flush=True)
+        of_seeds(f"{title}, seeds {' '.join(map(str, seeds))}", found).write(args.out, f"results_{name}")
         if args.page is not None:
             put(args.page, "\n\n".join(texts))
 

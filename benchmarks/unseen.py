@@ -33,12 +33,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from benchmarks.formats import Table
 from benchmarks.left_out import leave_out, trained
 from benchmarks.results import demo_data
+from datasets import READERS
 from datasets.annotation import read_annotated_videos
 from datasets.loose import videos_in
-from datasets.reading import READERS
 from datasets.video import Video, VideoClips
 from evaluation.recognition import pool_windows
-from evaluation.unseen import overall, unseen_from, unseen_scores
+from evaluation.unseen import FAR, level_spreads, overall, own_distances, unseen_from, unseen_scores
 from hierarchy.tree import Hierarchy, level_name
 from models.hipe import HIPE
 from options.errors import CommandLine, user_errors
@@ -111,12 +111,15 @@ def head_scores(windows: Windows, training: Windows, labels: Tensor) -> dict[str
         "feature distance, classes": of_classes, "feature distance, clips": nearest}.items()}
 
 
-def own_scores(model: HIPE, tree: Hierarchy, record: PushRecord, windows: Windows, power: float) -> Tensor:
-    """`evaluation.unseen.unseen_scores` of the videos for what they are predicted to be, at every level: (V, L)."""
+def own_scores(model: HIPE, tree: Hierarchy, record: PushRecord, windows: Windows,
+               power: float) -> tuple[Tensor, list[int | None]]:
+    """How unseen the videos look by prototypes, `overall` (V,), and from which level on, V of `unseen_from`."""
     leaves = torch.tensor([pool_windows(windows.log_probs[windows.video == v], tree.membership, power)[1]
                            for v in range(windows.n_videos)])
-    return unseen_scores(windows.smallest(windows.distances), tree.ancestors[leaves],
-                         model.prototype_layer.node_of, record.spread)
+    node_of = model.prototype_layer.node_of
+    own = own_distances(windows.smallest(windows.distances), tree.ancestors[leaves], node_of)
+    spreads = level_spreads(record.spread, node_of, tree.levels)
+    return overall(own, spreads), [unseen_from(row) for row in unseen_scores(own, spreads).tolist()]
 
 
 def quality(known: Tensor, unseen: Tensor) -> tuple[float, float]:
@@ -153,9 +156,9 @@ def judged(path: Path, others: Sequence[Video], args: argparse.Namespace) -> Jud
     for some in (videos.subset("validation"), others):
         files = reader if some is not others else READERS["jpg" if some[0].path.is_dir() else "video"]()
         windows = windows_of(model, window_clips(flags, some, files, args.stride, **how), device)
-        own = own_scores(model, tree, record, windows, power)
-        by_name.append({"ours": overall(own), **head_scores(windows, training, labels)})
-        levels.append([unseen_from(row) for row in own.tolist()])
+        own, begins = own_scores(model, tree, record, windows, power)
+        by_name.append({"ours": own, **head_scores(windows, training, labels)})
+        levels.append(begins)
     return Judged({name: tuple(scores[name] for scores in by_name) for name in by_name[0]}, tuple(levels))
 
 
@@ -218,7 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "AUROC of unseen against known validation videos; false alarms: the share of known videos that score as high "
         "as 95 % of the unseen ones do.",)),
         "unseen_levels": Table("From which level on videos look unseen", levels, notes=(
-            "Share of the videos, by the threshold of the page: farther than nearly all training videos.",))}
+            f"Share of the videos, by the threshold of the page: less like what they are predicted to be than "
+            f"{100 * FAR:.0f} % of the training videos are like what they show.",))}
     for name, table in tables.items():
         table.write(args.out, name)
         print(f"\n{table.markdown()}")

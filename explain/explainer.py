@@ -18,6 +18,7 @@ from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
 from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
+from evaluation.unseen import unseen_entries
 from explain import pages, render
 from explain.evidence import Evidence, kept_activation
 from explain.heat import heat_of
@@ -83,9 +84,9 @@ class _Narrator:
 
     def video(self, video: Video, times: FrameTimes | None, window: _Window, probs: Tensor, leaf: int,
               levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
-              measures: Sequence[Mapping[str, float]]) -> dict:
+              measures: Sequence[Mapping[str, float]], unseen: Mapping[str, object]) -> dict:
         """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
-        `measures` of `decision_measures` by level."""
+        `measures` of `decision_measures` by level, `unseen` of `unseen_entries`."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -95,6 +96,7 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
+            **unseen,
             "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
                        for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
@@ -297,7 +299,10 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
                                      hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
-        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
+        nearest = torch.cat([one.output.distances for one in windows]).amin(0, keepdim=True)
+        unseen, = unseen_entries(nearest, hierarchy.ancestors[[leaf]], None if record is None else record.spread,
+                                 model.prototype_layer.node_of, hierarchy.levels)
+        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures, unseen)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)

@@ -87,6 +87,22 @@ def unlike(level: dict) -> tuple[str, str] | None:
             f"{_few(count)}")
 
 
+def unseen(explanation: dict) -> tuple[str, str] | None:
+    """That a whole video looks like no class that the model knows, from which level on, and why; None where it looks
+    like one, or where that is not known."""
+    level = explanation.get("unseen_from")
+    if level is None:
+        return None
+    path, value = explanation["prediction"], explanation["unseen"][level]
+    others = "no training video is as little like what it shows" if value > 1 else \
+        f"{share(value)} of the training videos are more like what they show than this one is like it"
+    reason = f"{path[level]} is only the nearest that it knows: {others}."
+    if level + 1 < len(path):
+        return (f"This may be something new to the model: it looks like {path[level + 1]}, but like no kind of it that "
+                "the model knows."), reason
+    return "This may be something new to the model: it looks like nothing that the model knows.", reason
+
+
 def judgement(entry: dict, siblings: int) -> tuple[str, str]:
     """The value of a card as a reason: "good", "part" or "poor", and a sentence about it.
 

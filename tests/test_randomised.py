@@ -134,9 +134,9 @@ def test_the_table_of_a_cascade(folder, tmp_path, capsys):
     assert frame["column"].unique().tolist() == ["noise", *parts, randomised.SHUFFLED]
     assert all(mean["centre, class", step] == pytest.approx(1) for step in [*parts, randomised.SHUFFLED])
     assert marked["centre, class", "noise"] == 1 and abs(mean["centre, class", "noise"]) < 0.5
-    for name in ("prototypes, class", "prototypes, parent", "grad cam, class"):
+    for name in ("top prototype, class", "top prototype, parent", "grad cam, class"):
         assert mean[name, randomised.SHUFFLED] == pytest.approx(1)
-    assert mean["prototypes, class", "conv1"] < 0.99
+    assert mean["top prototype, class", "conv1"] < 0.99
     assert f"| centre, class {MARK} |" in capsys.readouterr().out
 
 

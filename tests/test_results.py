@@ -123,7 +123,7 @@ def test_all_three_are_trained_and_measured_and_nothing_twice(data, tmp_path, mo
     monkeypatch.setitem(results.SCHEDULES, "demo", schedule)
     monkeypatch.setattr(results, "CHOSEN", dict.fromkeys(results.CHOSEN, (1.0, 1)))
     words = ["--work", str(tmp_path), "--seeds", "3", "--videos", "2", "--steps", "2", "--methods", "grad_cam",
-             "--n_threads", "0", "--page", str(tmp_path / "RESULTS.md")]
+             "--n_threads", "0", "--page", str(tmp_path / "RESULTS.md"), "--out", str(tmp_path / "tables")]
     results.main(words)
     text = (tmp_path / "RESULTS.md").read_text()
     rows = {row.split("|")[1].strip(): [cell.strip() for cell in row.split("|")[2:5]]
