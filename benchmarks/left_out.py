@@ -50,11 +50,14 @@ def leave_out(data: Path, annotation: str, branches: Sequence[str], folder: Path
     write_text(folder / "hierarchy.csv", "".join(",".join(row) + "\n" for row in rows if row[0] in known))
     content = json.loads((data / annotation).read_text(encoding="utf-8"))
     videos = {name: (entry["annotations"]["label"], entry) for name, entry in content["database"].items()}
-    for name, some in (("known", {video: entry for video, (label, entry) in videos.items() if label in known}),
-                       ("unseen", {video: entry | {"subset": "testing", "annotations": {"label": None}}
-                                   for video, (label, entry) in videos.items()
-                                   if label in unseen and entry["subset"] == "validation"})):
-        labels = [label for label in content.get("labels", known) if label in known]
+    subsets = {"known": {video: entry for video, (label, entry) in videos.items() if label in known},
+               # these stay in the folders of their classes
+               "unseen": {video: entry | {"subset": "testing", "annotations": {"label": None},
+                                          "video": f"{label}/{video}"}
+                          for video, (label, entry) in videos.items()
+                          if label in unseen and entry["subset"] == "validation"}}
+    labels = [label for label in content.get("labels", known) if label in known]
+    for name, some in subsets.items():
         write_text(folder / f"{name}.json", json.dumps({"labels": labels, "database": some}))
     begins = {video: level[label] for video, (label, entry) in videos.items()
               if label in unseen and entry["subset"] == "validation"}

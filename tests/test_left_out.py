@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.left_out import leave_out
 from benchmarks.unseen import Windows, head_scores, quality
+from datasets.annotation import read_annotated_videos
 from hierarchy.tree import Hierarchy
 
 ROWS = [("A", "P", "G"), ("B", "P", "G"), ("C", "Q", "G"), ("D", "R", "H"), ("E", "S", "H")]
@@ -34,6 +35,10 @@ def test_what_is_left_out_and_where_the_unseen_begins(data, branches, begins):
     assert set(known["labels"]) == set(split.known) and len(known["database"]) == 2 * len(split.known)
     assert set(unseen["database"]) == set(split.begins)
     assert all(entry["annotations"]["label"] is None for entry in unseen["database"].values())
+    for video in split.begins:  # still in the folder of its class
+        (data / "jpg" / video[2] / video).mkdir(parents=True, exist_ok=True)
+    found = read_annotated_videos(split.folder / "unseen.json", data / "jpg", tree)
+    assert list(found.names) == list(split.begins) and set(found.labels) == {-1}
 
 
 @pytest.mark.parametrize(("branches", "word"), [(["Nothing"], "Nothing"), (["G", "H"], "no class")])
