@@ -41,6 +41,7 @@ from run.resume import stored_args
 from training.checkpoint import load_checkpoint, newest_whole
 
 SHUFFLED = "labels shuffled"
+SAME = 0.95  # mean rank correlation after the head is randomised, above which heat does not depend on it
 
 
 def shuffle_labels(annotation: Path, out: Path, seed: int, per_class: int) -> None:
@@ -99,11 +100,15 @@ def tabled(rows: Sequence[dict], args: argparse.Namespace, title: str) -> Table:
         name = f"{row['explanation'].replace('_', ' ')}, {level_name(row['level'])}"
         cells.setdefault(name, {}).setdefault(row["step"], []).append(row["correlation"])
     last = [step for step in dict.fromkeys(row["step"] for row in rows) if step not in (NOISE, SHUFFLED)][-1]
+    head = next(iter(row["step"] for row in rows if row["step"] != NOISE))
+    blind = [name for name, row in cells.items() if row.get(head) and sum(row[head]) / len(row[head]) > SAME]
     marked = {name for name, row in cells.items() if row.get(last) and sum(row[last]) / len(row[last]) > ALIKE}
     return Table(title, cells, marked, (
         f"Rank correlation of the heat of {args.videos} validation videos before and after, mean ± deviation over the "
         f"videos: {NOISE}, with random heat of the same clip; then the weights are randomised from the head down, each "
-        f"column with all columns before it, up to {last} (the whole model).", ), digits=2)
+        f"column with all columns before it, up to {last} (the whole model).",
+        *([f"Whatever the {head} says, the heat is the same (above {SAME:g}): {', '.join(blind)}."] if blind else [])),
+        digits=2)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     methods = served(judge.model.trunk, judge.size, args.methods and asked) if asked else []
     wanted = Wanted(head=args.head, methods=[name for name in methods if name in asked], prototypes=False)
     explanations = wanted.explanations(judge.tree.n_levels, wanted.methods, with_truth=False)
-    once = [(name, level) for name, level in explanations if level == 0 or name in ("prototypes", "top_prototype")]
+    once = [(name, level) for name, level in explanations if name != "random"  # that is the noise itself
+            and (level == 0 or name in ("prototypes", "top_prototype"))]
     rows = list(sanity_rows(judge, range(len(judge.clips.videos)), once, others))
     name = f"{args.checkpoint.parent.name}/{args.checkpoint.name}"
     table = tabled(rows, args, f"Heat of models that learned less, {name}, head: {args.head}")

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from attribution import METHODS
 from benchmarks.formats import of_seeds
 from benchmarks.result_tables import cells, folded, put, stored_cells
-from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
+from benchmarks.runs import demo_data, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
 from evaluation.calibration import fit_temperature, tempered
 from evaluation.measures import ARROWS, MEASURES
@@ -118,15 +118,6 @@ def softmax(line: list[str], epochs: int, results: Path) -> Path:
     python("main.py", *line, "--trunk_epochs", epochs, "--n_epochs", 0, "--result_path", results,
            "--resume_path", "auto")
     return results / "trunk.pth"
-
-
-def demo_data(folder: Path, seed: int) -> list[str]:
-    """The embedded set of a seed, drawn if need be; main.py's flags for it."""
-    if not (folder / "ucf101_01.json").is_file():
-        python("-m", "util_scripts.make_demo_dataset", folder, "--seed", seed)
-        python("-m", "util_scripts.generate_video_jpgs", folder / "videos", folder / "jpg", "ucf101")
-        python("-m", "util_scripts.ucf101_json", folder / "ucfTrainTestlist", folder / "jpg", folder)
-    return [*demo_line(folder), "--manual_seed", str(seed)]
 
 
 def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor, Tensor, Hierarchy]:

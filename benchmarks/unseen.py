@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 
 from benchmarks.formats import Table
 from benchmarks.left_out import leave_out, trained
-from benchmarks.results import demo_data
+from benchmarks.runs import demo_data
 from datasets import READERS
 from datasets.annotation import read_annotated_videos
 from datasets.loose import videos_in
@@ -200,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         others = list(read_annotated_videos(split.folder / "unseen.json", data / "jpg", tree))
         of, begins = judged(path, others, args), [split.begins[video.name] for video in others]
         levels |= said("known classes", of.from_level[0], tree.n_levels)
+        add(cells, "unseen, all", of)
         for level in range(tree.n_levels):
             which = [begin == level for begin in begins]
             if any(which):

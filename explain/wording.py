@@ -8,6 +8,7 @@ COUNTS = 0.1  # least contribution, in nats, of a prototype that matters: a tent
 NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
 UNLIKE = 0.01  # share of the node's training videos that are farther, below which a match is none
 LEAST = 10  # videos of a node; of n like the clip it is the farthest once in n + 1 times, which is no reason to warn
+HANGS = 0.1  # share of a match that is lost with what it hangs on, at least
 FEW = 20  # number of videos below which a share is imprecise
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
@@ -136,6 +137,10 @@ def hangs_on_words(entry: dict) -> str:
     order = sorted(shares, key=shares.get, reverse=True)
     if not order:
         return ""
+    *first, last = (LOSSES[trait] for trait in order)
+    changes = f"{', '.join(first)} or {last}" if first else last
+    if shares[order[0]] < HANGS:
+        most = f"{100 * shares[order[0]]:.0f}{NARROW}%"
+        return f"The match hangs on no one thing in the box: at most {most} of it are lost when the box {changes}."
     parts = ", ".join(f"{trait} {100 * shares[trait]:.0f}{NARROW}%" for trait in order)
-    return (f"What the match hangs on: {parts} (the share that is lost when the box "
-            f"{', '.join(LOSSES[trait] for trait in order)}).")
+    return f"What the match hangs on: {parts} (the share that is lost when the box {changes})."

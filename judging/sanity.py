@@ -17,13 +17,12 @@ def shown(judge: Judge, scenes: Sequence[Scene], wanted: Sequence[tuple[str, int
     """Heat of scenes by explanations at levels, for the nodes that the scenes were predicted to be.
 
     Args:
-        wanted: explanations and levels. what: "" for the model as it is, or RANDOMISED for one that forgot.
+        wanted: explanations and levels. what: "" for the model as it is, RANDOMISED for one that forgot; random heat
+            is another for each.
     """
     levels = sorted({level for _, level in wanted})
     with_prototypes = judge.settings.head == "prototypes"
-    own = [{name: judge.matches(output, scene.leaf, levels)
-            for name, output in judge.outputs(scene, random=what == RANDOMISED).items()} if with_prototypes else {}
-           for scene in scenes]
+    own = [judge.outputs(scene, levels, random=what == RANDOMISED)[1] if with_prototypes else {} for scene in scenes]
     return {(explanation, level): judge.maps(explanation, level, scenes,
                                              [judge.tree.path_ids(scene.leaf)[level] for scene in scenes], own, what)
             for explanation, level in wanted}
@@ -45,7 +44,7 @@ def sanity_rows(judge: Judge, videos: Sequence[int], wanted: Sequence[tuple[str,
     """
     scenes = [scene for scene in map(judge.scene, videos) if scene is not None]
     before = shown(judge, scenes, wanted)
-    yield from _rows(scenes, before, shown(judge, scenes, [("random", 0)])["random", 0], NOISE)
+    yield from _rows(scenes, before, shown(judge, scenes, [("random", 0)], NOISE)["random", 0], NOISE)
     parts, whole = cascade(judge.model), judge.forgetful
     try:
         for i, part in enumerate(parts):

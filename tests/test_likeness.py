@@ -115,4 +115,6 @@ def test_cards_tell_what_was_measured(pixels):
         assert dict(evidence.hangs_on) == pytest.approx({name: wanted[name] for name in ON_CARDS}, abs=1e-5)
     said = hangs_on_words({"hangs_on": dict(one.hangs_on)})
     assert said.index("colour") < said.index("motion") and "turns grey" in said and "100" in said
+    nothing = hangs_on_words({"hangs_on": dict.fromkeys(ON_CARDS, 0.04)})
+    assert "no one thing" in nothing and "4" in nothing and "colour" not in nothing
     assert hangs_on_words({}) == ""  # of explanations written before
