@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from benchmarks.machine import versions
 from benchmarks.tables import saved_tables
 from machine.writing import write_text
-from options.errors import user_errors
+from options.errors import CommandLine, user_errors
 from options.ranges import COUNT
 from run.paths import HERE
 
@@ -54,7 +54,8 @@ def asked(module: str, words: list[str], out: Path, function: str = "main") -> l
     """The command of a benchmark whose figures are written to a JSON file."""
     code = (f"import json, sys; from benchmarks.{module} import {function}; from options.errors import user_errors\n"
             f"with user_errors(): figures = {function}(sys.argv[2:])\n"
-            "open(sys.argv[1], 'w').write(json.dumps({name: float(value) for name, value in figures.items()}))")
+            "from pathlib import Path; from machine.writing import write_text\n"
+            "write_text(Path(sys.argv[1]), json.dumps({name: float(value) for name, value in figures.items()}))")
     return [sys.executable, "-c", code, str(out), *words]
 
 
@@ -85,8 +86,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     Raises:
         ValueError: a part is not known.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.card", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(prog="python -m benchmarks.card", description=__doc__,
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=COUNT, default=560, help="seconds for all parts (default: 560)")
     parser.add_argument("--only", nargs="+", metavar="PART", help="these parts (default: all)")
     parser.add_argument("--out", type=Path, default=Path("results/card"), help="folder to fill (default: results/card)")
@@ -106,12 +107,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         (args.out / f"{name}.json").unlink(missing_ok=True)
         state = "no time left"
         if left > 0:
-            with (args.out / f"{name}.txt").open("w") as log:
-                try:
-                    done = subprocess.run(parts[name], cwd=HERE, stdout=log, stderr=subprocess.STDOUT, timeout=left)
-                    state = "done" if done.returncode == 0 else f"exit code {done.returncode}"
-                except subprocess.TimeoutExpired:
-                    state = "stopped, out of time"
+            try:
+                done = subprocess.run(parts[name], cwd=HERE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                      timeout=left)
+                log, state = done.stdout, "done" if done.returncode == 0 else f"exit code {done.returncode}"
+            except subprocess.TimeoutExpired as stop:
+                log, state = stop.stdout or b"", "stopped, out of time"
+            write_text(args.out / f"{name}.txt", log.decode(errors="replace"))
         rows.append((name, state, time.monotonic() - began))
         print(f"{name}: {state} after {rows[-1][2]:.0f} s", flush=True)
         if (args.out / f"{name}.json").is_file():

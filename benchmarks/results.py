@@ -35,8 +35,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
 from attribution import METHODS
+from benchmarks.formats import of_seeds
 from benchmarks.result_tables import cells, store, stored_cells, table
-from benchmarks.runs import demo_line, figures, on_trunk, python, weizmann_line
+from benchmarks.runs import demo_data, figures, on_trunk, python, weizmann_line
 from datasets.video import whole_videos
 from evaluation.calibration import fit_temperature, tempered
 from evaluation.measures import ARROWS, MEASURES
@@ -117,15 +118,6 @@ def softmax(line: list[str], epochs: int, results: Path) -> Path:
     python("main.py", *line, "--trunk_epochs", epochs, "--n_epochs", 0, "--result_path", results,
            "--resume_path", "auto")
     return results / "trunk.pth"
-
-
-def demo_data(folder: Path, seed: int) -> list[str]:
-    """The embedded set of a seed, drawn if need be; main.py's flags for it."""
-    if not (folder / "ucf101_01.json").is_file():
-        python("-m", "util_scripts.make_demo_dataset", folder, "--seed", seed)
-        python("-m", "util_scripts.generate_video_jpgs", folder / "videos", folder / "jpg", "ucf101")
-        python("-m", "util_scripts.ucf101_json", folder / "ucfTrainTestlist", folder / "jpg", folder)
-    return [*demo_line(folder), "--manual_seed", str(seed)]
 
 
 def answers(path: Path, *, pooled: bool, no_cuda: bool = False) -> tuple[Tensor, Tensor, Hierarchy]:
@@ -294,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--columns", choices=COLUMNS, nargs="+", default=list(COLUMNS),
                         help="methods to train and measure (default: all)")
     parser.add_argument("--tables", type=Path, metavar="DIR",
-                        help="folder to write comparison_demo.csv and comparison_weizmann.csv to, such as docs/results "
+                        help="folder to write comparison_demo.csv and comparison_weizmann.csv to, such as "
+                             "docs/results, and the same with deviations as comparison_demo_seeds.csv, .md and .tex "
                              "(default: the tables are printed only)")
     parser.add_argument("--methods", nargs="*", default=["grad_cam", "integrated_grad"], choices=list(METHODS),
                         metavar="METHOD", help="attribution methods (default: grad_cam integrated_grad)")
@@ -339,6 +332,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if file is not None:
             store(file, columns, what=heading.removesuffix("."), no_cuda=args.no_cuda,
                   command=shlex.join(["python", "-m", "benchmarks.results", *map(str, words)]))
+            of_seeds(f"{title}, seeds {' '.join(map(str, seeds))}", found).write(args.tables, f"{file.stem}_seeds")
 
 
 if __name__ == "__main__":

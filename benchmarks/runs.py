@@ -60,6 +60,15 @@ def demo_line(folder: Path) -> list[str]:
     return ["--root_path", str(folder), *data.split(), *TRAINING.split(), "--n_val_samples", "4", "--no_img"]
 
 
+def demo_data(folder: Path, seed: int) -> list[str]:
+    """The embedded set of a seed, drawn if need be; main.py's flags for it."""
+    if not (folder / "ucf101_01.json").is_file():
+        python("-m", "util_scripts.make_demo_dataset", folder, "--seed", seed)
+        python("-m", "util_scripts.generate_video_jpgs", folder / "videos", folder / "jpg", "ucf101")
+        python("-m", "util_scripts.ucf101_json", folder / "ucfTrainTestlist", folder / "jpg", folder)
+    return [*demo_line(folder), "--manual_seed", str(seed)]
+
+
 def weizmann_line(data: Path, work: Path, test_actors: list[int] | None = None) -> list[str]:
     """Flags of main.py on Weizmann, whose frames are written to the folder `work`; the split as in `prepare_weizmann`.
 

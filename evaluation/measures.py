@@ -206,7 +206,7 @@ MEASURES = {
         1, -1, "the same over the change of the clip, over its norm",
         {"heat", "disturbed clips"}, usual.lipschitz),
     "randomised": Measure(
-        1, -1, "rank correlation of the heat with that of the same model under shuffled weights",
+        2, -1, "rank correlation of the heat with that of the same model under shuffled weights",
         {"heat", "random weights"}, usual.randomised),
     "box_only": Measure(
         4, 1, "share of the probability that is left when only the box is sharp",

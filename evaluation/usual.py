@@ -122,14 +122,18 @@ def lipschitz(of: ExplainedClip) -> float:
     return max(_change(of, disturbance) * norm / max(of.moved_by[disturbance], LEAST) for disturbance in STILL)
 
 
-def randomised(of: ExplainedClip) -> float | None:
-    """Rank correlation, over blocks, of the heat with that of the same model under shuffled weights.
-
-    After Adebayo et al. (NeurIPS 2018): heat that hardly changes tells of the clip, and not of what the model learned.
-    None where either is the same everywhere.
-    """
-    grid = tuple(min(n, cells) for n, cells in zip(of.size, faithfulness.GRID, strict=True))
-    blocks = [F.adaptive_avg_pool3d(heat[None].double().cpu(), grid).flatten() for heat in (of.heat, of.random_heat)]
+def rank_correlation(heat: Tensor, other: Tensor) -> float | None:
+    """Rank correlation of the heat (T, H, W) of two explanations, over blocks; None where one is flat."""
+    grid = tuple(min(n, cells) for n, cells in zip(heat.shape, faithfulness.GRID, strict=True))
+    blocks = [F.adaptive_avg_pool3d(one[None].double().cpu(), grid).flatten() for one in (heat, other)]
     if any(block.amax() - block.amin() <= LEAST for block in blocks):
         return None
     return float(spearmanr(*(block.numpy() for block in blocks)).statistic)
+
+
+def randomised(of: ExplainedClip) -> float | None:
+    """Rank correlation of the heat with that of the same model under shuffled weights.
+
+    After Adebayo et al. (NeurIPS 2018): heat that hardly changes tells of the clip, and not of what the model learned.
+    """
+    return rank_correlation(of.heat, of.random_heat)

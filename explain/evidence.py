@@ -11,7 +11,8 @@ from torch import Tensor
 from evaluation.faithfulness import blurred
 from evaluation.likeness import TRAITS, changed, hangs_on
 
-ON_CARDS = ("motion", "direction", "colour", "texture")  # traits that cards tell of, a passage through the model each
+# Traits that cards tell of, a passage through the model each.
+ON_CARDS = ("motion", "direction", "shape", "colour", "texture")
 Box = tuple[int, ...]  # (t0, y0, x0, t1, y1, x1), half-open, in the clip's frames and pixels
 
 

@@ -17,6 +17,7 @@ from datasets.transforms import normalise
 from datasets.video import Video, VideoClips
 from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
+from evaluation.unseen import unseen_entries
 from explain import pages, render
 from explain.evidence import Evidence, kept_activation
 from explain.heat import heat_of
@@ -174,7 +175,11 @@ class Explainer:
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
                                      hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
-        content = self.narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
+        nearest = torch.cat([one.output.distances for one in windows]).amin(0, keepdim=True)
+        record = self.sources.record
+        unseen, = unseen_entries(nearest, hierarchy.ancestors[[leaf]], None if record is None else record.spread,
+                                 model.prototype_layer.node_of, hierarchy.levels)
+        content = self.narrator.video(video, times, window, probs, leaf, matches, evidence, measures, unseen)
         return Explained(video, window, probs, matches, times, content)
 
     def pixels_of(self, explained: Explained) -> render.Pixels:

@@ -21,6 +21,7 @@ class PushRecordLike(Protocol):
     video: list[str | None]  # (P,), None where no clip matched
     frames: Tensor  # (P, T) frame indices in the video
     crop: Tensor  # (P, 4) y0, x0, y1, x1 of the clip, in the video's own pixels
+    spread: dict[str, Tensor] | None  # of training videos' distances, see evaluation.typicality
 
     def heat(self, prototype: int) -> Tensor: ...  # (T, H, W) similarity over its own clip
     def clip_box(self, prototype: int) -> tuple[int, ...]: ...  # in the clip's frames and pixels

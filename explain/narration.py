@@ -45,9 +45,9 @@ class Narrator:
 
     def video(self, video: Video, times: FrameTimes | None, window: SeenWindow, probs: Tensor, leaf: int,
               levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
-              measures: Sequence[Mapping[str, float]]) -> dict:
+              measures: Sequence[Mapping[str, float]], unseen: Mapping[str, object]) -> dict:
         """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
-        `measures` of `decision_measures` by level."""
+        `measures` of `decision_measures` by level, `unseen` of `unseen_entries`."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -57,6 +57,7 @@ class Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
+            **unseen,
             "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
                        for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,

@@ -64,7 +64,7 @@ def _environment() -> Environment:
     environment.filters |= {"percent": percent, "rate": wording.rate, "signed": signed, "above": above,
                             "share": wording.share, "judgement": wording.judgement,
                             "hangs_on_words": wording.hangs_on_words, "tested": wording.tested,
-                            "sentences": wording.sentences, "unlike": wording.unlike,
+                            "sentences": wording.sentences, "unlike": wording.unlike, "unseen": wording.unseen,
                             "closeness": wording.closeness, "typicality": wording.typicality,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}

@@ -8,6 +8,7 @@ COUNTS = 0.1  # least contribution, in nats, of a prototype that matters: a tent
 NOTHING = 0.0005  # nats below which silencing changes no digit that is shown
 UNLIKE = 0.01  # share of the node's training videos that are farther, below which a match is none
 LEAST = 10  # videos of a node; of n like the clip it is the farthest once in n + 1 times, which is no reason to warn
+HANGS = 0.1  # share of a match that is lost with what it hangs on, at least
 FEW = 20  # number of videos below which a share is imprecise
 NARROW = "\N{NARROW NO-BREAK SPACE}"
 
@@ -94,6 +95,22 @@ def unlike(level: dict) -> tuple[str, str] | None:
             f"{_few(count)}")
 
 
+def unseen(explanation: dict) -> tuple[str, str] | None:
+    """That a whole video looks like no class that the model knows, from which level on, and why; None where it looks
+    like one, or where that is not known."""
+    level = explanation.get("unseen_from")
+    if level is None:
+        return None
+    path, value = explanation["prediction"], explanation["unseen"][level]
+    others = "no training video is as little like what it shows" if value > 1 else \
+        f"{share(value)} of the training videos are more like what they show than this one is like it"
+    reason = f"{path[level]} is only the nearest that it knows: {others}."
+    if level + 1 < len(path):
+        return (f"This may be something new to the model: it looks like {path[level + 1]}, but like no kind of it that "
+                "the model knows."), reason
+    return "This may be something new to the model: it looks like nothing that the model knows.", reason
+
+
 def judgement(entry: dict, siblings: int) -> tuple[str, str]:
     """The value of a card as a reason: "good", "part" or "poor", and a sentence about it.
 
@@ -158,6 +175,10 @@ def hangs_on_words(entry: dict) -> str:
     order = sorted(shares, key=shares.get, reverse=True)
     if not order:
         return ""
+    *first, last = (LOSSES[trait] for trait in order)
+    changes = f"{', '.join(first)} or {last}" if first else last
+    if shares[order[0]] < HANGS:
+        most = f"{100 * shares[order[0]]:.0f}{NARROW}%"
+        return f"The match hangs on no one thing in the box: at most {most} of it are lost when the box {changes}."
     parts = ", ".join(f"{trait} {100 * shares[trait]:.0f}{NARROW}%" for trait in order)
-    return (f"What the match hangs on: {parts} (the share that is lost when the box "
-            f"{', '.join(LOSSES[trait] for trait in order)}).")
+    return f"What the match hangs on: {parts} (the share that is lost when the box {changes})."

@@ -147,14 +147,21 @@ class Judge:
                      {name: self._normalised(clip) for name, clip in clips.items()}, shift)
 
     @torch.no_grad()
-    def outputs(self, scene: Scene, *, random: bool) -> dict[str, HIPEOutput]:
+    def outputs(self, scene: Scene, levels: Sequence[int], *,
+                random: bool) -> tuple[dict[str, HIPEOutput], dict[str, dict[int, LevelMatch]]]:
         """What the model says of a scene's clip, "", and of the disturbed ones by what was done to them; on request
-        also what one of shuffled weights says."""
-        outputs = {name: self._output(clip) for name, clip in (("", scene.clip), *scene.disturbed.items())}
-        if random:
-            with self.forgetful.forgotten():
-                outputs[RANDOMISED] = self._output(scene.clip)
-        return outputs
+        also what one of shuffled weights says, prototypes included.
+
+        Returns:
+            the outputs, and of each the matches of the prototypes above the scene's leaf, by level.
+        """
+        clips = {"": scene.clip, **scene.disturbed, **({RANDOMISED: scene.clip} if random else {})}
+        outputs, matches = {}, {}
+        for name, clip in clips.items():
+            with self.forgetful.forgotten() if name == RANDOMISED else nullcontext():
+                outputs[name] = self._output(clip)
+                matches[name] = self.matches(outputs[name], scene.leaf, levels)
+        return outputs, matches
 
     def _output(self, clip: Tensor) -> HIPEOutput:
         return self.model(clip[None].contiguous(memory_format=torch.channels_last_3d))
@@ -189,10 +196,8 @@ class Judge:
         levels = sorted({level for _, _, level in missing})
         with_prototypes = self.settings.head == "prototypes"
         random = any(RANDOMISED in MEASURES[name].needs for names in missing.values() for name in names)
-        seen = ([self.outputs(scene, random=random) for scene in scenes] if with_prototypes
-                else [{}] * len(scenes))
-        own = [{name: self.matches(output, scene.leaf, levels) for name, output in outputs.items()}
-               for scene, outputs in zip(scenes, seen, strict=True)]
+        both = [self.outputs(scene, levels, random=random) if with_prototypes else ({}, {}) for scene in scenes]
+        seen, own = ([pair[i] for pair in both] for i in (0, 1))
         for explanation, level in dict.fromkeys((explanation, level) for _, explanation, level in missing):
             some = [i for i, scene in enumerate(scenes) if (scene.video.name, explanation, level) in missing]
             if not some:
@@ -203,9 +208,9 @@ class Judge:
             asked = [[name for name in missing[scene.video.name, explanation, level] if MEASURES[name].needs <= met]
                      for scene in chosen]
             needs = set().union(*(MEASURES[name].needs for names in asked for name in names))
-            heats = self._maps(explanation, level, chosen, nodes, of_chosen, "",
+            heats = self.maps(explanation, level, chosen, nodes, of_chosen, "",
                                wanted=bool(needs & {"heat", "box", "truth", "disturbed clips", RANDOMISED}))
-            after = {what: self._maps(explanation, level, chosen, nodes, of_chosen, what)
+            after = {what: self.maps(explanation, level, chosen, nodes, of_chosen, what)
                      for what in (*(DISTURBANCES if "disturbed clips" in needs else ()),
                                   *((RANDOMISED,) if RANDOMISED in needs else ()))}
             for j, (i, scene) in enumerate(zip(some, chosen, strict=True)):
@@ -241,9 +246,9 @@ class Judge:
         """Heat (T, H, W) of a baseline, as tables have it."""
         return self.heats.of_nodes(name, [scene.clip], [0], [self._seed(scene.video.name, level, "")])[0]
 
-    def _maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
-              own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,
-              wanted: bool = True) -> list[Tensor | None]:
+    def maps(self, explanation: str, level: int, scenes: Sequence[Scene], nodes: Sequence[int],
+             own: Sequence[dict[str, dict[int, LevelMatch]]], what: str, *,
+             wanted: bool = True) -> list[Tensor | None]:
         """Heat of clips as they are, "", or disturbed; None where it knows nothing, or is not wanted."""
         if explanation == "chance" or not wanted:
             return [None] * len(scenes)

@@ -10,7 +10,7 @@ from datasets.groups import CALIBRATION
 from datasets.reading import Reader
 from datasets.video import Video, VideoClips, whole_videos
 from evaluation.recognition import Believed, VideoPool
-from evaluation.unseen import unseen_scores
+from evaluation.unseen import unseen_entries
 from explain import fingerprint
 from run.data import even_clips, make_loader, report_looped, window_clips, window_power
 from run.passes import share_of
@@ -91,13 +91,13 @@ def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str, *,
                           precision=run.precision, power=window_power(args), keep_distances=keep_distances)
 
 
-def _unseen(run: Run, pool: VideoPool) -> torch.Tensor | None:
-    """How strange videos are to what they are predicted to be, (n_videos, L); None where no push told how near training
-    videos come to the prototypes."""
+def _unseen(run: Run, pool: VideoPool) -> list[dict] | None:
+    """How unseen each video looks; None where no push told how near training videos come to the prototypes."""
     if run.record is None or run.record.spread is None:
         return None
     paths = run.hierarchy.ancestors[pool.probs[:, :run.hierarchy.n_leaves].argmax(1)]
-    return unseen_scores(pool.nearest, paths, run.model.prototype_layer.node_of, run.record.spread)
+    return unseen_entries(pool.nearest, paths, run.record.spread, run.model.prototype_layer.node_of,
+                          run.hierarchy.levels)
 
 
 def _believed(run: Run) -> Believed:

@@ -1,6 +1,5 @@
 """Predictions of videos, accuracies over them, and the contents of {subset}.json and metrics.json."""
 
-import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -16,7 +15,6 @@ from evaluation.recognition import (
     recognition_metrics,
     topk,
 )
-from evaluation.unseen import unseen_from
 from hierarchy.tree import Hierarchy
 from models.hipe import HIPE
 from training.distributed import World
@@ -90,13 +88,13 @@ def evaluate(model: HIPE, loader: Iterable[dict], labels: Tensor, *, device: tor
 
 
 def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hierarchy: Hierarchy, *,
-                 top: int, believed: Believed | None = None, unseen: Tensor | None = None) -> dict:
+                 top: int, believed: Believed | None = None, unseen: Sequence[dict] | None = None) -> dict:
     """The content of {subset}.json: predictions in the published form, with each class's path to the top of the tree.
 
     Args:
         pool: of all windows of `clips`, whose videos are `videos`. top: classes written for each video.
         believed: temperature and threshold of back-off.
-        unseen: (n_videos, L) as of `evaluation.unseen.unseen_scores` for the predicted classes; None where not known.
+        unseen: by video, as `evaluation.unseen.unseen_entries` has it; None where not known.
     Returns:
         `results`: the classes of each video, best first; `videos`: its true class, number of windows, the window in
         which the predicted class is most probable (half-open, source frames), the node that back-off returns, and how
@@ -121,9 +119,7 @@ def results_json(pool: VideoPool, videos: Sequence[Video], clips: VideoClips, hi
                              "windows": int(pool.count[v]),
                              "window": [int(frames.min()), int(frames.max()) + 1], "backoff": answers[v]}
         if unseen is not None:
-            strange = unseen[v].tolist()
-            about[video.name] |= {"unseen": [round(value, 4) if math.isfinite(value) else None for value in strange],
-                                  "unseen_from": unseen_from(strange)}
+            about[video.name] |= unseen[v]
     tree = {hierarchy.names[leaf]: list(hierarchy.path(leaf)) for leaf in hierarchy.levels[0]}
     return {"results": results, "videos": about, "tree": tree}
 

@@ -34,13 +34,21 @@ def red_places(clips):
     return (red.sum(2) * torch.arange(red.shape[3])).sum(2) / red.sum((2, 3))
 
 
+def straightness(clips):
+    """How straight the red square stands in the rows that it covers, in every frame."""
+    red = (clips[:, 0] - clips[:, 1])[:, :, 13:19].clamp(min=0) + 1e-6
+    middle = (red * torch.arange(red.shape[3])).sum(3) / red.sum(3)  # (B, T, rows)
+    return 1 / (0.2 + middle.std(2).mean(1))
+
+
 SEERS = {
     "motion": lambda clips: inside(clips).diff(dim=2).abs().mean((1, 2, 3, 4)),
     "direction": lambda clips: red_places(clips).diff(dim=1).mean(1).clamp(min=0),
     "order": lambda clips: 1 / (0.1 + red_places(clips).diff(n=2, dim=1).abs().mean(1)),
     "colour": lambda clips: (inside(clips)[:, 0] - inside(clips)[:, 1]).abs().mean((1, 2, 3)),
     "brightness": lambda clips: inside(clips).add(1).mean((1, 2, 3, 4)),
-    "texture": lambda clips: inside(clips).diff(dim=4).square().mean((1, 2, 3, 4))}
+    "texture": lambda clips: inside(clips).diff(dim=4).square().mean((1, 2, 3, 4)),
+    "shape": straightness}
 
 
 @pytest.mark.parametrize("trait", TRAITS)
@@ -50,7 +58,8 @@ def test_a_model_that_sees_one_thing_hangs_on_it(pixels, trait):
     assert set(shares) == set(TRAITS) and shares[trait] > 0.3
     free = {"motion": ("direction", "colour"), "colour": ("motion", "direction", "order"),
             "brightness": ("motion", "direction", "order", "colour", "texture"),
-            "texture": ("motion", "direction", "order"), "direction": (), "order": ("direction",)}
+            "texture": ("motion", "direction", "order"), "direction": (), "order": ("direction",),
+            "shape": ("motion", "direction", "order", "brightness")}
     assert all(shares[other] < shares[trait] for other in TRAITS if other in free[trait])
     assert all(shares[other] < 0.25 for other in free[trait] if (trait, other) != ("motion", "colour"))
 
@@ -78,6 +87,18 @@ def test_nothing_changes_outside_the_box(pixels, what):
     assert torch.equal(*(changed(clip, BOX, what, normalisation="i3d", seed=3) for _ in range(2)))
 
 
+def test_bent_outlines_keep_colours_and_what_moves_and_when(pixels):
+    clip = normalise(pixels, "i3d")
+    bent = changed(clip, BOX, "bent", normalisation="i3d")
+    still, bent_still = (changed(one, BOX, "still", normalisation="i3d") for one in (clip, bent))
+    assert torch.equal(changed(still, BOX, "bent", normalisation="i3d"), bent_still)  # all frames are pulled alike
+    palette, colours = clip.flatten(1), inside(bent[None])[0].flatten(1)
+    assert (colours >= palette.amin(1, keepdim=True) - 1e-4).all()
+    assert (colours <= palette.amax(1, keepdim=True) + 1e-4).all()
+    there = red_places(bent[None])[0].diff()
+    assert (there > 0).float().mean() > 0.8  # the square still moves to the right
+
+
 @pytest.mark.parametrize("size", [(1, 1, 1), (1, 5, 3), (3, 1, 9)])
 @pytest.mark.parametrize("what", CHANGES)
 def test_boxes_and_clips_of_any_size(size, what):
@@ -94,4 +115,6 @@ def test_cards_tell_what_was_measured(pixels):
         assert dict(evidence.hangs_on) == pytest.approx({name: wanted[name] for name in ON_CARDS}, abs=1e-5)
     said = hangs_on_words({"hangs_on": dict(one.hangs_on)})
     assert said.index("colour") < said.index("motion") and "turns grey" in said and "100" in said
+    nothing = hangs_on_words({"hangs_on": dict.fromkeys(ON_CARDS, 0.04)})
+    assert "no one thing" in nothing and "4" in nothing and "colour" not in nothing
     assert hangs_on_words({}) == ""  # of explanations written before

@@ -1,17 +1,22 @@
 """Heat of a model of shuffled weights, by which heat that does not depend on the model is marked."""
 
 import copy
+import json
 
 import pandas as pd
 import pytest
 import torch
+from judged import checkpoints
 from torch import nn
 
+from benchmarks import randomised
+from benchmarks.randomised import shuffle_labels
 from evaluation import usual
 from evaluation.subjects import ExplainedClip
 from evaluation.summary import COLUMNS, MARK, latex, markdown
-from judging.randomised import Forgetful, randomise
+from judging.randomised import Forgetful, cascade, randomise
 from models.resnet3d import ResNet3D
+from run.judging import load_model
 
 
 class Model(nn.Module):
@@ -80,3 +85,70 @@ def test_a_model_that_forgets_is_itself_again_afterwards():
             raise KeyError
         assert torch.equal(model(clips), before)
     assert torch.equal(*after) and not torch.equal(after[0], before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return checkpoints(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture
+def hipe(folder):
+    return load_model(folder / "save_1.pth")[0].eval().requires_grad_(False)
+
+
+def test_a_cascade_goes_from_the_head_down_and_holds_every_weight_once(hipe):
+    parts = cascade(hipe)
+    assert [part.name for part in parts] == ["head", "neck", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
+    held = [id(weight) for part in parts for weight in part.weights]
+    assert sorted(held) == sorted(map(id, hipe.parameters())) and len(set(held)) == len(held)
+
+
+def test_each_step_randomises_its_parts_alone_and_the_last_all(hipe):
+    parts, before = cascade(hipe), {id(weight): weight.clone() for weight in hipe.parameters()}
+    whole, size = copy.deepcopy(hipe), (8, 24, 24)
+    randomise(whole, size, seed=5)
+    clips = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    features = hipe.trunk(clips)
+    for i in (0, 1, 2, len(parts) - 1):
+        with Forgetful(hipe, size, seed=5, parts=parts[:i + 1]).forgotten():
+            for j, part in enumerate(parts):
+                changed = [not torch.equal(weight, before[id(weight)]) for weight in part.weights
+                           if weight.unique().numel() > 1]
+                assert all(changed) if j <= i else not any(changed), (part.name, i)
+            assert torch.equal(hipe.trunk(clips), features) == (i < 2)
+            if i == len(parts) - 1:
+                state, wanted = hipe.state_dict(), whole.state_dict()
+                assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+        assert torch.equal(hipe.trunk(clips), features)
+
+
+def test_the_table_of_a_cascade(folder, tmp_path, capsys):
+    """Heat of the clip alone stays as it is; the same model under another name is no other."""
+    path = str(folder / "save_1.pth")
+    randomised.main(["--checkpoint", path, "--shuffled", path, "--videos", "2", "--methods", "grad_cam", "--no_cuda",
+                     "--out", str(tmp_path)])
+    frame = pd.read_csv(tmp_path / "randomised_prototypes.csv")
+    mean, marked = (frame.set_index(["row", "column"])[name] for name in ("mean", "marked"))
+    parts = ["head", "neck", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
+    assert frame["column"].unique().tolist() == ["noise", *parts, randomised.SHUFFLED]
+    assert all(mean["centre, class", step] == pytest.approx(1) for step in [*parts, randomised.SHUFFLED])
+    assert marked["centre, class", "noise"] == 1 and abs(mean["centre, class", "noise"]) < 0.5
+    for name in ("top prototype, class", "top prototype, parent", "grad cam, class"):
+        assert mean[name, randomised.SHUFFLED] == pytest.approx(1)
+    assert mean["top prototype, class", "conv1"] < 0.99
+    assert f"| centre, class {MARK} |" in capsys.readouterr().out
+
+
+def test_shuffled_labels_are_the_same_labels_of_other_videos(tmp_path):
+    database = {f"v_{leaf}_g{group:02}_c01": {"subset": "training" if group < 5 else "validation",
+                                             "annotations": {"label": leaf, "segment": [1, 9]}}
+                for leaf in "ABC" for group in range(1, 7)}
+    (tmp_path / "a.json").write_text(json.dumps({"labels": list("ABC"), "database": database}))
+    for seed in (1, 1, 2):
+        shuffle_labels(tmp_path / "a.json", tmp_path / f"{seed}.json", seed, 3)
+    one, two = (json.loads((tmp_path / f"{seed}.json").read_text())["database"] for seed in (1, 2))
+    labels = [[entry["annotations"]["label"] for entry in shuffled.values()] for shuffled in (one, two)]
+    assert len(one) == 9 and all(sorted(some) == sorted("AAABBBCCC") for some in labels) and labels[0] != labels[1]
+    assert any(entry["annotations"]["label"] != name[2] for name, entry in one.items())
+    assert all(entry["video"] == f"{name[2]}/{name}" and entry["subset"] == "training" for name, entry in one.items())

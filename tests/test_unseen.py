@@ -3,13 +3,24 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from program import ROWS, call, train, write_data
 
 from evaluation.recognition import VideoPool
-from evaluation.typicality import OWN, distance_spread, share_farther
-from evaluation.unseen import strangeness, unseen_from, unseen_scores
+from evaluation.typicality import OWN, distance_spread
+from evaluation.unseen import (
+    FAR,
+    USUAL,
+    level_spreads,
+    overall,
+    own_distances,
+    unseen_entries,
+    unseen_from,
+    unseen_scores,
+)
+from explain.wording import unseen
 from hierarchy.tree import Hierarchy
 
 TREE = Hierarchy.from_rows(ROWS)
@@ -26,45 +37,98 @@ def spread():
     return node_of, distance_spread(distances, labels, sources, node_of, TREE.ancestors, TREE.level_of)
 
 
-def test_strangeness_is_the_share_of_training_videos_that_are_nearer(spread):
+def slow_share(of, node_of, nodes, value):
+    """The mean over all training videos of the nodes, by the quantiles of each node's nearest prototype."""
+    total, count = 0.0, 0
+    for node in nodes:
+        which = [p for p in range(len(node_of)) if node_of[p] == node and of["n_own"][p] > 0]
+        if not which:
+            continue
+        quantiles = [min(float(of["own"][p, q]) for p in which) for q in range(len(OWN))]
+        n = max(int(of["n_own"][p]) for p in which)
+        total += n * (1.0 if value >= quantiles[-1] else float(np.interp(value, quantiles, OWN)))
+        count += n
+    return total / count
+
+
+@pytest.mark.parametrize("level", range(TREE.n_levels))
+def test_scores_are_shares_of_the_training_videos_of_the_level(spread, level):
     node_of, of = spread
-    distances = torch.rand(9, len(node_of), generator=torch.Generator().manual_seed(1)) * 0.9
-    strange = strangeness(distances, of)
-    assert strange.shape == distances.shape and strange.dtype == torch.float64
-    for v in range(9):
-        for p in range(len(node_of)):
-            value, largest = float(distances[v, p]), float(of["own"][p].double()[-1])
-            beyond = value > largest
-            expected = 1 + math.log(value / largest) if beyond else 1 - share_farther(of, "own", p, value)[0]
-            assert float(strange[v, p]) == pytest.approx(expected, abs=1e-6), (v, p)
+    nodes = TREE.levels[level]
+    one, = level_spreads(of, node_of, [nodes])
+    values = torch.cat((torch.rand(20, dtype=torch.float64), torch.tensor([0.0, 5.0])))
+    for value, share in zip(values.tolist(), one.share(values).tolist(), strict=True):
+        assert share == pytest.approx(slow_share(of, node_of.tolist(), nodes, value), abs=1e-9)
+    usual = torch.tensor([one.distance(USUAL)], dtype=torch.float64)
+    assert float(one.share(usual)) == pytest.approx(USUAL, abs=1e-6)
+    largest = max(min(float(of["own"][p, -1]) for p in range(len(node_of)) if node_of[p] == node) for node in nodes)
+    ends = torch.tensor([[0.0], [2 * largest], [torch.inf]], dtype=torch.float64)
+    scores = unseen_scores(ends, [one])[:, 0].tolist()
+    assert scores == [pytest.approx(slow_share(of, node_of.tolist(), nodes, 0.0)), pytest.approx(1 + math.log(2)),
+                      math.inf]
 
 
-def test_it_grows_with_the_distance_and_knows_its_ends(spread):
+def test_they_grow_with_the_distance_and_know_their_ends(spread):
     node_of, of = spread
-    distances = torch.linspace(0, 5, 200)[:, None].expand(-1, len(node_of))
-    strange = strangeness(distances, of)
-    assert (strange.diff(dim=0) >= 0).all() and (strange[0] == 0).all() and (strange[-1] > 2).all()
-    nothing = dict(of, n_own=torch.zeros_like(of["n_own"]))
-    assert strangeness(distances, nothing).isinf().all()
-    same = dict(of, own=torch.zeros_like(of["own"]))  # all training videos lie on the prototype
-    assert strangeness(distances, same).isfinite().all() and (strangeness(distances[:1], same) <= 1).all()
-    assert len(OWN) == of["own"].shape[1]
+    spreads = level_spreads(of, node_of, TREE.levels)
+    own = torch.linspace(0, 5, 200, dtype=torch.float64)[:, None].expand(-1, TREE.n_levels)
+    scores, total = unseen_scores(own, spreads), overall(own, spreads)
+    assert (scores.diff(dim=0) >= 0).all() and (scores[-1] > 2).all() and (total.diff() > 0).all() and total[0] == 0
+    nothing = level_spreads(dict(of, n_own=torch.zeros_like(of["n_own"])), node_of, TREE.levels)
+    assert unseen_scores(own, nothing).isinf().all() and (overall(own, nothing) == 0).all()
+    same = level_spreads(dict(of, own=torch.zeros_like(of["own"])), node_of, TREE.levels)  # on the prototypes
+    assert unseen_scores(own, same).isfinite().all() and (unseen_scores(own[:1], same) <= 1).all()
+    assert overall(own, same).isfinite().all()
 
 
-def test_each_level_has_the_strangeness_of_its_nearest_prototype(spread):
+def test_a_lower_level_counts_twice_as_much(spread):
     node_of, of = spread
+    spreads = level_spreads(of, node_of, TREE.levels)
+    usual = torch.tensor([one.distance(USUAL) for one in spreads], dtype=torch.float64)
+    assert overall(torch.diag(usual), spreads).tolist() == pytest.approx([0.5 ** level for level in range(len(usual))])
+    lost = torch.diag(usual)
+    lost[0, 1] = torch.inf  # a node without prototypes says nothing
+    assert overall(lost, spreads)[0] == pytest.approx(1.0)
+
+
+def test_distances_are_those_of_the_nearest_prototype_of_the_predicted_nodes(spread):
+    node_of, _ = spread
     distances = torch.rand(5, len(node_of)) * 2
     paths = TREE.ancestors[torch.tensor([0, 1, 2, 3, 1])]
-    scores, strange = unseen_scores(distances, paths, node_of, of), strangeness(distances, of)
+    own = own_distances(distances, paths, node_of)
     for v, path in enumerate(paths.tolist()):
         for level, node in enumerate(path):
-            assert scores[v, level] == min(strange[v, p] for p in range(len(node_of)) if node_of[p] == node)
-    lost = unseen_scores(distances[:, 2:], paths, node_of[2:], {name: values[2:] for name, values in of.items()})
-    assert lost[0, 0].isinf() and torch.equal(lost[1:, 0], scores[1:, 0])  # a class without prototypes
+            assert own[v, level] == min(distances[v, p].double() for p in range(len(node_of)) if node_of[p] == node)
+    lost = own_distances(distances[:, 2:], paths, node_of[2:])
+    assert lost[0, 0].isinf() and torch.equal(lost[1:, 0], own[1:, 0])  # a class without prototypes
+
+
+def test_files_say_it(spread):
+    node_of, of = spread
+    paths = TREE.ancestors[torch.tensor([0, 0])]
+    nearest = torch.stack((torch.zeros(len(node_of)), torch.full((len(node_of),), 9.0)))
+    near, far = unseen_entries(nearest, paths, of, node_of, TREE.levels)
+    assert near["unseen_from"] is None and far["unseen_from"] == TREE.n_levels - 1
+    assert near["unseen_score"] == 0 < far["unseen_score"] and max(near["unseen"]) < FAR < min(far["unseen"])
+    unknown, _ = unseen_entries(nearest, paths, None, node_of, TREE.levels)
+    assert set(unknown) == set(near) and set(unknown.values()) == {None}
+    lost, _ = unseen_entries(nearest[:, 2:], paths, {name: values[2:] for name, values in of.items()}, node_of[2:],
+                             TREE.levels)
+    assert lost["unseen"][0] is None and json.dumps(lost, allow_nan=False)
+
+
+@pytest.mark.parametrize(("level", "words", "value"), [
+    (None, None, 0.5), (0, ("looks like P, but like no kind", "98"), 0.98),
+    (1, ("looks like G, but like no kind", "no training video"), 1.2), (2, ("like nothing", "no training video"), 1.5)])
+def test_pages_say_it(level, words, value):
+    said = unseen({"prediction": ["C", "P", "G"], "unseen": [value] * 3, "unseen_from": level})
+    assert (said is None) == (words is None) and unseen({"prediction": ["C"]}) is None  # of before
+    if words:
+        assert words[0] in said[0] and words[1] in said[1] and ["C", "P", "G"][level] in said[1]
 
 
 @pytest.mark.parametrize(("scores", "level"), [
-    ([0.2, 0.1, 0.0], None), ([1.2, 0.1, 0.0], 0), ([1.5, 1.1, 0.9], 1), ([3, 2, 1.01], 2), ([1.0, 2, 3], None),
+    ([0.2, 0.1, 0.0], None), ([1.2, 0.1, 0.0], 0), ([1.5, 0.96, 0.9], 1), ([3, 2, 1.01], 2), ([FAR, 2, 3], None),
     ([math.inf, 1.2, 0.5], 1), ([math.inf, 0.2, 0.5], None)])
 def test_the_level_from_which_a_video_is_unseen(scores, level):
     assert unseen_from(scores) == level
@@ -90,7 +154,7 @@ def test_predictions_tell_it(tmp_path):
     videos = json.loads((tmp_path / "results" / "val.json").read_text())["videos"]
     for about in videos.values():
         assert len(about["unseen"]) == TREE.n_levels and all(score >= 0 for score in about["unseen"])
-        assert about["unseen_from"] in (None, *range(TREE.n_levels))
+        assert about["unseen_from"] in (None, *range(TREE.n_levels)) and about["unseen_score"] >= 0
     (tmp_path / "results" / "val.json").unlink()
     call("--root_path", tmp_path, "--resume_path", tmp_path / "results" / "save_3.pth",
          "--no_train --no_val --inference --no_cuda --n_threads 0")

@@ -112,7 +112,7 @@ class Record:
 
     def __init__(self, video: list[str | None], frames: Tensor, crop: Tensor, maps: Tensor,
                  size: tuple[int, int, int]) -> None:
-        n, self.stands_for = len(video), None
+        n, self.stands_for, self.spread = len(video), None, None
         self.video, self.frames, self.crop = video, frames.expand(n, -1), crop.expand(n, -1)
         self._heat = upsample(maps, size, STRIDE)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
-from datasets.synthetic import CLASSES, WAY_SHARE, make_demo_dataset
+from datasets.synthetic import SETS, WAY_SHARE, make_demo_dataset
 from options.errors import CommandLine, user_errors
 
 
@@ -30,12 +30,16 @@ def main() -> None:
     parser.add_argument("--way_share", type=float, default=argparse.SUPPRESS, metavar="S",
                         help="with --ways 2: the share of the second kinds in the training videos of every class, "
                              f"0 < S < 1; test videos show both kinds evenly (default: {WAY_SHARE:g})")
+    parser.add_argument("--differ", default="both", metavar="{both,motion,object,others}",
+                        help="what differs from class to class: object and motion, or one of them alone, the other "
+                             "being the same in all videos of a group; others: the pairs that are no class otherwise")
     parser.add_argument("--n_jobs", type=int, default=2, help="processes; the files do not depend on it")
     args = parser.parse_args()
     with user_errors():
         make_demo_dataset(**vars(args))
-    n_videos = len(CLASSES) * (args.n_train_groups + args.n_test_groups) * args.ways
-    print(f"{args.out_dir}: {n_videos} videos of {len(CLASSES)} classes")
+    n_classes = len(SETS[args.differ])
+    n_videos = n_classes * (args.n_train_groups + args.n_test_groups) * args.ways
+    print(f"{args.out_dir}: {n_videos} videos of {n_classes} classes")
 
 
 if __name__ == "__main__":

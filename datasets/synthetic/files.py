@@ -11,7 +11,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from datasets.synthetic.classes import CLASSES, MIN_FRAMES, MIN_SIZE
+from datasets.synthetic.classes import MIN_FRAMES, MIN_SIZE, SETS
 from datasets.synthetic.drawing import render
 from datasets.synthetic.scenes import make_scene
 from machine.processes import process_pool
@@ -34,9 +34,9 @@ def write_avi(path: Path, frames: np.ndarray) -> None:
         container.mux(stream.encode())
 
 
-def video_name(label: int, group: int, clip: int = 1) -> str:
+def video_name(label: int, group: int, clip: int = 1, *, differ: str = "both") -> str:
     """UCF-101's name of a video, without folder and ending: v_Class_gGG_cCC."""
-    return f"v_{CLASSES[label][0]}_g{group:02d}_c{clip:02d}"
+    return f"v_{SETS[differ][label].name}_g{group:02d}_c{clip:02d}"
 
 
 def training_ways(seed: int, label: int, n_groups: int, share: float) -> np.ndarray:
@@ -57,11 +57,11 @@ def training_ways(seed: int, label: int, n_groups: int, share: float) -> np.ndar
     return ways[::-1, np.random.default_rng((seed, 4, label)).permutation(n_groups)].T
 
 
-def _write_video(task: tuple[Path, int, int, int, int, int | None, int, int]) -> tuple[str, dict]:
-    folder, seed, label, group, clip, way, n_frames, size = task
-    scene = make_scene(seed, label, group, clip, way=way, n_frames=n_frames, size=size)
+def _write_video(task: tuple[Path, int, int, int, int, int | None, int, int, str]) -> tuple[str, dict]:
+    folder, seed, label, group, clip, way, n_frames, size, differ = task
+    scene = make_scene(seed, label, group, clip, way=way, n_frames=n_frames, size=size, differ=differ)
     frames, boxes = render(scene)
-    name, class_name = video_name(label, group, clip), CLASSES[label][0]
+    name, class_name = video_name(label, group, clip, differ=differ), SETS[differ][label].name
     write_avi(folder / class_name / f"{name}.avi", frames)
     first, last = scene.frames
     tube = {"first_frame": first, "last_frame": last, "boxes_x_y_w_h": [list(box) for box in boxes]}
@@ -70,7 +70,11 @@ def _write_video(task: tuple[Path, int, int, int, int, int | None, int, int]) ->
 
 
 def _check(seed: int, n_train_groups: int, n_test_groups: int, frames: int, size: int, ways: int,
-           way_share: float | None, n_jobs: int) -> None:
+           way_share: float | None, n_jobs: int, differ: str) -> None:
+    if differ not in SETS:
+        raise ValueError(f"--differ {differ}: choose one of {', '.join(SETS)}")
+    if differ in ("motion", "object") and ways != 1:
+        raise ValueError(f"--differ {differ} shows its classes in one way; leave --ways out")
     if frames < MIN_FRAMES:
         raise ValueError(f"--frames {frames} is too short for an event: give at least {MIN_FRAMES}")
     if size < MIN_SIZE or size % 2:
@@ -96,6 +100,7 @@ def make_demo_dataset(
     ways: int = 1,
     way_share: float | None = None,
     n_jobs: int = 2,
+    differ: str = "both",
 ) -> None:
     """Write the data set: `ways` videos of every class in every group, UCF-101's lists, the hierarchy and the truth.
 
@@ -110,35 +115,39 @@ def make_demo_dataset(
         way_share: share of way 1 in the training clips of every class, in (0, 1), as `training_ways` deals it, with
             two ways only; None is WAY_SHARE. Test clips always show both ways evenly.
         n_jobs: processes; 1 stays in this one.
+        differ: what differs from class to class: "both" object and motion, or one of them alone; "others": both, in
+            pairs that are no class otherwise (see SETS).
 
     Raises:
         ValueError: lengths too small to show a motion, a number of ways or a share out of its range, or `out_dir`
             holds videos that are not of this data set.
     """
     out_dir = Path(out_dir)
-    _check(seed, n_train_groups, n_test_groups, frames, size, ways, way_share, n_jobs)
+    _check(seed, n_train_groups, n_test_groups, frames, size, ways, way_share, n_jobs, differ)
+    acts = SETS[differ]
     videos = out_dir / "videos"
     groups = range(1, n_train_groups + n_test_groups + 1)
-    clip_ways = [[(None,)] * len(groups)] * len(CLASSES)  # the way of every clip of every group of every class
+    clip_ways = [[(None,)] * len(groups)] * len(acts)  # the way of every clip of every group of every class
     if ways == 2:
         share = WAY_SHARE if way_share is None else way_share
         clip_ways = [
             [*training_ways(seed, label, n_train_groups, share).tolist(), *[(0, 1)] * n_test_groups]
-            for label in range(len(CLASSES))
+            for label in range(len(acts))
         ]
     tasks = [
-        (videos, seed, label, group, clip, way, frames, size)
+        (videos, seed, label, group, clip, way, frames, size, differ)
         for group in groups
-        for label in range(len(CLASSES))
+        for label in range(len(acts))
         for clip, way in enumerate(clip_ways[label][group - 1], 1)
     ]
     wanted = {
-        videos / CLASSES[label][0] / f"{video_name(label, group, clip)}.avi" for _, _, label, group, clip, *_ in tasks
+        videos / acts[label].name / f"{video_name(label, group, clip, differ=differ)}.avi"
+        for _, _, label, group, clip, *_ in tasks
     }
     foreign = sorted(path for path in set(videos.glob("*/*")) - wanted if path.suffix != ".part")
     if foreign:
         raise ValueError(f"{foreign[0]} is not of this data set; choose another folder")
-    for name, *_ in CLASSES:
+    for name, *_ in acts:
         (videos / name).mkdir(parents=True, exist_ok=True)
 
     progress = functools.partial(tqdm, total=len(tasks), desc="videos", unit="", disable=None)
@@ -146,18 +155,18 @@ def make_demo_dataset(
         truth = dict(progress(map(_write_video, tasks)))
     else:
         with process_pool(n_jobs, get_context("spawn")) as pool:
-            truth = dict(progress(pool.map(_write_video, tasks, chunksize=len(CLASSES))))
+            truth = dict(progress(pool.map(_write_video, tasks, chunksize=len(acts))))
 
     lists = out_dir / "ucfTrainTestlist"
     lists.mkdir(exist_ok=True)
-    names = [name for name, *_ in CLASSES]
+    names = [act.name for act in acts]
     write_text(lists / "classInd.txt", "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)))
     for file, chosen, labelled in (
         ("trainlist01.txt", groups[:n_train_groups], True),
         ("testlist01.txt", groups[n_train_groups:], False),
     ):
         lines = (
-            f"{name}/{video_name(label, group, clip)}.avi" + (f" {label + 1}" if labelled else "")
+            f"{name}/{video_name(label, group, clip, differ=differ)}.avi" + (f" {label + 1}" if labelled else "")
             for label, name in enumerate(names)
             for group in chosen
             for clip in range(1, ways + 1)
@@ -165,7 +174,7 @@ def make_demo_dataset(
         write_text(lists / file, "".join(line + "\n" for line in lines))
     tree = io.StringIO()
     csv.writer(tree, lineterminator="\n").writerows(
-        (name, motion, family, "Root") for name, _, motion, family in CLASSES
+        (act.name, *act.above, "Root") for act in acts
     )
     write_text(out_dir / "hierarchy.csv", tree.getvalue())
     # written last: a folder with truth.json is complete

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.random import Generator
 
-from datasets.synthetic.classes import CLASSES, DESIGN_EVENT, DESIGN_SIZE, HUES, SECOND_KINDS, SHAPE_HUES
+from datasets.synthetic.classes import DESIGN_EVENT, DESIGN_SIZE, HUES, SECOND_KINDS, SETS, SHAPE_HUES
 from datasets.synthetic.motions import MOTIONS
 from datasets.synthetic.places import Group, hsv_colour, make_group
 from datasets.synthetic.shapes import MOVERS
@@ -144,30 +144,42 @@ def _span(rng: Generator, n_frames: int) -> tuple[int, int]:
     return first, first + length
 
 
+def _performance(seed: int, label: int, group: int, differ: str) -> tuple[str, str]:
+    """The object and the motion of a class in a group; what does not make the class is drawn once a group."""
+    act, rng = SETS[differ][label], np.random.default_rng((seed, 5, group))
+    thing, motion = str(rng.choice(list(HUES))), str(rng.choice(list(MOTIONS)))
+    return act.thing or thing, act.motion or motion
+
+
 def make_scene(
-    seed: int, label: int, group: int, clip: int = 1, *, way: int | None = None, n_frames: int = 40, size: int = 72
+    seed: int, label: int, group: int, clip: int = 1, *, way: int | None = None, n_frames: int = 40, size: int = 72,
+    differ: str = "both"
 ) -> Scene:
     """Decide everything about one video, as a pure function of its arguments.
 
     Args:
-        label: index into CLASSES. group, clip: from 1, as in the file's name.
+        label: index into SETS[differ]. group, clip: from 1, as in the file's name.
         way: 0 or 1, whether the object is of its first or its second kind, which changes nothing else; None where all
             videos show one way, which leaves the second kinds out of the decoys as well.
         n_frames: length of the video. size: height and width in pixels.
+        differ: of SETS, what differs from class to class. Where it is one thing alone nothing moves beside the event,
+            and where it is the object nothing stands still, or what moves would tell which object counts.
     """
     rng = np.random.default_rng((seed, 1, label, group, clip))
     actor = make_group(seed, group, size)
     # a stream of its own, for the objects to be the same whether they come in one kind or two
     kinds = None if way is None else np.random.default_rng((seed, 3, label, group, clip))
-    _, shape, motion, _ = CLASSES[label]
+    shape, motion = _performance(seed, label, group, differ)
     if way == 1:
         shape = SECOND_KINDS[shape][0]
     scale = size / DESIGN_SIZE
     span = _span(rng, n_frames)
     event, box = _perform(rng, actor, shape, motion, span, n_frames, size)
     swept = [box]
-    decoys = [_decoy(rng, kinds, actor, swept, n_frames, size) for _ in range(rng.integers(1, 3))]
-    movers = [_mover(rng, n_frames, size) for _ in range(rng.integers(1, 3))]
+    n_decoys = 0 if differ == "object" else rng.integers(1, 3)
+    decoys = [_decoy(rng, kinds, actor, swept, n_frames, size) for _ in range(n_decoys)]
+    n_movers = 0 if differ in ("motion", "object") else rng.integers(1, 3)
+    movers = [_mover(rng, n_frames, size) for _ in range(n_movers)]
     margin = int(np.ceil(2 * scale)) + 1  # what the camera's shake may uncover
     side = size + 2 * margin
     y = rng.integers(size // 2, 3 * size // 4)  # the horizon stays in the picture
