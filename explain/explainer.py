@@ -19,9 +19,10 @@ from datasets.video import Video, VideoClips
 from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
 from explain import pages, render
+from explain.contrast import Contrast, Voice, contrasts, rivals_of
 from explain.evidence import Evidence, kept_activation
 from explain.heat import heat_of
-from explain.match import LevelMatch, Match, PushRecordLike, match_output
+from explain.match import LevelMatch, Match, PushRecordLike, Source, match_output, source_of
 from explain.names import file_name
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
@@ -82,10 +83,10 @@ class _Narrator:
         self._source_times: dict[str, FrameTimes | None] = {}
 
     def video(self, video: Video, times: FrameTimes | None, window: _Window, probs: Tensor, leaf: int,
-              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
-              measures: Sequence[Mapping[str, float]]) -> dict:
-        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
-        `measures` of `decision_measures` by level."""
+              levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence], measures: Sequence[Mapping[str, float]],
+              contrast: Mapping[int, Sequence[Contrast]], sources: Mapping[int, Source | None]) -> dict:
+        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` and `sources` by
+        prototype, `measures` of `decision_measures` by level, `contrast` by level."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -95,7 +96,9 @@ class _Narrator:
             "prediction": [tree.full_name(node) for node in path],
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
-            "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
+            "levels": [self._level(level, window, times, evidence) | {
+                "decision": _decision(measured),
+                "contrast": [self._contrast(one, window, times, sources) for one in contrast[level.level]]}
                        for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
@@ -122,6 +125,34 @@ class _Narrator:
             "n_nodes": len(nodes),
             "siblings": self._siblings(level.node),
             "shares": {group: _rounded(value) for group, value in level.shares.items()},
+        }
+
+    def _contrast(self, contrast: Contrast, window: _Window, times: FrameTimes | None,
+                  sources: Mapping[int, Source | None]) -> dict:
+        """Rounded so that start, nats and rest still sum to the difference."""
+        difference, start = _rounded(contrast.difference), _rounded(contrast.start)
+        voices = [self._voice(voice, window, times, sources[voice.prototype]) for voice in contrast.voices]
+        return {
+            "node": self.hierarchy.full_name(contrast.rival),
+            "probability": _rounded(window.output.log_probs[0, contrast.rival].double().exp()),
+            "difference": difference,
+            "start": start,
+            "prototypes": voices,
+            "rest": _rounded(difference - start - sum(voice["nats"] for voice in voices)),
+        }
+
+    def _voice(self, voice: Voice, window: _Window, times: FrameTimes | None, source: Source | None) -> dict:
+        size = self.size[1:]
+        box = box_to_source(voice.box, window.frames, window.crop, size)
+        return {
+            "prototype": voice.prototype,
+            "node": self.hierarchy.full_name(voice.node),
+            "nats": _rounded(voice.nats),
+            "similarity": _rounded(voice.similarity),
+            "peak": points_to_source(torch.tensor(voice.peak), window.frames, window.crop, size).tolist(),
+            "box": list(box),
+            "seconds": _seconds(box[0], box[3], times),
+            "source": self._source(source),
         }
 
     def _siblings(self, node: int) -> int:
@@ -154,12 +185,11 @@ class _Narrator:
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
             "hangs_on": {trait: _rounded(share, 4) for trait, share in evidence.hangs_on.items()},
-            "source": self._source(match),
+            "source": self._source(match.source),
             "heat": UPSAMPLE if match.by_similarity else self.heat,
         }
 
-    def _source(self, match: Match) -> dict | None:
-        source = match.source
+    def _source(self, source: Source | None) -> dict | None:
         if source is None:
             return None
         times = self._times(source.video)
@@ -232,6 +262,7 @@ class ExplanationSettings:
         progress: show a bar.
         power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
         checkpoint: the model's file, which pages name in commands.
+        against: leaves that the prediction is compared with, beside the most probable other nodes and the true one.
     """
 
     k: int = 3
@@ -243,6 +274,7 @@ class ExplanationSettings:
     progress: bool = True
     power: float = 1.0
     checkpoint: str = "save_200.pth"
+    against: Sequence[int] = ()
 
 
 def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, levels: Sequence[int], out: Path,
@@ -297,7 +329,14 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         truth = hierarchy.path_ids(video.label) if video.label >= 0 else None
         measures = decision_measures(model, window.output.activations[0], window.output.distances[0],
                                      hierarchy.path_ids(leaf), truth=truth, levels=[level.level for level in matches])
-        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures)
+        asked = [*settings.against, *([video.label] if truth is not None else ())]
+        rivals = {level.level: rivals_of(window.output.log_probs[0], hierarchy, level.node, n=ALTERNATIVES, also=asked)
+                  for level in matches}
+        contrast = contrasts(model, window.output, size, matches, rivals)
+        voices = {voice.prototype: voice for some in contrast.values() for one in some for voice in one.voices}
+        of_voices = {prototype: source_of(record, prototype) for prototype in voices}
+        explanation = narrator.video(video, times, window, probs, leaf, matches, evidence, measures, contrast,
+                                     of_voices)
         explanations.append(explanation)
 
         folder = out / file_name(video.name)
@@ -305,6 +344,7 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         if settings.pictures:
             pixels = read_region(clips.reader, video.path, window.frames, window.crop)
             painter.paint(folder, pixels, render.seconds_per_frame(window.frames, times), matches)
+            painter.paint_voices(folder, pixels, list(voices.values()), of_voices)
             pages.write_what_if(folder, what_if(model, window.output, hierarchy, record=record,
                                                 checkpoint=settings.checkpoint))
             pages.write_pages(folder, beside and beside / folder.name)
