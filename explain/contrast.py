@@ -13,7 +13,7 @@ from models.geometry import box_of, cell_centre, upsample
 from models.hipe import HIPE, HIPEOutput
 
 SHOWN = 6  # prototypes of a contrast that are listed at most
-LEAST = 0.01  # nats below which a prototype is not listed, one hundredth of the odds
+LEAST = 0.01  # nats, a hundredth of the odds, below which only the loudest prototype of either side is listed
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def contrasts(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], level
               rivals: Mapping[int, Sequence[int]]) -> dict[int, list[Contrast]]:
     """The contrasts of a clip's predicted nodes.
 
-    A prototype on a card lies where the card says; the others where their similarity is highest.
+    Prototypes of both sides lie where their similarity is highest, whatever the heat of the cards, so that they can be
+    compared. The loudest prototype of either side is always among the voices.
 
     Args:
         output: of the clip (B = 1). size: (T, H, W) of the clip.
@@ -77,9 +78,14 @@ def contrasts(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], level
     found, start = credits(model.score, activations, torch.tensor(nodes, device=activations.device))
     found, start = found.cpu(), start.cpu()
     place = {node: i for i, node in enumerate(nodes)}
-    places: dict[int, tuple[Box, tuple[int, int, int]]] = {
-        match.prototype: (match.box, match.peak) for level in levels for match in level.matches}
+    places: dict[int, tuple[Box, tuple[int, int, int]]] = {}
     result: dict[int, list[Contrast]] = {}
+
+    def loudest(node: int, nats: Tensor) -> int:
+        """Of a node's own prototypes the one that adds most, of equals the most similar one."""
+        mine = (layer.node_of == node).nonzero()[:, 0].tolist()
+        return max(mine, key=lambda p: (abs(float(nats[p])), float(activations[p])))
+
     for level in levels:
         result[level.level] = []
         for rival in rivals[level.level]:
@@ -87,6 +93,7 @@ def contrasts(model: HIPE, output: HIPEOutput, size: tuple[int, int, int], level
             nats, none = found[own] - found[other], float(start[own] - start[other])
             first = [p for p in nats.abs().argsort(descending=True, stable=True)[:SHOWN].tolist()
                      if abs(float(nats[p])) >= LEAST]
+            first = list(dict.fromkeys([*first, loudest(level.node, nats), loudest(rival, nats)]))
             for p in first:
                 if p not in places:
                     places[p] = _where(model, output, size, p)

@@ -28,5 +28,5 @@ def picture_name(level: int, rank: int, kind: str) -> str:
 
 
 def voice_name(prototype: int, kind: str) -> str:
-    """The name of a still of a contrast (here, source) without its suffix."""
+    """The name of a picture of a contrast (here, source, moving) without its suffix."""
     return f"contrast_{prototype}_{kind}"

@@ -56,9 +56,9 @@ def credits(score: Score, activations: Tensor, nodes: Tensor) -> tuple[Tensor, T
 
     The values of Aumann and Shapley (1974), which integrated gradients compute (Sundararajan et al., ICML 2017), along
     the path on which all activations grow together from nothing to those of the clip: C_kp = a_p times the integral
-    over t in 0..1 of d log p_k / d a_p at t a. They are linear in the log-probabilities: what a prototype adds to
-    log p_k - log p_m is C_kp - C_mp. Where a score jumps on the path, as that of an angle does at nothing, the mean over
-    orders in which prototypes arrive one by one stands in, which sums to the whole as well.
+    over t in 0..1 of d log p_k / d a_p at t a. They are linear in the log-probabilities: a prototype adds C_kp - C_mp
+    to log p_k - log p_m. Where a score jumps on the path, as that of an angle does at nothing, the mean over orders in
+    which prototypes arrive one by one stands in, which sums to the whole as well.
 
     Args:
         activations: (P,) of one clip. nodes: (n,) int64.

@@ -42,20 +42,19 @@ def test_the_parts_sum_to_the_difference_for_every_rival(matched):
             parts = contrast.start + sum(voice.nats for voice in contrast.voices) + contrast.rest
             assert parts == pytest.approx(contrast.difference, abs=1e-12)
             nats = [voice.nats for voice in contrast.voices]
-            assert nats == sorted(nats, reverse=True) and len(nats) <= SHOWN and all(abs(n) >= LEAST for n in nats)
+            assert nats == sorted(nats, reverse=True) and len(nats) <= SHOWN + 2
+            assert sum(abs(n) < LEAST for n in nats) <= 2
+            assert {level.node, contrast.rival} <= {voice.node for voice in contrast.voices}
 
 
 def test_a_prototype_lies_where_the_clip_is_like_it(matched):
     """The first prototype of every node is brightness itself: its peak is in the spot."""
     model, tree, output, levels = matched
     rivals = {level.level: [node for node in tree.levels[level.level] if node != level.node] for level in levels}
-    on_cards = {match.prototype: match for level in levels for match in level.matches}
     bright = 0
     for some in contrasts(model, output, SIZE, levels, rivals).values():
         for voice in (voice for contrast in some for voice in contrast.voices):
             assert int(model.prototype_layer.node_of[voice.prototype]) == voice.node and 0 <= voice.similarity <= 1
-            if voice.prototype in on_cards:
-                assert (voice.box, voice.peak) == (on_cards[voice.prototype].box, on_cards[voice.prototype].peak)
             if voice.prototype % 3 == 0:
                 bright += 1
                 frame, y, x = voice.peak
@@ -98,10 +97,11 @@ def test_pages_show_every_part(tmp_path, score):
                 for one in rival["prototypes"]:
                     assert f"{one['prototype']} of {one['node']}" in page.words()
                     assert one["source"]["video"] == "train"
-                    for kind in ("here", "source"):
+                    for kind in ("here", "source", "moving"):
                         name = voice_name(one["prototype"], kind)
                         assert (place / PARTS / f"{name}.webp").is_file()
-                        assert f"l{level['level']}-{one['prototype']}-{kind} {{" in page.source
+                        shown = kind == "moving" or f"l{level['level']}-{one['prototype']}-{kind} {{" in page.source
+                        assert shown
 
 
 def test_another_class_is_compared_when_asked_for(whole, tmp_path, capsys):
