@@ -53,10 +53,15 @@ class Moving:
         Args:
             box: in the video's frames and pixels. window: [first, last] frame of the clip. crop: its region.
         """
-        n, height, width, _ = self.pixels.shape
-        step = max(1.0, (window[1] - 1 - window[0]) / max(1, n - 1))  # frames of the video from one picture to the next
-        first = min(n - 1, round((box[0] - window[0]) / step))
-        last = min(n, max(first + 1, round((box[3] - 1 - window[0]) / step) + 1))
+        _, height, width, _ = self.pixels.shape
+        starts = np.cumsum([0.0, *self.seconds[:-1]])  # equal frames were stored once, so that places are told by time
+        last_frame = max(1, window[1] - 1 - window[0])
+
+        def shown(frame: int) -> int:
+            time = min(1.0, max(0.0, (frame - window[0]) / last_frame)) * starts[-1]
+            return int(np.searchsorted(starts, time + 1e-3, side="right")) - 1
+
+        first, last = shown(box[0]), shown(box[3] - 1) + 1
         down, right = height / (crop[2] - crop[0]), width / (crop[3] - crop[1])
         top = min(height - 1, max(0, round((box[1] - crop[0]) * down)))
         left = min(width - 1, max(0, round((box[2] - crop[1]) * right)))

@@ -250,7 +250,7 @@ class _Maker:
             self._check(DISTINCTION, shown, [names[one["truth"]]], order)
         elif check:
             self._check(DISTINCTION, shown | {"prompt": "This question only checks that you read it: choose the option "
-                                              "that stands last, whatever you see.", "last": True}, ["last"], order)
+                                              "that stands last, whatever you see.", "fixed": 1}, order[-1:], order)
         else:
             self._ask(DISTINCTION, shown | {"level": one["level"]},
                       {"video": content["video"], "level": one["level"], "right": _right(content),
