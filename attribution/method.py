@@ -109,6 +109,8 @@ class Method:
         optimises: whether it runs for up to `iterations` passes, and over many clips in one batch (`extremal_masks`).
         of_features: whether the layer's features are all that it takes from the network below them: whoever has them
             need not compute them again.
+        propagates: whether it passes relevance back layer by layer, and can through a score that says how its relevance
+            is divided.
         of_logits: whether it explains the logit of a published head, as it was published; of heads of HIPE it explains
             the log-probability, as the other methods do.
         cost: from the values of all options to the passes that one heat map takes, at most.
@@ -122,6 +124,7 @@ class Method:
     voxelwise: bool = False
     optimises: bool = False
     of_features: bool = False
+    propagates: bool = False
     of_logits: bool = False
     edition: int = 1
     cost: Callable[[Mapping[str, object]], Passes] = lambda _: Passes(gradients=1)

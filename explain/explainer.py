@@ -21,7 +21,7 @@ from evaluation.recognition import pool_windows
 from explain import pages, render
 from explain.contrast import Contrast, Voice, contrasts, rivals_of
 from explain.evidence import Evidence, kept_activation
-from explain.heat import heat_of
+from explain.heat import prototype_heat
 from explain.match import LevelMatch, Match, PushRecordLike, Source, match_output, source_of
 from explain.names import file_name
 from explain.pictures import Painter, read_region
@@ -318,7 +318,8 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
         window = windows[best]
         pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
-        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
+        heat = None if settings.heat == UPSAMPLE else partial(prototype_heat, settings.heat, model, clip,
+                                                              options=settings.heat_options)
         matches = match_output(model, window.output, size, levels, settings.k, record=record, leaf=leaf, heat_of=heat)
         evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
                              clips.normalisation, settings.batch_size)
@@ -355,13 +356,6 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
     _warn("videos could not be read and are not explained", skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", painter.missing)
     return explanations
-
-
-def _heat(model: HIPE, clip: Tensor, settings: ExplanationSettings, prototype: int) -> Tensor:
-    """Heat (T, H, W) of a prototype's activation in a clip."""
-    return heat_of(settings.heat, lambda clips: model(clips).activations[:, prototype], clip, trunk=model.trunk,
-                   score="activation", highest=model.prototype_layer.highest, smooth=True,
-                   options=settings.heat_options)
 
 
 def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], normalisation: str,

@@ -11,6 +11,7 @@ from torch import nn
 
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
+from attribution.lrp import refusal as no_rules
 from datasets.video import VideoClips
 from evaluation.faithfulness import STEPS
 from evaluation.measures import editions
@@ -146,19 +147,19 @@ def measure(load: Load, wanted: Wanted, footage: Footage, settings: Settings, fo
 
 
 def served(trunk: nn.Module, size: tuple[int, int, int], methods: Sequence[str] | None) -> list[str]:
-    """The attribution methods to measure: those asked for, or all but what the trunk has no convolutions for.
+    """The attribution methods to measure: those asked for, or all but those that the trunk does not serve.
 
     Args:
         size: (T, H, W) of a clip.
     Raises:
         ValueError: for one asked for that the trunk does not serve.
     """
-    chosen, pyramid = list(METHODS if methods is None else methods), "class_feature_pyramid"
-    if pyramid not in chosen:
-        return chosen
-    if reason := refusal(trunk, torch.zeros(3, *size)):
-        if methods is not None:
-            raise ValueError(f"--methods {pyramid}: {reason}")
-        print(f"{pyramid} is left out: {reason}", file=sys.stderr)
-        chosen.remove(pyramid)
+    chosen = list(METHODS if methods is None else methods)
+    reasons = {"class_feature_pyramid": lambda: refusal(trunk, torch.zeros(3, *size)), "lrp": lambda: no_rules(trunk)}
+    for method in [method for method in reasons if method in chosen]:
+        if reason := reasons[method]():
+            if methods is not None:
+                raise ValueError(f"--methods {method}: {reason}")
+            print(f"{method} is left out: {reason}", file=sys.stderr)
+            chosen.remove(method)
     return chosen

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
+from attribution.lrp import refusal as no_rules
 from datasets.loose import by_place, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, frame_files
@@ -281,6 +282,8 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
                             by_name=by_name)
     if "class_feature_pyramid" in methods and (reason := refusal(subject.trunk, subject.normalised(windows[0].pixels))):
         methods = leave_out(methods, ["class_feature_pyramid"], f"cannot explain this trunk: {reason}", by_name=by_name)
+    if reason := no_rules(subject.trunk):
+        methods = leave_out(methods, ["lrp"], reason, by_name=by_name)
     notes = {method: unusual_options(options[method], asked.get(method, ())) for method in methods}
     writer = Writer(subject, question, reader, out=out, label=args.save_label,
                     notes=notes, tubes=args.tubes)

@@ -220,9 +220,8 @@ class _Maker:
 
     def _candidate(self, folder: Path, content: dict, level: dict) -> dict | None:
         """The nodes between which a level can be asked about, and their loudest prototypes; None where they are few."""
-        if level["level"] == 0:
-            truth = content["truth"]
-        else:  # the names of the true ancestors are known where they are the predicted ones
+        truth = content["truth"]
+        if level["level"] > 0:  # the names of the true ancestors are known where they are the predicted ones
             truth = level["node"] if _right(content) else None
         voices = {rival["node"]: _loudest(rival, rival["node"], folder) for rival in level["contrast"]}
         for rival in level["contrast"][:1]:
