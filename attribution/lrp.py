@@ -133,8 +133,8 @@ def relevance(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.M
     is part of the convolution before it. Where there is none, and through what the score adds to `layer`, relevance
     goes by the gradient: the epsilon rule, of which biases take their share.
     """
-    if layer.training:
-        raise ValueError("lrp explains a network in eval mode")
+    if any(module.training for module in layer.modules() if isinstance(module, _BatchNorm)):
+        raise ValueError("lrp explains a network in eval mode, and its normalisations are in training")
     with torch.no_grad():
         norms = _norms(layer, lambda: score_fn(clip[None]))
     with torch.enable_grad(), _rules(layer, norms):

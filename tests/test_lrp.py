@@ -135,7 +135,7 @@ def test_what_has_no_rule_is_refused(clip, capsys):
     with pytest.raises(ValueError, match="--methods lrp"):
         served(network, (6, 12, 12), ["lrp"])
     with pytest.raises(ValueError, match="eval"):
-        relevance(lambda clips: clips.sum((1, 2, 3, 4)), clip, layer=stack().train())
+        relevance(lambda clips: clips.sum((1, 2, 3, 4)), clip, layer=nn.BatchNorm3d(3))
 
 
 def test_polarities_are_parts_of_the_relevance(clip):
