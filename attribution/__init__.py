@@ -11,6 +11,7 @@ from functools import partial
 from attribution.feature_pyramid import DEPTH, THETA, class_feature_pyramid
 from attribution.grad_cam import grad_cam, grad_cam_pp, hires_cam
 from attribution.gradients import POLARITIES, STEPS, grad, grad_input, integrated_grad, smooth_grad
+from attribution.lrp import lrp
 from attribution.masks import PERTURBATIONS
 from attribution.method import CONTEXT, Method, Option, Passes
 from attribution.occlusion import WINDOW, boxes_along, occlusion, rise
@@ -72,6 +73,8 @@ METHODS = {method.name: method for method in (
     *(Method(name, function, needs=("layer", "upsample"), of_features=True, of_logits=True,
              cost=lambda _: Passes(forward=1))
       for name, function in (("grad_cam", grad_cam), ("grad_cam++", grad_cam_pp), ("hires_cam", hires_cam))),
+    Method("lrp", lrp, _polarity, ("layer",), voxelwise=True, of_logits=True, propagates=True,
+           cost=lambda _: Passes(forward=1, gradients=1)),
     Method("occlusion", occlusion, _polarity | _hidden | _window | _batch,
            cost=lambda options: Passes(forward=1 + boxes_along(options["window"]) ** 3)),
     Method("rise", rise, _random_masks | _hidden | _seed | _batch, ("score",),

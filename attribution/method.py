@@ -110,6 +110,8 @@ class Method:
         of_features: whether the layer's features are all that it takes from the network below them: whoever has them
             need not compute them again.
         of_attention: whether it reads the layer's attention between tokens, a class token's too, and not its features.
+        propagates: whether it passes relevance back layer by layer, and can through a score that says how its relevance
+            is divided.
         of_logits: whether it explains the logit of a published head, as it was published; of heads of HIPE it explains
             the log-probability, as the other methods do.
         cost: from the values of all options to the passes that one heat map takes, at most.
@@ -123,6 +125,7 @@ class Method:
     voxelwise: bool = False
     optimises: bool = False
     of_features: bool = False
+    propagates: bool = False
     of_logits: bool = False
     of_attention: bool = False
     edition: int = 1

@@ -1,5 +1,7 @@
 """Tables of means and deviations, written as CSV, Markdown and LaTeX; itself no benchmark."""
 
+import csv
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.tables import save_table
 from evaluation.summary import ALIKE, MARK
 from machine.writing import write_text
 
@@ -19,7 +22,8 @@ PRETTY = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", MARK: r"$^\dagger$", DAS
 class Table:
     """Values by row and column, several of a cell where there are several seeds or videos.
 
-    marked: rows whose heat hardly depends on what the model learned. notes: a sentence each, below the table.
+    marked: rows whose heat hardly depends on what the model learned. notes: a sentence each, below the table. head:
+    name of the column of the rows' names.
     """
 
     title: str
@@ -27,6 +31,7 @@ class Table:
     marked: set[str] = field(default_factory=set)
     notes: Sequence[str] = ()
     digits: int = 3
+    head: str = "figure"
 
     @property
     def columns(self) -> list[str]:
@@ -55,20 +60,24 @@ class Table:
 
     def markdown(self) -> str:
         """The title, the table and the notes."""
-        lines = ["| " + " | ".join(["", *self.columns]) + " |", "|" + " --- |" * (1 + len(self.columns))]
+        lines = ["| " + " | ".join([self.head, *self.columns]) + " |", "|" + " --- |" * (1 + len(self.columns))]
         lines += ["| " + " | ".join(line) + " |" for line in self._lines()]
         return "\n".join([f"### {self.title}", "", *lines, *(word for note in self._notes() for word in ("", note))])
 
     def latex(self) -> str:
         """The same for the package booktabs."""
         frame = pd.DataFrame([[_pretty(cell) for cell in line] for line in self._lines()],
-                             columns=["", *map(_pretty, self.columns)])
+                             columns=[self.head, *map(_pretty, self.columns)])
         return frame.to_latex(index=False, caption=" ".join(map(_pretty, (f"{self.title}.", *self._notes()))))
 
-    def write(self, folder: Path, name: str) -> None:
-        """Write name.csv, name.md and name.tex."""
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{name}.csv", self.csv())
+    def write(self, folder: Path, name: str, *, command: str, no_cuda: bool = False) -> None:
+        """Write name.csv, name.md and name.tex, and a line in the index of the folder.
+
+        Args:
+            command: what made it. no_cuda: whether it ran on the CPU in any case.
+        """
+        save_table(folder / f"{name}.csv", list(csv.reader(io.StringIO(self.csv()))), what=self.title, command=command,
+                   no_cuda=no_cuda)
         write_text(folder / f"{name}.md", self.markdown() + "\n")
         write_text(folder / f"{name}.tex", self.latex())
 
@@ -103,7 +112,7 @@ def of_seeds(title: str, figures: Mapping[str, Sequence[Mapping[str, float | Non
     cells = dict(sorted(cells.items(), key=lambda item: kinds.index(item[0].partition(":")[0])))
     same = {_explanation(name) for name, row in cells.items() if name.startswith("randomised")
             for values in row.values() if statistics.fmean(values) > ALIKE}
-    return Table(title, cells, {name for name in cells if _explanation(name) in same})
+    return Table(title, cells, marked={name for name in cells if _explanation(name) in same})
 
 
 def _explanation(figure: str) -> str | None:

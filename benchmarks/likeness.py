@@ -8,7 +8,7 @@ what is lost of a node's probability, and of its first prototype's activation, w
 has its outlines bent, turns grey and so on. On the first set a trait of time must come first, on the second one of the
 object, at every level; the last column says in how many videos it does. With --fights the same is taken of checkpoints
 of other videos, such as those of `benchmarks.real --parts fights`, where nobody knows what is right. Writes
-likeness.csv, .md and .tex to --out, and prints the table.
+likeness.csv, .md and .tex to --save, and prints the table.
 """
 
 import argparse
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from attribution import METHODS
 from benchmarks.formats import Table
 from benchmarks.runs import demo_line, python
+from benchmarks.tables import command_of
 from evaluation.likeness import TRAITS
 from explain.evidence import ON_CARDS
 from hierarchy.tree import level_name
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=["grad_cam"],
                         help="attribution methods on the softmax head (default: grad_cam)")
     parser.add_argument("--work", type=Path, default=Path("results/likeness"), help="(default: results/likeness)")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="(default: docs/results)")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="folder to write the tables to as CSV, Markdown and "
+                        "LaTeX, such as docs/results (default: they are printed only)")
     parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU where there is a GPU")
     args = parser.parse_args(argv)
     cells: dict[str, dict[str, list[float]]] = {}
@@ -110,13 +112,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         add(cells, f"only the {differ} differs", measured(checkpoint, args, args.videos), RIGHT[differ])
     for checkpoint in args.fights:
         add(cells, checkpoint.parent.name, measured(checkpoint, args, args.fights_videos), ())
-    table = Table("What matches hang on", cells, notes=(
+    table = Table("What matches hang on", cells, head="explanation", notes=(
         "Share that is lost of the probability of the predicted node when the box of its map changes, and of the "
         "similarity to its first prototype when the box of that changes, mean ± deviation over the videos. "
         f"{FIRST[0].upper()}{FIRST[1:]}: in this share of the videos the trait that a card names first is one of "
         f"{' or '.join(RIGHT['motion'])} where only the motion differs, of {', '.join(RIGHT['object'])} where only the "
         "object does.",), digits=2)
-    table.write(args.out, "likeness")
+    if args.save is not None:
+        table.write(args.save, "likeness", no_cuda=args.no_cuda,
+                    command=command_of("likeness", sys.argv[1:] if argv is None else argv))
     print(f"\n{table.markdown()}")
 
 

@@ -6,7 +6,7 @@ The weights are randomised from the head down, each part with all before it, to 
 trained on shuffled labels: --shuffled names its checkpoint, or --demo the folder of the embedded set that --checkpoint
 was trained on, on which main.py trains one with the demo's flags. Beside that stands what noise gives: the correlation
 with heat of the same clips that is drawn at random. Explains --videos validation videos by all methods and, unless
---head softmax, by prototypes at every level. Writes randomised_HEAD.csv, .md and .tex to --out, and prints the table.
+--head softmax, by prototypes at every level. Writes randomised_HEAD.csv, .md and .tex to --save, and prints the table.
 """
 
 import argparse
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from attribution import METHODS
 from benchmarks.formats import Table
 from benchmarks.runs import demo_line, python
+from benchmarks.tables import command_of
 from evaluation.summary import ALIKE
 from hierarchy.tree import level_name
 from judging.heats import HEADS
@@ -103,7 +104,7 @@ def tabled(rows: Sequence[dict], args: argparse.Namespace, title: str) -> Table:
     head = next(iter(row["step"] for row in rows if row["step"] != NOISE))
     blind = [name for name, row in cells.items() if row.get(head) and sum(row[head]) / len(row[head]) > SAME]
     marked = {name for name, row in cells.items() if row.get(last) and sum(row[last]) / len(row[last]) > ALIKE}
-    return Table(title, cells, marked, (
+    return Table(title, cells, marked, head="explanation", notes=(
         f"Rank correlation of the heat of {args.videos} validation videos before and after, mean ± deviation over the "
         f"videos: {NOISE}, with random heat of the same clip; then the weights are randomised from the head down, each "
         f"column with all columns before it, up to {last} (the whole model).",
@@ -124,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="attribution methods (default: all that the trunk serves and that optimise nothing)")
     parser.add_argument("--videos", type=COUNT, default=12, help="validation videos (default: 12)")
     parser.add_argument("--seed", type=int, default=1, help="of weights and labels (default: 1)")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="(default: docs/results)")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="folder to write the tables to as CSV, Markdown and "
+                        "LaTeX, such as docs/results (default: they are printed only)")
     parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU where there is a GPU")
     args = parser.parse_args(argv)
     shuffled = args.shuffled or (trained_on_shuffled(args.demo.resolve(), args.work.resolve(), args.seed,
@@ -142,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = list(sanity_rows(judge, range(len(judge.clips.videos)), once, others))
     name = f"{args.checkpoint.parent.name}/{args.checkpoint.name}"
     table = tabled(rows, args, f"Heat of models that learned less, {name}, head: {args.head}")
-    table.write(args.out, f"randomised_{args.head}")
+    if args.save is not None:
+        table.write(args.save, f"randomised_{args.head}", no_cuda=args.no_cuda,
+                    command=command_of("randomised", sys.argv[1:] if argv is None else argv))
     print(f"\n{table.markdown()}")
 
 

@@ -21,7 +21,6 @@ predictions.
 import argparse
 import itertools
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,6 +37,7 @@ from attribution import METHODS
 from benchmarks.formats import of_seeds
 from benchmarks.result_tables import cells, store, stored_cells, table
 from benchmarks.runs import demo_data, figures, on_trunk, python, weizmann_line
+from benchmarks.tables import command_of
 from datasets.video import whole_videos
 from evaluation.calibration import fit_temperature, tempered
 from evaluation.measures import ARROWS, MEASURES
@@ -331,8 +331,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{heading} {MISSING[name]}\n\n{table(columns)}\n", flush=True)
         if file is not None:
             store(file, columns, what=heading.removesuffix("."), no_cuda=args.no_cuda,
-                  command=shlex.join(["python", "-m", "benchmarks.results", *map(str, words)]))
-            of_seeds(f"{title}, seeds {' '.join(map(str, seeds))}", found).write(args.tables, f"{file.stem}_seeds")
+                  command=command_of("results", words))
+            of_seeds(f"{title}, seeds {' '.join(map(str, seeds))}", found).write(
+                args.tables, f"{file.stem}_seeds", command=command_of("results", words), no_cuda=args.no_cuda)
 
 
 if __name__ == "__main__":

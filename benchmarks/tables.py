@@ -120,6 +120,13 @@ def files_of(place: Path, names: Sequence[str], n: int) -> list[Path]:
     return [*named, *(first.with_stem(f"{first.stem}_{i}") for i in range(len(named) + 1, n + 1))][:n]
 
 
+def command_of(module: str, words: Sequence[str]) -> str:
+    """The command line of a benchmark, without the place where its tables are saved."""
+    words = list(map(str, words))
+    _place(words)
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *words])
+
+
 @contextlib.contextmanager
 def saved_tables(name: str, *tables: str) -> Iterator[None]:
     """Save the tables that a benchmark prints where --save says; without --save change nothing.

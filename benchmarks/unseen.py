@@ -11,7 +11,7 @@ features from those of training, of its classes under their common covariance (L
 nearest clips by cosine (Sun et al., ICML 2022). Each takes the most familiar window of a video.
 
 With --clips a finished checkpoint judges the videos of a folder, all of which it has never seen, against its own
-validation videos, as clips of another set. Writes unseen.csv and unseen_levels.csv, with .md and .tex, to --out and
+validation videos, as clips of another set. Writes unseen.csv and unseen_levels.csv, with .md and .tex, to --save and
 prints both tables: the area under the ROC curve and false alarms (the share of known videos that score as high as 95 %
 of the unseen ones do); and what the threshold of the page says without any tuning.
 """
@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is
 from benchmarks.formats import Table
 from benchmarks.left_out import leave_out, trained
 from benchmarks.runs import demo_data
+from benchmarks.tables import command_of
 from datasets import READERS
 from datasets.annotation import read_annotated_videos
 from datasets.loose import videos_in
@@ -185,7 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="videos that the model of the checkpoint has never seen")
     parser.add_argument("--stride", type=COUNT, default=8, help="frames from one window to the next (default: 8)")
     parser.add_argument("--work", type=Path, default=Path("results/unseen"), help="(default: results/unseen)")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="(default: docs/results)")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="folder to write the tables to as CSV, Markdown and "
+                        "LaTeX, such as docs/results (default: they are printed only)")
     parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU where there is a GPU")
     args = parser.parse_args(argv)
     cells: dict[str, dict[str, list[float]]] = {}
@@ -221,11 +223,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     tables = {"unseen": Table("Never seen: ours and what the head of the same trunk offers", cells, notes=(
         "AUROC of unseen against known validation videos; false alarms: the share of known videos that score as high "
         "as 95 % of the unseen ones do.",)),
-        "unseen_levels": Table("From which level on videos look unseen", levels, notes=(
+        "unseen_levels": Table("From which level on videos look unseen", levels, head="videos", notes=(
             f"Share of the videos, by the threshold of the page: less like what they are predicted to be than "
             f"{100 * FAR:.0f} % of the training videos are like what they show.",))}
     for name, table in tables.items():
-        table.write(args.out, name)
+        if args.save is not None:
+            table.write(args.save, name, no_cuda=args.no_cuda,
+                        command=command_of("unseen", sys.argv[1:] if argv is None else argv))
         print(f"\n{table.markdown()}")
 
 

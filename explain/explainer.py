@@ -19,11 +19,12 @@ from evaluation.decisions import decision_measures
 from evaluation.recognition import pool_windows
 from evaluation.unseen import unseen_entries
 from explain import pages, render
+from explain.contrast import Voice, contrasts, rivals_of
 from explain.evidence import Evidence, kept_activation
-from explain.heat import heat_of
-from explain.match import LevelMatch, Match, PushRecordLike, match_output
+from explain.heat import prototype_heat
+from explain.match import LevelMatch, Match, PushRecordLike, Source, match_output, source_of
 from explain.names import file_name
-from explain.narration import UPSAMPLE, Narrator, SeenWindow
+from explain.narration import ALTERNATIVES, UPSAMPLE, Narrator, SeenWindow
 from explain.pictures import Painter, read_region
 from explain.what_if import what_if
 from hierarchy.tree import Hierarchy
@@ -94,6 +95,7 @@ class ExplanationSettings:
         progress: show a bar.
         power: of `VideoPool`, by which windows come to a prediction; 1 for the mean.
         checkpoint: the model's file, which pages name in commands.
+        against: leaves that the prediction is compared with, beside the most probable other nodes and the true one.
     """
 
     k: int = 3
@@ -105,6 +107,7 @@ class ExplanationSettings:
     progress: bool = True
     power: float = 1.0
     checkpoint: str = "save_200.pth"
+    against: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class Explained:
     window: SeenWindow  # the one that shows the prediction best
     probs: Tensor  # (K,) of the whole video
     matches: list[LevelMatch]  # by level, as asked for
+    voices: list[Voice]  # prototypes of the contrasts
+    sources: dict[int, Source | None]  # where they come from
     times: FrameTimes | None  # of the video's frames; None where they cannot be read
     content: dict  # of explanation.json
 
@@ -163,7 +168,8 @@ class Explainer:
         window = windows[best]
         pixels = clips[window.item]["clip"].to(model.device)  # (3, T, H, W)
         clip = normalise(pixels, clips.normalisation)
-        heat = None if settings.heat == UPSAMPLE else partial(_heat, model, clip, settings)
+        heat = None if settings.heat == UPSAMPLE else partial(prototype_heat, settings.heat, model, clip,
+                                                              options=settings.heat_options)
         matches = match_output(model, window.output, self.size, self.levels, settings.k, record=self.sources.record,
                                leaf=leaf, heat_of=heat)
         evidence = _evidence(model, clip, [match for level in matches for match in level.matches],
@@ -179,8 +185,15 @@ class Explainer:
         record = self.sources.record
         unseen, = unseen_entries(nearest, hierarchy.ancestors[[leaf]], None if record is None else record.spread,
                                  model.prototype_layer.node_of, hierarchy.levels)
-        content = self.narrator.video(video, times, window, probs, leaf, matches, evidence, measures, unseen)
-        return Explained(video, window, probs, matches, times, content)
+        asked = [*settings.against, *([video.label] if truth is not None else ())]
+        rivals = {level.level: rivals_of(window.output.log_probs[0], hierarchy, level.node, n=ALTERNATIVES, also=asked)
+                  for level in matches}
+        contrast = contrasts(model, window.output, self.size, matches, rivals)
+        voices = {voice.prototype: voice for some in contrast.values() for one in some for voice in one.voices}
+        sources = {prototype: source_of(record, prototype) for prototype in voices}
+        content = self.narrator.video(video, times, window, probs, leaf, matches, evidence, measures, unseen, contrast,
+                                      sources)
+        return Explained(video, window, probs, matches, list(voices.values()), sources, times, content)
 
     def pixels_of(self, explained: Explained) -> render.Pixels:
         """The region of a video that its window shows, scaled for display: (T, H', W', 3)."""
@@ -201,7 +214,9 @@ class Explainer:
         pages.start_folder(folder, explained.content)
         if self.settings.pictures:
             seconds = render.seconds_per_frame(explained.window.frames, explained.times)
-            self.painter.paint(folder, self.pixels_of(explained), seconds, explained.matches)
+            pixels = self.pixels_of(explained)
+            self.painter.paint(folder, pixels, seconds, explained.matches)
+            self.painter.paint_voices(folder, pixels, explained.voices, explained.sources)
             pages.write_what_if(folder, self.what_if_of(explained))
             pages.write_pages(folder, beside and beside / folder.name)
         return folder
@@ -244,13 +259,6 @@ def explain_videos(model: HIPE, clips: VideoClips, *, hierarchy: Hierarchy, leve
     _warn("videos could not be read and are not explained", explainer.skipped)
     _warn("training videos could not be read; the cards of their prototypes say so", explainer.painter.missing)
     return explanations
-
-
-def _heat(model: HIPE, clip: Tensor, settings: ExplanationSettings, prototype: int) -> Tensor:
-    """Heat (T, H, W) of a prototype's activation in a clip."""
-    return heat_of(settings.heat, lambda clips: model(clips).activations[:, prototype], clip, trunk=model.trunk,
-                   score="activation", highest=model.prototype_layer.highest, smooth=True,
-                   options=settings.heat_options)
 
 
 def _evidence(model: HIPE, clip: Tensor, matches: Sequence[Match], normalisation: str,

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from attribution import METHODS
+from explain.relevance import passed_through, similarity_of
 from models.geometry import smoothed, upsample
+from models.hipe import HIPE
 
 
 def heat_of(method: str, score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, trunk: nn.Module,
@@ -33,3 +35,15 @@ def heat_of(method: str, score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, 
     with torch.enable_grad():
         heat = METHODS[method](score_fn, clip, **{"layer": trunk, "upsample": onto, **context}, **options or {})
     return smoothed(heat) if smooth and METHODS[method].voxelwise else heat.detach().cpu()
+
+
+def prototype_heat(method: str, model: HIPE, clip: Tensor, prototype: int, *,
+                   options: Mapping[str, object] | None = None) -> Tensor:
+    """Heat (T, H, W) of a prototype's activation in a clip (3, T, H, W), as on cards: smoothed where it is of single
+    voxels. A method that passes relevance back begins with the similarity itself (see `explain.relevance`)."""
+    known = {"score": "activation", "highest": model.prototype_layer.highest}
+    if METHODS[method].propagates:
+        return heat_of(method, similarity_of(model, prototype), clip, trunk=model.trunk, smooth=True, options=options,
+                       layer=passed_through(model), **known)
+    return heat_of(method, lambda clips: model(clips).activations[:, prototype], clip, trunk=model.trunk, smooth=True,
+                   options=options, **known)

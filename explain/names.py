@@ -25,3 +25,8 @@ def file_name(name: str) -> str:
 def picture_name(level: int, rank: int, kind: str) -> str:
     """The name of a prototype's picture (box, heat, source, patch, card) without its suffix; ranks count from 1."""
     return f"level{level}_{rank}_{kind}"
+
+
+def voice_name(prototype: int, kind: str) -> str:
+    """The name of a picture of a contrast (here, source, moving) without its suffix."""
+    return f"contrast_{prototype}_{kind}"

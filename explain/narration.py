@@ -9,8 +9,9 @@ from torch import Tensor
 
 from datasets.reading import FrameTimes, Reader
 from datasets.video import Video
+from explain.contrast import Contrast, Voice
 from explain.evidence import Evidence
-from explain.match import LevelMatch, Match
+from explain.match import LevelMatch, Match, Source
 from hierarchy.tree import Hierarchy
 from models.geometry import box_to_source, points_to_source
 from models.hipe import HIPEOutput
@@ -45,9 +46,10 @@ class Narrator:
 
     def video(self, video: Video, times: FrameTimes | None, window: SeenWindow, probs: Tensor, leaf: int,
               levels: Sequence[LevelMatch], evidence: Mapping[int, Evidence],
-              measures: Sequence[Mapping[str, float]], unseen: Mapping[str, object]) -> dict:
-        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` by prototype,
-        `measures` of `decision_measures` by level, `unseen` of `unseen_entries`."""
+              measures: Sequence[Mapping[str, float]], unseen: Mapping[str, object],
+              contrast: Mapping[int, Sequence[Contrast]], sources: Mapping[int, Source | None]) -> dict:
+        """All of explanation.json; `probs` (K,) are the probabilities of the whole video, `evidence` and `sources` by
+        prototype, `measures` of `decision_measures` by level, `unseen` of `unseen_entries`, `contrast` by level."""
         tree, path = self.hierarchy, self.hierarchy.path_ids(leaf)
         first, last = int(window.frames.min()), int(window.frames.max()) + 1
         return {
@@ -58,7 +60,9 @@ class Narrator:
             "path_scores": [_rounded(probs[node]) for node in path],
             "truth": tree.full_name(video.label) if video.label >= 0 else None,
             **unseen,
-            "levels": [self._level(level, window, times, evidence) | {"decision": _decision(measured)}
+            "levels": [self._level(level, window, times, evidence) | {
+                "decision": _decision(measured),
+                "contrast": [self._contrast(one, window, times, sources) for one in contrast[level.level]]}
                        for level, measured in zip(levels, measures, strict=True)],
             "n_levels": tree.n_levels,
             "crop": [_rounded(edge, 3) for edge in window.crop],
@@ -85,6 +89,34 @@ class Narrator:
             "n_nodes": len(nodes),
             "siblings": self._siblings(level.node),
             "shares": {group: _rounded(value) for group, value in level.shares.items()},
+        }
+
+    def _contrast(self, contrast: Contrast, window: SeenWindow, times: FrameTimes | None,
+                  sources: Mapping[int, Source | None]) -> dict:
+        """Rounded so that start, nats and rest still sum to the difference."""
+        difference, start = _rounded(contrast.difference), _rounded(contrast.start)
+        voices = [self._voice(voice, window, times, sources[voice.prototype]) for voice in contrast.voices]
+        return {
+            "node": self.hierarchy.full_name(contrast.rival),
+            "probability": _rounded(window.output.log_probs[0, contrast.rival].double().exp()),
+            "difference": difference,
+            "start": start,
+            "prototypes": voices,
+            "rest": _rounded(difference - start - sum(voice["nats"] for voice in voices)),
+        }
+
+    def _voice(self, voice: Voice, window: SeenWindow, times: FrameTimes | None, source: Source | None) -> dict:
+        size = self.size[1:]
+        box = box_to_source(voice.box, window.frames, window.crop, size)
+        return {
+            "prototype": voice.prototype,
+            "node": self.hierarchy.full_name(voice.node),
+            "nats": _rounded(voice.nats),
+            "similarity": _rounded(voice.similarity),
+            "peak": points_to_source(torch.tensor(voice.peak), window.frames, window.crop, size).tolist(),
+            "box": list(box),
+            "seconds": _seconds(box[0], box[3], times),
+            "source": self._source(source),
         }
 
     def _siblings(self, node: int) -> int:
@@ -117,12 +149,11 @@ class Narrator:
             "box_test": {"box_only": _rounded(evidence.box_only, 4), "box_hidden": _rounded(evidence.box_hidden, 4),
                          "holds": evidence.holds},
             "hangs_on": {trait: _rounded(share, 4) for trait, share in evidence.hangs_on.items()},
-            "source": self._source(match),
+            "source": self._source(match.source),
             "heat": UPSAMPLE if match.by_similarity else self.heat,
         }
 
-    def _source(self, match: Match) -> dict | None:
-        source = match.source
+    def _source(self, source: Source | None) -> dict | None:
         if source is None:
             return None
         times = self._times(source.video)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from explain import what_if, wording
-from explain.names import PARTS, picture_name
+from explain.names import PARTS, picture_name, voice_name
 from machine.writing import sweep, write_text
 
 EXPLANATION, PAGE, STORY = "explanation.json", "index.html", "story.html"
@@ -63,12 +63,13 @@ def _environment() -> Environment:
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": percent, "rate": wording.rate, "signed": signed, "above": above,
                             "share": wording.share, "judgement": wording.judgement,
-                            "hangs_on_words": wording.hangs_on_words, "tested": wording.tested,
-                            "sentences": wording.sentences, "unlike": wording.unlike, "unseen": wording.unseen,
+                            "hangs_on_words": wording.hangs_on_words, "contrast_words": wording.contrast_words,
+                            "tested": wording.tested, "sentences": wording.sentences, "unlike": wording.unlike,
+                            "unseen": wording.unseen,
                             "closeness": wording.closeness, "typicality": wording.typicality,
                             "zip": lambda a, b: list(zip(a, b, strict=True)),
                             "base64": lambda data: base64.b64encode(data).decode()}
-    environment.globals |= {"when": when, "narrow": NARROW, "picture_name": picture_name,
+    environment.globals |= {"when": when, "narrow": NARROW, "picture_name": picture_name, "voice_name": voice_name,
                             "picture": lambda folder, name: _data_uri(folder / PARTS / f"{name}.webp")}
     return environment
 

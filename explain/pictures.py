@@ -13,12 +13,14 @@ from datasets.reading import Reader
 from datasets.video import Video
 from explain import render
 from explain.attribution_page import drawn
+from explain.contrast import Voice
 from explain.match import LevelMatch, Match, PushRecordLike, Source, source_of
-from explain.names import PARTS, file_name, picture_name
+from explain.names import PARTS, file_name, picture_name, voice_name
 from hierarchy.tree import Hierarchy
 from machine.writing import check_writable, naming, sweep, write_bytes
 
 CACHED_SOURCES = 48  # prototypes whose pictures are cached between videos, a few megabytes each
+VOICE_HEIGHT = 128  # pixels of the pictures of a contrast
 PROTOTYPE_HEIGHT = 192  # maximal pixels of the pictures of all prototypes, which may be thousands
 
 
@@ -60,6 +62,7 @@ class Painter:
         self.source_videos, self.reader, self.clip_size, self.n_jobs = source_videos, reader, clip_size, n_jobs
         self.missing: set[str] = set()
         self._drawn: dict[int, dict[str, dict[str, bytes | render.Pixels]]] = {}
+        self._voices: dict[int, dict[str, bytes]] = {}  # pictures of training videos, by prototype
 
     def paint(self, folder: Path, pixels: render.Pixels, seconds: render.Seconds, levels: Sequence[LevelMatch]) -> None:
         """Draw all pictures of one video: the clip, each level's map, and box, heat, source, patch and card of
@@ -100,6 +103,44 @@ class Painter:
                 part.result()
         for prototype in list(self._drawn)[:max(0, len(self._drawn) - CACHED_SOURCES)]:
             del self._drawn[prototype]
+
+    def paint_voices(self, folder: Path, pixels: render.Pixels, voices: Sequence[Voice],
+                     sources: Mapping[int, Source | None]) -> None:
+        """Draw the prototypes of contrasts: a still of the clip at the peak, and of the training video a still and a
+        moving picture, each with its box.
+
+        Args:
+            folder, pixels: as in `paint`, which is called first.
+            sources: by prototype.
+        """
+        for voice in voices:
+            at = min(voice.peak[0], len(pixels) - 1)
+            still = render.draw_box(self._small(pixels[at:at + 1]), (0, *voice.box[1:3], 1, *voice.box[4:]),
+                                    self.clip_size)
+            if voice.prototype not in self._voices:
+                self._voices[voice.prototype] = self._draw_voice(sources[voice.prototype])
+            for kind, data in {"here": render.webp(still), **self._voices[voice.prototype]}.items():
+                write_bytes(folder / PARTS / f"{voice_name(voice.prototype, kind)}.webp", data)
+
+    @staticmethod
+    def _small(pixels: render.Pixels) -> render.Pixels:
+        """As high as the pictures of a contrast."""
+        _, height, width, _ = pixels.shape
+        return render.resize(pixels, (VOICE_HEIGHT, max(1, round(width * VOICE_HEIGHT / height))))
+
+    def _draw_voice(self, source: Source | None) -> dict[str, bytes]:
+        """A prototype's training video with its box; empty where there is none, or it cannot be read."""
+        if source is None:
+            return {}
+        try:
+            video = self.source_videos[source.video]
+            pixels = self._small(read_region(self.reader, video.path, source.frames, source.crop, VOICE_HEIGHT))
+            seconds = render.seconds_per_frame(source.frames, self.reader.times(video.path))
+        except (KeyError, OSError, ValueError):
+            self.missing.add(source.video)
+            return {}
+        boxed, at = render.draw_box(pixels, source.clip_box, self.clip_size), source.peak_frame
+        return {"source": render.webp(boxed[at:at + 1]), "moving": render.webp(boxed, seconds)}
 
     @staticmethod
     def _save(folder: Path, name: str, picture: dict[str, bytes | render.Pixels]) -> None:

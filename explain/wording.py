@@ -1,5 +1,7 @@
 """Sentences about the numbers of a card, which hold for every score."""
 
+import math
+
 from evaluation.likeness import LOSSES
 from hierarchy.tree import level_name
 
@@ -182,3 +184,20 @@ def hangs_on_words(entry: dict) -> str:
         return f"The match hangs on no one thing in the box: at most {most} of it are lost when the box {changes}."
     parts = ", ".join(f"{trait} {100 * shares[trait]:.0f}{NARROW}%" for trait in order)
     return f"What the match hangs on: {parts} (the share that is lost when the box {changes})."
+
+
+def times(nats: float) -> str:
+    """How many times as probable a difference of log-probabilities makes the likelier one."""
+    ratio = math.exp(min(abs(nats), 10))
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}" if ratio < 1e4 else f"more than 10{NARROW}000"
+
+
+def contrast_words(level: dict, rival: dict) -> str:
+    """What a contrast of explanation.json comes to, in words."""
+    ahead, behind = (level["node"], rival["node"]) if rival["difference"] >= 0 else (rival["node"], level["node"])
+    first = max(rival["prototypes"], key=lambda entry: abs(entry["nats"]), default=None)
+    text = f"In this window {ahead} is {times(rival['difference'])} times as probable as {behind}."
+    if first is None:
+        return f"{text} No prototype decides between them."
+    side = level["node"] if first["nats"] > 0 else rival["node"]
+    return f"{text} What counts most is prototype {first['prototype']} of {first['node']}, which speaks for {side}."

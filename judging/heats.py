@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attribution import METHODS, options_of, parse_options
 from attribution.perturbation import extremal_masks
-from explain.heat import heat_of
+from explain.heat import heat_of, prototype_heat
 from judging.trunk_model import TrunkModel
 from models.hipe import HIPE
 
@@ -84,7 +84,5 @@ class Heats:
 
     def of_prototypes(self, name: str, clips: Sequence[Tensor], prototypes: Sequence[int]) -> list[Tensor]:
         """Heat (T, H, W) of clips for the activation of a prototype each, as on cards: single voxels are smoothed."""
-        return [heat_of(name, lambda some, p=p: self.model(some).activations[:, p], clip, trunk=self.model.trunk,
-                        score="activation", highest=self.model.prototype_layer.highest, smooth=True,
-                        options=self._options(name))
+        return [prototype_heat(name, self.model, clip, p, options=self._options(name))
                 for clip, p in zip(clips, prototypes, strict=True)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
+from attribution.lrp import refusal as no_rules
 from attribution.rollout import refusal as no_rollout
 from datasets.video import VideoClips
 from evaluation.faithfulness import STEPS
@@ -155,7 +156,7 @@ def served(trunk: nn.Module, size: tuple[int, int, int], methods: Sequence[str] 
         ValueError: for one asked for that the trunk does not serve.
     """
     chosen = list(METHODS if methods is None else methods)
-    reasons = {"class_feature_pyramid": lambda: refusal(trunk, torch.zeros(3, *size)),
+    reasons = {"class_feature_pyramid": lambda: refusal(trunk, torch.zeros(3, *size)), "lrp": lambda: no_rules(trunk),
                "rollout": lambda: no_rollout(trunk)}
     for method in [method for method in reasons if method in chosen]:
         if reason := reasons[method]():

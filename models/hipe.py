@@ -16,6 +16,7 @@ class Standardise(nn.Module):
 
     mean: Tensor
     deviation: Tensor
+    elementwise = True  # every output is of one input, to which attribution leads it back
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -32,6 +32,9 @@ def parse_analysis(prog: str, description: str,
     add("--subset", choices=("train", "val", "test"), help="where to take them from (default: val, else train)")
     add("--out", help=f"folder to write (default: {prog.removesuffix('.py')} beside the checkpoint)")
     add("--k", type=COUNT, default=3, help="prototypes of each predicted node (default: 3)")
+    add("--against", nargs="+", default=[], metavar="CLASS",
+        help="also tell why the prediction and not these classes, above the classes not their ancestors; the most "
+             "probable others and the true class are compared anyway")
     add("--heat", default="grad", choices=Names("attribution", "METHODS", "upsample"), metavar="METHOD",
         help="heat, box and peak of a prototype: an attribution method on its activation, smoothed where it is of "
              "single voxels; use upsample, its similarity over the clip, for a coarser and more stable map (default: "

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from attribution import METHODS, parse_options
 from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
+from attribution.lrp import refusal as no_rules
 from attribution.rollout import refusal as no_rollout
 from datasets.loose import by_place, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
@@ -204,6 +205,12 @@ def grid_refusal(subject: Subject, model: str) -> str:
             "perturbations")
 
 
+def trunk_refusals(subject: Subject) -> dict[str, str]:
+    """Why some methods cannot explain a trunk, by method; those that can are left out."""
+    reasons = {"rollout": no_rollout(subject.trunk), "lrp": no_rules(subject.trunk)}
+    return {method: reason for method, reason in reasons.items() if reason}
+
+
 def contrast_refusal(question: Question) -> str:
     """Why a feature pyramid cannot explain what is asked; empty where it can."""
     return "follows the channels of one class, not --against" if question.against else ""
@@ -292,8 +299,8 @@ def explain(args: argparse.Namespace, given: set[str]) -> tuple[int, Path]:
         subject = trunk_subject(args, device)
         if reason := grid_refusal(subject, args.model):
             methods = leave_out(methods, GRID_METHODS, reason, by_name=by_name)
-    if reason := no_rollout(subject.trunk):
-        methods = leave_out(methods, ["rollout"], reason, by_name=by_name)
+    for method, reason in trunk_refusals(subject).items():
+        methods = leave_out(methods, [method], reason, by_name=by_name)
     form = clip_of(args, checkpoint, subject.trunk)
     check_size(subject.trunk, (form.duration, form.size, form.size))
     videos, reader = pick_videos(args, given, checkpoint, subject.hierarchy, loose)

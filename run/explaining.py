@@ -45,13 +45,21 @@ def analyse(prog: str, args: argparse.Namespace, given: set[str],
     settings = ExplanationSettings(
         k=args.k, heat=args.heat, heat_options=heat_options, pictures=not args.no_img,
         batch_size=args.inference_batch_size, n_jobs=args.n_threads, power=window_power(model.flags),
-        checkpoint=args.resume_path)
+        checkpoint=args.resume_path, against=[_class_of(model.hierarchy, name) for name in args.against])
     explanations = explain_videos(
         model.network, model.windows(chosen, reader), hierarchy=model.hierarchy, levels=levels_of(model.hierarchy),
         out=out, beside=out.parent / other, sources=sources, settings=settings)
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
     if out.parent == path.parent:  # where the report looks for them
         print(f"report: {write_report(path.parent)}")
+
+
+def _class_of(hierarchy: Hierarchy, name: str) -> int:
+    """The leaf that --against names."""
+    try:
+        return hierarchy.label(name)
+    except ValueError as error:
+        raise ValueError(f"--against: {error}") from error
 
 
 def ancestor_levels(hierarchy: Hierarchy) -> list[int]:

@@ -11,7 +11,6 @@ import torch
 
 from attribution import METHODS
 from attribution.gradients import at_a_time
-from attribution.rollout import refusal as no_rollout
 from datasets.reading import Reader
 from datasets.video import Video, whole_videos
 from explain import ExplanationSettings, Sources
@@ -33,6 +32,7 @@ from run.attributing import (
     grid_refusal,
     names_of_weights,
     pyramid_refusal,
+    trunk_refusals,
     warn_of_short,
 )
 from run.checkpoint_model import CheckpointModel, own_video
@@ -92,7 +92,7 @@ class LoadedModel(ABC):
         self._check(question)
         if method in GRID_METHODS and (reason := grid_refusal(subject, self.name)):
             raise ValueError(f"{method} {reason}")
-        if method == "rollout" and (reason := no_rollout(subject.trunk)):
+        if reason := trunk_refusals(subject).get(method):
             raise ValueError(f"{method} {reason}")
         if method == "class_feature_pyramid" and (reason := contrast_refusal(question)):
             raise ValueError(f"{method} {reason}")

@@ -3,10 +3,6 @@
 import argparse
 from pathlib import Path
 
-from models import TRUNKS
-from models.hub_files import is_hub_name
-from models.weights import is_named
-
 HERE = Path(__file__).resolve().parents[1]
 DATA_PATHS = ("video_path", "annotation_path")
 
@@ -14,20 +10,6 @@ DATA_PATHS = ("video_path", "annotation_path")
 def under_root(args: argparse.Namespace, path: str | Path) -> Path:
     """The absolute path of a flag: relative ones hang off --root_path."""
     return (Path(args.root_path).expanduser() / Path(path).expanduser()).resolve()
-
-
-def weights_of(args: argparse.Namespace) -> str:
-    """--pretrain_path: the name of weights, or an absolute path. A folder of the hub has a name for trunks that are
-    published so, unless it lies under --root_path."""
-    source, path = args.pretrain_path, under_root(args, args.pretrain_path)
-    named = is_named(source) or (TRUNKS[args.model].on_hub and is_hub_name(source) and not path.exists())
-    return str(source if named else path)
-
-
-def config_of(args: argparse.Namespace) -> str:
-    """--trunk_config: its JSON, or an absolute path."""
-    text = args.trunk_config
-    return str(under_root(args, text)) if text and not text.lstrip().startswith("{") else text
 
 
 def find_file(args: argparse.Namespace, name: str) -> Path:

@@ -15,7 +15,8 @@ from options.parsing import check_values
 from options.recipes import CALL_FLAGS, LEGACY, PAPER, WEIGHT_FLAGS
 from options.resolve import Flags, filled, resolve
 from options.trunks import TRUNK_FLAGS
-from run.paths import DATA_PATHS, config_of, find_file, moved, under_root, weights_of
+from run.paths import DATA_PATHS, find_file, moved, under_root
+from run.weights import config_of, weights_of
 from training.checkpoint import checkpoints_in, load_checkpoint, newest_whole, using
 
 

@@ -25,8 +25,9 @@ from options.flags import parse_main
 from options.resolve import resolve
 from run.data import window_power
 from run.model import build_trunk, channels_last, model_of, trunk_arguments
-from run.paths import HERE, config_of, under_root, weights_of
+from run.paths import HERE, under_root
 from run.resume import stored_args
+from run.weights import config_of, weights_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from tree_scores import activations_of, counts_of, families
 from explain.what_if import what_if
 from hierarchy.embeddings import fit_embeddings
 from hierarchy.tree import Hierarchy
+from models.contributions import credits
 from models.hipe import HIPE, HIPEOutput
 from models.score import Score
 
@@ -162,6 +163,19 @@ def a_page_computes_the_same_or_nothing(kind: type[Score]) -> None:
                 torch.testing.assert_close(found, model.score(left[None].double())[0][0], atol=1e-6, rtol=0)
 
 
+def credits_sum_to_every_difference(kind: type[Score]) -> None:
+    """Of any two nodes, and a prototype that is not seen adds nothing."""
+    score, nodes = model_of(kind).score, torch.arange(len(TREE))
+    for activations in clips(score):
+        for left in (activations, activations.clone().index_fill_(0, torch.arange(0, len(activations), 3), 0)):
+            found, start = credits(score, left.float(), nodes)
+            assert found.dtype == torch.float64 and found.shape == (len(nodes), len(left))
+            with torch.no_grad():
+                whole = score(left.float().double()[None])[0][0]
+            torch.testing.assert_close(found.sum(1) + start, whole, atol=1e-9, rtol=0)
+            assert not found[:, left == 0].any()
+
+
 def all_of_last_gets_a_gradient(kind: type[Score]) -> None:
     score = model_of(kind).score
     assert score.last and {id(one) for one in score.last} <= {id(one) for one in score.parameters()}
@@ -189,5 +203,5 @@ def every_kind_of_step_trains_its_part(kind: type[Score]) -> None:
 
 
 CONTRACT = (probabilities_sum_to_one_along_the_tree, silenced_is_exact, silenced_in_parts_is_the_same,
-            what_stands_by_changes_nothing, a_page_computes_the_same_or_nothing, all_of_last_gets_a_gradient,
-            every_kind_of_step_trains_its_part)
+            what_stands_by_changes_nothing, a_page_computes_the_same_or_nothing, credits_sum_to_every_difference,
+            all_of_last_gets_a_gradient, every_kind_of_step_trains_its_part)

@@ -18,7 +18,7 @@ from tree_scores import (
 )
 
 from hierarchy import Hierarchy
-from models.contributions import evidence_shares
+from models.contributions import credits, evidence_shares
 from models.score import GROUPS
 from models.scores import TreeScore
 
@@ -125,3 +125,41 @@ def test_every_prototype_is_in_one_group_of_a_node(case):
         below = {other for other in range(len(tree)) if node in tree.path_ids(other)} - {node}
         for name, nodes in (("own", {node}), ("ancestors", set(tree.path_ids(node)) - {node}), ("descendants", below)):
             assert set(score.node_of[groups[name]].tolist()) == nodes
+
+
+def test_credits_of_siblings_are_what_their_loudest_prototypes_say():
+    """log p(n) - log p(m) of two classes under one parent is e_n - e_m, and e the voice of one prototype."""
+    tree, score = small_score()
+    activations = activations_of(1, score)[0]
+    for n, m in itertools.combinations(range(tree.n_leaves), 2):
+        if tree.path(n)[1:] != tree.path(m)[1:]:
+            continue
+        found, start = credits(score, activations, torch.tensor([n, m]))
+        voices = score.weights.detach() * activations
+        expected = torch.zeros_like(activations)
+        for node, sign in ((n, 1), (m, -1)):
+            mine = (score.node_of == node).nonzero()[:, 0]
+            loudest = mine[voices[mine].argmax()]
+            expected[loudest] = sign * voices[loudest]
+        torch.testing.assert_close(found[0] - found[1], expected, atol=1e-6, rtol=0)
+        assert float(start[0] - start[1]) == pytest.approx(0, abs=1e-12)
+        break
+    else:
+        raise AssertionError("no siblings")
+
+
+def test_credits_are_the_mean_gradient_on_the_way_there():
+    """By a slow sum over many steps of central differences."""
+    score = hyperbolic_score(TREES[3])
+    activations, nodes = activations_of(2, score)[1], torch.arange(score.n_nodes)[::3]
+    found, start = credits(score, activations, nodes)
+    steps, slow = 100, torch.zeros_like(found)
+    nudges = 1e-5 * torch.eye(len(activations)).double()
+    with torch.no_grad():
+        for i in range(steps):
+            at = (i + 0.5) / steps * activations
+            rise = score(at + nudges)[0][:, nodes] - score(at - nudges)[0][:, nodes]  # (P, n)
+            slow += activations * rise.T / 2e-5 / steps
+        none = score(torch.zeros_like(activations)[None])[0][0, nodes]
+    torch.testing.assert_close(found, slow, atol=2e-4, rtol=0)
+    torch.testing.assert_close(start, none)

@@ -115,7 +115,7 @@ def test_files_that_are_named_exist(page):
         made = {"results", "demo", "visual_res", "fuzz_results"}  # by scripts
         ours = (slash and first in top - made) or span.endswith((".py", ".md", ".bib"))
         places = (ROOT / span, PAGES[page].parent / span, ROOT / "docs" / span)
-        if ours and span[0] != "." and not span.startswith("measures."):
+        if ours and span[0] != "." and not span.startswith(("measures.", "study.")):
             assert any(path.exists() for path in places), f"{page} names {span}, which does not exist"
         if re.fullmatch(r"(util_scripts|benchmarks)\.[a-z_0-9.]+", span):
             assert span in MODULES, f"{page} names {span}, which does not exist"

@@ -51,8 +51,10 @@ def test_latex_escapes_what_it_would_read(table):
 
 
 def test_three_files_are_written(table, tmp_path):
-    table.write(tmp_path / "new", "results")
-    assert {path.name for path in (tmp_path / "new").iterdir()} == {"results.csv", "results.md", "results.tex"}
+    table.write(tmp_path / "new", "results", command="python -m benchmarks.x")
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"README.md", "results.csv", "results.md",
+                                                                   "results.tex"}
+    assert "| `python -m benchmarks.x` |" in (tmp_path / "new" / "README.md").read_text()
     assert (tmp_path / "new" / "results.csv").read_text() == table.csv()
 
 

@@ -19,8 +19,8 @@ from models.weights import load_pretrained
 from options.flags import parse_main
 from options.resolve import resolve
 from run.model import build_trunk
-from run.paths import weights_of
 from run.subjects import trunk_subject
+from run.weights import weights_of
 
 SIZE = (8, 32, 32)
 LABELS = ["Run", "Jump", "Wave"]

@@ -127,7 +127,7 @@ def test_the_table_of_a_cascade(folder, tmp_path, capsys):
     """Heat of the clip alone stays as it is; the same model under another name is no other."""
     path = str(folder / "save_1.pth")
     randomised.main(["--checkpoint", path, "--shuffled", path, "--videos", "2", "--methods", "grad_cam", "--no_cuda",
-                     "--out", str(tmp_path)])
+                     "--save", str(tmp_path)])
     frame = pd.read_csv(tmp_path / "randomised_prototypes.csv")
     mean, marked = (frame.set_index(["row", "column"])[name] for name in ("mean", "marked"))
     parts = ["head", "neck", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]

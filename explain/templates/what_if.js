@@ -203,6 +203,8 @@
     asked.set(level, other);
     draw();
     const answer = at(`answer-${level}`) || at("what-if-answer");
+    const contrast = document.querySelector(`[data-contrast="${other}"]`);
+    if (contrast) contrast.open = true;
     answer.querySelector("h3").focus();
     answer.scrollIntoView({ block: "nearest" });
   }
