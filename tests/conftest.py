@@ -58,3 +58,16 @@ def embedded(data, tmp_path_factory) -> Path:
     from program import train
 
     return train(data, tmp_path_factory.mktemp("embedded"), "--score hyperbolic")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A browser."""
+    import browser
+
+    if browser.find() is None:
+        assert os.environ.get("CI") != "true", "no Chromium; apt-get install chromium"
+        pytest.skip("no Chromium on this machine (apt-get install chromium), so pages are not looked at")
+    opened = browser.Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

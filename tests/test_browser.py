@@ -1,6 +1,5 @@
 """The report and the pages of explanations in a browser: no complaints, no network, any reader, any screen."""
 
-import os
 import time
 
 import browser
@@ -10,16 +9,6 @@ from reported import EVIL, explained, results_folder
 
 from explain.names import file_name
 from explain.report import write_report
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    if browser.find() is None:
-        assert os.environ.get("CI") != "true", "no Chromium; apt-get install chromium"
-        pytest.skip("no Chromium on this machine (apt-get install chromium), so pages are not looked at")
-    opened = browser.Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

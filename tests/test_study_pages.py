@@ -1,7 +1,6 @@
 """The pages of a study in a browser: filled in by keyboard and by mouse, kept, downloaded, and scored."""
 
 import json
-import os
 import time
 
 import browser
@@ -11,16 +10,6 @@ from studied import explained_videos
 from explain.study import StudySettings, make_study, read_answers, read_key, score
 
 TASKS = {"agreement": ["1", "2", "3", "4"], "distinction": ["A", "B", "C", "D"]}
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    if browser.find() is None:
-        assert os.environ.get("CI") != "true", "no Chromium; apt-get install chromium"
-        pytest.skip("no Chromium on this machine (apt-get install chromium), so pages are not looked at")
-    opened = browser.Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
