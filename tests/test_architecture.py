@@ -1,6 +1,7 @@
 """Who may import whom, and what no source of the project may hold: read from the sources themselves."""
 
 import ast
+import functools
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def ours(name: str) -> str | None:
     return name or None
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(module: str, *, lazy: bool = True) -> set[str]:
     """The project's modules that a module imports; with lazy=False only those imported when it is."""
     path = MODULES[module]
@@ -65,7 +72,7 @@ def imports(module: str, *, lazy: bool = True) -> set[str]:
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")))
+    visit(parsed(path))
     return {target for target in map(ours, found) if target and target != module}
 
 
@@ -77,12 +84,12 @@ def test_the_house_is_read():
     assert folders - {"tests"} == set(FLOORS), "a new package needs a floor here, in docs/EXTENDING.md and in README.md"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_file_imports_from_lower_floors_or_its_own_package(module):
-    for target in imports(module):
-        below = floor_of(target) < floor_of(module)
-        same_package = package_of(target) == package_of(module)
-        assert below or same_package or floor_of(module) == TOP, f"{module} imports {target}"
+def test_a_file_imports_from_lower_floors_or_its_own_package():
+    for module in MODULES:
+        for target in imports(module):
+            below = floor_of(target) < floor_of(module)
+            same_package = package_of(target) == package_of(module)
+            assert below or same_package or floor_of(module) == TOP, f"{module} imports {target}"
 
 
 def test_rooms_that_never_meet():
@@ -127,7 +134,7 @@ def test_only_the_top_floors_see_the_flags():
 
 
 def functions(path: Path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield node
 
@@ -144,20 +151,20 @@ def test_no_namespace_below_the_flags():
                 assert "Namespace" not in annotation, f"{module}:{argument.lineno} takes a Namespace"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_source_insists_on_a_gpu(module):
-    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr != "cuda", f"{module}:{node.lineno} calls .cuda("
+def test_no_source_insists_on_a_gpu():
+    for module in MODULES:
+        for node in ast.walk(parsed(MODULES[module])):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr != "cuda", f"{module}:{node.lineno} calls .cuda("
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_modules_and_public_things_say_what_they_are(module):
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    assert not tree.body or ast.get_docstring(tree), f"{module} has no docstring"
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and node.name != "main":
-            assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
+def test_modules_and_public_things_say_what_they_are():
+    for module in MODULES:
+        tree = parsed(MODULES[module])
+        assert not tree.body or ast.get_docstring(tree), f"{module} has no docstring"
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_" and node.name != "main":
+                assert ast.get_docstring(node), f"{module}.{node.name} has no docstring"
 
 
 def tracked() -> list[Path]:
@@ -194,7 +201,7 @@ def test_files_and_classes_are_short():
     long = [f"{path.relative_to(ROOT)}: {n} lines" for path in [*sources(), *templates]
             if (n := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST_FILE]
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= LONGEST_CLASS:
                 long.append(f"{path.relative_to(ROOT)}: class {node.name}")
     assert not long, "split along meaning: " + ", ".join(long)
@@ -211,16 +218,16 @@ def is_script(module: str) -> bool:
     return '__name__ == "__main__"' in MODULES[module].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_no_script_imports_another(module):
-    if is_script(module):
-        others = {target for target in imports(module) if is_script(target)}
-        assert not others or module in GATHERING, f"{module} imports {others}; share a module that is no script"
+def test_no_script_imports_another():
+    for module in MODULES:
+        if is_script(module):
+            others = {target for target in imports(module) if is_script(target)}
+            assert not others or module in GATHERING, f"{module} imports {others}; share a module that is no script"
 
 
 def test_no_test_module_imports_another():
     for path in sorted((ROOT / "tests").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
                      else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
             tests = [name for name in names if name.startswith("test_")]

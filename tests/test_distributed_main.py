@@ -45,7 +45,7 @@ def events(results: Path) -> list[dict]:
     return [json.loads(line) for line in (results / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def shared(request, data, tmp_path_factory) -> tuple[int, Path]:
     """How many processes, and their results."""
     results = tmp_path_factory.mktemp(f"shared_by_{request.param}")

@@ -336,6 +336,7 @@ def test_zero_views_are_the_old_way(data, tmp_path, forwards, capsys):
     assert "computed once" not in capsys.readouterr().err and not (tmp_path / "features").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_pass(data, tmp_path, frozen):
     """And end at the same bits when one was killed in it."""
     def work(rank: int) -> None:

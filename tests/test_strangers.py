@@ -26,7 +26,7 @@ def strangers(name: str, n_classes: int, layout: int = 0) -> dict:
 
 
 @pytest.mark.parametrize("name", light(TRUNKS))
-@pytest.mark.parametrize("n_classes", [2, 174])
+@pytest.mark.parametrize("n_classes", [2, pytest.param(174, marks=pytest.mark.slow)])
 def test_a_head_of_any_number_of_classes_is_counted(name, n_classes, monkeypatch):
     kind = TRUNKS[name]
     content = {"epoch": 3, "model": {f"module.{key}": value for key, value in strangers(name, n_classes).items()}}
