@@ -98,19 +98,20 @@ def unlike(level: dict) -> tuple[str, str] | None:
 
 
 def unseen(explanation: dict) -> tuple[str, str] | None:
-    """That a whole video looks like no class that the model knows, from which level on, and why; None where it looks
-    like one, or where that is not known."""
+    """That a whole video may be something new to the model, and at which levels it is unlike what it is predicted to
+    be; None where it is like it, or where that is not known."""
     level = explanation.get("unseen_from")
     if level is None:
         return None
-    path, value = explanation["prediction"], explanation["unseen"][level]
-    others = "no training video is as little like what it shows" if value > 1 else \
-        f"{share(value)} of the training videos are more like what they show than this one is like it"
-    reason = f"{path[level]} is only the nearest that it knows: {others}."
-    if level + 1 < len(path):
-        return (f"This may be something new to the model: it looks like {path[level + 1]}, but like no kind of it that "
-                "the model knows."), reason
-    return "This may be something new to the model: it looks like nothing that the model knows.", reason
+    path, values = explanation["prediction"], explanation["unseen"][:level + 1]
+    least = min(value for value in values if value is not None)
+    others = "all" if least >= 1 else f"{share(least)} of"
+    *first, last = path[:level + 1]
+    names = f"{', '.join(first)} and {last}" if first else last
+    rest = f" It is like {path[level + 1]} as usual." if level + 1 < len(path) else ""
+    return ("This may be something new to the model.",
+            f"It is named so because nothing is nearer, but it is less like {names} than {others} the training videos "
+            f"are like what they show.{rest}")
 
 
 def judgement(entry: dict, siblings: int) -> tuple[str, str]:
@@ -146,18 +147,19 @@ def tested(entry: dict, siblings: int) -> tuple[str, str]:
     Args:
         siblings: as of `judgement`.
     """
-    only, hidden = (rate(entry["box_test"][name]) for name in ("box_only", "box_hidden"))
+    only, hidden = ("all" if entry["box_test"][name] >= 1 else rate(entry["box_test"][name])
+                    for name in ("box_only", "box_hidden"))
     if not entry["box_test"]["holds"]:
         return ("Do not trust this box.",
-                f"Shown alone, it keeps {only} of the match, and with the box hidden {hidden} are left: what the "
+                f"Shown alone, it keeps {only} of the match, and with the box blurred {hidden} is left: what the "
                 "prototype matches is not in the box alone.")
     if judgement(entry, siblings)[0] == "poor":
         return "", ("The box only shows where this match comes from, which is no reason to believe it: shown alone, "
-                    f"the box keeps {only} of it; hidden, {hidden} are left.")
+                    f"the box keeps {only} of it; with the box blurred, {hidden} is left.")
     if entry["box_test"]["box_hidden"] >= 0.5:
         return "", (f"The box is one place of several: shown alone, it keeps {only} of the match, but with the box "
-                    f"hidden {hidden} are left.")
-    return "", f"Box checked: shown alone, it keeps {only} of the match; with the box hidden, {hidden} are left."
+                    f"blurred {hidden} is left.")
+    return "", f"Box checked: shown alone, it keeps {only} of the match; with the box blurred, {hidden} is left."
 
 
 def sentences(entry: dict, level: dict) -> list[str]:
@@ -181,9 +183,9 @@ def hangs_on_words(entry: dict) -> str:
     changes = f"{', '.join(first)} or {last}" if first else last
     if shares[order[0]] < HANGS:
         most = f"{100 * shares[order[0]]:.0f}{NARROW}%"
-        return f"The match hangs on no one thing in the box: at most {most} of it are lost when the box {changes}."
+        return f"The match hangs on no one thing in the box: at most {most} of it is lost when the box {changes}."
     parts = ", ".join(f"{trait} {100 * shares[trait]:.0f}{NARROW}%" for trait in order)
-    return f"What the match hangs on: {parts} (the share that is lost when the box {changes})."
+    return f"What the match hangs on: {parts} (what is lost when the box alone {changes}; the shares need not add up)."
 
 
 def times(nats: float) -> str:

@@ -1,6 +1,7 @@
 """What both analysis scripts do: explain videos at some levels of the tree, from a checkpoint alone."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,10 @@ def analyse(prog: str, args: argparse.Namespace, given: set[str],
     explanations = explain_videos(
         model.network, model.windows(chosen, reader), hierarchy=model.hierarchy, levels=levels_of(model.hierarchy),
         out=out, beside=out.parent / other, sources=sources, settings=settings)
+    for explanation in explanations:
+        for name in {model.hierarchy.full_name(leaf) for leaf in settings.against} & {explanation["prediction"][0]}:
+            print(f"{explanation['video']}: is predicted to be {name}, so nothing is compared with --against {name}",
+                  file=sys.stderr)
     print(f"{len(explanations)} videos explained: {out if args.no_img else out / 'index.html'}")
     if out.parent == path.parent:  # where the report looks for them
         print(f"report: {write_report(path.parent)}")

@@ -248,13 +248,25 @@ def test_answers_come_to_what_they_are(written, tmp_path, capsys):
     assert float(distinction["anna", "all", "wrong"]["as_model"]) == 0
     assert "cleo" not in {row["participant"] for row in rows_of(tmp_path / "scores" / "agreement.csv")}
     text = (tmp_path / "scores" / "study.md").read_text()
-    assert text.count("Left out for a failed attention check: cleo.") == 2 and "| anna | all | all | 9 | 4.00" in text
+    assert text.count("Left out for a failed or missing attention check: cleo.") == 2
+    assert "| anna | all | all | 9 | 4.00" in text
+
+
+def test_who_leaves_out_the_checks_is_left_out(written, tmp_path, capsys):
+    key = json.loads((written / "key.json").read_text())
+    path = write_answers(tmp_path / "a.csv", key, "anna", perfect)
+    checks = {name for task in ("agreement", "distinction") for name, of in key[task].items() if "check" in of}
+    lines = [line for line in path.read_text().splitlines() if not checks & set(line.split(","))]
+    assert len(lines) < len(path.read_text().splitlines())
+    path.write_text("\n".join(lines))
+    call("--score", path, "--key", written / "key.json", "--out", tmp_path / "scores")
+    assert "left one out" in capsys.readouterr().out and "anna" in (tmp_path / "scores" / "study.md").read_text()
 
 
 @pytest.mark.parametrize(("line", "field", "value", "word"), [
     (3, "answer", "5", "'5'"), (3, "answer", "", "''"), (4, "question", "0000", "no question"),
     (5, "study", "beef", "beef"), (2, "task", "taste", "taste"), (6, "participant", "=1+1", "participant"),
-    (3, "seconds", "soon", "seconds")])
+    (3, "seconds", "soon", "seconds"), (3, "seconds", "nan", "seconds"), (3, "seconds", "-5", "seconds")])
 def test_a_bad_line_is_one_sentence_with_file_and_line(written, tmp_path, capsys, line, field, value, word):
     key = json.loads((written / "key.json").read_text())
     path = write_answers(tmp_path / "bad.csv", key, "anna", perfect)
@@ -285,7 +297,10 @@ def test_bad_files_are_one_sentence(written, tmp_path, capsys):
     assert "--key" in refused(capsys, "--score", good, "--key", tmp_path / "none.json", caller=call)
     (tmp_path / "list.json").write_text("[]")
     assert "list.json" in refused(capsys, "--score", good, "--key", tmp_path / "list.json", caller=call)
+    (tmp_path / "list.json").write_text(json.dumps(key | {"agreement": []}))
+    assert "list.json" in refused(capsys, "--score", good, "--key", tmp_path / "list.json", caller=call)
     assert "contradict" in refused(capsys, written, "--score", good, caller=call)
+    assert "--seed" in refused(capsys, "--score", good, "--seed", "3", caller=call)
 
 
 @pytest.mark.slow

@@ -118,13 +118,12 @@ def test_files_say_it(spread):
 
 
 @pytest.mark.parametrize(("level", "words", "value"), [
-    (None, None, 0.5), (0, ("looks like P, but like no kind", "98"), 0.98),
-    (1, ("looks like G, but like no kind", "no training video"), 1.2), (2, ("like nothing", "no training video"), 1.5)])
+    (None, (), 0.5), (0, ("less like C than 98", "like P as usual"), 0.98),
+    (1, ("less like C and P than all", "like G as usual"), 1.2), (2, ("less like C, P and G than all",), 1.5)])
 def test_pages_say_it(level, words, value):
     said = unseen({"prediction": ["C", "P", "G"], "unseen": [value] * 3, "unseen_from": level})
-    assert (said is None) == (words is None) and unseen({"prediction": ["C"]}) is None  # of before
-    if words:
-        assert words[0] in said[0] and words[1] in said[1] and ["C", "P", "G"][level] in said[1]
+    assert (said is None) == (not words) and unseen({"prediction": ["C"]}) is None  # of before
+    assert all(some in said[1] for some in words)
 
 
 @pytest.mark.parametrize(("scores", "level"), [

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.score:
         if args.folders:
             raise ValueError("FOLDER and --score contradict each other; make a study or evaluate one")
+        for name in ("n_questions", "pool", "checks", "seed"):
+            if getattr(args, name) != parser.get_default(name):
+                raise ValueError(f"--{name} is of a study that is made; leave it out beside --score")
         evaluate(args.score, args.key or (args.out or Path("study")) / "key.json", args.out)
         return
     if not args.folders:
@@ -61,13 +64,14 @@ def make(folders: Sequence[Path], out: Path, settings: StudySettings) -> None:
 
 def evaluate(paths: Sequence[Path], key: Path, out: Path | None) -> None:
     """Write what the answers come to, and print it."""
-    scores = score(read_answers(paths, read_key(key)))
+    content = read_key(key)
+    scores = score(read_answers(paths, content), content)
     for path in write_scores(scores, out or key.parent):
         print(path)
     for task, table in scores.tables.items():
         whole = table.iloc[0] if len(table) else None
         if whole is None:
-            print(f"{task}: every participant failed an attention check")
+            print(f"{task}: every participant failed an attention check, or left one out")
         elif task == "agreement":
             print(f"agreement: {whole['mean']:.2f} of 4, {whole['answers']} answers, {scores.counted[task]} people")
         else:

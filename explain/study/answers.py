@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ def read_key(path: Path) -> dict:
     key = read_json(path)
     if key is None:
         raise FileNotFoundError(f"{path}: no such file; give the key.json that was written with the pages as --key")
-    if not isinstance(key, dict) or not {"study", *TASKS} <= key.keys():
+    if not isinstance(key, dict) or not {"study", "checks", *TASKS} <= key.keys() or not all(
+            isinstance(key[task], dict) for task in TASKS):
         raise ValueError(f"{path}: not the key of a study; give the key.json that was written with the pages as --key")
     return key
 
@@ -99,6 +101,8 @@ def _answer(row: dict[str, str], key: dict, where: str) -> Answer:
                          "it")
     try:
         seconds = float(row["seconds"].replace(",", "."))
-    except ValueError as error:
-        raise ValueError(f"{where}: seconds {row['seconds']!r} is no number; mend the line or remove it") from error
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{where}: seconds {row['seconds']!r} is no number of at least 0; mend the line or remove it")
     return Answer(row["task"], row["participant"], row["question"], row["answer"], seconds, known)

@@ -248,8 +248,9 @@ class _Maker:
         if check.get("identical"):
             self._check(DISTINCTION, shown, [names[one["truth"]]], order)
         elif check:
-            self._check(DISTINCTION, shown | {"prompt": "This question only checks that you read it: choose the option "
-                                              "that stands last, whatever you see.", "fixed": 1}, order[-1:], order)
+            prompt = ("This question only checks that you pay attention: choose the option that stands last, whatever "
+                      "you see.")
+            self._check(DISTINCTION, shown | {"prompt": prompt, "fixed": 1}, order[-1:], order)
         else:
             self._ask(DISTINCTION, shown | {"level": one["level"]},
                       {"video": content["video"], "level": one["level"], "right": _right(content),
@@ -287,6 +288,7 @@ def make_study(folders: Sequence[Path], settings: StudySettings) -> Study:
     Raises:
         ValueError: where nothing can be asked, or a folder is no such folder.
     """
+    folders = list({folder.resolve(): folder for folder in folders}.values())
     maker = _Maker(read_explained(folders), settings)
     maker.agreement()
     maker.distinction()

@@ -1,6 +1,7 @@
 """What the answers of a study come to: mean agreement, and accuracy of distinction against chance."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,8 @@ class Scores:
     """The tables of a study.
 
     tables: by task, a row for all participants and each of them, each level and right and wrong predictions.
-    excluded: by task, participants who failed an attention check. alone: by task, how many participants count.
+    excluded: by task, participants who failed an attention check or did not answer all. counted: by task, how many
+    participants count.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -30,18 +32,30 @@ class Scores:
     counted: dict[str, int]
 
 
-def score(answers: Sequence[Answer]) -> Scores:
-    """Evaluate answers; those of a participant who fails an attention check of a task are left out of it."""
+def score(answers: Sequence[Answer], key: Mapping) -> Scores:
+    """Evaluate answers; those of a participant who fails an attention check of a task, or has not answered all checks,
+    are left out of it.
+
+    Args:
+        key: the content of key.json.
+    """
     tables, excluded, counted = {}, {}, {}
     for task, summary in ((AGREEMENT, agreement_row), (DISTINCTION, distinction_row)):
         own = [answer for answer in answers if answer.task == task]
-        failed = sorted({answer.participant for answer in own
-                         if "check" in answer.known and answer.answer not in answer.known["check"]})
+        checks = [answer for answer in own if "check" in answer.known]
+        passed = Counter(answer.participant for answer in checks if answer.answer in answer.known["check"])
+        failed = sorted({answer.participant for answer in own} - {who for who, n in passed.items() if n >= expected}
+                        if (expected := _checks(key, task)) else ())
         asked = [answer for answer in own if "check" not in answer.known and answer.participant not in failed]
         if own:
             tables[task] = pd.DataFrame(_rows(asked, summary))
             excluded[task], counted[task] = failed, len({answer.participant for answer in asked})
     return Scores(tables, excluded, counted)
+
+
+def _checks(key: Mapping, task: str) -> int:
+    """How many attention checks a participant of a task is given."""
+    return min(key["checks"], sum("check" in known for known in key[task].values()))
 
 
 def _rows(answers: Sequence[Answer], summary: Callable[[Sequence[Answer]], dict]) -> Iterable[dict]:
@@ -92,8 +106,10 @@ def markdown(scores: Scores) -> str:
         if task not in scores.tables:
             continue
         out = scores.excluded[task]
-        left = f"Left out for a failed attention check: {', '.join(out)}." if out else "Nobody failed a check."
-        parts += [f"## {titles[task]}", f"{scores.counted[task]} participants. {left}"]
+        left = f"Left out for a failed or missing attention check: {', '.join(out)}." if out else \
+            "All passed the attention checks."
+        n = scores.counted[task]
+        parts += [f"## {titles[task]}", f"{n} participant{'' if n == 1 else 's'}. {left}"]
         table = scores.tables[task]
         if table.empty:
             continue
