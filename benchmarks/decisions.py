@@ -2,7 +2,7 @@
 
     python -m benchmarks.decisions --demo DIR [--trunk trunk.pth] [--tree_file other.csv] [--seeds 1 2] [other flags]
 
---demo is a folder with the embedded set (jpg/, ucf101_01.json, hierarchy.csv, truth.json), as util_scripts.demo or
+--demo is a folder with the synthetic set (jpg/, ucf101_01.json, hierarchy.csv, truth.json), as util_scripts.demo or
 make_demo_dataset, generate_video_jpgs and ucf101_json fill it; --trunk a checkpoint whose trunk and softmax head were
 trained on it (default: results/trunk.pth in that folder). The trunk stays as it is: its features of all clips are
 computed once and cached in --work; start, warm epochs, push, merging and tuning run on them as main.py runs them,
@@ -151,7 +151,7 @@ class Test:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="python -m benchmarks.decisions", description=__doc__.splitlines()[0],
                          allow_abbrev=False, epilog="The other flags are main.py's.")
-    parser.add_argument("--demo", type=Path, required=True, help="folder of the embedded set")
+    parser.add_argument("--demo", type=Path, required=True, help="folder of the synthetic set")
     parser.add_argument("--trunk", type=Path, help="checkpoint of its trunk (default: results/trunk.pth there)")
     parser.add_argument("--work", type=Path, default=Path("results/decisions"), help="(default: results/decisions)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of starts and batches (default: 1)")

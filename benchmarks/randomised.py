@@ -3,7 +3,7 @@
     python -m benchmarks.randomised --checkpoint save_14.pth [--demo DIR | --shuffled other.pth] [--head softmax]
 
 The weights are randomised from the head down, each part with all before it, to the last; and the model is another one,
-trained on shuffled labels: --shuffled names its checkpoint, or --demo the folder of the embedded set that --checkpoint
+trained on shuffled labels: --shuffled names its checkpoint, or --demo the folder of the synthetic set that --checkpoint
 was trained on, on which main.py trains one with the demo's flags. Beside that stands what noise gives: the correlation
 with heat of the same clips that is drawn at random. Explains --videos validation videos by all methods and, unless
 --head softmax, by prototypes at every level. Writes randomised_HEAD.csv, .md and .tex to --save, and prints the table.
@@ -66,7 +66,7 @@ def shuffle_labels(annotation: Path, out: Path, seed: int, per_class: int) -> No
 
 
 def trained_on_shuffled(demo: Path, work: Path, seed: int, per_class: int) -> Path:
-    """Train on shuffled labels of the embedded set, or go on with it; the finished checkpoint."""
+    """Train on shuffled labels of the synthetic set, or go on with it; the finished checkpoint."""
     work.mkdir(parents=True, exist_ok=True)
     shuffle_labels(demo / "ucf101_01.json", work / "shuffled.json", seed, per_class)
     python("main.py", *demo_line(demo), "--annotation_path", work / "shuffled.json", "--manual_seed", seed, "--no_val",
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="python -m benchmarks.randomised", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="of the model whose explanations are tested")
     parser.add_argument("--shuffled", type=Path, help="checkpoint of a model trained on shuffled labels")
-    parser.add_argument("--demo", type=Path, help="folder of the embedded set to train such a model on")
+    parser.add_argument("--demo", type=Path, help="folder of the synthetic set to train such a model on")
     parser.add_argument("--shuffled_videos", type=COUNT, default=8, help="of each class to train it on (default: 8)")
     parser.add_argument("--root_path", help="where the videos are, if not where the checkpoint says")
     parser.add_argument("--work", type=Path, default=Path("results/randomised"), help="(default: results/randomised)")

@@ -3,7 +3,7 @@
     python -m benchmarks.results [--weizmann DIR] [--seeds 1 2 3] [--tables docs/results]
     python -m benchmarks.results --search [--weizmann DIR] [--seeds 100]
 
-On the embedded set, which is drawn anew for every seed, and on Weizmann where --weizmann names its folder (as
+On the synthetic set, which is drawn anew for every seed, and on Weizmann where --weizmann names its folder (as
 benchmarks.weizmann takes it). Of every seed main.py trains trunks under a softmax head, for as many epochs with the
 published strides in time as with ours, and published and ours start from their own. The softmax head of the first
 column is of our trunk, which has had as many epochs as ours. Recognition is measured
@@ -323,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             search(name, seeds, sets[name], work, args)
             continue
         found = compare(name, seeds, sets[name], work, args)
-        title = {"demo": "The embedded set", "weizmann": "Weizmann"}[name]
+        title = {"demo": "The synthetic set", "weizmann": "Weizmann"}[name]
         heading = f"{title}, seeds {' '.join(map(str, seeds))}, mean (least to largest)."
         file = args.tables / f"comparison_{name}.csv" if args.tables is not None else None
         columns = (stored_cells(file) if file is not None else {}) | cells(found)

@@ -1,4 +1,4 @@
-"""Runs of main.py on the embedded set and on Weizmann: their data, flags and figures; itself no benchmark."""
+"""Runs of main.py on the synthetic set and on Weizmann: their data, flags and figures; itself no benchmark."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def demo_line(folder: Path) -> list[str]:
 
 
 def demo_data(folder: Path, seed: int) -> list[str]:
-    """The embedded set of a seed, drawn if need be; main.py's flags for it."""
+    """The synthetic set of a seed, drawn if need be; main.py's flags for it."""
     if not (folder / "ucf101_01.json").is_file():
         python("-m", "util_scripts.make_demo_dataset", folder, "--seed", seed)
         python("-m", "util_scripts.generate_video_jpgs", folder / "videos", folder / "jpg", "ucf101")

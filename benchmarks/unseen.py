@@ -2,7 +2,7 @@
 
     python -m benchmarks.unseen [--seed 2] [--leave_out NODE ...] [--clips CHECKPOINT=FOLDER ...]
 
-On the embedded set some branches of the tree are left out of training: classes of known parents, a parent of a known
+On the synthetic set some branches of the tree are left out of training: classes of known parents, a parent of a known
 grandparent, and a grandparent; main.py trains with the demo's flags on what is left. Of the validation videos, whose
 places and actors training never saw, those of known classes must be told from the others. Ours is the score `unseen` of
 val.json (evaluation/unseen.py), by prototypes; beside it stand what the trunk's softmax head offers: its confidence
@@ -179,9 +179,9 @@ def said(name: str, levels: Sequence[int | None], n_levels: int) -> dict[str, di
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandLine(prog="python -m benchmarks.unseen", description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=COUNT, default=2, help="of the embedded set and the training (default: 2)")
+    parser.add_argument("--seed", type=COUNT, default=2, help="of the synthetic set and the training (default: 2)")
     parser.add_argument("--leave_out", nargs="*", default=list(LEFT_OUT), metavar="NODE",
-                        help=f"(default: {', '.join(LEFT_OUT)}; none to leave the embedded set)")
+                        help=f"(default: {', '.join(LEFT_OUT)}; none to leave the synthetic set)")
     parser.add_argument("--clips", nargs="*", default=[], metavar="CHECKPOINT=FOLDER",
                         help="videos that the model of the checkpoint has never seen")
     parser.add_argument("--stride", type=COUNT, default=8, help="frames from one window to the next (default: 8)")

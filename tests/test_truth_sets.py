@@ -1,4 +1,4 @@
-"""Embedded sets in which only the motion, or only the object, differs from class to class."""
+"""Synthetic sets in which only the motion, or only the object, differs from class to class."""
 
 import csv
 import json

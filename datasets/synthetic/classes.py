@@ -1,4 +1,4 @@
-"""The classes of the embedded sets: which objects perform which motions, and the hues of the objects."""
+"""The classes of the synthetic sets: which objects perform which motions, and the hues of the objects."""
 
 from typing import NamedTuple
 
