@@ -16,21 +16,29 @@ from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from datasets.folders import Walk, is_litter, tell_unreadable
+from datasets.folders import Walk, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, FrameTimes, JpegFolder, VideoInfo
 from datasets.reading.clock import FrameClock, Thinning
 from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.hdf5 import Hdf5Frames, frame_bytes, frame_lengths, write_hdf5
 from datasets.reading.jpg import REMEDY
-from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
+from datasets.reading.naming import is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
 from datasets.reading.streams import promised_frames
 from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
+from util_scripts.owning import (
+    JPEG,
+    check_own_frames,
+    check_own_hdf5,
+    check_own_index,
+    check_own_part,
+    own_pack,
+    taken_numbers,
+)
 
 SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
 COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
-JPEG = b"\xff\xd8"  # what such a file begins with
 
 
 def fps_text(fps: Fraction | None) -> str | None:
@@ -79,7 +87,7 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
 
     Args:
         file: the video.
-        folder: where the frames go; older frames in it are removed when the new ones are complete.
+        folder: where the frames go; frames of an earlier run are removed when the new ones are complete.
         size: shorter side of the frames in pixels; smaller videos keep theirs.
         fps: frames a second to keep at most, evenly in time; None for all.
     Returns:
@@ -90,7 +98,8 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     part = folder.with_name(f".{folder.name}.part")
     if len(os.fsencode(part.name)) > LONGEST_NAME:
         raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
-    check_own(folder)
+    check_own_frames(folder)
+    check_own_part(part)
     shutil.rmtree(part, ignore_errors=True)
     try:
         with naming(folder):
@@ -146,15 +155,6 @@ def times_of_kept(clock: FrameClock, kept: Sequence[int], fps: Fraction | None) 
     rate = clock.rate if clock.rate and float(clock.rate) == times.fps else Fraction(times.fps)
     everything = len(kept) == times.n_frames and (times.edges is not None or fps >= rate)
     return times if everything else times.some(kept, float(min(fps, rate)))
-
-
-def check_own(folder: Path) -> None:
-    """Raise a ValueError where a folder holds anything but frames named as ours, which new frames would replace."""
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not (entry.name == INFO_NAME or OWN_NAME.fullmatch(entry.name) or is_litter(entry.name)):
-                    raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
@@ -221,7 +221,8 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
     """Write the HDF5 file of a frame folder, unless it is there and up to date.
 
     Returns:
-        True where the file was missing or outdated; a sentence about a folder that cannot be read, or None.
+        True where the file was missing or outdated; a sentence about a folder that cannot be read, or a file of others
+        that is in the way, or None.
     """
     try:
         if file.exists() and _up_to_date(file, folder):
@@ -232,6 +233,7 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
     try:
         if len(os.fsencode(part.name)) > LONGEST_NAME:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
+        check_own_hdf5(file)
         frames, info = read_files(folder)
         with replacing(file, part=part):
             write_hdf5(part, frames, info, JpegFolder().times(folder))
@@ -260,13 +262,15 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     Returns:
         videos, shards, and a sentence for every video that cannot be read and is left out.
     Raises:
-        FileNotFoundError: no frame folder there. ValueError: none that can be read; an older set in `out_dir` stays.
+        FileNotFoundError: no frame folder there. ValueError: none that can be read, or an index.npy of others in
+            `out_dir`; what is there stays.
     """
     folders = list(tqdm(frame_folders(jpg_dir), unit="video", desc="looking"))
     if not folders:
         raise FileNotFoundError(f"{jpg_dir}: no folder of frames; write some with util_scripts.generate_video_jpgs")
+    check_own_index(out_dir)
     check_writable(out_dir)
-    taken = packed_shards(out_dir)
+    taken = taken_numbers(out_dir) | packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
     rows, times, broken, shards, size = [], {}, [], [], 0
     file: BinaryIO | None = None
@@ -296,8 +300,7 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
         table, uneven = index_table(rows), out_dir / TIMES_NAME.format(rows[0][1])
         if times:
             write_whole(uneven, lambda side: write_times(side, table, times))
-        else:
-            uneven.unlink(missing_ok=True)  # of a run that was killed
+        older = own_pack(out_dir)
         write_whole(out_dir / INDEX_NAME, lambda index: np.save(index, table, allow_pickle=False))
     except BaseException:
         if file is not None:
@@ -311,10 +314,8 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
         if rows and shards[0].name not in told:
             (out_dir / TIMES_NAME.format(rows[0][1])).unlink(missing_ok=True)
         raise
-    own = {*(shard.name for shard in shards), uneven.name}
-    for other in (*out_dir.glob("shard_*.bin*"), *out_dir.glob("times_*.npz*")):  # of an older set, or a killed run's
-        if other.name not in own:
-            other.unlink()
+    for other in older - {*shards, uneven}:
+        other.unlink(missing_ok=True)
     return len(rows), len(shards), broken
 
 
