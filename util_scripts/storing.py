@@ -25,7 +25,7 @@ from datasets.reading.jpg import REMEDY
 from datasets.reading.naming import is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
-from datasets.reading.streams import promised_frames
+from datasets.reading.promise import promise_of
 from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
 from util_scripts.owning import (
     JPEG,
@@ -38,7 +38,6 @@ from util_scripts.owning import (
 )
 
 SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
-COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
 
 
 def fps_text(fps: Fraction | None) -> str | None:
@@ -116,7 +115,7 @@ def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fract
     try:
         for frame, stream in frames_of_file(file):
             if read == 0:
-                clock, thinning, promised = FrameClock(stream), fps and Thinning(fps), promised_frames(stream)
+                clock, thinning, promise = FrameClock(stream), fps and Thinning(fps), promise_of(stream, file)
             clock.show(frame)
             read += 1
             if thinning and not thinning.keeps(*clock.time()):
@@ -134,8 +133,8 @@ def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fract
         if not kept:
             raise
         warning = str(error)
-    if warning is None and read < COMPLETE * promised:
-        warning = f"{file}: breaks off after {read} of {promised} frames"
+    if warning is None and (after := promise.broken(file, read, clock.times())):
+        warning = f"{file}: breaks off after {after}; fetch it again, or take the frames as they are"
     times = times_of_kept(clock, kept, fps)
     info = {"n_frames": len(kept), "width": width, "height": height, "fps": None if times is None else times.fps,
             "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": fps_text(fps)}

@@ -22,12 +22,16 @@ class VideoFile:
     decoded; else, and wherever what comes out is not what the packets promised, the file is decoded from the start.
     The file that was read last stays open: where the next clip of it lies ahead, the decoder goes on from where it is.
     A file that breaks off keeps the frames before.
+
+    Attributes:
+        broken: files whose decoding has ended with an error, of those that were decoded to the end.
     """
 
     def __init__(self) -> None:
         self._indices: dict[str, PacketIndex | None] = {}  # None: decode from the start
         self._sizes: dict[str, tuple[int, int]] = {}
         self._times: dict[str, FrameTimes | None] = {}
+        self.broken: set[Path] = set()
         self._open: dict[str, Cursor] = {}  # at most one, which a thread that reads takes out
 
     def __getstate__(self) -> dict:
@@ -87,8 +91,7 @@ class VideoFile:
         self._open = {str(path): cursor}
         return pictures
 
-    @staticmethod
-    def _until_it_breaks(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
+    def _until_it_breaks(self, path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
         n = 0
         try:
             for item in frames_of_file(path):
@@ -97,6 +100,7 @@ class VideoFile:
         except ValueError:
             if n == 0:
                 raise
+            self.broken.add(path)
 
 
 def _stacked(path: Path, pictures: list[np.ndarray]) -> Tensor:
