@@ -16,7 +16,7 @@ from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
 from attribution.lrp import refusal as no_rules
 from attribution.rollout import refusal as no_rollout
-from datasets.loose import by_place, labelled, paths_in, single_video
+from datasets.loose import by_place, check_single, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, cut_in_words, frame_files
 from datasets.sampling import SlidingWindows, SpreadWindows
@@ -125,8 +125,7 @@ def loose_paths(args: argparse.Namespace) -> LoosePaths | None:
         return None
     files = list(dict.fromkeys(file.expanduser().resolve() for file in args.video))
     for file in files:
-        if not file.exists():
-            raise ValueError(f"{file}: no such video file; check --video")
+        check_single(file)
     if len(files) > 1:  # those that cannot be read are left out
         return LoosePaths(reader, files)
     if files[0].is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.loose import single_video
+from datasets.loose import check_single, single_video
 from datasets.reading import CachedReader, Reader
 from datasets.reading.loose import LooseFiles, cut_in_words, frame_files
 from datasets.video import Video, VideoClips
@@ -72,6 +72,7 @@ def own_video(path: Path) -> tuple[Video, Reader]:
         ValueError: where it cannot be read.
     """
     path, files = path.expanduser().resolve(), LooseFiles()
+    check_single(path)
     if path.is_dir():
         frame_files(path)
     reader = CachedReader(files, int(MEMORY_GB * 1e9))

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
@@ -26,6 +24,7 @@ from datasets.reading.naming import is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
 from datasets.reading.promise import promise_of
+from datasets.reading.resizing import resized, stored_size
 from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
 from util_scripts.owning import (
     JPEG,
@@ -43,42 +42,6 @@ SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG qualit
 def fps_text(fps: Fraction | None) -> str | None:
     """A frame rate as info.json has it."""
     return None if fps is None else str(fps)
-
-
-def stored_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width of a video's frames of which the shorter side is `size`; smaller videos keep theirs."""
-    short = min(height, width)
-    scale = min(size / short, 1)
-    return tuple(min(size, short) if side == short else round(side * scale) for side in (height, width))
-
-
-def resized(picture: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at another height and width, smoothed where it shrinks.
-
-    Where these are its `stored_size`, both axes shrink alike, and the square in the middle that evaluation cuts out
-    shows the same of either picture to a part of a pixel: an odd rest beside it would shift one by half a pixel against
-    the other, which is most of the difference between their clips. The outermost row or column may be a repeated one.
-    """
-    sides = picture.shape[:2]
-    if stored_size(*sides, min(shown)) != shown:
-        return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
-    square, shown_square = min(sides), min(shown)
-    step, pads, box = square / shown_square, [], []
-    for side, shown_side in zip(sides, shown, strict=True):
-        first = _middle(side, square) - _middle(shown_side, shown_square) * step
-        last = first + shown_side * step
-        pads.append((max(math.ceil(-first), 0), max(math.ceil(last - side), 0)))
-        box.append((first + pads[-1][0], last + pads[-1][0]))
-    if any(map(any, pads)):
-        picture = np.pad(picture, (*pads, (0, 0)), mode="edge")
-    (top, bottom), (left, right) = box
-    return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC,
-                                                      (left, top, right, bottom)))
-
-
-def _middle(side: int, square: int) -> float:
-    """Where the middle of the square is that evaluation cuts out, along a side."""
-    return (side - square) // 2 + square / 2
 
 
 def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:

@@ -36,7 +36,8 @@ class LooseFiles:
             return self._files.frames(path, indices)
         files = frame_files(path)
         wanted = range(len(files)) if indices is None else [int(i) for i in indices]
-        return stacked(lambda i, into: _picture(files[i], into), wanted, path, "extract them again")
+        return stacked(lambda i, into: _picture(files[i], into), wanted, path, "extract them again",
+                       called=lambda i: files[i].name)
 
     def info(self, path: Path) -> VideoInfo:
         """Number of frames, size and rate; a folder has no rate."""

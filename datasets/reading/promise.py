@@ -31,7 +31,7 @@ class Promise:
     start: float
 
     def broken(self, path: Path, n_frames: int, times: FrameTimes | None, *, spare: int | None = None) -> str | None:
-        """After how much the film breaks off, such as "17 of the 60 frames"; None where it is whole, as far as is known.
+        """After how much the film breaks off, such as "17 of the 60 frames"; None where it is whole for all one knows.
 
         Args:
             path: of the file. n_frames, times: of what could be decoded of it.
