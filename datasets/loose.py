@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from datasets.folders import Walk, previews, tell_endings, tell_unreadable
+from datasets.folders import Walk, is_file, previews, tell_endings, tell_unreadable, visible
 from datasets.reading import VIDEO_EXTENSIONS
 from datasets.reading.naming import is_picture
 from datasets.video import Video
@@ -77,6 +77,37 @@ def paths_in(folder: Path) -> list[Path]:
         raise ValueError(f"{folder}: neither folders of pictures nor video files in it; check --videos_dir")
     tell_endings(folder, others, "videos or pictures")
     return sorted(paths)
+
+
+def check_single(path: Path) -> None:
+    """See that a path is one video: a video file, or a folder of the pictures of one.
+
+    Raises:
+        ValueError: where it is not, with the remedy; whether it can be read is seen later.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such video file; check --video")
+    if path.is_file():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: is no file; give a video file, or a folder of pictures, as --video")
+    here = [entry.name for entry in visible(path) if is_file(entry)]
+    pictures = [name for name in here if is_picture(name)]
+    gifs = [name for name in here if name.lower().endswith(".gif")]
+    films = [name for name in here if os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+             and (name not in gifs or len(pictures) <= len(gifs))]
+    beside = f" and pictures, such as {pictures[0]}," if pictures else ""
+    remedy = "give all as --videos_dir, or one of them as --video"
+    if films:
+        raise ValueError(f"{path}: holds videos, such as {films[0]},{beside} and is no video itself; {remedy}")
+    if pictures:
+        return
+    for below, _, files in Walk(path, once=True):
+        video = next((name for name in files if is_picture(name)
+                      or os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS), None)
+        if video is not None:
+            raise ValueError(f"{path}: holds folders of videos or frames, such as {below}, and is no video itself; "
+                             f"{remedy}")
 
 
 def labelled(paths: Sequence[Path], folder: Path, hierarchy: Hierarchy) -> LooseVideos:

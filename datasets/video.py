@@ -161,7 +161,7 @@ class VideoClips(Dataset):
         self._spans = self.videos.segments.copy()  # the frames to take clips from
         for v in (self._spans[:, 1] <= self._spans[:, 0]).nonzero()[0].tolist():
             self._spans[v] = 0, self._length(v)
-        lengths = self._spans[:, 1] - self._spans[:, 0]
+        lengths = self.lengths
         counts = np.array([sampler.count(n) if n > 0 else 1 for n in lengths.tolist()], dtype=np.int64)
         self.item_video = np.repeat(np.arange(len(counts)), counts)  # (n_items,)
         self.item_clip = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)  # (n_items,)
@@ -175,9 +175,14 @@ class VideoClips(Dataset):
         return 3 * self.sampler.duration * self.transform.size**2
 
     @property
+    def lengths(self) -> np.ndarray:
+        """(N,) frames of each video, or of its segment; 0 where it cannot be read."""
+        return self._spans[:, 1] - self._spans[:, 0]
+
+    @property
     def looped(self) -> int:
         """How many videos are shorter than a clip, which then shows frames twice."""
-        lengths = self._spans[:, 1] - self._spans[:, 0]
+        lengths = self.lengths
         return int(((lengths > 0) & (lengths <= (self.sampler.duration - 1) * self.sampler.stride)).sum())
 
     def identity(self) -> list:

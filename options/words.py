@@ -11,6 +11,22 @@ from pathlib import Path
 _MARK = "\0"  # stands before such a name while argparse looks at it; no argument of a process can hold it
 
 
+EMPTY = "must be a path, and is empty"  # of a variable of the shell perhaps that is not set
+PATHS = ("video_path", "videos_dir", "annotation_path", "result_path", "out", "truth", "classes")
+
+
+def _path(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(EMPTY)
+    return Path(text)
+
+
+def _is_path(action: argparse.Action) -> bool:
+    """Whether a flag takes a path as it stands, of those for which nothing is no path."""
+    return action.type in (None, str) and (action.dest in PATHS or (
+        action.required and action.dest.endswith(("_path", "_dir", "_file"))))
+
+
 class FlagParser(argparse.ArgumentParser):
     """A parser that takes names which begin with a hyphen as values of flags that take names, files or folders.
 
@@ -18,10 +34,17 @@ class FlagParser(argparse.ArgumentParser):
     are none of these names; `--videos=--name` passes whatever it is.
     """
 
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.register("type", Path, _path)  # of an empty one pathlib makes the current folder
+
     def parse_known_args(self, args: Sequence[str] | None = None,
                          namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
         """As argparse's own."""
         namespace, rest = super().parse_known_args(self._marked(sys.argv[1:] if args is None else args), namespace)
+        for action in self._actions:
+            if _is_path(action) and action.default != "" and getattr(namespace, action.dest, None) == "":
+                self.error(f"{'/'.join(action.option_strings) or action.dest}: {EMPTY}")
         for name, value in vars(namespace).items():
             if (plain := _unmarked(value)) is not value:
                 setattr(namespace, name, plain)

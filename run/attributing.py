@@ -16,9 +16,9 @@ from attribution.feature_pyramid import refusal
 from attribution.gradients import at_a_time
 from attribution.lrp import refusal as no_rules
 from attribution.rollout import refusal as no_rollout
-from datasets.loose import by_place, labelled, paths_in, single_video
+from datasets.loose import by_place, check_single, labelled, paths_in, single_video
 from datasets.reading import CachedReader, Reader
-from datasets.reading.loose import LooseFiles, frame_files
+from datasets.reading.loose import LooseFiles, cut_in_words, frame_files
 from datasets.sampling import SlidingWindows, SpreadWindows
 from datasets.transforms import EvalTransform
 from datasets.video import Video, VideoClips, whole_videos
@@ -125,8 +125,7 @@ def loose_paths(args: argparse.Namespace) -> LoosePaths | None:
         return None
     files = list(dict.fromkeys(file.expanduser().resolve() for file in args.video))
     for file in files:
-        if not file.exists():
-            raise ValueError(f"{file}: no such video file; check --video")
+        check_single(file)
     if len(files) > 1:  # those that cannot be read are left out
         return LoosePaths(reader, files)
     if files[0].is_dir():
@@ -226,13 +225,13 @@ def warn_of_short(clips: VideoClips, reader: Reader) -> None:
     """A warning for videos that end before their header says, and one for those that are shorter than a clip."""
     files = reader.reader if isinstance(reader, CachedReader) else reader
     if isinstance(files, LooseFiles) and files.cut:
-        path, (n_frames, promised) = next(iter(files.cut.items()))
-        print(f"warning: {len(files.cut)} of {len(clips.videos)} videos are cut short: {path} has {n_frames} of the "
-              f"{promised} frames that it promises; replace the file", file=sys.stderr)
+        print(f"warning: {cut_in_words(files.cut, len(clips.videos))}", file=sys.stderr)
     if clips.looped:
-        duration = clips.sampler.duration
-        print(f"warning: {clips.looped} of {len(clips.videos)} videos have fewer frames than the clip of {duration} "
-              "(--sample_duration), which shows them repeatedly", file=sys.stderr)
+        n = int(clips.lengths[0])
+        few = (f"{clips.looped} of {len(clips.videos)} videos have fewer frames" if len(clips.videos) > 1 else
+               f"{clips.videos.names[0]} has {n} frame{'' if n == 1 else 's'}, fewer")
+        print(f"warning: {few} than the clip of {clips.sampler.duration} (--sample_duration), which shows them "
+              "repeatedly", file=sys.stderr)
 
 
 def leave_out(methods: Sequence[str], unserved: Sequence[str], reason: str, *, by_name: bool) -> list[str]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from datasets.loose import single_video
+from datasets.loose import check_single, single_video
 from datasets.reading import CachedReader, Reader
-from datasets.reading.loose import LooseFiles, frame_files
+from datasets.reading.loose import LooseFiles, cut_in_words, frame_files
 from datasets.video import Video, VideoClips
 from explain import Sources
 from run.choosing import MEMORY_GB, moved_flags
@@ -71,7 +71,12 @@ def own_video(path: Path) -> tuple[Video, Reader]:
     Raises:
         ValueError: where it cannot be read.
     """
-    path, reader = path.expanduser().resolve(), CachedReader(LooseFiles(), int(MEMORY_GB * 1e9))
+    path, files = path.expanduser().resolve(), LooseFiles()
+    check_single(path)
     if path.is_dir():
         frame_files(path)
-    return single_video(path, reader.info(path).n_frames), reader
+    reader = CachedReader(files, int(MEMORY_GB * 1e9))
+    video = single_video(path, reader.info(path).n_frames)
+    if files.cut:
+        print(f"warning: {cut_in_words(files.cut, 1)}", file=sys.stderr)
+    return video, reader

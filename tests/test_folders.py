@@ -10,7 +10,8 @@ from datasets.folders import Walk, previews
 from datasets.loose import paths_in
 from datasets.on_disk import VideoFolder, at_place, of_class, videos_at, videos_on_disk
 from util_scripts.generate_video_jpgs import find_jobs
-from util_scripts.storing import check_own, frame_folders
+from util_scripts.owning import check_own_frames
+from util_scripts.storing import frame_folders
 
 JUNK = (".DS_Store", "._a.mp4", "Thumbs.db", "desktop.ini", ".ipynb_checkpoints/a.mp4", "__MACOSX/a.mp4",
         "@eaDir/a.mp4", "thumbs.DB")
@@ -175,8 +176,9 @@ def test_decomposed_accents_of_a_file_system(tmp_path):
 
 
 def test_what_systems_leave_among_frames_is_in_nobody_s_way(tmp_path):
-    folder = touch(write_frames(tmp_path / "v", shades(2)), ".DS_Store", "._image_00001.jpg", "Thumbs.db")
-    check_own(folder)
+    info = {"n_frames": 2, "width": 32, "height": 24, "fps": None}
+    folder = touch(write_frames(tmp_path / "v", shades(2), info=info), ".DS_Store", "._image_00001.jpg", "Thumbs.db")
+    check_own_frames(folder)
     touch(folder, ".notes")
     with pytest.raises(ValueError, match=".notes"):
-        check_own(folder)
+        check_own_frames(folder)

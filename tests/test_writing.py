@@ -86,6 +86,20 @@ def test_a_full_disk_is_named_in_plain_words():
             raise error
 
 
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError("problem writing element 15360 to file"), "(No space left on device); free some space, or"),
+    (OSError("512 requested and 128 written"), "(No space left on device); free some space, or"),
+    (OSError(errno.EDQUOT, "quota"), "free some space, or choose another folder"),
+    (OSError(errno.EROFS, "Read-only file system"), "(Read-only file system); choose another folder"),
+    (PermissionError(errno.EACCES, "Permission denied"), "(Permission denied); choose another folder"),
+    (NotADirectoryError(errno.ENOTDIR, "no"), "(a part of its path is a file); choose another folder")])
+def test_space_is_the_remedy_where_it_is_the_trouble(error, said):
+    with pytest.raises(OSError) as caught, naming("a.npy"):
+        raise error
+    assert str(caught.value) == f"a.npy: cannot be written {said}" or said in str(caught.value)
+    assert ("space" in str(caught.value)) == ("space" in said)
+
+
 @pytest.mark.parametrize("write", [
     lambda path: write_whole(path, lambda file: torch.save(torch.zeros(9999), file)),
     lambda path: write_whole(path, lambda file: np.savez_compressed(file, a=np.random.default_rng(1).random(999))),

@@ -29,6 +29,7 @@ from datasets.groups import recording_of, ungrouped
 from datasets.on_disk import videos_at
 from datasets.reading import Reader, VideoFile, VideoInfo
 from datasets.reading.packed import INDEX_NAME
+from datasets.reading.resizing import resized, stored_size
 from datasets.video import Video
 from hierarchy.tree import Hierarchy
 from machine.processes import process_pool
@@ -37,7 +38,7 @@ from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from run.paths import under_root
 from run.resume import fresh
-from util_scripts.storing import QUALITY, SIZE, resized, stored_size
+from util_scripts.storing import QUALITY, SIZE
 
 CHUNK = 64  # frames decoded at a time
 NAMED = 3  # of each kind of trouble

@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also where it is called by its path
 
+from datasets.synthetic import SETS
 from machine.writing import write_text
 from options.analysis import parse_analysis
 from options.errors import CommandLine, user_errors
@@ -33,6 +34,24 @@ EXPLAINED = 48  # test videos that are explained above the class; at the class a
 
 PARTS = {"videos", "ucfTrainTestlist", "hierarchy.csv", "truth.json", "jpg", "ucf101_01.json", "results",
          "summary.json"}  # what a demo writes
+
+
+def check_own(out: Path) -> None:
+    """See that a folder is empty, or holds what an earlier demo has made, whole or not, and nothing else.
+
+    Raises:
+        ValueError: naming what no demo has made.
+    """
+    if not out.is_dir():
+        return
+    classes = {act.name for acts in SETS.values() for act in acts}
+    inside = {part: {path.name for path in out.joinpath(part).glob("*")} for part in ("videos", "jpg", "results")}
+    foreign = [path.name for path in out.iterdir() if path.name not in PARTS]
+    foreign += [f"{part}/{name}" for part in ("videos", "jpg") for name in inside[part] - classes]
+    if inside["results"] and not inside["videos"]:  # which a demo makes first, and removes last
+        foreign.append("results")
+    if foreign:
+        raise ValueError(f"{out}: holds {min(foreign)}, which no demo has made; give an empty folder")
 
 
 def run(*command: str | Path) -> None:
@@ -79,10 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if taken := [word for word in flags if word.partition("=")[0] in OF_DEMO]:
         raise ValueError(f"{taken[0]}: the demo sets it itself; leave it out behind --")
     out = args.out.resolve()
-    if out.is_dir() and (foreign := {path.name for path in out.iterdir()} - PARTS):
-        raise ValueError(f"{out}: holds {min(foreign)}, which no demo has made; give an empty folder")
+    check_own(out)
     began = time.monotonic()
-    for part in ("videos", "jpg", "results"):  # of an earlier demo, whole or not
+    for part in ("results", "jpg", "videos"):  # of an earlier demo, whole or not
         shutil.rmtree(out / part, ignore_errors=True)
     jobs = ("--n_jobs", str(args.n_threads))
     share_of = () if args.way_share is None else ("--way_share", str(args.way_share))

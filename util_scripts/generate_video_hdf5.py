@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
         for sentence in broken:
             print(f"left out: {sentence}", file=sys.stderr)
         n_there = sum(not new for new, _ in done)
-        print(f"{len(jobs) - n_there - len(broken)} videos packed, {n_there} were there already, {len(broken)} could "
-              "not be read")
+        print(f"{len(jobs) - n_there - len(broken)} videos packed, {n_there} were there already, {len(broken)} are "
+              "left out")
         if len(broken) == len(jobs):
-            raise ValueError(f"{args.jpg_dir}: none of the videos can be read; run generate_video_jpgs again")
+            raise ValueError(f"{args.jpg_dir}: none of the videos is packed; {broken[0]}")
 
 
 if __name__ == "__main__":

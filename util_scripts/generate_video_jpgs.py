@@ -4,7 +4,8 @@ Videos of other data sets than UCF-101 may lie in any folder, or in none; their 
 The shorter side of frames is 240 pixels, but never larger than the video's. info.json keeps the video's own width,
 height and rate, as it is shown.
 A folder appears when it is complete, so the script can be stopped and started again with the same flags: what is
-finished is skipped, what is not is redone. What was finished with another --size or --fps is an error.
+finished is skipped, what is not is redone. What was finished with another --size or --fps is an error. Frames that
+this script has not made are never replaced: a folder without its info.json is named, and its video left out.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(todo) - len(broken)} videos converted, {len(jobs) - len(todo)} were there already, "
               f"{len(broken)} broken")
         if len(broken) == len(jobs):
-            raise ValueError(f"{args.avi_dir}: none of the videos can be read; fetch them again")
+            raise ValueError(f"{args.avi_dir}: no video is converted; {broken[0]}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,25 +11,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 from simplejpeg import encode_jpeg
 from tqdm import tqdm
 
-from datasets.folders import Walk, is_litter, tell_unreadable
+from datasets.folders import Walk, tell_unreadable
 from datasets.reading import FRAME_NAME, INFO_NAME, FrameTimes, JpegFolder, VideoInfo
 from datasets.reading.clock import FrameClock, Thinning
 from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.hdf5 import Hdf5Frames, frame_bytes, frame_lengths, write_hdf5
 from datasets.reading.jpg import REMEDY
-from datasets.reading.naming import OWN_NAME, is_jpeg, is_picture
+from datasets.reading.naming import is_jpeg, is_picture
 from datasets.reading.packed import INDEX_NAME, SHARD_NAME, TIMES_NAME, index_table, packed_shards, write_times
 from datasets.reading.pictures import rgb_of
-from datasets.reading.streams import promised_frames
+from datasets.reading.promise import promise_of
+from datasets.reading.resizing import resized, stored_size
 from machine.writing import LONGEST_NAME, check_writable, naming, part_of, replacing, write_whole
+from util_scripts.owning import (
+    JPEG,
+    check_own_frames,
+    check_own_hdf5,
+    check_own_index,
+    check_own_part,
+    own_pack,
+    taken_numbers,
+)
 
 SIZE, QUALITY = 240, 95  # default shorter side of frames in pixels, JPEG quality
-COMPLETE = 0.95  # a file that has less of the frames that its header promises has been cut off
-JPEG = b"\xff\xd8"  # what such a file begins with
 
 
 def fps_text(fps: Fraction | None) -> str | None:
@@ -38,48 +44,12 @@ def fps_text(fps: Fraction | None) -> str | None:
     return None if fps is None else str(fps)
 
 
-def stored_size(height: int, width: int, size: int) -> tuple[int, int]:
-    """Height and width of a video's frames of which the shorter side is `size`; smaller videos keep theirs."""
-    short = min(height, width)
-    scale = min(size / short, 1)
-    return tuple(min(size, short) if side == short else round(side * scale) for side in (height, width))
-
-
-def resized(picture: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, 3) uint8 at another height and width, smoothed where it shrinks.
-
-    Where these are its `stored_size`, both axes shrink alike, and the square in the middle that evaluation cuts out
-    shows the same of either picture to a part of a pixel: an odd rest beside it would shift one by half a pixel against
-    the other, which is most of the difference between their clips. The outermost row or column may be a repeated one.
-    """
-    sides = picture.shape[:2]
-    if stored_size(*sides, min(shown)) != shown:
-        return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC))
-    square, shown_square = min(sides), min(shown)
-    step, pads, box = square / shown_square, [], []
-    for side, shown_side in zip(sides, shown, strict=True):
-        first = _middle(side, square) - _middle(shown_side, shown_square) * step
-        last = first + shown_side * step
-        pads.append((max(math.ceil(-first), 0), max(math.ceil(last - side), 0)))
-        box.append((first + pads[-1][0], last + pads[-1][0]))
-    if any(map(any, pads)):
-        picture = np.pad(picture, (*pads, (0, 0)), mode="edge")
-    (top, bottom), (left, right) = box
-    return np.asarray(Image.fromarray(picture).resize(shown[::-1], Image.Resampling.BICUBIC,
-                                                      (left, top, right, bottom)))
-
-
-def _middle(side: int, square: int) -> float:
-    """Where the middle of the square is that evaluation cuts out, along a side."""
-    return (side - square) // 2 + square / 2
-
-
 def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | None) -> str | None:
     """Write the frames of one video.
 
     Args:
         file: the video.
-        folder: where the frames go; older frames in it are removed when the new ones are complete.
+        folder: where the frames go; frames of an earlier run are removed when the new ones are complete.
         size: shorter side of the frames in pixels; smaller videos keep theirs.
         fps: frames a second to keep at most, evenly in time; None for all.
     Returns:
@@ -90,7 +60,8 @@ def write_frame_folder(file: Path, folder: Path, *, size: int, fps: Fraction | N
     part = folder.with_name(f".{folder.name}.part")
     if len(os.fsencode(part.name)) > LONGEST_NAME:
         raise ValueError(f"{file}: its name is too long for a folder of frames; give it a shorter one")
-    check_own(folder)
+    check_own_frames(folder)
+    check_own_part(part)
     shutil.rmtree(part, ignore_errors=True)
     try:
         with naming(folder):
@@ -107,7 +78,7 @@ def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fract
     try:
         for frame, stream in frames_of_file(file):
             if read == 0:
-                clock, thinning, promised = FrameClock(stream), fps and Thinning(fps), promised_frames(stream)
+                clock, thinning, promise = FrameClock(stream), fps and Thinning(fps), promise_of(stream, file)
             clock.show(frame)
             read += 1
             if thinning and not thinning.keeps(*clock.time()):
@@ -125,8 +96,8 @@ def _write_frames(file: Path, part: Path, folder: Path, *, size: int, fps: Fract
         if not kept:
             raise
         warning = str(error)
-    if warning is None and read < COMPLETE * promised:
-        warning = f"{file}: breaks off after {read} of {promised} frames"
+    if warning is None and (after := promise.broken(file, read, clock.times())):
+        warning = f"{file}: breaks off after {after}; fetch it again, or take the frames as they are"
     times = times_of_kept(clock, kept, fps)
     info = {"n_frames": len(kept), "width": width, "height": height, "fps": None if times is None else times.fps,
             "stored_width": shown[1], "stored_height": shown[0], "asked_size": size, "asked_fps": fps_text(fps)}
@@ -146,15 +117,6 @@ def times_of_kept(clock: FrameClock, kept: Sequence[int], fps: Fraction | None) 
     rate = clock.rate if clock.rate and float(clock.rate) == times.fps else Fraction(times.fps)
     everything = len(kept) == times.n_frames and (times.edges is not None or fps >= rate)
     return times if everything else times.some(kept, float(min(fps, rate)))
-
-
-def check_own(folder: Path) -> None:
-    """Raise a ValueError where a folder holds anything but frames named as ours, which new frames would replace."""
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not (entry.name == INFO_NAME or OWN_NAME.fullmatch(entry.name) or is_litter(entry.name)):
-                    raise ValueError(f"{entry.path}: is in the way of frames; move it, or choose another JPG_DIR")
 
 
 def frame_folders(jpg_dir: Path) -> Iterator[Path]:
@@ -221,7 +183,8 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
     """Write the HDF5 file of a frame folder, unless it is there and up to date.
 
     Returns:
-        True where the file was missing or outdated; a sentence about a folder that cannot be read, or None.
+        True where the file was missing or outdated; a sentence about a folder that cannot be read, or a file of others
+        that is in the way, or None.
     """
     try:
         if file.exists() and _up_to_date(file, folder):
@@ -232,6 +195,7 @@ def write_hdf5_file(folder: Path, file: Path) -> tuple[bool, str | None]:
     try:
         if len(os.fsencode(part.name)) > LONGEST_NAME:
             raise ValueError(f"{folder}: its name is too long for a file; give it a shorter one")
+        check_own_hdf5(file)
         frames, info = read_files(folder)
         with replacing(file, part=part):
             write_hdf5(part, frames, info, JpegFolder().times(folder))
@@ -260,13 +224,15 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
     Returns:
         videos, shards, and a sentence for every video that cannot be read and is left out.
     Raises:
-        FileNotFoundError: no frame folder there. ValueError: none that can be read; an older set in `out_dir` stays.
+        FileNotFoundError: no frame folder there. ValueError: none that can be read, or an index.npy of others in
+            `out_dir`; what is there stays.
     """
     folders = list(tqdm(frame_folders(jpg_dir), unit="video", desc="looking"))
     if not folders:
         raise FileNotFoundError(f"{jpg_dir}: no folder of frames; write some with util_scripts.generate_video_jpgs")
+    check_own_index(out_dir)
     check_writable(out_dir)
-    taken = packed_shards(out_dir)
+    taken = taken_numbers(out_dir) | packed_shards(out_dir)
     numbers = (number for number in itertools.count() if number not in taken)
     rows, times, broken, shards, size = [], {}, [], [], 0
     file: BinaryIO | None = None
@@ -296,8 +262,7 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
         table, uneven = index_table(rows), out_dir / TIMES_NAME.format(rows[0][1])
         if times:
             write_whole(uneven, lambda side: write_times(side, table, times))
-        else:
-            uneven.unlink(missing_ok=True)  # of a run that was killed
+        older = own_pack(out_dir)
         write_whole(out_dir / INDEX_NAME, lambda index: np.save(index, table, allow_pickle=False))
     except BaseException:
         if file is not None:
@@ -311,10 +276,8 @@ def pack(jpg_dir: Path, out_dir: Path, *, shard_bytes: int) -> tuple[int, int, l
         if rows and shards[0].name not in told:
             (out_dir / TIMES_NAME.format(rows[0][1])).unlink(missing_ok=True)
         raise
-    own = {*(shard.name for shard in shards), uneven.name}
-    for other in (*out_dir.glob("shard_*.bin*"), *out_dir.glob("times_*.npz*")):  # of an older set, or a killed run's
-        if other.name not in own:
-            other.unlink()
+    for other in older - {*shards, uneven}:
+        other.unlink(missing_ok=True)
     return len(rows), len(shards), broken
 
 

@@ -30,7 +30,7 @@ def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]
             stream = film_of(container)
             if stream is not None:
                 if stream.codec_context is None:  # as PyAV tells of a codec that it does not know
-                    raise ValueError(f"{path}: of an unknown codec; replace the file or take it out")
+                    raise ValueError(f"{path}: of an unknown codec; replace the file")
                 stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
                 for frame in container.decode(stream):
                     n += 1
@@ -38,10 +38,12 @@ def frames_of_file(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]
     except av.FileNotFoundError as error:
         raise ValueError(f"{path}: no such video file; check the paths") from error
     except av.FFmpegError as error:
+        if n == 0 and path.is_file() and path.stat().st_size == 0:
+            raise ValueError(f"{path}: is empty; replace the file") from error
         where = f"broken after {n} frames" if n else "not a readable video"
-        raise ValueError(f"{path}: {where} ({error.strerror}); replace the file or take it out") from error
+        raise ValueError(f"{path}: {where} ({error.strerror}); replace the file") from error
     if n == 0:
-        raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file or take it out")
+        raise ValueError(f"{path}: no picture that can be decoded in this file; replace the file")
 
 
 def picture_of(frame: av.VideoFrame, path: Path | str, stream: av.VideoStream) -> np.ndarray:

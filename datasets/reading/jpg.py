@@ -40,7 +40,8 @@ class JpegFolder:
         """Frames by their index from 0; see `Reader`."""
         wanted = range(self.info(path).n_frames) if indices is None else integers(indices)
         size, names = self._folder(path)
-        frames = stacked(lambda i, into: _picture(path, i, names, into), wanted, path, REMEDY)
+        frames = stacked(lambda i, into: _picture(path, i, names, into), wanted, path, REMEDY,
+                         called=lambda i: FRAME_NAME.format(i + 1) if names is None else names[i])
         if size is None and len(frames):
             self._remember(path, _Folder(tuple(frames.shape[1:3]), names))
         return frames

@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 FRAME_NAME = "image_{:05d}.jpg"  # as generate_video_jpgs writes them, numbered from 1
@@ -41,15 +42,18 @@ def frame_names(folder: Path, *, gaps: bool = False) -> list[str]:
     """
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if is_picture(entry.name)
-                           and (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)))
+            files = {entry.name: entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
+                     for entry in entries if is_picture(entry.name)}
     except OSError as error:
         raise ValueError(f"{folder}: no such folder of frames; run generate_video_jpgs or check the paths") from error
-    if not names:
+    if not any(files.values()):
         raise ValueError(f"{folder}: no frame such as image_00001.jpg in it; put in pictures, or run "
                          "generate_video_jpgs for this video")
+    names = sorted(files)
     own = [name for name in names if OWN_NAME.fullmatch(name)]
     numbers, names = zip(*sorted(_numbered(folder, own or _of_video(names))), strict=True)
+    if (lost := next((name for name in names if not files[name]), None)) is not None:
+        raise ValueError(f"{folder / lost}: is no file, or a link that leads nowhere; mend it, or move it elsewhere")
     if not gaps:
         _check_steps(folder, names, numbers, own=bool(own))
     return list(names)
@@ -85,7 +89,10 @@ def _numbered(folder: Path, names: Sequence[str]) -> list[tuple[int, str]]:
         raise ValueError(f"{folder}: pictures are named in two ways, {one} and {other}; move those that are no frames "
                          f"of this video to another folder, or name all of them {SCHEME} in their order")
     columns = [[int(part[i]) for part in parts] for i in range(1, len(parts[0]), 2)]
-    varying = [column for column in columns if len(set(column)) > 1] or [[0] * len(names)]
+    several = [i for i, column in enumerate(columns) if len(set(column)) > 1]
+    if len(several) == 1 and several[0] and parts[0][2 * several[0]] in (".", ","):
+        return _numbered_by_parts(folder, names, [part[2 * several[0] + 1] for part in parts])
+    varying = [columns[i] for i in several] or [[0] * len(names)]
     if len(varying) > 1:
         raise ValueError(f"{folder}: the names of pictures differ by more than one number, {names[0]} and {names[-1]}; "
                          f"name them {SCHEME} in their order")
@@ -94,6 +101,37 @@ def _numbered(folder: Path, names: Sequence[str]) -> list[tuple[int, str]]:
         one, other, *_ = (name for name, number in zip(names, varying[0], strict=True) if number == twice)
         raise ValueError(f"{folder}: {one} and {other} have the same number; name the frames {SCHEME} in their order")
     return list(zip(varying[0], names, strict=True))
+
+
+def _numbered_by_parts(folder: Path, names: Sequence[str], digits: Sequence[str]) -> list[tuple[int, str]]:
+    """Each name with a number, where all differ by digits behind a point: shot1.0007, or seconds such as 0.05.
+
+    They are counted where they have one length, or go in equal steps, as 1.9, 1.10, 1.11 do. Else they are the decimals
+    of seconds, where zeros stand before some, 0.05, 0.1, 0.15, or these go in equal steps, and are numbered in order.
+
+    Raises:
+        ValueError: where either might be meant.
+    """
+    counts, decimals = [int(text) for text in digits], [Fraction(int(text), 10 ** len(text)) for text in digits]
+    same_order = sorted(range(len(names)), key=counts.__getitem__) == sorted(range(len(names)),
+                                                                             key=decimals.__getitem__)
+    distinct = len(set(counts)) == len(names), len(set(decimals)) == len(names)
+    padded = len({len(text) for text in digits}) > 1 and any(len(text) > 1 and text[0] == "0" for text in digits)
+    if distinct[0] and (same_order or (_is_even(counts) and not padded)):
+        return list(zip(counts, names, strict=True))
+    rounded = Fraction(2, 10 ** max(map(len, digits)))  # of which two steps may differ
+    if distinct[1] and (padded or _is_even(decimals, rounded)):
+        in_order = sorted(zip(decimals, names, strict=True))
+        return [(i, name) for i, (_, name) in enumerate(in_order)]
+    raise ValueError(f"{folder}: the numbers of pictures may be counted or be seconds, such as {names[0]} and "
+                     f"{names[-1]}; name them {SCHEME} in their order")
+
+
+def _is_even(numbers: Sequence[int | Fraction], tolerance: Fraction | int = 0) -> bool:
+    """Whether sorted numbers go in equal steps; two numbers only where one follows the other."""
+    ascending = sorted(numbers)
+    steps = [later - one for one, later in zip(ascending, ascending[1:], strict=False)]
+    return max(steps) - min(steps) <= tolerance and (len(steps) > 1 or steps[0] == 1)
 
 
 def _check_steps(folder: Path, names: Sequence[str], numbers: Sequence[int], *, own: bool) -> None:

@@ -64,13 +64,18 @@ def _load_index(folder: Path) -> np.ndarray:
     file = Path(folder, INDEX_NAME)
     try:
         table = np.load(file, mmap_mode="r", allow_pickle=False)
-        if table.ndim != 1 or table.dtype != np.dtype([("place", table.dtype[0]), *FIELDS]):
+        if table.ndim != 1 or not is_index_type(table.dtype):
             raise ValueError("not such a table")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file}: no such file; give the folder that util_scripts.pack_frames wrote") from error
     except Exception as error:  # the header is a Python expression, in which anything can be wrong
         raise ValueError(f"{file}: damaged; {REMEDY}") from error  # numpy's own words advise to unpickle it
     return table
+
+
+def is_index_type(dtype: np.dtype) -> bool:
+    """Whether a table's columns are those of an index."""
+    return dtype.names is not None and dtype == np.dtype([("place", dtype[0]), *FIELDS])
 
 
 def packed_shards(folder: Path) -> set[int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from simplejpeg import decode_jpeg, decode_jpeg_header
 from torch import Tensor
 
@@ -21,6 +21,8 @@ def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = Non
     Raises:
         ValueError: with the file's name and the remedy, where it is no picture.
     """
+    if not content:
+        raise ValueError(f"{name}: is empty; {remedy}")
     try:  # the same pixels as Pillow's, in half of its time
         height, width, colours, _ = decode_jpeg_header(content)
         if colours in ("YCbCr", "Gray", "RGB") and height * width < Image.MAX_IMAGE_PIXELS:
@@ -32,6 +34,8 @@ def rgb_of(content: bytes, name: str, remedy: str, into: np.ndarray | None = Non
     try:
         with Image.open(io.BytesIO(content)) as image:
             return rgb_of_image(image)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: holds no picture; {remedy}") from error
     except Exception as error:  # on bytes that are no picture, Pillow's parsers raise whatever they stumble over
         raise ValueError(f"{name}: not a readable picture ({error}); {remedy}") from error
 
@@ -58,12 +62,13 @@ def _orientation(content: bytes) -> tuple[bool, bool, bool]:
 
 
 def stacked(read: Callable[[int, np.ndarray | None], np.ndarray], wanted: Sequence[int], name: Path,
-            remedy: str) -> Tensor:
+            remedy: str, *, called: Callable[[int], str] = "frame {}".format) -> Tensor:
     """Frames of one video, each read once: (T, H, W, 3) uint8.
 
     Args:
         read: index of a frame, array that it may fill -> the frame (H, W, 3).
-        wanted: indices, with repeats or without. name, remedy: for the error message.
+        wanted: indices, with repeats or without. name, remedy, called: for the error message, the last what a frame is
+            called by its index.
     Raises:
         ValueError: where frames differ in size, or are more than fit into memory.
     """
@@ -79,7 +84,9 @@ def stacked(read: Callable[[int, np.ndarray | None], np.ndarray], wanted: Sequen
                 raise ValueError(f"{name}: {len(wanted)} frames do not fit into memory; {remedy}") from error
             into = frames[t]
         elif picture.shape != into.shape:
-            raise ValueError(f"{name}: frames differ in size; {remedy}")
+            (height, width), (other_height, other_width) = into.shape[:2], picture.shape[:2]
+            raise ValueError(f"{name}: frames differ in size, {called(wanted[0])} is {width} x {height} and "
+                             f"{called(i)} is {other_width} x {other_height}; {remedy}")
         if not np.may_share_memory(picture, into):
             into[:] = picture
         place.setdefault(i, t)

@@ -126,10 +126,13 @@ class Cursor:
     Args:
         path: of the file.
         index: of its packets; None decodes from the start to the end.
+    Attributes:
+        changes_size: whether any frame was of another size than the stream says.
     """
 
     def __init__(self, path: Path, index: PacketIndex | None) -> None:
-        self.path, self.index = path, index
+        self.path, self.index, self.changes_size = path, index, False
+        self._size: tuple[int, int] | None = None
         self._state = _state(path)
         self._container: av.container.InputContainer | None = None
         self._stream: av.VideoStream | None = None
@@ -184,6 +187,8 @@ class Cursor:
             raise ValueError(f"{self.path}: frame {first} or a later one is asked for and the file has {i}; "
                              "write the annotation again from these files")
         self._next += 1
+        self._size = self._size or (frame.width, frame.height)  # of the first frame, decoded from the start
+        self.changes_size |= self._size != (frame.width, frame.height)
         if i >= first:
             self._waiting[i] = frame
             most = max(MOST_BYTES // max(sum(plane.buffer_size for plane in frame.planes), 1), self._least)
@@ -200,6 +205,7 @@ class Cursor:
             self._container = av.open(str(self.path), metadata_errors="replace")
             stream = film_of(self._container)
             stream.thread_type, stream.codec_context.thread_count = "SLICE", 1
+            self._size = stream.codec_context.width, stream.codec_context.height
         self._stream = stream = film_of(self._container)
         if key == 0:
             self._next, self._frames = 0, self._container.decode(stream)

@@ -1,4 +1,4 @@
-"""Which stream of a video file is the film, and how many frames the file promises of it."""
+"""Which stream of a video file is the film."""
 
 import av
 from av.stream import Disposition
@@ -16,11 +16,3 @@ def film_of(container: av.container.InputContainer) -> av.VideoStream | None:
     known = [stream for stream in films if stream.codec_context is not None]
     several = [stream for stream in known if stream.frames != 1]
     return next(iter(several or known or films), None)
-
-
-def promised_frames(stream: av.VideoStream) -> int:
-    """The frames that a file's header promises to show, 0 where it does not tell; parts that an edit list leaves out,
-    as phones write one for a trimmed film, do not count."""
-    if "mp4" not in stream.container.format.name.split(",") or not len(stream.index_entries):
-        return stream.frames
-    return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))

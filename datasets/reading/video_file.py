@@ -11,6 +11,7 @@ from torch import Tensor
 from datasets.reading.clock import FrameClock, FrameTimes
 from datasets.reading.decoding import frames_of_file, picture_of
 from datasets.reading.reader import VideoInfo, integers, remember
+from datasets.reading.resizing import resized
 from datasets.reading.seeking import Cursor, PacketIndex, UnsoughtError, packet_index
 from datasets.reading.showing import shown_size
 
@@ -21,13 +22,17 @@ class VideoFile:
     Where the packets tell which picture is which, only those from the last key picture before a wanted frame are
     decoded; else, and wherever what comes out is not what the packets promised, the file is decoded from the start.
     The file that was read last stays open: where the next clip of it lies ahead, the decoder goes on from where it is.
-    A file that breaks off keeps the frames before.
+    A file that breaks off keeps the frames before. Where the size of frames changes midway, all have the first one's.
+
+    Attributes:
+        broken: files whose decoding has ended with an error, of those that were decoded to the end.
     """
 
     def __init__(self) -> None:
         self._indices: dict[str, PacketIndex | None] = {}  # None: decode from the start
         self._sizes: dict[str, tuple[int, int]] = {}
         self._times: dict[str, FrameTimes | None] = {}
+        self.broken: set[Path] = set()
         self._open: dict[str, Cursor] = {}  # at most one, which a thread that reads takes out
 
     def __getstate__(self) -> dict:
@@ -39,10 +44,10 @@ class VideoFile:
     def frames(self, path: Path, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Frames by their index from 0; see `Reader`."""
         if indices is None:
-            return _stacked(path, [picture_of(frame, path, stream) for frame, stream in self._until_it_breaks(path)])
+            return _stacked([picture_of(frame, path, stream) for frame, stream in self._until_it_breaks(path)])
         wanted = integers(indices)
         pictures = self._pictures(path, sorted(set(wanted))) if wanted else {}
-        return _stacked(path, [pictures[i] for i in wanted])
+        return _stacked([pictures[i] for i in wanted])
 
     def info(self, path: Path) -> VideoInfo:
         """Frames, size and rate; decodes the whole file, because headers are wrong by a frame often enough."""
@@ -85,10 +90,12 @@ class VideoFile:
             cursor = Cursor(path, None)
             pictures = cursor.pictures(wanted)
         self._open = {str(path): cursor}
+        if cursor.changes_size:
+            size = self.size(path)
+            return {i: _at(picture, size) for i, picture in pictures.items()}
         return pictures
 
-    @staticmethod
-    def _until_it_breaks(path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
+    def _until_it_breaks(self, path: Path) -> Iterator[tuple[av.VideoFrame, av.VideoStream]]:
         n = 0
         try:
             for item in frames_of_file(path):
@@ -97,10 +104,14 @@ class VideoFile:
         except ValueError:
             if n == 0:
                 raise
+            self.broken.add(path)
 
 
-def _stacked(path: Path, pictures: list[np.ndarray]) -> Tensor:
-    """(T, H, W, 3) uint8; a size that changes midway is an error."""
-    if len({picture.shape for picture in pictures}) > 1:
-        raise ValueError(f"{path}: frames differ in size; convert the file anew, or take it out")
-    return torch.from_numpy(np.stack(pictures))
+def _at(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture at a size, where it has another one."""
+    return picture if picture.shape[:2] == size else resized(picture, size)
+
+
+def _stacked(pictures: list[np.ndarray]) -> Tensor:
+    """(T, H, W, 3) uint8; where the size changes midway, all have the first picture's."""
+    return torch.from_numpy(np.stack([_at(picture, pictures[0].shape[:2]) for picture in pictures]))
