@@ -186,7 +186,7 @@ def test_grad_cam_and_rollout_find_the_token_that_decides(name):
 
 def test_trunks_without_attention_and_scores_that_run_one_twice():
     conv, clip = nn.Conv3d(3, 4, 3), clips(1, SIZE)[0]
-    with pytest.raises(ValueError, match="rollout follows attention"):
+    with pytest.raises(ValueError, match="rollout needs a transformer"):
         METHODS["rollout"](lambda some: conv(some).sum((1, 2, 3, 4)), clip, layer=conv)
     trunk = small("vivit")
     with pytest.raises(ValueError, match="ran 2 times"):
