@@ -8,7 +8,18 @@ import pytest
 import torch
 from hub import FAMILIES, published
 from media import shades, write_video
-from program import CALL, DATA, call, explain_ancestors, explain_classes, refused, write_data
+from program import (
+    CALL,
+    DATA,
+    assert_same,
+    call,
+    cut,
+    explain_ancestors,
+    explain_classes,
+    go_on,
+    refused,
+    write_data,
+)
 
 import evaluate_explanations
 import local_attribution
@@ -104,6 +115,19 @@ def test_a_repeated_command_line_goes_on(data, tmp_path):
     call(*line)
     call(*line, "--resume_path auto --n_epochs 2")
     assert (tmp_path / "a" / "save_2.pth").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_killed_run_ends_like_a_whole_one(data, tmp_path, name):
+    published(tmp_path / "weights", name)
+    line = ("--root_path", data, DATA, CALL, f"--model {name} {FROZEN} --no_val", "--pretrain_path",
+            tmp_path / "weights", "--result_path")
+    call(*line, tmp_path / "whole")
+    with cut("warm", 1, "kill"):
+        call(*line, tmp_path / "cut")
+    go_on(tmp_path / "cut")
+    assert_same(tmp_path / "cut" / "save_1.pth", tmp_path / "whole" / "save_1.pth")
 
 
 @pytest.fixture(scope="module")
