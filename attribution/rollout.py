@@ -14,8 +14,8 @@ def refusal(layer: nn.Module) -> str | None:
     """Why there is no attention rollout of a module; None where there is."""
     if hasattr(layer, "attention"):
         return None
-    return ("follows attention between the tokens of one grid, which this trunk has not; choose another method, or a "
-            "trunk such as videomae, vjepa2, vivit or timesformer")
+    return ("needs a transformer that attends over the whole clip, such as videomae, vjepa2, vivit or timesformer; "
+            "this trunk is none: choose another method")
 
 
 def rollout(score_fn: Callable[[Tensor], Tensor], clip: Tensor, *, layer: nn.Module,

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import datetime
 import io
+import itertools
 import platform
 import re
 import shlex
@@ -59,11 +60,18 @@ def read_csv(path: Path) -> Table:
     return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8")))) if path.is_file() else []
 
 
-def save_table(path: Path, table: Table, *, what: str, command: str, no_cuda: bool = False) -> None:
+def added(old: Table, new: Table, keys: int) -> Table:
+    """A table with the rows of another one of the same columns, which go before rows of the same first `keys` cells."""
+    rows = {tuple(row[:keys]): row for row in [*old[1:], *new[1:]]}
+    return [new[0], *(rows[key] for key in sorted(rows))]
+
+
+def save_table(path: Path, table: Table, *, what: str, command: str, no_cuda: bool = False, adds: bool = False) -> None:
     """Write a table as CSV, and its line in the index of its folder.
 
     Args:
         what: what is in it, a few words. command: what made it. no_cuda: whether it ran on the CPU in any case.
+        adds: whether part of it was there before, so that what the index says of that stays, too.
     """
     import torch
 
@@ -75,7 +83,9 @@ def save_table(path: Path, table: Table, *, what: str, command: str, no_cuda: bo
     rows = {row[0]: row for row in map(cells_of, (line for line in lines if line.startswith("| [")))}
     values = (f"[{path.name}]({path.name})", what, f"`{command}`", machine(no_cuda=no_cuda),
               str(datetime.date.today()), f"Python {platform.python_version()}, PyTorch {torch.__version__}")
-    rows[values[0]] = [value.replace("|", "/").replace("\n", " ") for value in values]
+    before = rows.get(values[0], values) if adds else values
+    rows[values[0]] = [both if (both := value.replace("|", "/").replace("\n", " ")) in old else f"{old}; {both}"
+                       for old, value in zip(before, values, strict=True)]
     listed = ["| " + " | ".join(row) + " |" for row in ([*COLUMNS], ["---"] * len(COLUMNS),
                                                         *(rows[name] for name in sorted(rows)))]
     write_text(index, "\n".join([ABOUT, *listed, ""]))
@@ -120,6 +130,12 @@ def files_of(place: Path, names: Sequence[str], n: int) -> list[Path]:
     return [*named, *(first.with_stem(f"{first.stem}_{i}") for i in range(len(named) + 1, n + 1))][:n]
 
 
+def _numbered(path: Path) -> Iterator[Path]:
+    """name.csv, name_2.csv, name_3.csv ..."""
+    yield path
+    yield from (path.with_stem(f"{path.stem}_{i}") for i in itertools.count(2))
+
+
 def command_of(module: str, words: Sequence[str]) -> str:
     """The command line of a benchmark, without the place where its tables are saved."""
     words = list(map(str, words))
@@ -128,12 +144,14 @@ def command_of(module: str, words: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def saved_tables(name: str, *tables: str) -> Iterator[None]:
+def saved_tables(name: str, *tables: str, keys: int = 0) -> Iterator[None]:
     """Save the tables that a benchmark prints where --save says; without --save change nothing.
 
     Args:
         name: of the benchmark, as in python -m benchmarks.NAME. tables: names of its tables in their order (default:
-            that of the benchmark, and with numbers behind it).
+            that of the benchmark, and with numbers behind it). keys: number of first columns that tell rows apart, of a
+            benchmark that measures some rows at a time: others that are in the file stay, and a table of other columns
+            goes beside it, with a number; 0 for files that are replaced.
     Raises:
         ValueError: --save has no value, or the benchmark printed no table.
     """
@@ -156,6 +174,9 @@ def saved_tables(name: str, *tables: str) -> Iterator[None]:
     if not found:
         raise ValueError(f"{SAVE}: benchmarks.{name} printed no table, so nothing was written")
     for path, (title, table) in zip(files_of(Path(place), tables or (name,), len(found)), found, strict=True):
-        save_table(path, table, what=title or name, command=command,
-                   no_cuda="--no_cuda" in words or "cpu" in words)
-        print(f"{path}: {len(table) - 1} rows")
+        old: Table = []
+        if keys:
+            path = next(other for other in _numbered(path) if (old := read_csv(other))[:1] in ([], table[:1]))
+        save_table(path, added(old, table, keys) if old else table, what=title or name, command=command,
+                   no_cuda="--no_cuda" in words or "cpu" in words, adds=bool(old))
+        print(f"{path}: {len(table) - 1} rows{f' added to {len(old) - 1}' if old else ''}")

@@ -7,7 +7,8 @@
 Parameters and operations (two a multiply-add) are exact and the same everywhere; --no_time prints only these. Every
 trunk is measured in a process of its own with its default strides, on one kind of clip for all or, with --usual, on
 clips such as its weights were published for. --frozen measures the memory of a forward pass alone. --docs measures
-nothing: it writes the table of trunks in docs/TRUNKS.md anew, from what their classes state.
+nothing: it writes the table of trunks in docs/TRUNKS.md anew, from what their classes state. --save adds to the rows
+that a file has, or measures them anew; a table of other columns goes into a file beside it.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from models import TRUNKS
 from options.errors import CommandLine, user_errors
 from options.flags import parse_main
 from options.resolve import resolve
-from run.model import build_trunk, channels_last, choose_device
+from run.model import build_trunk, channels_last, check_size, choose_device
 
 PAGE = Path(__file__).parents[1] / "docs" / "TRUNKS.md"
 HEADER = ("| `--model` | depths | `--pretrain_path`: layouts of files | torchvision's networks, by name "
@@ -80,6 +81,7 @@ def exact(args: argparse.Namespace) -> dict:
     with torch.device("meta"):
         trunk = build_trunk(args).eval()
         clip = torch.empty(1, 3, args.sample_duration, args.sample_size, args.sample_size)
+    check_size(trunk, tuple(clip.shape[2:]))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         features = trunk(clip)
     return {"parameters": sum(parameter.numel() for parameter in trunk.parameters()),
@@ -149,7 +151,8 @@ def main() -> None:
         return
     if min(own.batch_size, own.repeats) < 1:
         raise ValueError("--batch_size and --repeats must be at least 1")
-    timed = "" if own.no_time else f" clips/s, forward | MB, {'forward' if own.frozen else 'training step'} |"
+    timed = "" if own.no_time else (f" clips/s, forward, batches of {own.batch_size} | "
+                                    f"MB, {'forward' if own.frozen else 'training step'} |")
     named = machine(no_cuda=own.device == "cpu")
     how = "" if own.no_time else f", batches of {own.batch_size}, {named}, torch {torch.__version__}"
     fresh = multiprocessing.get_context("forkserver")  # processes that have imported, and done, nothing more
@@ -157,8 +160,8 @@ def main() -> None:
     began = time.perf_counter()
     size = f"clips of {own.sample_duration} x {own.sample_size} x {own.sample_size}"
     print(f"{'their usual clips' if own.usual else size}{how}\n\n"
-          f"| trunk |{' clip |' * own.usual} parameters, M | GFLOPs a clip | features | cells |{timed}\n"
-          f"| --- |{' --- |' * own.usual} --- | --- | --- | --- |" + ("" if own.no_time else " --- | --- |"))
+          f"| trunk | clip | parameters, M | GFLOPs a clip | features | cells |{timed}\n"
+          "| --- | --- | --- | --- | --- | --- |" + ("" if own.no_time else " --- | --- |"))
     for name in own.models:
         depths = TRUNKS[name].depths if own.all_depths else ()
         for depth in depths or (None,):
@@ -170,12 +173,12 @@ def main() -> None:
                 times = f" {cost['clips_per_s']:.2f} | {cost['megabytes']:.0f} |"
             grid = " x ".join(map(str, found["grid"]))
             layers = f" {args.model_depth}" if len(TRUNKS[name].depths) > 1 else ""
-            clip = f" {args.sample_duration} x {args.sample_size} x {args.sample_size} |" * own.usual
-            print(f"| {name}{layers} |{clip} {found['parameters'] / 1e6:.2f} | {found['gflops']:.1f} | {grid} | "
+            clip = f"{args.sample_duration} x {args.sample_size} x {args.sample_size}"
+            print(f"| {name}{layers} | {clip} | {found['parameters'] / 1e6:.2f} | {found['gflops']:.1f} | {grid} | "
                   f"{math.prod(found['grid'][1:])} |{times}", flush=True)
     print(f"\n{(time.perf_counter() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":
-    with user_errors(), saved_tables("trunks"):
+    with user_errors(), saved_tables("trunks", keys=2):
         main()

@@ -4,6 +4,7 @@ them."""
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from models.state_files import read_state
 
 NEEDS = ("needs the package transformers, which is not here ({}); pip install -r requirements-transformers.txt, or "
          "choose another --model")
+FAMILIES = ("videomae", "vjepa2", "vivit", "timesformer")  # of config.json, and names of trunks
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
+DESCRIPTIONS = ("config.json", *PROCESSORS, *WEIGHTS[1::2])
 # what processors of these files do to a channel of 0..1: less a mean, over a deviation; by datasets' names of these
 USUAL = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "mvit": ((0.45,) * 3, (0.225,) * 3),
          "i3d": ((0.5,) * 3, (0.5,) * 3), "vivit": ((0.75,) * 3, (0.25,) * 3)}
@@ -23,6 +26,15 @@ USUAL = {"imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "mvit": ((0
 def is_hub_name(source: str | Path) -> bool:
     """Whether a text is the name of a folder of the hub, such as MCG-NJU/videomae-base."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(source)) is not None
+
+
+def described_by(folder: Path) -> str | None:
+    """The trunk that the config.json of a folder describes; None where it is not there, or of another network."""
+    try:
+        family = _json(folder / "config.json").get("model_type")
+    except (FileNotFoundError, ValueError):
+        return None
+    return family if family in FAMILIES else None
 
 
 def folder_of(source: str | Path, tell: Callable[[str], None] | None = None) -> Path | None:
@@ -46,26 +58,76 @@ def folder_of(source: str | Path, tell: Callable[[str], None] | None = None) -> 
 
 
 def _fetched(name: str, tell: Callable[[str], None] | None) -> Path:
+    """The folder of a name in the hub's cache, with all that is needed: what is not there is fetched."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ValueError(f"--pretrain_path {name}: the hub {NEEDS.format(error)}") from error
-    patterns = ["*.json", "*.safetensors"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))
+        cached = Path(snapshot_download(name, allow_patterns=["config.json"], local_files_only=True))
     except Exception:  # of many kinds: it is not in the cache
-        if tell is not None:
-            tell(f"{name}: fetching config.json and model.safetensors from the Hugging Face hub")
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # of the network, of names, of permissions
-        said = " ".join(str(error).split())[:160]
-        raise ValueError(f"--pretrain_path {name}: neither a file or folder here nor in the hub's cache, and it cannot "
-                         f"be fetched ({type(error).__name__}: {said}); fetch its config.json and model.safetensors "
-                         "on another machine, and give their folder") from error
+        cached = None
+    if cached is not None and lacking(cached) is None:
+        return cached
+    if tell is not None:
+        tell(f"{name}: fetching config.json and the weights from the Hugging Face hub")
+
+    def fetch(*files: str) -> Path:
+        try:  # the descriptions every time, for meanwhile the name may have come to mean a newer folder
+            return Path(snapshot_download(name, allow_patterns=[*DESCRIPTIONS, *files]))
+        except Exception as error:  # of the network, of names, of permissions
+            said = textwrap.shorten(str(error), 160, placeholder=" ...")
+            raise ValueError(
+                f"--pretrain_path {name}: neither a file or folder here nor whole in the hub's cache; check the name, "
+                "or fetch its config.json and model.safetensors on another machine and give their folder, for from "
+                f"here it cannot be fetched ({type(error).__name__}: {said})") from error
+
+    folder = fetch()
+    for weights in WEIGHTS[::2]:  # pytorch_model.bin only where there is nothing better
+        if lacking(folder) is not None:
+            folder = fetch(weights, *_parts(folder / f"{weights}.index.json"))
+    if (missing := lacking(folder)) is not None:
+        raise ValueError(f"--pretrain_path {name}: {missing} is neither in the hub's cache ({folder}) nor can it be "
+                         "fetched; check the name and the network, or give a folder that has it")
+    return folder
+
+
+def lacking(folder: Path) -> str | None:
+    """The first file that a folder should have and has not: config.json, or one with weights; None for a whole one.
+
+    Raises:
+        ValueError: naming a list of parts that cannot be read.
+    """
+    if not (folder / "config.json").is_file():
+        return "config.json"
+    name = _weights_in(folder)
+    if name is None:
+        return WEIGHTS[0]
+    return next((part for part in _parts(folder / name) if not (folder / part).is_file()), None)
+
+
+def _weights_in(folder: Path) -> str | None:
+    """The first of WEIGHTS that a folder has."""
+    return next((name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def _parts(index: Path) -> list[str]:
+    """The files of weights that an index lists; none where it is no index, or not there.
+
+    Raises:
+        ValueError: where it cannot be read, or lists none.
+    """
+    if not index.name.endswith(".index.json") or not index.is_file():
+        return []
+    parts = _json(index).get("weight_map")
+    if not isinstance(parts, dict) or not parts or not all(isinstance(part, str) for part in parts.values()):
+        raise ValueError(f"{index}: without a weight_map of files; fetch it again")
+    return [Path(part).name for part in dict.fromkeys(parts.values())]
 
 
 def _json(path: Path) -> dict:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -100,9 +162,9 @@ def config_text(given: str, source: str | Path | None, *, family: str, known: Se
         if folder is None:
             return "{}"
         where, content = str(folder / "config.json"), _json(folder / "config.json")
-    if content.get("model_type", family) != family:
-        raise ValueError(f"{where}: of a network {content['model_type']}, not of --model {family}; mend --model or the "
-                         "path")
+    if (other := content.get("model_type") or family) != family:
+        remedy = f"give --model {other}, or" if other in FAMILIES else "no --model is of that kind; give"
+        raise ValueError(f"{where}: describes {other}, not {family}; {remedy} another folder")
     sizes = {name: content[name] for name in known if content.get(name) is not None}
     return json.dumps(sizes, sort_keys=True, separators=(",", ":"))
 
@@ -113,17 +175,17 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError, FileNotFoundError: where there is none, or one of them cannot be read.
     """
-    name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    name = _weights_in(folder)
     if name is None:
         raise FileNotFoundError(f"{folder}: has none of {', '.join(WEIGHTS[::2])}; give a folder with the weights")
-    if not name.endswith(".json"):
+    if not (parts := _parts(folder / name)):
         return read_state(folder / name)
-    parts = _json(folder / name).get("weight_map")
-    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise ValueError(f"{folder / name}: without a weight_map of files; fetch it again")
     state: dict[str, Tensor] = {}
-    for part in dict.fromkeys(parts.values()):
-        state |= read_state(folder / Path(part).name)
+    for part in parts:
+        content = read_state(folder / part)
+        if not isinstance(content, dict):
+            raise ValueError(f"{folder / part}: no mapping of names to tensors; fetch it again")
+        state |= content
     return state
 
 

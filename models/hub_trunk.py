@@ -16,7 +16,8 @@ from models.patches import as_product
 from models.trunk import Option, State, Stride, Trunk
 
 CONFIG = Option("trunk_config", "", "sizes of a transformer: its config.json, or JSON such as {\"hidden_size\":384} "
-                                    "(default: those beside --pretrain_path, else of --model_depth)")
+                                    "(default: those of the config.json beside the weights, "
+                                    "else of --model_depth)")
 
 
 def library(family: str) -> ModuleType:

@@ -1,6 +1,7 @@
 """Parts of the transformers library as trunks use them: networks by their configuration, SDPA attention that can be
 watched, rotary positions of any grid. The only module that imports the library."""
 
+import textwrap
 from collections.abc import Mapping
 
 import torch
@@ -110,8 +111,8 @@ def network_of(family: str, sizes: Mapping[str, object]) -> tuple[nn.Module, obj
             config.pred_num_hidden_layers = 0
         network = _NETWORKS[family](config)
     except Exception as error:  # the library checks types, ranges and divisors by errors of many kinds
-        said = " ".join(str(error).split())
-        raise ValueError(f"sizes of --model {family}: {said[:200]}; mend config.json or --trunk_config") from error
+        said = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise ValueError(f"sizes of --model {family}: {said}; mend config.json or --trunk_config") from error
     for name, value in spared.items():
         setattr(config, name, value)
     for module in network.modules():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import TRUNKS
-from models.hub_files import folder_of, normalisation_in, read_folder
+from models.hub_files import described_by, folder_of, is_hub_name, normalisation_in, read_folder
 from models.published import PUBLISHED, read_published
 from models.state_files import read_state
 from models.trunk import State, Trunk
@@ -20,6 +20,24 @@ from models.unwrapping import is_own, layout_of, layouts, unwrap
 def is_named(source: str | Path) -> bool:
     """Whether published weights are given by a name, torchvision's or one of PUBLISHED, not as a file."""
     return str(source) in PUBLISHED or re.fullmatch(r"[A-Z][A-Z0-9_]*_V\d+|DEFAULT", str(source)) is not None
+
+
+def check_source(trunk: type[Trunk], source: str | Path) -> None:
+    """See that a source of weights is a name, or there, and no folder of the hub for a trunk that has none.
+
+    Raises:
+        FileNotFoundError, ValueError: naming the path.
+    """
+    path = Path(source)
+    if not (is_named(source) or path.exists() or (trunk.on_hub and is_hub_name(source))):
+        raise FileNotFoundError(f"{path}: no such file{' or folder' * trunk.on_hub}; check the path")
+    _check_folder(trunk, path)
+
+
+def _check_folder(trunk: type[Trunk], path: Path) -> None:
+    if path.is_dir() and not trunk.on_hub and (family := described_by(path)) is not None:
+        raise ValueError(f"{path}: a folder of the hub, whose config.json describes {family}; give --model {family}, "
+                         "or a file of weights")
 
 
 def _library_weights(trunk: Trunk, name: str) -> Enum:
@@ -134,6 +152,7 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
         FileNotFoundError, ValueError: where there is no such file, the head has other classes, or anything but the
             head is missing, unexpected, of another shape or not finite: naming the keys and the likeliest cause.
     """
+    _check_folder(type(trunk), Path(source))
     folder = folder_of(source, tell) if trunk.on_hub and not is_named(source) else None
     whole = folder is not None and not Path(source).is_file()  # the folder itself, not one of its files
     content = (fetch_named(trunk, str(source), tell) if is_named(source) else read_folder(folder) if whole else
@@ -148,8 +167,10 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
     normalisation = "kinetics" if layout is None else layout.normalisation_of(published)
     if own_format:
         normalisation = content.get("normalisation") or content["args"].get("normalisation") or "kinetics"
-    elif folder is not None:
-        normalisation = normalisation_in(folder, centred=trunk.centred) or normalisation
+    assumed = False
+    if folder is not None and not own_format:
+        stated = normalisation_in(folder, centred=trunk.centred)
+        normalisation, assumed = stated or normalisation, stated is None
     made_by = f"{layout.name if layout else 'no layout known here'}{f' (arch {weights.arch})' if weights.arch else ''}"
     made_by += f" ({layout.licence})" if layout and layout.licence else ""
     if str(source) in PUBLISHED:
@@ -195,7 +216,8 @@ def load_pretrained(trunk: Trunk, source: str | Path, *, n_classes: int | None =
         left = f"; {', '.join(weights.others[:4])}{' ...' * (len(weights.others) > 4)} left out" * bool(weights.others)
         what = (f"{tensors} and the classifier{names} loaded" if head and takes_head else
                 f"{tensors} loaded, {f'head{names} dropped' if head else 'no head in the file'}")
-        tell(f"{source}: weights of {made_by}; {what}{left}; for clips normalised as {normalisation}")
+        usual = ", as is usual, for no preprocessor_config.json says it" * assumed
+        tell(f"{source}: weights of {made_by}; {what}{left}; for clips normalised as {normalisation}{usual}")
     return Loaded(head, between, normalisation, published=layout is not None and not own_format)
 
 

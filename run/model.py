@@ -66,15 +66,20 @@ def check_size(trunk: nn.Module, size: tuple[int, int, int]) -> None:
     """Run a trunk on shapes alone.
 
     Raises:
-        ValueError: where clips of `size` (T, H, W) are smaller than its poolings and kernels.
+        ValueError: where clips of `size` (T, H, W) are smaller than its patches, poolings and kernels.
     """
     try:
         features = copy.deepcopy(trunk).to("meta").eval()(torch.empty(1, 3, *size, device="meta"))
-    except RuntimeError:
+    except (RuntimeError, ArithmeticError):  # a kernel does not fit, or there is no patch to divide by
         features = torch.empty(0)
     if features.numel() == 0:
-        raise ValueError(f"clips of {size[0]} frames of {size[1]} x {size[2]} pixels are too small for this trunk; "
-                         "raise --sample_duration or --sample_size")
+        raise ValueError(f"clips of {frames_in_words(size[0])} of {size[1]} x {size[2]} pixels are too small for this "
+                         "trunk; raise --sample_duration or --sample_size")
+
+
+def frames_in_words(n: int) -> str:
+    """1 frame, 2 frames."""
+    return f"{n} frame{'' if n == 1 else 's'}"
 
 
 def channels_last(network: nn.Module) -> nn.Module:
@@ -119,9 +124,9 @@ def load_trunk(args: argparse.Namespace, model: HIPE, hierarchy: Hierarchy) -> N
     model.normalisation = args.normalisation or weights.normalisation
     (n_frames, pixels), (duration, size) = model.trunk.clip, (args.sample_duration, args.sample_size)
     if weights.published and (2 * duration < n_frames or 2 * size < pixels):
-        print(f"note: weights of --model {args.model} were published for clips of {n_frames} frames of {pixels} "
-              f"pixels, and clips here have {duration} of {size}; --sample_duration and --sample_size change that",
-              file=sys.stderr)
+        print(f"note: weights of --model {args.model} were published for clips of {frames_in_words(n_frames)} of "
+              f"{pixels} pixels, and clips here have {duration} of {size}; --sample_duration and --sample_size change "
+              "that", file=sys.stderr)
     content = read_state(args.pretrain_path) if Path(args.pretrain_path).is_file() else {}
     if not is_own(content):
         return

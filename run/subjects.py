@@ -20,7 +20,7 @@ from models import HIPE, TRUNKS, Trunk
 from models.hub_files import class_names as hub_names
 from models.hub_files import folder_of
 from models.published import PUBLISHED, kinetics_400
-from models.weights import is_named, load_pretrained, named_classes
+from models.weights import check_source, is_named, load_pretrained, named_classes
 from options.flags import parse_main
 from options.resolve import resolve
 from run.data import window_power
@@ -54,25 +54,15 @@ def distinct(names: Sequence[str]) -> list[str]:
     return [name if counts[normalise(name)] == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
-def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
-    """The trunk's class names, in the order of its outputs: those given, the dataset's, or those of named weights.
+def class_names(args: argparse.Namespace, trunk: Trunk) -> tuple[list[str], str]:
+    """The trunk's class names, in the order of its outputs: those given, the dataset's, those of named weights, or of
+    the config.json beside the weights; and in words where they are from.
 
     Raises:
         ValueError, FileNotFoundError: where they are not given, or the file holds something else.
     """
     if not args.classes:
-        names = dataset_classes(args.pretrain_dataset)
-        if names is None and args.pretrain_dataset:
-            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped, "
-                             "those of ucf101 and kinetics400 are; give them as --classes classes.json")
-        if names is None and is_named(args.pretrain_path):
-            names = distinct(named_classes(trunk, args.pretrain_path))
-        if names is None and trunk.on_hub and (folder := folder_of(weights_of(args))) is not None:
-            names = distinct(known) if (known := hub_names(folder)) else None
-        if names is None:
-            raise ValueError("the class names are missing; give them as --classes classes.json, or --pretrain_dataset "
-                             "ucf101 or kinetics400")
-        return names
+        return _known_names(args, trunk)
     path, content = "--classes", args.classes
     if not isinstance(content, list):
         path = under_root(args, args.classes)
@@ -83,7 +73,26 @@ def class_names(args: argparse.Namespace, trunk: Trunk) -> list[str]:
         content = sorted(content, key=content.get)
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise ValueError(f"{path}: not a list of class names, nor names with the indices 0, 1, ...; mend --classes")
-    return content
+    return content, "--classes"
+
+
+def _known_names(args: argparse.Namespace, trunk: Trunk) -> tuple[list[str], str]:
+    """As `class_names`, where no flag gives them."""
+    if args.pretrain_dataset:
+        names = dataset_classes(args.pretrain_dataset)
+        if names is None:
+            raise ValueError(f"--pretrain_dataset {args.pretrain_dataset}: the names of its classes are not shipped, "
+                             "those of ucf101 and kinetics400 are; give them as --classes classes.json")
+        return names, f"--pretrain_dataset {args.pretrain_dataset}"
+    if is_named(args.pretrain_path):
+        return distinct(named_classes(trunk, args.pretrain_path)), f"--pretrain_path {args.pretrain_path}"
+    why = ""
+    if trunk.on_hub and (folder := folder_of(weights_of(args))) is not None:
+        if names := hub_names(folder):
+            return distinct(names), f"id2label of {folder / 'config.json'}"
+        why = f": {folder / 'config.json'} has none, or numbers alone, such as LABEL_0"
+    raise ValueError(f"the class names are missing{why}; give them as --classes classes.json, or --pretrain_dataset "
+                     "ucf101 or kinetics400")
 
 
 def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTrunk:
@@ -98,9 +107,11 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
         if hasattr(args, name) and getattr(args, name) is not None:
             setattr(full, name, getattr(args, name))
     full.pretrain_path, full.trunk_config = weights_of(args), config_of(full)
+    check_source(TRUNKS[full.model], full.pretrain_path)
     full = resolve(full)
     trunk = build_trunk(full)
-    hierarchy = Hierarchy([[name] for name in class_names(args, trunk)], where="--classes, name {}".format)
+    names, origin = class_names(args, trunk)
+    hierarchy = Hierarchy([[name] for name in names], where=lambda i: f"{origin}, name {i}")
     path = full.pretrain_path
     told = (is_named(path) or trunk.on_hub) and parent_process() is None
     tell = (lambda line: print(line, file=sys.stderr)) if told else None
@@ -113,9 +124,9 @@ def trunk_subject(args: argparse.Namespace, device: torch.device) -> PublishedTr
                          "one (fc.weight, fc.bias)")
     weight = state[weights[0]].flatten(1).float()
     if len(weight) != hierarchy.n_leaves:
-        flag = "--classes" if args.classes else f"--pretrain_dataset {args.pretrain_dataset}"
-        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and {flag} names {hierarchy.n_leaves}; "
-                         "mend one of them")
+        remedy = "give the names as --classes" if origin.startswith("id2label") else "mend one of them"
+        raise ValueError(f"{path}: its head tells {len(weight)} classes apart and {origin} names {hierarchy.n_leaves}; "
+                         f"{remedy}")
     bias = state.get(weights[0].removesuffix("weight") + "bias", torch.zeros(len(weight))).float()
     head = nn.Linear(trunk.out_channels, len(weight))
     head.load_state_dict({"weight": weight, "bias": bias})

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from program import MODEL, ROWS
@@ -9,7 +10,7 @@ from program import MODEL, ROWS
 from benchmarks import all as everything
 from benchmarks import attribution, card, embeddings, feeding, frozen, preparing, result_tables, spinning, trunks
 from benchmarks.schedule import costs
-from benchmarks.tables import read_csv
+from benchmarks.tables import read_csv, saved_tables
 from options.flags import parse_main
 from options.resolve import resolve
 
@@ -85,7 +86,39 @@ def test_trunks_are_timed(monkeypatch, capsys):
         "x", "--models", "tsm_mobilenetv2", "--sample_size", "32", "--sample_duration", "4", "--batch_size", "1",
         "--repeats", "1", "--device", "cpu"])
     trunks.main()
-    assert re.search(r"^\| tsm_mobilenetv2 \| 2.22 \|.*\| \d+ \|$", capsys.readouterr().out, re.MULTILINE)
+    row = r"^\| tsm_mobilenetv2 \| 4 x 32 x 32 \| 2.22 \|.*\| \d+ \|$"
+    assert re.search(row, capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_trunks_join_those_that_were_measured_before(monkeypatch, tmp_path, capsys):
+    """Rows of others stay, those of the same trunk and clip are replaced, other columns go into another file."""
+    def measured(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["x", "--sample_duration", "4", "--save", str(tmp_path / "t.csv"), *words])
+        with saved_tables("trunks", keys=2):
+            trunks.main()
+
+    monkeypatch.setattr(trunks, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(trunks, "measure", lambda args, own: {"clips_per_s": speeds[-1], "megabytes": 7})
+    speeds = []
+    for speed, size in ((1, "64"), (2, "64"), (3, "32")):
+        speeds.append(speed)
+        measured("--models", "tsm_mobilenetv2", "--sample_size", size)
+    measured("--models", "mfnet", "--sample_size", "64")
+    head, *rows = read_csv(tmp_path / "t.csv")
+    assert [(row[0], row[1], row[head.index("cells")], row[-2]) for row in rows] == [
+        ("mfnet", "4 x 64 x 64", "8", "3.00"), ("tsm_mobilenetv2", "4 x 32 x 32", "4", "3.00"),
+        ("tsm_mobilenetv2", "4 x 64 x 64", "16", "2.00")]
+    index = (tmp_path / "README.md").read_text()
+    assert "--models mfnet" in index and "--models tsm_mobilenetv2 --sample_size 32" in index.replace(
+        "--sample_duration 4 ", "")
+    for words in (["--no_time"], ["--frozen"], ["--batch_size", "5"]):
+        measured("--models", "mfnet", "--sample_size", "64", *words)
+    assert len(read_csv(tmp_path / "t.csv")) == 4
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"t.csv", "t_2.csv", "t_3.csv", "t_4.csv"}
+    with pytest.raises(ValueError, match="too small"):
+        measured("--models", "s3d", "--sample_size", "6")
+    assert len(read_csv(tmp_path / "t.csv")) == 4
 
 
 @pytest.mark.slow

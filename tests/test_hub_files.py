@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from argparse import Namespace
 
 import pytest
@@ -13,7 +12,7 @@ from trunks import CPU, clips
 import local_attribution
 from datasets.transforms import NORMALISATIONS, normalise
 from models import TRUNKS, hub_files
-from models.hub_files import class_names, config_text, folder_of, is_hub_name, normalisation_in
+from models.hub_files import class_names, config_text, normalisation_in
 from models.state_files import read_state
 from models.weights import load_pretrained
 from options.flags import parse_main
@@ -173,8 +172,12 @@ def test_sizes_are_kept_as_one_line_of_json(tmp_path):
         assert config_text(given, source, **known) == expected
     assert config_text("", None, **known) == config_text("", tmp_path / "none.pth", **known) == "{}"
     assert config_text(expected, None, **known) == expected
-    with pytest.raises(ValueError, match=r"config.json: of a network videomae, not of --model vivit"):
+    with pytest.raises(ValueError, match=r"config.json: describes videomae, not vivit; give --model videomae, or "):
         config_text("", tmp_path, family="vivit", known=())
+    with pytest.raises(ValueError, match=r"--trunk_config: describes bert, .*no --model is of that kind"):
+        config_text('{"model_type":"bert"}', None, family="vivit", known=())
+    with pytest.raises(FileNotFoundError, match=r"gone.json: no such file"):
+        config_text("gone.json", None, family="vivit", known=())
     with pytest.raises(ValueError, match="--trunk_config: no JSON"):
         config_text("{hidden", None, **known)
     (tmp_path / "config.json").write_text("<html>")
@@ -214,6 +217,12 @@ def test_folders_that_lack_something(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
     with pytest.raises(FileNotFoundError, match=r"model-1.safetensors: no such file"):
         load_pretrained(trunk, tmp_path)
+    torch.save([torch.zeros(1)], tmp_path / "model-1.safetensors")
+    with pytest.raises(ValueError, match=r"model-1.safetensors: no mapping"):
+        load_pretrained(trunk, tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    with pytest.raises(ValueError, match=r"index.json: without a weight_map"):
+        load_pretrained(trunk, tmp_path)
 
 
 @pytest.mark.parametrize("other", ["vjepa2", "vivit", "timesformer"])
@@ -222,30 +231,6 @@ def test_weights_of_another_family_are_told(other, tmp_path):
     trunk = TRUNKS["videomae"](**TRUNKS["videomae"].small)
     with pytest.raises(ValueError, match=f"another network, --model {other}"):
         load_pretrained(trunk, tmp_path / "model.safetensors")
-
-
-def test_names_of_the_hub(tmp_path, monkeypatch):
-    """In its cache they are folders; where they are not there and cannot be fetched it is one sentence."""
-    import huggingface_hub as hub
-
-    assert is_hub_name("MCG-NJU/videomae-base") and not is_hub_name("a/b/c") and not is_hub_name("w.pth")
-    asked = []
-
-    def offline(name, *, allow_patterns, local_files_only=False):
-        asked.append(local_files_only)
-        if name == "someone/cached" and local_files_only:
-            return str(tmp_path)
-        raise OSError("no route\nto host")
-
-    monkeypatch.setattr(hub, "snapshot_download", offline)
-    assert folder_of("someone/cached") == tmp_path and asked == [True]
-    lines = []
-    with pytest.raises(ValueError, match=r"--pretrain_path someone/else: neither .*no route to host.*config.json"):
-        folder_of("someone/else", lines.append)
-    assert asked == [True, True, False] and "fetching" in lines[0]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match=r"requirements-transformers.txt"):
-        folder_of("someone/else")
 
 
 def test_a_path_goes_before_a_name_of_the_hub(tmp_path):

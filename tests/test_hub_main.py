@@ -8,7 +8,18 @@ import pytest
 import torch
 from hub import FAMILIES, published
 from media import shades, write_video
-from program import CALL, DATA, call, explain_ancestors, explain_classes, refused, write_data
+from program import (
+    CALL,
+    DATA,
+    assert_same,
+    call,
+    cut,
+    explain_ancestors,
+    explain_classes,
+    go_on,
+    refused,
+    write_data,
+)
 
 import evaluate_explanations
 import local_attribution
@@ -106,6 +117,19 @@ def test_a_repeated_command_line_goes_on(data, tmp_path):
     assert (tmp_path / "a" / "save_2.pth").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_killed_run_ends_like_a_whole_one(data, tmp_path, name):
+    published(tmp_path / "weights", name)
+    line = ("--root_path", data, DATA, CALL, f"--model {name} {FROZEN} --no_val", "--pretrain_path",
+            tmp_path / "weights", "--result_path")
+    call(*line, tmp_path / "whole")
+    with cut("warm", 1, "kill"):
+        call(*line, tmp_path / "cut")
+    go_on(tmp_path / "cut")
+    assert_same(tmp_path / "cut" / "save_1.pth", tmp_path / "whole" / "save_1.pth")
+
+
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
@@ -157,7 +181,7 @@ def test_rollout_of_a_trunk_without_attention_is_one_sentence(videos, tmp_path, 
                   "--sample_size 24 --sample_duration 8 --vis_method rollout --video",
                   videos / "videos" / "Jump" / "leap.avi", "--out", tmp_path / "out")
     said = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and said.startswith("error: --vis_method rollout follows attention")
+    assert stop.value.code == 2 and said.startswith("error: --vis_method rollout needs a transformer")
 
 
 @pytest.mark.parametrize(("words", "word"), [
@@ -172,7 +196,6 @@ def test_what_cannot_be_is_one_sentence(data, tmp_path, capsys, words, word):
 def test_a_name_of_the_hub_that_cannot_be_fetched_is_one_sentence(data, tmp_path, capsys, monkeypatch):
     import huggingface_hub as hub
 
-
     def offline(*_, **__):
         raise OSError("offline")
 
@@ -183,3 +206,71 @@ def test_a_name_of_the_hub_that_cannot_be_fetched_is_one_sentence(data, tmp_path
     *_, fetching, said = capsys.readouterr().err.strip().splitlines()
     assert stop.value.code == 2 and "fetching" in fetching and not (tmp_path / "a").exists()
     assert said.startswith("error: --pretrain_path nobody/has-this: neither")
+
+
+def judge(*words) -> None:
+    with user_errors():
+        evaluate_explanations.main([word for line in words for word in (line.split() if isinstance(line, str)
+                                                                        else [str(line)])])
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "vivit"))
+                                  for name in FAMILIES])
+def test_clips_smaller_than_a_patch_are_one_sentence(data, videos, tmp_path, capsys, name):
+    """In training, attribution and evaluation; a single frame, too, where a patch has two."""
+    published(tmp_path / "weights", name, labels=LABELS)
+    trunk = ("--model", name, "--pretrain_path", tmp_path / "weights")
+    small = ["--sample_size 6 --sample_duration 8"]
+    small += ["--sample_size 32 --sample_duration 1"] * (name != "timesformer")
+    for size in small:
+        frames = "1 frame " if size.endswith(" 1") else "8 frames "
+        for caller, line in (
+                (call, ("--root_path", data, "--result_path", tmp_path / "a", DATA, CALL, SMALL)),
+                (attribute, ("--no_cuda --vis_method grad --video", videos / "videos" / "Jump" / "leap.avi", "--out",
+                             tmp_path / "out")),
+                (judge, ("--no_cuda --videos_dir", videos / "videos", "--out", tmp_path / "out"))):
+            with pytest.raises(SystemExit) as stop:
+                caller(*line, *trunk, size)
+            said = capsys.readouterr().err.strip().splitlines()[-1]
+            assert stop.value.code == 2 and said.startswith("error: clips of") and "--sample_size" in said, said
+            assert f"of {frames}" in said and not list(tmp_path.rglob("*.csv"))
+
+
+@pytest.mark.parametrize("model", ["videomae", "resnet"])
+def test_weights_that_are_not_there_go_before_class_names(videos, tmp_path, capsys, model):
+    line = ("--no_cuda --vis_method grad --video", videos / "videos" / "Jump" / "leap.avi", "--out", tmp_path / "out")
+    for caller in (attribute, judge):
+        words = line if caller is attribute else ("--no_cuda --videos_dir", videos / "videos", "--out", tmp_path / "o")
+        said = refused(capsys, *words, "--model", model, "--pretrain_path", tmp_path / "missing", caller=caller)
+        assert f"{tmp_path / 'missing'}: no such file" in said
+
+
+def test_a_folder_of_the_hub_for_another_trunk(data, videos, tmp_path, capsys):
+    published(tmp_path / "weights", "videomae", labels=LABELS)
+    folder = ("--pretrain_path", tmp_path / "weights")
+    attributing = ("--no_cuda --video", videos / "videos" / "Jump" / "leap.avi", "--out", tmp_path / "out",
+                   "--vis_method grad", *folder)
+    training = ("--root_path", data, "--result_path", tmp_path / "a", DATA, CALL, SMALL, *folder)
+    for caller, line, model in ((call, training, "vivit"), (call, training, "tsm_mobilenetv2"),
+                                (attribute, attributing, "tsm_mobilenetv2")):
+        said = refused(capsys, *line, "--model", model, caller=caller)
+        assert "give --model videomae" in said and str(tmp_path / "weights") in said
+    said = refused(capsys, *training[:-1], tmp_path / "weights" / "model.safetensors", "--model", "vivit")
+    assert "give --model videomae" in said
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    ({str(i): f"name {i}" for i in range(4)}, ["3 classes", "id2label of", "config.json names 4", "--classes"]),
+    ({"0": "a", "1": "", "2": "c"}, ["id2label of", "config.json, name 1"]),
+    ({str(i): f"LABEL_{i}" for i in range(3)}, ["class names are missing", "config.json has none", "--classes"]),
+    (None, ["class names are missing", "config.json has none", "--classes"])])
+def test_class_names_of_config_json_that_do_not_fit(videos, tmp_path, capsys, names, words):
+    published(tmp_path / "weights", "videomae", labels=LABELS)
+    config = tmp_path / "weights" / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "id2label": names}))
+    with pytest.raises(SystemExit) as stop:
+        attribute("--model videomae --no_cuda --vis_method grad --video", videos / "videos" / "Jump" / "leap.avi",
+                  "--pretrain_path", tmp_path / "weights", "--out", tmp_path / "out")
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2 and all(word in said for word in words) and "--pretrain_dataset  " not in said, said

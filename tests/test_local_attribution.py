@@ -283,7 +283,7 @@ def test_another_trunk_needs_weights(model, name):
 def test_clips_smaller_than_a_trunks_tiles_are_said():
     trunk = torch.nn.AvgPool3d((2, 4, 4))
     check_size(trunk, (2, 4, 4))
-    with pytest.raises(ValueError, match="1 frames of 8 x 8 pixels are too small"):
+    with pytest.raises(ValueError, match="1 frame of 8 x 8 pixels are too small"):
         check_size(trunk, (1, 8, 8))
 
 

@@ -317,7 +317,7 @@ def test_one_command_explains_a_video_by_named_weights(hub, tmp_path, capsys):
 
 def names_for(*line: str) -> list[str]:
     args, _ = local_attribution.parse([*line, "--video", "x.mp4"])
-    return subjects.class_names(args, on_meta(args.model))
+    return subjects.class_names(args, on_meta(args.model))[0]
 
 
 def test_class_names_of_datasets_and_of_named_weights(tmp_path):

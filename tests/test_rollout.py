@@ -184,9 +184,20 @@ def test_grad_cam_and_rollout_find_the_token_that_decides(name):
 # --- the contract
 
 
+def test_attention_in_time_of_a_single_frame_passes_everything_on():
+    trunk, clip = small("timesformer"), clips(1, (1, 32, 32))[0]
+    with trunk.attention() as seen:
+        trunk(clip[None])
+    weights = torch.rand(17)
+    for carry in seen.layers()[::2]:
+        torch.testing.assert_close(carry(weights), weights)
+    heat = METHODS["rollout"](head_of(trunk, True), clip, layer=trunk, upsample=lambda cells: cells)
+    assert heat.shape == (1, 4, 4) and heat.min() >= 0 and 0 < heat.sum() < 1
+
+
 def test_trunks_without_attention_and_scores_that_run_one_twice():
     conv, clip = nn.Conv3d(3, 4, 3), clips(1, SIZE)[0]
-    with pytest.raises(ValueError, match="rollout follows attention"):
+    with pytest.raises(ValueError, match="rollout needs a transformer"):
         METHODS["rollout"](lambda some: conv(some).sum((1, 2, 3, 4)), clip, layer=conv)
     trunk = small("vivit")
     with pytest.raises(ValueError, match="ran 2 times"):

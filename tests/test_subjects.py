@@ -55,7 +55,7 @@ def test_class_names_may_be_a_list_or_indices(root, tmp_path):
         (tmp_path / "c.json").write_text(json.dumps(content))
         args, _ = local_attribution.parse(["--classes", "c.json", "--root_path", str(tmp_path), "--pretrain_path", "x",
                                            "--video", "y"])
-        assert subjects.class_names(args, on_meta("resnet", 10)) == ["b", "a"]
+        assert subjects.class_names(args, on_meta("resnet", 10)) == (["b", "a"], "--classes")
 
 
 @pytest.mark.parametrize(("dataset", "word"), [("kinetics", "3 classes"), ("kinetics600", "--classes classes.json")])
@@ -80,6 +80,7 @@ def test_every_published_head_is_found(name, tmp_path, monkeypatch):
     read = "class_token" if hasattr(kind, "class_token") else "forward"
     monkeypatch.setattr(trunk, read, lambda clips: torch.ones(2, n, *(1, 1, 1)[:3 * (read == "forward")]))
     monkeypatch.setattr(subjects, "build_trunk", lambda args: trunk)
+    (tmp_path / "weights.pth").touch()
     (tmp_path / "c.json").write_text('["a", "b", "c"]')
     args, _ = local_attribution.parse(["--model", name, "--root_path", str(tmp_path), "--classes", "c.json", "--video",
                                        "x", "--pretrain_path", "weights.pth", "--vis_method", "grad"])
@@ -120,6 +121,7 @@ def test_all_leaves_out_what_a_trunk_cannot_serve(root, tmp_path, monkeypatch, c
     trunk, head = Mixer(), {"fc.weight": torch.randn(3, 4), "fc.bias": torch.zeros(3)}
     torch.save({"state_dict": trunk.state_dict() | head}, root / "mixer.pth")
     monkeypatch.setattr(subjects, "build_trunk", lambda args: trunk)
+    (tmp_path / "weights.pth").touch()
     words = f"{TRUNK_LINE} --pretrain_path mixer.pth --video clips/run-first --num_iter 1"
     call(root, words.replace("clips/run-first", str(root / "clips" / "wave-x-y")) + " --vis_method all", "--out",
          str(tmp_path))

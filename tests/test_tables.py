@@ -78,6 +78,31 @@ def test_without_the_flag_nothing_is_written(tmp_path, words, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_rows_may_be_added_to_those_that_are_there(tmp_path, words):
+    """Rows of the same first cells are replaced; a table of other columns goes beside it; the index tells of all."""
+    def measured(command: str, *rows: str) -> None:
+        words(command, "--save", tmp_path)
+        with tables.saved_tables("x", keys=2):
+            print("title", "", *rows, "", sep="\n")
+
+    head = "| a | b | c |\n| --- | --- | --- |"
+    measured("--first", head, "| one | 1 | old |", "| two | 1 | old |")
+    measured("--second", head, "| two | 1 | new |", "| one | 2 | new |")
+    measured("--third", head.replace("c", "d"), "| one | 1 | other |")
+    measured("--fourth", head.replace("c", "d"), "| three | 1 | other |")
+    assert tables.read_csv(tmp_path / "x.csv") == [["a", "b", "c"], ["one", "1", "old"], ["one", "2", "new"],
+                                                   ["two", "1", "new"]]
+    assert tables.read_csv(tmp_path / "x_2.csv") == [["a", "b", "d"], ["one", "1", "other"], ["three", "1", "other"]]
+    first, second = (line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| ["))
+    assert "`python -m benchmarks.x --first`; `python -m benchmarks.x --second`" in first and "--third" not in first
+    assert "--third" in second and "--fourth" in second and second.count("title") == 1
+    words("--fifth", "--save", tmp_path)
+    with tables.saved_tables("x"):
+        print(head, "| one | 1 | alone |", sep="\n")
+    assert tables.read_csv(tmp_path / "x.csv")[1:] == [["one", "1", "alone"]]
+    assert "--first" not in (tmp_path / "README.md").read_text()
+
+
 @pytest.mark.parametrize("given", [["--save"], ["--save", "--no_cuda"]])
 def test_a_flag_without_a_place_is_refused(words, given):
     words(*given)

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 from program import CALL, DATA, QUICK, call, explain_ancestors, explain_classes, write_data
-from trunks import save
+from trunks import light, on_meta, save
 
 import local_attribution
 from datasets.transforms import normalise
 from explain import attribution, explainer
 from models import TRUNKS
+from run.model import check_size
 from training import features
 from training.checkpoint import load_checkpoint
 from util_scripts import export
@@ -100,6 +101,22 @@ def test_clips_smaller_than_a_trunk_wants(data, tmp_path, capsys, name, size):
              small_flags(name))
     said = capsys.readouterr().err
     assert caught.value.code == 2 and "too small for this trunk; raise --sample_duration or --sample_size" in said
+
+
+@pytest.mark.parametrize("name", light(TRUNKS))
+def test_clips_of_any_size_have_cells_or_are_refused(name):
+    """Never a traceback, nor an empty grid."""
+    trunk = on_meta(name, **TRUNKS[name].small).eval()
+    for size in ((1, 1, 1), (1, 32, 32), (8, 6, 6), (8, 16, 6), (3, 20, 20)):
+        try:
+            check_size(trunk, size)
+        except ValueError as error:
+            assert f"of {size[0]} frame" in str(error) and "--sample_duration or --sample_size" in str(error)
+            with pytest.raises((RuntimeError, ArithmeticError)):
+                trunk(torch.empty(1, 3, *size, device="meta"))
+        else:
+            assert min(trunk(torch.empty(1, 3, *size, device="meta")).shape) >= 1
+    check_size(trunk, (16, 64, 64))
 
 
 def test_normalisation_given_to_a_run_from_before_the_flag(data, tmp_path, capsys):

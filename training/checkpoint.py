@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -61,7 +62,7 @@ def using(path: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {textwrap.shorten(str(error), 200, placeholder=' ...')}"
         raise ValueError(f"{path}: {what} cannot be used ({why}); the file was changed, or is of other code: give "
                          "another checkpoint") from error
 
