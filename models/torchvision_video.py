@@ -200,7 +200,8 @@ class MViTV1B(MViT):
         space = F.interpolate(space[None], grid[1:], mode="bilinear")[0].flatten(1)  # (C, h w)
         time = F.interpolate(own.temporal_pos.T[None], grid[0], mode="linear")[0]  # (C, t)
         positions = (time[:, :, None] + space[:, None]).flatten(1).T  # (N, C)
-        first = (own.class_token + own.class_pos).expand(len(tokens), 1, -1)
+        # not len(tokens), which torch.export takes for a constant
+        first = (own.class_token + own.class_pos).expand(tokens.shape[0], 1, -1)
         return torch.cat((first, tokens + positions), 1)
 
 
