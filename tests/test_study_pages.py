@@ -70,7 +70,7 @@ def test_filled_in_by_keyboard_kept_downloaded_and_scored(page, study, task, tmp
     assert file.read_text() == page.run("study.csv()")
     answers = read_answers([file], key)
     assert [(one.question, one.answer) for one in answers] == given and all(one.seconds >= 0 for one in answers)
-    scores = score(answers)
+    scores = score(answers, key)
     assert scores.excluded[task] == [] and scores.tables[task].iloc[0]["answers"] == 4
     if task == "distinction":
         assert scores.tables[task].iloc[0]["accuracy"] == 1
