@@ -1,15 +1,14 @@
 """Work in several processes, as torchrun would start them, but forked: nothing is imported again."""
 
+import faulthandler
 import os
-import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.distributed import TCPStore
+from benchmarks.fuzz.store import store_port
 
 
 @dataclass
@@ -20,28 +19,20 @@ class Ended:
     said: str
 
 
-def in_processes(size: int, work: Callable[[int], None], folder: Path, seconds: float = 1800) -> list[Ended]:
+def in_processes(size: int, work: Callable[[int], None], folder: Path, seconds: float = 900) -> list[Ended]:
     """Call `work(rank)` in each of `size` processes, which end with exit code 0 where it returns.
 
-    size: 1 makes one process without torchrun's variables. folder: for what they print.
+    size: 1 makes one process without torchrun's variables. folder: for what they print. seconds: after which a process
+    prints where it is and ends.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun keeps it
     logs = [folder / f"printed_by_{rank}_of_{size}.txt" for rank in range(size)]
-    children = [_fork(work, rank, size, store.port, log) for rank, log in enumerate(logs)]
-    codes: dict[int, int] = {}
-    until = time.monotonic() + seconds
-    while len(codes) < size:
-        for child in set(children) - set(codes):
-            if time.monotonic() > until:
-                os.kill(child, signal.SIGKILL)
-            found, status = os.waitpid(child, os.WNOHANG)
-            if found:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    return [Ended(codes[child], log.read_text()) for child, log in zip(children, logs, strict=True)]
+    with store_port() as port:
+        children = [_fork(work, rank, size, port, log, seconds) for rank, log in enumerate(logs)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return [Ended(code, log.read_text()) for code, log in zip(codes, logs, strict=True)]
 
 
-def _fork(work: Callable[[int], None], rank: int, size: int, port: int, log: Path) -> int:
+def _fork(work: Callable[[int], None], rank: int, size: int, port: int, log: Path, seconds: float) -> int:
     child = os.fork()
     if child:
         return child
@@ -49,6 +40,7 @@ def _fork(work: Callable[[int], None], rank: int, size: int, port: int, log: Pat
     try:
         with open(log, "w", buffering=1) as out:
             sys.stdout = sys.stderr = out
+            faulthandler.dump_traceback_later(seconds, exit=True, file=out)
             if size > 1:
                 os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size),
                                   MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")

@@ -1,36 +1,17 @@
 """Two processes of a run of which one is killed: the other ends with one sentence, soon, and both go on."""
 
-import os
 import time
 
 import numpy as np
-from torch.distributed import TCPStore
 
 from benchmarks.fuzz.forked import Ended, Fork, running, start
 from benchmarks.fuzz.inputs import SHOWN
 from benchmarks.fuzz.lab import Fault, Found, Lab
 from benchmarks.fuzz.runs import SCENARIOS, half_written, ready, same, trained
+from benchmarks.fuzz.store import store_port
 
 SOON = 60.0  # seconds in which the other has to end
 NAME = "training"
-
-
-def _serve() -> tuple[int, int]:
-    """A process that keeps the store of a run, as torchrun does; its id and the port."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-            os.write(writing, str(store.port).encode())
-            while os.getppid() != 1:
-                time.sleep(0.2)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    port = int(os.read(reading, 16))
-    os.close(reading)
-    return pid, port
 
 
 def both(lab: Lab, kill: tuple[int, float] | None = None) -> tuple[list[Ended], float]:
@@ -39,13 +20,13 @@ def both(lab: Lab, kill: tuple[int, float] | None = None) -> tuple[list[Ended], 
     Args:
         kill: the rank to kill, and after how many seconds.
     """
-    scenario, (server, port) = SCENARIOS[NAME], _serve()
-    env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-           "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    forks: list[Fork] = [start(scenario.script, scenario.words, folder=lab.work,
-                               log=lab.log.with_name(f"printed_{rank}.txt"),
-                               env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
-    try:
+    scenario = SCENARIOS[NAME]
+    with store_port() as port:
+        env = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+               "TORCHELASTIC_USE_AGENT_STORE": "True"}
+        forks: list[Fork] = [start(scenario.script, scenario.words, folder=lab.work,
+                                   log=lab.log.with_name(f"printed_{rank}.txt"),
+                                   env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
         with running(*forks):
             if kill is None:
                 return [fork.end() for fork in forks], 0.0
@@ -56,9 +37,6 @@ def both(lab: Lab, kill: tuple[int, float] | None = None) -> tuple[list[Ended], 
             other = forks[1 - rank].end(killed - forks[1 - rank].started + SOON)
             ended = [forks[rank].end(), other]
             return (ended if rank == 0 else ended[::-1]), time.monotonic() - killed
-    finally:
-        os.kill(server, 9)
-        os.waitpid(server, 0)
 
 
 def case(lab: Lab, seed: int) -> Found:
