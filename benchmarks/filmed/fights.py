@@ -43,7 +43,7 @@ OF_A_RUN = ("model", "pretrain_path", "fights_size", "fights_duration", "fights_
 OF_EXPLANATIONS = ("fights_videos", "fights_steps")
 STAGES = {"trunk": "softmax head", "joint": "ours before the push", "push": "ours after the push",
           "last": "ours after tuning"}
-SHOWN = ("insertion", "deletion", "box_only", "box_hidden")
+SHOWN = ("insertion", "deletion", "abpc", "average_drop", "box_only", "box_hidden", "sparseness")
 
 
 def flags(group: argparse._ArgumentGroup) -> None:
@@ -167,7 +167,7 @@ def explanations(results: Path, args: argparse.Namespace) -> pd.DataFrame:
             evaluate_explanations.main([
                 "--resume_path", str(checkpoint_of(results)), "--head", head, "--out", str(out), "--n_videos",
                 str(args.fights_videos), "--subset", "val", "--steps", str(args.fights_steps), "--methods", "grad_cam",
-                "grad", "--smooth", *(["--no_cuda"] if args.no_cuda else [])])
+                "grad", "--smooth", "--measures", *SHOWN, "--no_prototypes", *(["--no_cuda"] if args.no_cuda else [])])
         frames.append(pd.read_csv(out / "measures.csv").assign(head=head, fold=results.name))
     return pd.concat(frames)
 
