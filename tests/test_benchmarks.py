@@ -8,7 +8,18 @@ import pytest
 from program import MODEL, ROWS
 
 from benchmarks import all as everything
-from benchmarks import attribution, card, embeddings, feeding, frozen, preparing, result_tables, spinning, trunks
+from benchmarks import (
+    attribution,
+    card,
+    embeddings,
+    feeding,
+    frozen,
+    methods,
+    preparing,
+    result_tables,
+    spinning,
+    trunks,
+)
 from benchmarks.schedule import costs
 from benchmarks.tables import read_csv, saved_tables
 from options.flags import parse_main
@@ -44,6 +55,15 @@ def test_attribution_is_timed(monkeypatch, capsys):
     attribution.main()
     rows = re.findall(r"^\| (?:1|[\d.]+|MF-Net) \|.*$", capsys.readouterr().out, re.MULTILINE)
     assert len(rows) == 3 and all(re.search(r"\d\.?\d*", row) for row in rows)
+
+
+def test_methods_are_timed(data, whole, capsys):
+    videos = sorted((data / "jpg" / "Run").iterdir())[:2]
+    methods.main([str(whole), *map(str, videos), "--methods", "occlusion", "grad", "rollout", "--device", "cpu"])
+    printed = capsys.readouterr()
+    rows = dict(re.findall(r"^\| ([a-z_]+) \| [\d.e-]+ \| ([\d.]+) \|", printed.out, re.MULTILINE))
+    assert set(rows) == {"occlusion", "grad"} and float(rows["occlusion"]) > float(rows["grad"]) == 1
+    assert "rollout is left out" in printed.err
 
 
 @pytest.mark.slow
