@@ -44,6 +44,7 @@ OF_EXPLANATIONS = ("fights_videos", "fights_steps")
 STAGES = {"trunk": "softmax head", "joint": "ours before the push", "push": "ours after the push",
           "last": "ours after tuning"}
 SHOWN = ("insertion", "deletion", "abpc", "average_drop", "box_only", "box_hidden", "sparseness")
+OF_MATCHES = ("activation_box_only", "activation_box_hidden")  # of prototypes, which a softmax head has not
 
 
 def flags(group: argparse._ArgumentGroup) -> None:
@@ -163,11 +164,13 @@ def explanations(results: Path, args: argparse.Namespace) -> pd.DataFrame:
     frames = []
     for head in ("prototypes", "softmax"):
         out = claim(results / f"explanations_{head}", {name: getattr(args, name) for name in OF_EXPLANATIONS})
+        measures = (*SHOWN, *OF_MATCHES) if head == "prototypes" else SHOWN
         if not (out / "measures.csv").is_file():
             evaluate_explanations.main([
                 "--resume_path", str(checkpoint_of(results)), "--head", head, "--out", str(out), "--n_videos",
                 str(args.fights_videos), "--subset", "val", "--steps", str(args.fights_steps), "--methods", "grad_cam",
-                "grad", "--smooth", "--measures", *SHOWN, "--no_prototypes", *(["--no_cuda"] if args.no_cuda else [])])
+                "grad", "--smooth", "--measures", *measures, "--no_prototypes",
+                *(["--no_cuda"] if args.no_cuda else [])])
         frames.append(pd.read_csv(out / "measures.csv").assign(head=head, fold=results.name))
     return pd.concat(frames)
 
@@ -187,7 +190,7 @@ def accuracies(rows: Sequence[dict], seconds: Sequence[float | None], args: argp
 
 def explained(frame: pd.DataFrame, args: argparse.Namespace) -> str:
     """Markdown of the measures of explanations, means over the folds."""
-    shown = frame[frame.measure.isin(SHOWN) & (frame.table == "explanations")]
+    shown = frame[frame.measure.isin((*SHOWN, *OF_MATCHES)) & (frame.table == "explanations")].dropna(subset="mean")
     means = shown.groupby(["head", "explanation", "measure"])[["mean", "low", "high"]].mean()
     cells: dict[str, dict[str, str]] = {}
     for (head, explanation, measure), row in means.iterrows():
