@@ -1,6 +1,7 @@
 """The benchmark on filmed video, on films of a few pixels: its parts, their tables, and what is not computed again."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,36 @@ def test_prototypes_are_counted_on_the_clips_that_have_boxes(root, capsys):
     of_classes = [row["meets"] for row in rows if model.prototype_layer.node_of[row["prototype"]] < len(ROWS)]
     line = next(line for line in said.splitlines() if "save_1.pth, class |" in line)
     assert f"| {len(of_classes)} |" in line and f"{np.mean(of_classes):.2f} [" in line
+
+
+@pytest.mark.slow
+def test_fights_are_recognised_and_explained(root, capsys):
+    """The second call trains and measures nothing again."""
+    fights = root / "data" / "fights"
+    lists = {"train": [], "test": []}
+    for label, shift in (("Fight", 0), ("NoFight", 9)):
+        for scene in range(1, 8):
+            name = f"{label}/v_{label}_g{scene:02}_c01.avi"
+            write_video(fights / "videos" / name, np.roll(shades(14), scene + shift, 2))
+            lists["test" if scene == 7 else "train"].append(name)
+    folder = fights / "ucfTrainTestlist"
+    folder.mkdir()
+    (folder / "classInd.txt").write_text("1 Fight\n2 NoFight\n")
+    (folder / "testlist01.txt").write_text("".join(f"{name}\n" for name in lists["test"]))
+    (folder / "trainlist01.txt").write_text("".join(f"{name} {1 + ('No' in name)}\n" for name in lists["train"]))
+    (fights / "hierarchy.csv").write_text("Fight,Root\nNoFight,Root\n")
+    line = ("--parts", "fights", "--fights_folds", 1, "--fights_size", 24, "--fights_duration", 8, "--fights_videos", 2,
+            "--fights_steps", 2, f"--fights_flags={TRUNK} --n_threads 0 --trunk_epochs 1 --warm_epochs 1 --n_epochs 2 "
+                                 "--push_start 2 --tune_iterations 2 --no_merge", "--no_cuda")
+    call(root, *line)
+    first = capsys.readouterr().out
+    run = root / "out" / "fights" / "fold1_seed1"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.[!j]*") if path.is_file()}
+    for head in ("ours", "softmax head"):
+        assert re.search(rf"^\| {head}: grad_cam \|(.*\d.*\|)+$", first, re.MULTILINE), first
+    assert "logistic regression" in first and "activation_box_only" in first and "nan" not in first
+    call(root, *line)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.[!j]*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(("words", "word"), [
