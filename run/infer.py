@@ -51,6 +51,8 @@ def validate(run: Run, *, pooled: bool = False) -> dict[str, float] | None:
 def infer(run: Run) -> None:
     """Pool the probabilities of each video's windows, and write {subset}.json and metrics.json.
 
+    After trunk epochs alone they are those of the softmax head.
+
     Raises:
         ValueError: where no video of the subset is on disk or can be read.
     """
@@ -58,7 +60,9 @@ def infer(run: Run) -> None:
     videos = whole_videos(run.subset(name))
     if not videos:
         raise ValueError(f"{args.annotation_path}: lists no video of --inference_subset {name} that is on disk")
-    if run.record is None:
+    if _of_trunk_epochs(run):
+        print("inference: after trunk epochs alone, so these predictions are by their softmax head", file=sys.stderr)
+    elif run.record is None:
         print("inference: nothing was pushed yet, so these predictions are not by training patches", file=sys.stderr)
     spread = run.record is not None and run.record.spread is not None
     clips, pool = _predict(run, videos, run.reader(name), "inference", keep_distances=spread)
@@ -88,7 +92,13 @@ def _predict(run: Run, videos: Sequence[Video], reader: Reader, what: str, *,
     loader = make_loader(clips, n_threads=args.n_threads, device=run.device,
                          **share_of(run, clips, args.inference_batch_size or args.batch_size))
     return clips, predict(run.model, loader, len(videos), device=run.device, description=what, world=run.world,
-                          precision=run.precision, power=window_power(args), keep_distances=keep_distances)
+                          precision=run.precision, power=window_power(args), keep_distances=keep_distances,
+                          pooled=_of_trunk_epochs(run))
+
+
+def _of_trunk_epochs(run: Run) -> bool:
+    """Whether a run is in its trunk epochs, or right behind them: its prototypes know nothing yet."""
+    return run.done is not None and run.done.kind == "trunk"
 
 
 def _unseen(run: Run, pool: VideoPool) -> list[dict] | None:

@@ -33,11 +33,18 @@ from program import (
 )
 
 from attribution import METHODS
+from datasets.video import whole_videos
 from explain.heat import heat_of
 from models.geometry import box_of, smoothed
 from run import infer
+from run.data import make_loader, make_reader, read_videos, window_clips
+from run.model import model_of
+from run.resume import stored_args
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.engine import Trainer
+from training.features import valid_clips
+
+CPU = torch.device("cpu")
 
 
 def test_a_run_writes_what_is_documented(whole):
@@ -349,3 +356,24 @@ def test_a_trunk_that_was_trained_here_brings_its_head(data, whole, tmp_path, ca
 def test_tensorboard(data, tmp_path):
     train(data, tmp_path, "--tensorboard", schedule=QUICK)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def test_after_trunk_epochs_the_softmax_head_predicts(whole, tmp_path, capsys):
+    call("--resume_path", whole / "trunk.pth", "--result_path", tmp_path, "--overwrite --no_train --no_val --inference",
+         "--window_pool mean", CALL)
+    assert "softmax head" in capsys.readouterr().err
+    checkpoint = load_checkpoint(whole / "trunk.pth")
+    model, tree, _ = model_of(checkpoint, whole)
+    args = stored_args(checkpoint)
+    videos = whole_videos(read_videos(args, tree).subset("validation"))
+    clips = window_clips(args, videos, make_reader(args), args.inference_stride, normalisation=model.normalisation)
+    own: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for batch in valid_clips(make_loader(clips, n_threads=0, device=CPU, batch_size=1), CPU):
+            own.setdefault(videos.names[int(batch["video"])], []).append(
+                model.eval().softmax_log_probs(batch["clip"])[0, :tree.n_leaves].exp())
+    results = json.loads((tmp_path / "val.json").read_text())["results"]
+    for name, windows in own.items():
+        mean = torch.stack(windows).mean(0)
+        assert results[name][0]["label"] == tree.names[int(mean.argmax())]
+        assert results[name][0]["score"] == pytest.approx(float(mean.max()), abs=1e-4)
