@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.fuzz.forked import forks_have_own_bars
+
+forks_have_own_bars()  # tests kill forks
+
 
 def pytest_collection_modifyitems(items):
     """Skip tests of trunks whose library is not here."""

@@ -45,9 +45,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def campaign(args: argparse.Namespace) -> Ledger:
     """Run cases of each kind until the time is over or their number is reached."""
-    from benchmarks.fuzz.forked import import_all
+    from benchmarks.fuzz.forked import forks_have_own_bars, import_all
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and folders and disks are cleared away
+    forks_have_own_bars()
     import_all()
     from benchmarks.fuzz import disks, inputs, kills, pairs
     from benchmarks.fuzz.lab import Lab

@@ -7,11 +7,14 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from options.errors import user_errors
 
@@ -159,6 +162,14 @@ def run(script: str, words: Sequence[str], *, folder: Path, log: Path, seconds: 
     fork = start(script, words, folder=folder, log=log, **options)
     with running(fork):
         return fork.end(seconds)
+
+
+def forks_have_own_bars() -> None:
+    """Give every process that this one forks a lock of its own for progress bars, from now on.
+
+    tqdm's lock is shared with forks: one that is killed while it holds the lock stops all others at their next bar.
+    """
+    os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 
 @contextlib.contextmanager
