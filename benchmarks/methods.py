@@ -70,8 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
           "passes forward, at most | passes forward and back, at most |\n| --- | --- | --- | --- | --- |")
     for method in sorted((method for method in methods if method in asked), key=beyond.get):
         passes = METHODS[method].passes({})
-        print(f"| {method} | {beyond[method]:.3g} | {beyond[method] / beyond[UNIT]:.3g} | {passes.forward} | "
-              f"{passes.gradients} |", flush=True)
+        # the unit of a tiny model may be lost in noise
+        times = f"{beyond[method] / beyond[UNIT]:.3g}" if beyond[UNIT] > 0 else "-"
+        print(f"| {method} | {beyond[method]:.3g} | {times} | {passes.forward} | {passes.gradients} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def test_fights_are_recognised_and_explained(root, capsys):
     call(root, *line)
     first = capsys.readouterr().out
     run = root / "out" / "fights" / "fold1_seed1"
+    # JSON, which says for what the results are, is written again
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.[!j]*") if path.is_file()}
     for head in ("ours", "softmax head"):
         assert re.search(rf"^\| {head}: grad_cam \|(.*\d.*\|)+$", first, re.MULTILINE), first
